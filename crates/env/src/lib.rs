@@ -1,1 +1,129 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The outside world as a parameter: time, chance and tasks.
+//!
+//! Everything else in the house takes an [`Env`] and may not name a clock, a random generator or a spawner (the
+//! fence stands in `clippy.toml`). So a whole runtime can be driven by a [`ManualClock`] and a seed in a test, and
+//! two runtimes can live in one process without sharing anything.
+
+mod clock;
+mod entropy;
+mod task;
+
+pub use clock::{Clock, Instant, ManualClock, WallTime};
+pub use entropy::Entropy;
+pub use task::{Spawner, Task};
+
+/// Tells everything that holds a clone to stop. `shutdown.cancelled()` is cancel safe.
+pub use tokio_util::sync::CancellationToken as Shutdown;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Gives access to time, chance and tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    spawner: Arc<dyn Spawner>,
+}
+
+/// Says that a call of [`Env::timeout`] did not end in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+// === impl Env ===
+
+impl Env {
+    /// The real world: the machine's clocks, its random source and the current tokio runtime.
+    pub fn real() -> Self {
+        Self {
+            clock: Arc::new(clock::RealClock::new()),
+            entropy: Arc::new(entropy::RealEntropy),
+            spawner: Arc::new(task::RealSpawner),
+        }
+    }
+
+    /// A world whose time stands still until the test moves `clock`, and whose chance repeats for a `seed`.
+    /// Tasks still run on the current tokio runtime.
+    pub fn simulated(clock: Arc<ManualClock>, seed: u64) -> Self {
+        Self {
+            clock,
+            entropy: Arc::new(entropy::SeededEntropy::new(seed)),
+            spawner: Arc::new(task::RealSpawner),
+        }
+    }
+
+    /// Returns the clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Returns the monotonic time.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Returns the wall time. It may jump; use it only for what must survive a restart.
+    pub fn wall(&self) -> WallTime {
+        self.clock.wall()
+    }
+
+    /// Waits for `duration`. Cancel safe.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        self.clock.sleep_until(self.clock.now() + duration)
+    }
+
+    /// Runs `future` for at most `duration`. Drops it when the time is over.
+    pub async fn timeout<F: Future>(&self, duration: Duration, future: F) -> Result<F::Output, Elapsed> {
+        let timer = std::pin::pin!(self.sleep(duration));
+        let future = std::pin::pin!(future);
+        match futures::future::select(future, timer).await {
+            futures::future::Either::Left((output, _)) => Ok(output),
+            futures::future::Either::Right(((), _)) => Err(Elapsed),
+        }
+    }
+
+    /// Returns 64 random bits.
+    pub fn random(&self) -> u64 {
+        self.entropy.next()
+    }
+
+    /// Returns `duration` varied by chance by up to a fifth up or down, so that many clients do not act in step.
+    pub fn jitter(&self, duration: Duration) -> Duration {
+        // 53 bits fill the mantissa of a double exactly.
+        #[allow(clippy::cast_precision_loss, reason = "53 bits fit a double")]
+        let unit = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
+        duration.mul_f64(0.8 + 0.4 * unit)
+    }
+
+    /// Starts a task. It runs until it ends, is aborted through the [`Task`], or the tokio runtime ends; dropping
+    /// the [`Task`] lets it run on.
+    pub fn spawn<F>(&self, future: F) -> Task
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (future, abort) = futures::future::abortable(future);
+        self.spawner.spawn(Box::pin(async move {
+            // An aborted task has nothing to report.
+            drop(future.await);
+        }));
+        Task::new(abort)
+    }
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env")
+            .field("now", &self.now())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("time is over")
+    }
+}
+
+impl std::error::Error for Elapsed {}
