@@ -118,7 +118,7 @@ impl Clock for RealClock {
 
     fn sleep_until(&self, instant: Instant) -> BoxFuture<'static, ()> {
         // Far beyond any process life, and still in the range of the timer.
-        const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+        const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
         #[allow(
             clippy::disallowed_methods,
             reason = "the one place that waits for the real clock"

@@ -20,6 +20,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+
 /// Gives access to time, chance and tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
@@ -104,10 +106,8 @@ impl Env {
         F: Future<Output = ()> + Send + 'static,
     {
         let (future, abort) = futures::future::abortable(future);
-        self.spawner.spawn(Box::pin(async move {
-            // An aborted task has nothing to report.
-            drop(future.await);
-        }));
+        // An aborted task has nothing to report.
+        self.spawner.spawn(Box::pin(future.map(|_| ())));
         Task::new(abort)
     }
 }

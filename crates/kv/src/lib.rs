@@ -1,1 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The floor: one small transactional, watchable key-value trait under all primitives.
+//!
+//! A [`Driver`] makes [`Store`]s; a store keeps *keyspaces*, each an ordered table of entries with a history of
+//! commits. All primitives are written once against [`Store`]; all stores behave as [`Engine`] does, which is the
+//! semantics written down as pure code. The conformance kit compares the two.
+//!
+//! ```
+//! use atomix_kv::{Engine, Guard, Limits, Read, Txn, Write};
+//!
+//! let mut engine = Engine::new();
+//! let txn = Txn::new()
+//!     .guard(Guard::Absent { key: "k".into() })
+//!     .write(Write::Put { key: "k".into(), value: "v".into() })
+//!     .read(Read::Get { key: "k".into() });
+//! let (outcome, changes) = engine.apply(&txn, &Limits::default()).unwrap();
+//! assert!(outcome.applied);
+//! assert_eq!(changes.len(), 1);
+//! let (refused, changes) = engine.apply(&txn, &Limits::default()).unwrap();
+//! assert!(!refused.applied && changes.is_empty());
+//! ```
+
+mod driver;
+mod engine;
+mod error;
+mod history;
+mod model;
+mod profile;
+mod store;
+
+pub use driver::{Context, Driver, StoreConfig, parse_config};
+pub use engine::Engine;
+pub use error::{Error, ErrorKind};
+pub use history::{History, Retention};
+pub use model::{
+    Change, Commit, Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
+    Write, Written, number, number_bytes,
+};
+pub use profile::{Consistency, Durability, Limits, Profile};
+pub use store::{Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

@@ -1,1 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
+#![doc = include_str!("../docs.md")]
+
+mod store;
+
+use std::sync::Arc;
+
+use atomix_kv::{Context, Driver, Error, Store, StoreConfig, parse_config};
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+pub use store::MemoryStore;
+
+/// Makes stores that live in this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemoryDriver;
+
+/// The configuration of a memory store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Bytes of keys and values in the whole store; writes beyond are refused, deletes still work. Default 4 GiB.
+    pub bytes_max: usize,
+    /// Commits per keyspace that a watch may lag behind. Default 4,096; at least 1.
+    pub history_commits_max: usize,
+    /// Bytes of those commits. Default 4 MiB.
+    pub history_bytes_max: usize,
+    /// Accepted from configurations of the original's `pod-memory` driver, without effect: a process is one partition.
+    pub partitions: IgnoredAny,
+    /// Accepted from such configurations, without effect: sessions are those of the runtime.
+    #[serde(alias = "sessionTimeout", alias = "session_timeout")]
+    pub session_timeout: IgnoredAny,
+}
+
+// === impl MemoryDriver ===
+
+impl Driver for MemoryDriver {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn version(&self) -> &'static str {
+        "v1"
+    }
+
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        // The original's in-process drivers: contract/drivers.md section 1.
+        &[
+            ("atomix.io/pod-memory", "v1"),
+            ("PodMemory", "v1beta1"),
+            ("Test", "v1"),
+        ]
+    }
+
+    fn description(&self) -> &'static str {
+        "keeps everything in this process and loses it with the process"
+    }
+
+    fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
+        Settings::read(config).map(drop)
+    }
+
+    fn connect(
+        &self,
+        config: StoreConfig,
+        _context: Context,
+    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        Box::pin(async move {
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Settings::read(&config)?));
+            Ok(store)
+        })
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    fn read(config: &StoreConfig) -> Result<Self, Error> {
+        let settings: Self = parse_config(config)?;
+        if settings.history_commits_max == 0 {
+            return Err(Error::config(
+                "store configuration is wrong: `history-commits-max` must be at least 1",
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let retention = atomix_kv::Retention::default();
+        Self {
+            bytes_max: 4 * 1024 * 1024 * 1024,
+            history_commits_max: retention.commits_max,
+            history_bytes_max: retention.bytes_max,
+            partitions: IgnoredAny,
+            session_timeout: IgnoredAny,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The semantics, as pure code: one keyspace, no clock, no chance, no I/O.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    Change, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write,
+    Written, number, number_bytes,
+};
+
+/// The state of one keyspace and what transactions do to it.
+#[derive(Debug, Default)]
+pub struct Engine {
+    table: BTreeMap<Bytes, Record>,
+    revision: Revision,
+    bytes: usize,
+    /// Entries by the first byte of their key. Primitives put each kind of key under a byte of its own, so the size
+    /// of a map is known without walking it.
+    counts: Vec<(u8, u64)>,
+    /// Most keyspaces never see a named request.
+    once: Option<Box<Once>>,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    value: Bytes,
+    created: Revision,
+    modified: Revision,
+}
+
+/// The outcomes of the last named requests.
+#[derive(Debug, Default)]
+struct Once {
+    outcomes: HashMap<Bytes, Outcome>,
+    order: VecDeque<Bytes>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Makes an empty keyspace at revision zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the latest revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Returns the bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the number of entries.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Tells whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Applies one transaction and returns what it did, with the changes for watches (none if nothing changed).
+    ///
+    /// An error changes nothing.
+    pub fn apply(&mut self, txn: &Txn, limits: &Limits) -> Result<(Outcome, Vec<Change>), Error> {
+        txn.check(limits)?;
+        if let Some(outcome) = self.remembered(txn) {
+            return Ok((outcome, Vec::new()));
+        }
+        let applied = txn.guards.iter().all(|guard| self.holds(guard));
+        let (mut writes, mut changes) = (Vec::new(), Vec::new());
+        if applied {
+            self.check_numbers(&txn.writes)?;
+            let revision = Revision(self.revision.0 + 1);
+            writes.reserve_exact(txn.writes.len());
+            for write in &txn.writes {
+                writes.push(self.write(write, revision, &mut changes));
+            }
+            if !changes.is_empty() {
+                self.revision = revision;
+            }
+        }
+        let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
+        let outcome = Outcome {
+            revision: self.revision,
+            applied,
+            writes,
+            reads,
+        };
+        if let Some(name) = &txn.once {
+            self.once
+                .get_or_insert_default()
+                .remember(name.clone(), outcome.clone(), limits.once_max);
+        }
+        Ok((outcome, changes))
+    }
+
+    /// Answers reads.
+    pub fn read(&self, reads: &[Read], limits: &Limits) -> Result<Snapshot, Error> {
+        limits.check_reads(reads)?;
+        let reads = reads.iter().map(|read| self.find(read, limits)).collect();
+        Ok(Snapshot {
+            revision: self.revision,
+            reads,
+        })
+    }
+
+    /// Returns the outcome of the request of this name, if it is remembered.
+    fn remembered(&self, txn: &Txn) -> Option<Outcome> {
+        self.once.as_ref()?.outcomes.get(txn.once.as_ref()?).cloned()
+    }
+
+    fn holds(&self, guard: &Guard) -> bool {
+        let record = |key: &Bytes| self.table.get(key);
+        match guard {
+            Guard::Absent { key } => record(key).is_none(),
+            Guard::Present { key } => record(key).is_some(),
+            Guard::CreatedAt { key, revision } => {
+                record(key).is_some_and(|record| record.created == *revision)
+            }
+            Guard::ModifiedAt { key, revision } => {
+                record(key).is_some_and(|record| record.modified == *revision)
+            }
+            Guard::ValueIs { key, value } => record(key).is_some_and(|record| record.value == *value),
+            Guard::ValueIsNot { key, value } => record(key).is_none_or(|record| record.value != *value),
+        }
+    }
+
+    /// Refuses additions to what is no number before anything is written.
+    fn check_numbers(&self, writes: &[Write]) -> Result<(), Error> {
+        for write in writes {
+            if let Write::Add { key, .. } = write
+                && let Some(record) = self.table.get(key)
+                && number(&record.value).is_none()
+            {
+                return Err(Error::invalid("an addition to a value that is no number"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write, revision: Revision, changes: &mut Vec<Change>) -> Written {
+        match write {
+            Write::Put { key, value } => Written::Put {
+                previous: self.put(key.clone(), value.clone(), revision, changes),
+            },
+            Write::Add { key, delta } => {
+                let old = self
+                    .table
+                    .get(key)
+                    .and_then(|record| number(&record.value))
+                    .unwrap_or(0);
+                let value = old.wrapping_add(*delta);
+                self.put(key.clone(), number_bytes(value), revision, changes);
+                Written::Added { value }
+            }
+            Write::Stamp { prefix, value } => {
+                let mut key = BytesMut::with_capacity(prefix.len() + 8);
+                key.put_slice(prefix);
+                key.put_u64(revision.0);
+                let key = key.freeze();
+                self.put(key.clone(), value.clone(), revision, changes);
+                Written::Stamped { key }
+            }
+            Write::Delete { key } => Written::Deleted {
+                previous: self.delete(key, changes),
+            },
+            Write::DeleteRange { range } => {
+                let keys: Vec<Bytes> = self.range(range).map(|(key, _)| key.clone()).collect();
+                for key in &keys {
+                    self.delete(key, changes);
+                }
+                Written::RangeDeleted {
+                    count: keys.len() as u64,
+                }
+            }
+        }
+    }
+
+    fn put(
+        &mut self,
+        key: Bytes,
+        value: Bytes,
+        revision: Revision,
+        changes: &mut Vec<Change>,
+    ) -> Option<Entry> {
+        self.bytes += value.len();
+        let record = Record {
+            value,
+            created: revision,
+            modified: revision,
+        };
+        let (previous, current) = match self.table.entry(key.clone()) {
+            std::collections::btree_map::Entry::Occupied(mut occupied) => {
+                let created = occupied.get().created;
+                let old = occupied.insert(Record {
+                    created,
+                    ..record.clone()
+                });
+                self.bytes -= old.value.len();
+                (Some(entry(&key, &old)), Record { created, ..record })
+            }
+            std::collections::btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(record.clone());
+                self.bytes += key.len();
+                self.counted(&key, 1);
+                (None, record)
+            }
+        };
+        let current = Some(entry(&key, &current));
+        changes.push(Change {
+            key,
+            previous: previous.clone(),
+            current,
+        });
+        previous
+    }
+
+    fn delete(&mut self, key: &Bytes, changes: &mut Vec<Change>) -> Option<Entry> {
+        let (key, record) = self.table.remove_entry(key)?;
+        self.bytes -= key.len() + record.value.len();
+        self.counted(&key, -1);
+        let previous = Some(entry(&key, &record));
+        changes.push(Change {
+            key,
+            previous: previous.clone(),
+            current: None,
+        });
+        previous
+    }
+
+    fn find(&self, read: &Read, limits: &Limits) -> Found {
+        match read {
+            Read::Get { key } => Found::Entry(
+                self.table
+                    .get_key_value(key)
+                    .map(|(key, record)| entry(key, record)),
+            ),
+            Read::Scan {
+                range,
+                order,
+                limit,
+                keys_only,
+            } => {
+                let range = self.range(range);
+                match order {
+                    // The suffix of a stamp is its revision, so stamps of one prefix are in order of creation.
+                    Order::Key | Order::Created => page(range, *limit, *keys_only, limits),
+                    Order::KeyDescending => page(range.rev(), *limit, *keys_only, limits),
+                }
+            }
+            Read::Count { range } => Found::Count(self.count(range)),
+        }
+    }
+
+    fn count(&self, range: &Range) -> u64 {
+        let [first] = range.start.as_ref() else {
+            return self.range(range).count() as u64;
+        };
+        if *range == Range::prefix(range.start.clone()) {
+            return self
+                .counts
+                .iter()
+                .find(|(byte, _)| byte == first)
+                .map_or(0, |(_, count)| *count);
+        }
+        self.range(range).count() as u64
+    }
+
+    fn counted(&mut self, key: &Bytes, by: i64) {
+        let first = key
+            .first()
+            .copied()
+            .expect("keys are not empty: checked by `Txn::check`");
+        match self.counts.iter_mut().find(|(byte, _)| *byte == first) {
+            Some((_, count)) => *count = count.wrapping_add_signed(by),
+            None => self.counts.push((first, by.unsigned_abs())),
+        }
+    }
+
+    fn range(&self, range: &Range) -> std::collections::btree_map::Range<'_, Bytes, Record> {
+        if range.is_empty() {
+            return self
+                .table
+                .range::<Bytes, _>((Bound::Excluded(&range.start), Bound::Included(&range.start)));
+        }
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.table.range::<Bytes, _>((Bound::Included(&range.start), end))
+    }
+}
+
+// === impl Once ===
+
+impl Once {
+    fn remember(&mut self, name: Bytes, outcome: Outcome, max: usize) {
+        self.outcomes.insert(name.clone(), outcome);
+        self.order.push_back(name);
+        while self.order.len() > max {
+            if let Some(oldest) = self.order.pop_front() {
+                self.outcomes.remove(&oldest);
+            }
+        }
+    }
+}
+
+fn entry(key: &Bytes, record: &Record) -> Entry {
+    Entry {
+        key: key.clone(),
+        value: record.value.clone(),
+        created: record.created,
+        modified: record.modified,
+    }
+}
+
+fn page<'a>(
+    records: impl Iterator<Item = (&'a Bytes, &'a Record)>,
+    limit: usize,
+    keys_only: bool,
+    limits: &Limits,
+) -> Found {
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for (key, record) in records {
+        if entries.len() == limit || (bytes >= limits.scan_bytes_max && !entries.is_empty()) {
+            return Found::Entries { entries, more: true };
+        }
+        let mut entry = entry(key, record);
+        if keys_only {
+            entry.value = Bytes::new();
+        }
+        bytes += entry.bytes();
+        entries.push(entry);
+    }
+    Found::Entries { entries, more: false }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a store may answer instead of an outcome. Each kind says what to do next.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::Revision;
+
+/// Why a store did not do what it was asked.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What kind of answer an [`Error`] is, named by what it means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Certainly not applied; the same call may succeed later.
+    Unavailable,
+    /// May or may not have been applied. Never repeated blindly; with [`crate::Txn::once`] it can be looked up.
+    OutcomeUnknown,
+    /// The request breaks a rule or a limit of the store. Certainly not applied; fix the request.
+    Invalid,
+    /// The configuration of the store is wrong. Fix the configuration.
+    Config,
+    /// The history that a watch asked for is gone. Read the state and watch from there.
+    Compacted {
+        /// The oldest revision after which a watch can begin.
+        oldest: Revision,
+    },
+    /// The store has no room. Certainly not applied; deletes still work.
+    Full,
+    /// The store was closed. Certainly not applied.
+    Closed,
+    /// The store cannot do this at all.
+    Unsupported,
+    /// The store refuses the credentials of the runtime. Tell an operator.
+    Denied,
+    /// What was read is damaged. Tell an operator.
+    Corrupt,
+    /// A mistake of ours. Tell us.
+    Internal,
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Makes an error. `message` is lower case, without a period, facts last.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Makes an [`ErrorKind::Invalid`].
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// Makes an [`ErrorKind::Config`].
+    pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    /// Makes an [`ErrorKind::Unavailable`].
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// Makes an [`ErrorKind::Closed`].
+    pub fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "store is closed")
+    }
+
+    /// Makes an [`ErrorKind::Compacted`].
+    pub fn compacted(oldest: Revision) -> Self {
+        Self::new(
+            ErrorKind::Compacted { oldest },
+            format!("history is gone: oldest=`{oldest}`"),
+        )
+    }
+
+    /// Returns what this means for the caller.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Returns what happened, without the cause.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}

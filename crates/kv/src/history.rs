@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The window of recent commits of one keyspace, and those who follow it.
+//!
+//! Followers hold a position, not a queue: a thousand of them share the same commits, a slow one costs nothing, and
+//! one that falls out of the window ends with [`ErrorKind::Compacted`](crate::ErrorKind::Compacted).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures::Stream;
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::{Commit, Error, Revision, WatchFrom, WatchItem, WatchStream};
+
+/// Keeps the last commits of a keyspace and brings them to watches. Cheap to clone.
+#[derive(Clone)]
+pub struct History {
+    window: Arc<Mutex<Window>>,
+}
+
+/// How much history is kept for watches that fall behind. The newest commit is always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The number of commits.
+    pub commits_max: usize,
+    /// The bytes of keys and values in those commits, previous values included.
+    pub bytes_max: usize,
+}
+
+struct Window {
+    /// Consecutive as they were committed; all of them are newer than `floor`.
+    commits: VecDeque<Arc<Commit>>,
+    bytes: usize,
+    /// Every commit after this revision is in the window.
+    floor: Revision,
+    tip: Revision,
+    /// Those who have seen everything and wait for more.
+    waiting: Slab<Option<Waker>>,
+    closed: bool,
+}
+
+struct Follower {
+    window: Arc<Mutex<Window>>,
+    slot: usize,
+    seen: Revision,
+    /// Commits taken out of the window but not yet given away, so that the lock is taken once per batch.
+    taken: VecDeque<Arc<Commit>>,
+    greet: bool,
+    ended: bool,
+}
+
+/// How many commits a follower takes at once. Bounds what a follower that stops reading keeps alive.
+const TAKE_MAX: usize = 64;
+
+// === impl History ===
+
+impl History {
+    /// Makes an empty window that begins at `tip`.
+    pub fn new(tip: Revision) -> Self {
+        let window = Window {
+            commits: VecDeque::new(),
+            bytes: 0,
+            floor: tip,
+            tip,
+            waiting: Slab::new(),
+            closed: false,
+        };
+        Self {
+            window: Arc::new(Mutex::new(window)),
+        }
+    }
+
+    /// Adds a commit, forgets what `retention` does not allow, and wakes the followers.
+    ///
+    /// Callers add commits in the order of their revisions, under the lock that ordered them.
+    pub fn push(&self, commit: Commit, retention: Retention) {
+        let mut window = self.window.lock();
+        debug_assert!(commit.revision > window.tip, "commits come in order");
+        window.tip = commit.revision;
+        window.bytes += bytes(&commit);
+        window.commits.push_back(Arc::new(commit));
+        window.trim(retention);
+        window.wake();
+    }
+
+    /// Forgets what `retention` does not allow.
+    pub fn trim(&self, retention: Retention) {
+        self.window.lock().trim(retention);
+    }
+
+    /// Forgets all commits up to and including `revision`.
+    pub fn compact(&self, revision: Revision) {
+        let mut window = self.window.lock();
+        while window
+            .commits
+            .front()
+            .is_some_and(|commit| commit.revision <= revision)
+        {
+            window.drop_oldest();
+        }
+    }
+
+    /// Follows the keyspace, see [`crate::Store::watch`].
+    pub fn follow(&self, from: WatchFrom) -> Result<WatchStream, Error> {
+        let mut window = self.window.lock();
+        if window.closed {
+            return Err(Error::closed());
+        }
+        let (seen, greet) = match from {
+            WatchFrom::Now => (window.tip, true),
+            WatchFrom::After(revision) if revision < window.floor => {
+                return Err(Error::compacted(window.floor));
+            }
+            WatchFrom::After(revision) => (revision, false),
+        };
+        let slot = window.waiting.insert(None);
+        drop(window);
+        let taken = VecDeque::new();
+        let window = Arc::clone(&self.window);
+        Ok(Box::pin(Follower {
+            window,
+            slot,
+            seen,
+            taken,
+            greet,
+            ended: false,
+        }))
+    }
+
+    /// Ends all followers with [`crate::ErrorKind::Closed`] once they have seen everything, and refuses new ones.
+    pub fn close(&self) {
+        let mut window = self.window.lock();
+        window.closed = true;
+        window.wake();
+    }
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = self.window.lock();
+        f.debug_struct("History")
+            .field("floor", &window.floor)
+            .field("tip", &window.tip)
+            .field("followers", &window.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Retention {
+    /// 4,096 commits of at most 4 MiB.
+    fn default() -> Self {
+        Self {
+            commits_max: 4096,
+            bytes_max: 4 * 1024 * 1024,
+        }
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    fn trim(&mut self, retention: Retention) {
+        while self.commits.len() > 1
+            && (self.commits.len() > retention.commits_max || self.bytes > retention.bytes_max)
+        {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(commit) = self.commits.pop_front() {
+            self.bytes -= bytes(&commit);
+            self.floor = commit.revision;
+        }
+    }
+
+    fn wake(&mut self) {
+        for (_, waiting) in &mut self.waiting {
+            if let Some(waker) = waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// Takes the next batch out of the window. `None` when there is nothing new: the waker is registered then.
+    fn take(&mut self, context: &Context<'_>) -> Option<Result<(), Error>> {
+        let mut window = self.window.lock();
+        if self.seen < window.floor {
+            return Some(Err(Error::compacted(window.floor)));
+        }
+        let next = window
+            .commits
+            .partition_point(|commit| commit.revision <= self.seen);
+        self.taken
+            .extend(window.commits.range(next..).take(TAKE_MAX).cloned());
+        if !self.taken.is_empty() {
+            return Some(Ok(()));
+        }
+        if window.closed {
+            return Some(Err(Error::closed()));
+        }
+        let waiting = &mut window.waiting[self.slot];
+        match waiting {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => *waiting = Some(context.waker().clone()),
+        }
+        None
+    }
+}
+
+impl Stream for Follower {
+    type Item = Result<WatchItem, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if std::mem::take(&mut self.greet) {
+            return Poll::Ready(Some(Ok(WatchItem::Progress(self.seen))));
+        }
+        if self.taken.is_empty() {
+            match self.take(context) {
+                None => return Poll::Pending,
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(())) => {}
+            }
+        }
+        let commit = self.taken.pop_front().expect("a batch is never empty");
+        self.seen = commit.revision;
+        Poll::Ready(Some(Ok(WatchItem::Commit(commit))))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.window.lock().waiting.remove(self.slot);
+    }
+}
+
+fn bytes(commit: &Commit) -> usize {
+    // The fixed part of a change: keys and revisions, so that many tiny changes count as well.
+    const CHANGE: usize = 128;
+    commit
+        .changes
+        .iter()
+        .map(|change| {
+            let entries = [&change.previous, &change.current];
+            CHANGE
+                + entries
+                    .into_iter()
+                    .flatten()
+                    .map(crate::Entry::bytes)
+                    .sum::<usize>()
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, ErrorKind};
+    use futures::{FutureExt, StreamExt};
+
+    fn commit(revision: u64) -> Commit {
+        Commit {
+            revision: Revision(revision),
+            changes: vec![Change {
+                key: "k".into(),
+                previous: None,
+                current: None,
+            }],
+        }
+    }
+
+    /// The revision of the next item, 1000 more for a progress, `None` while there is nothing.
+    fn next(stream: &mut WatchStream) -> Option<u64> {
+        match stream.next().now_or_never()?.expect("goes on") {
+            Ok(WatchItem::Commit(commit)) => Some(commit.revision.0),
+            Ok(WatchItem::Progress(revision)) => Some(1000 + revision.0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_follower_sees_every_commit_once_and_in_order() {
+        let history = History::new(Revision(5));
+        let mut now = history.follow(WatchFrom::Now).unwrap();
+        assert_eq!(next(&mut now), Some(1005));
+        assert_eq!(next(&mut now), None);
+        for at in 6..=200 {
+            history.push(commit(at), Retention::default());
+        }
+        let mut after = history.follow(WatchFrom::After(Revision(5))).unwrap();
+        for at in 6..=200 {
+            assert_eq!(next(&mut now), Some(at));
+            assert_eq!(next(&mut after), Some(at));
+        }
+        assert_eq!(next(&mut now), None);
+    }
+
+    #[test]
+    fn a_follower_that_falls_out_of_the_window_ends_with_compacted() {
+        let history = History::new(Revision(0));
+        let mut slow = history.follow(WatchFrom::Now).unwrap();
+        slow.next().now_or_never();
+        let retention = Retention {
+            commits_max: 2,
+            ..Retention::default()
+        };
+        for at in 1..=5 {
+            history.push(commit(at), retention);
+        }
+        let error = slow.next().now_or_never().unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(3) });
+        assert!(slow.next().now_or_never().unwrap().is_none());
+        let error = history.follow(WatchFrom::After(Revision(2))).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(3) });
+        assert_eq!(
+            next(&mut history.follow(WatchFrom::After(Revision(3))).unwrap()),
+            Some(4)
+        );
+    }
+
+    #[test]
+    fn closing_ends_followers_after_what_they_have_not_seen() {
+        let history = History::new(Revision(0));
+        let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
+        history.push(commit(1), Retention::default());
+        history.close();
+        assert_eq!(next(&mut follower), Some(1));
+        let error = follower.next().now_or_never().unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert!(history.follow(WatchFrom::Now).is_err());
+    }
+
+    #[test]
+    fn a_dropped_follower_leaves_no_trace() {
+        let history = History::new(Revision(0));
+        drop(history.follow(WatchFrom::Now).unwrap());
+        assert_eq!(history.window.lock().waiting.len(), 0);
+    }
+}

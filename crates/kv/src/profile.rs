@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a store promises.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{Error, Read};
+
+/// What a store promises. Declared by the driver, checked by the conformance kit, shown to operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// What a read may show.
+    pub consistency: Consistency,
+    /// What survives.
+    pub durability: Durability,
+    /// Whether other runtimes can work on the same keyspaces through stores of their own.
+    pub shared: bool,
+    /// The sizes that the store accepts.
+    pub limits: Limits,
+}
+
+/// What a read may show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Every read shows every commit that was answered before it began.
+    Linearizable,
+}
+
+/// What survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing survives the end of the process.
+    Process,
+}
+
+/// The sizes that a store accepts. What is beyond is refused before it reaches the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a key or of a keyspace's name.
+    pub key_bytes_max: usize,
+    /// Bytes of a value.
+    pub value_bytes_max: usize,
+    /// Guards of a transaction.
+    pub guards_max: usize,
+    /// Writes of a transaction.
+    pub writes_max: usize,
+    /// Reads of a transaction.
+    pub reads_max: usize,
+    /// Bytes of values after which a scan ends early; a scan brings at least one entry all the same.
+    pub scan_bytes_max: usize,
+    /// Request names ([`crate::Txn::once`]) that a keyspace remembers.
+    pub once_max: usize,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Bytes of a request name ([`crate::Txn::once`]).
+    pub const ONCE_BYTES_MAX: usize = 64;
+
+    pub(crate) fn check_key(&self, key: &Bytes) -> Result<(), Error> {
+        if key.is_empty() || key.len() > self.key_bytes_max {
+            let (bytes, max) = (key.len(), self.key_bytes_max);
+            return Err(Error::invalid(format!(
+                "key out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_value(&self, value: &Bytes) -> Result<(), Error> {
+        if value.len() > self.value_bytes_max {
+            let (bytes, max) = (value.len(), self.value_bytes_max);
+            return Err(Error::invalid(format!(
+                "value too large: bytes=`{bytes}` max=`{max}`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks reads as [`crate::Txn::check`] checks transactions.
+    pub fn check_reads(&self, reads: &[Read]) -> Result<(), Error> {
+        check_len("reads", reads.len(), self.reads_max)?;
+        for read in reads {
+            match read {
+                Read::Get { key } => self.check_key(key)?,
+                Read::Scan { limit: 0, .. } => return Err(Error::invalid("a scan with a limit of zero")),
+                Read::Scan { .. } | Read::Count { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn check_len(what: &str, len: usize, max: usize) -> Result<(), Error> {
+    if len > max {
+        return Err(Error::invalid(format!(
+            "too many {what} in a transaction: count=`{len}` max=`{max}`"
+        )));
+    }
+    Ok(())
+}
+
+impl Default for Limits {
+    /// What the engine's own hosts accept: far above what the primitives are allowed to send.
+    fn default() -> Self {
+        Self {
+            key_bytes_max: 16 * 1024,
+            value_bytes_max: 8 * 1024 * 1024,
+            guards_max: 65_536,
+            writes_max: 65_536,
+            reads_max: 65_536,
+            scan_bytes_max: 1024 * 1024,
+            once_max: 1024,
+        }
+    }
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linearizable => "linearizable",
+        })
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "none: lost when the process ends",
+        })
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The trait that a driver implements.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::{Commit, Error, Keyspace, Outcome, Profile, Read, Revision, Snapshot, StoreConfig, Txn};
+
+/// A connected backend that keeps keyspaces.
+///
+/// Every method may be called from many tasks at once. A future that is dropped before it is ready may or may not
+/// have taken effect on the store; it never takes effect by half.
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Returns what the store promises.
+    fn profile(&self) -> &Profile;
+
+    /// Answers `reads`, all of one moment.
+    ///
+    /// # Behaviour
+    /// - absent keyspace: like an empty one, at revision zero; it is not created.
+    /// - [`Level::Latest`]: reflects every commit that was answered before the call.
+    /// - broken limit: [`crate::ErrorKind::Invalid`].
+    /// - cancelled: nothing happened.
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>>;
+
+    /// Applies `txn` if its guards hold, and answers its reads, in one atomic step.
+    ///
+    /// # Behaviour
+    /// - guard does not hold: `applied` is false, nothing changed, the reads show the untouched state.
+    /// - repeated with the same [`Txn::once`]: the outcome of the first, nothing changes again.
+    /// - an [`crate::Write::Add`] to a value that is no number, a broken limit, a key written twice:
+    ///   [`crate::ErrorKind::Invalid`], nothing changed.
+    /// - no room: [`crate::ErrorKind::Full`] unless the transaction only deletes.
+    /// - the answer was lost: [`crate::ErrorKind::OutcomeUnknown`], never `Unavailable`.
+    /// - cancelled: applied as a whole or not at all, which one is not known.
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>>;
+
+    /// Follows the commits of a keyspace.
+    ///
+    /// # Behaviour
+    /// - the stream brings every commit after the beginning, once, in order, whole; see [`WatchFrom`].
+    /// - it never skips: when commits cannot be brought any more it ends with
+    ///   [`crate::ErrorKind::Compacted`]; when the store is closed with [`crate::ErrorKind::Closed`].
+    /// - beginning before the history that is kept: [`crate::ErrorKind::Compacted`].
+    /// - beginning after the latest revision: waits for it, silently.
+    /// - dropped: the store forgets it.
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>>;
+
+    /// Asks the backend whether it works, with a real round trip.
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>>;
+
+    /// Applies a new configuration to the living store if it can.
+    ///
+    /// # Behaviour
+    /// - [`Reconfigured::InPlace`]: all of it is in force, nothing was interrupted.
+    /// - [`Reconfigured::Connect`]: nothing changed; the caller connects a new store and swaps.
+    /// - bad configuration: [`crate::ErrorKind::Config`], nothing changed.
+    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+        let _ = config;
+        Box::pin(std::future::ready(Ok(Reconfigured::Connect)))
+    }
+
+    /// Ends the store: calls that run may finish within `grace`, watches end with
+    /// [`crate::ErrorKind::Closed`], later calls are refused with it. Repeating it does nothing.
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// Reflects every commit that was answered before the read began.
+    #[default]
+    Latest,
+    /// Any state not older than what this store handle has shown before.
+    Local,
+}
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// At the latest revision, which is told by a [`WatchItem::Progress`] as the first item.
+    Now,
+    /// After this revision: the first commit that can come is the next one.
+    After(Revision),
+}
+
+/// What a watch brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchItem {
+    /// All changes of one commit.
+    Commit(Arc<Commit>),
+    /// Everything up to this revision has been brought.
+    Progress(Revision),
+}
+
+/// The items of a watch. Ends after the first error.
+pub type WatchStream = BoxStream<'static, Result<WatchItem, Error>>;
+
+/// What a store says about itself when it works.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Facts for an operator, such as `("entries", "12")`.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// What became of a new configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconfigured {
+    /// It is in force.
+    InPlace,
+    /// It needs a new connection.
+    Connect,
+}
