@@ -95,9 +95,7 @@ impl WallTime {
 
 impl RealClock {
     pub(crate) fn new() -> Self {
-        Self {
-            origin: tokio::time::Instant::now(),
-        }
+        Self { origin: tokio::time::Instant::now() }
     }
 }
 
@@ -107,10 +105,7 @@ impl Clock for RealClock {
     }
 
     fn wall(&self) -> WallTime {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the one place that reads the wall clock"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
         let wall = std::time::SystemTime::now();
         // A clock before 1970 is a broken clock; zero makes everything that was stored look newer.
         WallTime(wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
@@ -119,10 +114,7 @@ impl Clock for RealClock {
     fn sleep_until(&self, instant: Instant) -> BoxFuture<'static, ()> {
         // Far beyond any process life, and still in the range of the timer.
         const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the one place that waits for the real clock"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "the one place that waits for the real clock")]
         let sleep = tokio::time::sleep_until(self.origin + instant.0.min(self.origin.elapsed() + FOREVER));
         Box::pin(sleep)
     }
@@ -139,9 +131,7 @@ impl ManualClock {
             timers: BTreeMap::new(),
             next_timer: 0,
         };
-        Arc::new(Self {
-            state: Arc::new(Mutex::new(state)),
-        })
+        Arc::new(Self { state: Arc::new(Mutex::new(state)) })
     }
 
     /// Moves both clocks forward and wakes what waited.
@@ -172,11 +162,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, instant: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(ManualSleep {
-            state: Arc::clone(&self.state),
-            until: instant.0,
-            timer: None,
-        })
+        Box::pin(ManualSleep { state: Arc::clone(&self.state), until: instant.0, timer: None })
     }
 }
 

@@ -24,9 +24,7 @@ impl Entropy for RealEntropy {
 
 impl SeededEntropy {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            state: AtomicU64::new(seed),
-        }
+        Self { state: AtomicU64::new(seed) }
     }
 }
 

@@ -114,9 +114,7 @@ impl Env {
 
 impl std::fmt::Debug for Env {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Env")
-            .field("now", &self.now())
-            .finish_non_exhaustive()
+        f.debug_struct("Env").field("now", &self.now()).finish_non_exhaustive()
     }
 }
 

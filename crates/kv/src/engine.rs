@@ -88,16 +88,9 @@ impl Engine {
             }
         }
         let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
-        let outcome = Outcome {
-            revision: self.revision,
-            applied,
-            writes,
-            reads,
-        };
+        let outcome = Outcome { revision: self.revision, applied, writes, reads };
         if let Some(name) = &txn.once {
-            self.once
-                .get_or_insert_default()
-                .remember(name.clone(), outcome.clone(), limits.once_max);
+            self.once.get_or_insert_default().remember(name.clone(), outcome.clone(), limits.once_max);
         }
         Ok((outcome, changes))
     }
@@ -106,10 +99,7 @@ impl Engine {
     pub fn read(&self, reads: &[Read], limits: &Limits) -> Result<Snapshot, Error> {
         limits.check_reads(reads)?;
         let reads = reads.iter().map(|read| self.find(read, limits)).collect();
-        Ok(Snapshot {
-            revision: self.revision,
-            reads,
-        })
+        Ok(Snapshot { revision: self.revision, reads })
     }
 
     /// Returns the outcome of the request of this name, if it is remembered.
@@ -148,15 +138,11 @@ impl Engine {
 
     fn write(&mut self, write: &Write, revision: Revision, changes: &mut Vec<Change>) -> Written {
         match write {
-            Write::Put { key, value } => Written::Put {
-                previous: self.put(key.clone(), value.clone(), revision, changes),
-            },
+            Write::Put { key, value } => {
+                Written::Put { previous: self.put(key.clone(), value.clone(), revision, changes) }
+            }
             Write::Add { key, delta } => {
-                let old = self
-                    .table
-                    .get(key)
-                    .and_then(|record| number(&record.value))
-                    .unwrap_or(0);
+                let old = self.table.get(key).and_then(|record| number(&record.value)).unwrap_or(0);
                 let value = old.wrapping_add(*delta);
                 self.put(key.clone(), number_bytes(value), revision, changes);
                 Written::Added { value }
@@ -169,17 +155,13 @@ impl Engine {
                 self.put(key.clone(), value.clone(), revision, changes);
                 Written::Stamped { key }
             }
-            Write::Delete { key } => Written::Deleted {
-                previous: self.delete(key, changes),
-            },
+            Write::Delete { key } => Written::Deleted { previous: self.delete(key, changes) },
             Write::DeleteRange { range } => {
                 let keys: Vec<Bytes> = self.range(range).map(|(key, _)| key.clone()).collect();
                 for key in &keys {
                     self.delete(key, changes);
                 }
-                Written::RangeDeleted {
-                    count: keys.len() as u64,
-                }
+                Written::RangeDeleted { count: keys.len() as u64 }
             }
         }
     }
@@ -192,18 +174,11 @@ impl Engine {
         changes: &mut Vec<Change>,
     ) -> Option<Entry> {
         self.bytes += value.len();
-        let record = Record {
-            value,
-            created: revision,
-            modified: revision,
-        };
+        let record = Record { value, created: revision, modified: revision };
         let (previous, current) = match self.table.entry(key.clone()) {
             std::collections::btree_map::Entry::Occupied(mut occupied) => {
                 let created = occupied.get().created;
-                let old = occupied.insert(Record {
-                    created,
-                    ..record.clone()
-                });
+                let old = occupied.insert(Record { created, ..record.clone() });
                 self.bytes -= old.value.len();
                 (Some(entry(&key, &old)), Record { created, ..record })
             }
@@ -215,11 +190,7 @@ impl Engine {
             }
         };
         let current = Some(entry(&key, &current));
-        changes.push(Change {
-            key,
-            previous: previous.clone(),
-            current,
-        });
+        changes.push(Change { key, previous: previous.clone(), current });
         previous
     }
 
@@ -228,27 +199,16 @@ impl Engine {
         self.bytes -= key.len() + record.value.len();
         self.counted(&key, -1);
         let previous = Some(entry(&key, &record));
-        changes.push(Change {
-            key,
-            previous: previous.clone(),
-            current: None,
-        });
+        changes.push(Change { key, previous: previous.clone(), current: None });
         previous
     }
 
     fn find(&self, read: &Read, limits: &Limits) -> Found {
         match read {
-            Read::Get { key } => Found::Entry(
-                self.table
-                    .get_key_value(key)
-                    .map(|(key, record)| entry(key, record)),
-            ),
-            Read::Scan {
-                range,
-                order,
-                limit,
-                keys_only,
-            } => {
+            Read::Get { key } => {
+                Found::Entry(self.table.get_key_value(key).map(|(key, record)| entry(key, record)))
+            }
+            Read::Scan { range, order, limit, keys_only } => {
                 let range = self.range(range);
                 match order {
                     // The suffix of a stamp is its revision, so stamps of one prefix are in order of creation.
@@ -265,20 +225,13 @@ impl Engine {
             return self.range(range).count() as u64;
         };
         if *range == Range::prefix(range.start.clone()) {
-            return self
-                .counts
-                .iter()
-                .find(|(byte, _)| byte == first)
-                .map_or(0, |(_, count)| *count);
+            return self.counts.iter().find(|(byte, _)| byte == first).map_or(0, |(_, count)| *count);
         }
         self.range(range).count() as u64
     }
 
     fn counted(&mut self, key: &Bytes, by: i64) {
-        let first = key
-            .first()
-            .copied()
-            .expect("keys are not empty: checked by `Txn::check`");
+        let first = key.first().copied().expect("keys are not empty: checked by `Txn::check`");
         match self.counts.iter_mut().find(|(byte, _)| *byte == first) {
             Some((_, count)) => *count = count.wrapping_add_signed(by),
             None => self.counts.push((first, by.unsigned_abs())),

@@ -49,11 +49,7 @@ pub enum ErrorKind {
 impl Error {
     /// Makes an error. `message` is lower case, without a period, facts last.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-        }
+        Self { kind, message: message.into(), source: None }
     }
 
     /// Adds the cause.
@@ -85,10 +81,7 @@ impl Error {
 
     /// Makes an [`ErrorKind::Compacted`].
     pub fn compacted(oldest: Revision) -> Self {
-        Self::new(
-            ErrorKind::Compacted { oldest },
-            format!("history is gone: oldest=`{oldest}`"),
-        )
+        Self::new(ErrorKind::Compacted { oldest }, format!("history is gone: oldest=`{oldest}`"))
     }
 
     /// Returns what this means for the caller.

@@ -69,9 +69,7 @@ impl History {
             waiting: Slab::new(),
             closed: false,
         };
-        Self {
-            window: Arc::new(Mutex::new(window)),
-        }
+        Self { window: Arc::new(Mutex::new(window)) }
     }
 
     /// Adds a commit, forgets what `retention` does not allow, and wakes the followers.
@@ -95,11 +93,7 @@ impl History {
     /// Forgets all commits up to and including `revision`.
     pub fn compact(&self, revision: Revision) {
         let mut window = self.window.lock();
-        while window
-            .commits
-            .front()
-            .is_some_and(|commit| commit.revision <= revision)
-        {
+        while window.commits.front().is_some_and(|commit| commit.revision <= revision) {
             window.drop_oldest();
         }
     }
@@ -121,14 +115,7 @@ impl History {
         drop(window);
         let taken = VecDeque::new();
         let window = Arc::clone(&self.window);
-        Ok(Box::pin(Follower {
-            window,
-            slot,
-            seen,
-            taken,
-            greet,
-            ended: false,
-        }))
+        Ok(Box::pin(Follower { window, slot, seen, taken, greet, ended: false }))
     }
 
     /// Ends all followers with [`crate::ErrorKind::Closed`] once they have seen everything, and refuses new ones.
@@ -153,10 +140,7 @@ impl fmt::Debug for History {
 impl Default for Retention {
     /// 4,096 commits of at most 4 MiB.
     fn default() -> Self {
-        Self {
-            commits_max: 4096,
-            bytes_max: 4 * 1024 * 1024,
-        }
+        Self { commits_max: 4096, bytes_max: 4 * 1024 * 1024 }
     }
 }
 
@@ -196,11 +180,8 @@ impl Follower {
         if self.seen < window.floor {
             return Some(Err(Error::compacted(window.floor)));
         }
-        let next = window
-            .commits
-            .partition_point(|commit| commit.revision <= self.seen);
-        self.taken
-            .extend(window.commits.range(next..).take(TAKE_MAX).cloned());
+        let next = window.commits.partition_point(|commit| commit.revision <= self.seen);
+        self.taken.extend(window.commits.range(next..).take(TAKE_MAX).cloned());
         if !self.taken.is_empty() {
             return Some(Ok(()));
         }
@@ -256,12 +237,7 @@ fn bytes(commit: &Commit) -> usize {
         .iter()
         .map(|change| {
             let entries = [&change.previous, &change.current];
-            CHANGE
-                + entries
-                    .into_iter()
-                    .flatten()
-                    .map(crate::Entry::bytes)
-                    .sum::<usize>()
+            CHANGE + entries.into_iter().flatten().map(crate::Entry::bytes).sum::<usize>()
         })
         .sum()
 }
@@ -275,11 +251,7 @@ mod tests {
     fn commit(revision: u64) -> Commit {
         Commit {
             revision: Revision(revision),
-            changes: vec![Change {
-                key: "k".into(),
-                previous: None,
-                current: None,
-            }],
+            changes: vec![Change { key: "k".into(), previous: None, current: None }],
         }
     }
 
@@ -314,10 +286,7 @@ mod tests {
         let history = History::new(Revision(0));
         let mut slow = history.follow(WatchFrom::Now).unwrap();
         slow.next().now_or_never();
-        let retention = Retention {
-            commits_max: 2,
-            ..Retention::default()
-        };
+        let retention = Retention { commits_max: 2, ..Retention::default() };
         for at in 1..=5 {
             history.push(commit(at), retention);
         }
@@ -326,10 +295,7 @@ mod tests {
         assert!(slow.next().now_or_never().unwrap().is_none());
         let error = history.follow(WatchFrom::After(Revision(2))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(3) });
-        assert_eq!(
-            next(&mut history.follow(WatchFrom::After(Revision(3))).unwrap()),
-            Some(4)
-        );
+        assert_eq!(next(&mut history.follow(WatchFrom::After(Revision(3))).unwrap()), Some(4));
     }
 
     #[test]

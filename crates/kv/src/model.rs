@@ -79,12 +79,7 @@ pub enum Read {
     Get { key: Bytes },
     /// The first entries of a range. May bring fewer than `limit` when their values are large, at least one;
     /// [`Found::Entries`] tells whether there are more.
-    Scan {
-        range: Range,
-        order: Order,
-        limit: usize,
-        keys_only: bool,
-    },
+    Scan { range: Range, order: Order, limit: usize, keys_only: bool },
     /// The number of entries in a range.
     Count { range: Range },
 }
@@ -249,10 +244,7 @@ impl Range {
     #[must_use]
     pub fn after(&self, key: &[u8]) -> Self {
         let start = [key, &[0]].concat().into();
-        Self {
-            start: std::cmp::max(start, self.start.clone()),
-            end: self.end.clone(),
-        }
+        Self { start: std::cmp::max(start, self.start.clone()), end: self.end.clone() }
     }
 
     /// This range without what comes at or after `key`.
@@ -262,10 +254,7 @@ impl Range {
             Some(end) if end <= key => end.clone(),
             _ => key.clone(),
         };
-        Self {
-            start: self.start.clone(),
-            end: Some(end),
-        }
+        Self { start: self.start.clone(), end: Some(end) }
     }
 
     /// Tells whether `key` lies in the range.
@@ -304,6 +293,14 @@ impl Found {
         match self {
             Self::Entries { entries, .. } => entries,
             Self::Entry(_) | Self::Count(_) => &[],
+        }
+    }
+
+    /// Tells whether a [`Read::Scan`] left entries out. False if this answers another read.
+    pub fn more(&self) -> bool {
+        match self {
+            Self::Entries { more, .. } => *more,
+            Self::Entry(_) | Self::Count(_) => false,
         }
     }
 
@@ -444,38 +441,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn put(key: &'static str) -> Write {
-        Write::Put {
-            key: key.into(),
-            value: Bytes::new(),
-        }
+        Write::Put { key: key.into(), value: Bytes::new() }
     }
 
     #[test]
     fn a_key_written_twice_is_refused() {
-        let range = Write::DeleteRange {
-            range: Range::prefix("a"),
-        };
-        let stamp = Write::Stamp {
-            prefix: "a".into(),
-            value: Bytes::new(),
-        };
+        let range = Write::DeleteRange { range: Range::prefix("a") };
+        let stamp = Write::Stamp { prefix: "a".into(), value: Bytes::new() };
         for pair in [
             [put("a"), Write::Delete { key: "a".into() }],
             [put("ab"), range.clone()],
             [put("ab"), stamp.clone()],
             [stamp.clone(), stamp.clone()],
             [stamp, range.clone()],
-            [
-                range,
-                Write::DeleteRange {
-                    range: Range::prefix("ab"),
-                },
-            ],
+            [range, Write::DeleteRange { range: Range::prefix("ab") }],
         ] {
-            let txn = Txn {
-                writes: pair.to_vec(),
-                ..Txn::default()
-            };
+            let txn = Txn { writes: pair.to_vec(), ..Txn::default() };
             assert_eq!(
                 txn.check(&Limits::default()).unwrap_err().kind(),
                 crate::ErrorKind::Invalid,

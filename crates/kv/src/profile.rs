@@ -62,9 +62,7 @@ impl Limits {
     pub(crate) fn check_key(&self, key: &Bytes) -> Result<(), Error> {
         if key.is_empty() || key.len() > self.key_bytes_max {
             let (bytes, max) = (key.len(), self.key_bytes_max);
-            return Err(Error::invalid(format!(
-                "key out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
-            )));
+            return Err(Error::invalid(format!("key out of bounds: bytes=`{bytes}` bounds=`1 to {max}`")));
         }
         Ok(())
     }
@@ -72,9 +70,7 @@ impl Limits {
     pub(crate) fn check_value(&self, value: &Bytes) -> Result<(), Error> {
         if value.len() > self.value_bytes_max {
             let (bytes, max) = (value.len(), self.value_bytes_max);
-            return Err(Error::invalid(format!(
-                "value too large: bytes=`{bytes}` max=`{max}`"
-            )));
+            return Err(Error::invalid(format!("value too large: bytes=`{bytes}` max=`{max}`")));
         }
         Ok(())
     }
@@ -95,9 +91,7 @@ impl Limits {
 
 pub(crate) fn check_len(what: &str, len: usize, max: usize) -> Result<(), Error> {
     if len > max {
-        return Err(Error::invalid(format!(
-            "too many {what} in a transaction: count=`{len}` max=`{max}`"
-        )));
+        return Err(Error::invalid(format!("too many {what} in a transaction: count=`{len}` max=`{max}`")));
     }
     Ok(())
 }

@@ -1,1 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The eleven primitives, each written once over [`atomix_kv::Store`].
+//!
+//! Every primitive is a struct around a [`Backing`], which is its keyspace in whatever store the route chose. To
+//! understand all eleven read [`Map`] first: plain calls are one transaction whose refusal explains itself through
+//! its reads, time-outs go through `expiry`, streams through `follow`, locks through `queue`.
+//!
+//! No primitive knows its store, and none knows about gRPC or sockets.
+
+mod backing;
+mod caller;
+pub mod counter;
+pub mod countermap;
+pub mod election;
+mod error;
+mod expiry;
+mod follow;
+pub mod indexedmap;
+mod keys;
+mod kind;
+pub mod list;
+pub mod lock;
+pub mod map;
+pub mod multimap;
+mod queue;
+pub mod set;
+pub mod topic;
+pub mod value;
+
+pub use backing::{Backing, Limits};
+pub use caller::{Caller, Owner};
+pub use error::{Error, Kind as ErrorKind, Reason};
+pub use follow::Events;
+pub use kind::Kind;
+pub use lock::Lock;
+pub use map::Map;
+pub use queue::{Holding, QueueState};

@@ -46,11 +46,7 @@ impl Driver for MemoryDriver {
 
     fn aliases(&self) -> &'static [(&'static str, &'static str)] {
         // The original's in-process drivers: contract/drivers.md section 1.
-        &[
-            ("atomix.io/pod-memory", "v1"),
-            ("PodMemory", "v1beta1"),
-            ("Test", "v1"),
-        ]
+        &[("atomix.io/pod-memory", "v1"), ("PodMemory", "v1beta1"), ("Test", "v1")]
     }
 
     fn description(&self) -> &'static str {

@@ -75,11 +75,7 @@ impl MemoryStore {
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.closed.load(Ordering::Acquire) {
-            Err(Error::closed())
-        } else {
-            Ok(())
-        }
+        if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(()) }
     }
 
     fn check_room(&self, txn: &Txn, bytes_max: usize) -> Result<(), Error> {
@@ -117,25 +113,15 @@ impl MemoryStore {
         let before = engine.bytes();
         let (outcome, changes) = engine.apply(txn, &self.profile.limits)?;
         // Wrapping, because the difference may be negative.
-        self.bytes
-            .fetch_add(engine.bytes().wrapping_sub(before), Ordering::Relaxed);
+        self.bytes.fetch_add(engine.bytes().wrapping_sub(before), Ordering::Relaxed);
         if !changes.is_empty() {
-            space.history.push(
-                Commit {
-                    revision: outcome.revision,
-                    changes,
-                },
-                retention,
-            );
+            space.history.push(Commit { revision: outcome.revision, changes }, retention);
         }
         Ok(outcome)
     }
 
     fn spaces(&self) -> Vec<Arc<Space>> {
-        self.shards
-            .iter()
-            .flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>())
-            .collect()
+        self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
     }
 }
 
@@ -166,23 +152,14 @@ impl Store for MemoryStore {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        let stream = self
-            .check_open()
-            .and_then(|()| self.open(keyspace).history.follow(from));
+        let stream = self.check_open().and_then(|()| self.open(keyspace).history.follow(from));
         Box::pin(ready(stream))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         let health = self.check_open().map(|()| Health {
             facts: vec![
-                (
-                    "keyspaces",
-                    self.shards
-                        .iter()
-                        .map(|shard| shard.read().len())
-                        .sum::<usize>()
-                        .to_string(),
-                ),
+                ("keyspaces", self.shards.iter().map(|shard| shard.read().len()).sum::<usize>().to_string()),
                 ("bytes", self.bytes.load(Ordering::Relaxed).to_string()),
             ],
         });
@@ -190,17 +167,14 @@ impl Store for MemoryStore {
     }
 
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
-        let reconfigured = self
-            .check_open()
-            .and_then(|()| Settings::read(config))
-            .map(|settings| {
-                let retention = retention(&settings);
-                *self.settings.write() = settings;
-                for space in self.spaces() {
-                    space.history.trim(retention);
-                }
-                Reconfigured::InPlace
-            });
+        let reconfigured = self.check_open().and_then(|()| Settings::read(config)).map(|settings| {
+            let retention = retention(&settings);
+            *self.settings.write() = settings;
+            for space in self.spaces() {
+                space.history.trim(retention);
+            }
+            Reconfigured::InPlace
+        });
         Box::pin(ready(reconfigured))
     }
 
@@ -219,16 +193,10 @@ impl Default for Space {
     fn default() -> Self {
         let engine = Engine::new();
         let history = History::new(engine.revision());
-        Self {
-            engine: Mutex::new(engine),
-            history,
-        }
+        Self { engine: Mutex::new(engine), history }
     }
 }
 
 fn retention(settings: &Settings) -> Retention {
-    Retention {
-        commits_max: settings.history_commits_max,
-        bytes_max: settings.history_bytes_max,
-    }
+    Retention { commits_max: settings.history_commits_max, bytes_max: settings.history_bytes_max }
 }

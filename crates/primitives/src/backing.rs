@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A primitive's keyspace in its store.
+
+use std::sync::Arc;
+
+use atomix_env::Env;
+use atomix_kv::{Entry, Keyspace, Level, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
+use bytes::Bytes;
+
+use crate::{Error, Kind};
+
+/// What a primitive stands on: a store, its keyspace there, the outside world, and the limits of its arguments.
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Backing {
+    store: Arc<dyn Store>,
+    keyspace: Keyspace,
+    env: Env,
+    limits: Arc<Limits>,
+}
+
+/// The limits of arguments. What is beyond is refused with [`crate::Reason::Invalid`] before it reaches the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a key, an element, or a candidate's name.
+    pub key_bytes_max: usize,
+    /// Bytes of a value or payload.
+    pub value_bytes_max: usize,
+    /// Operations, keys or values in one call.
+    pub batch_max: usize,
+    /// Calls that wait for one name.
+    pub waiters_max: usize,
+}
+
+/// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
+/// only because somebody else's succeeded, so this many in a row means a crowd that should back off.
+pub(crate) const ROUNDS_MAX: usize = 128;
+
+/// Entries read in one step of a walk over a range.
+pub(crate) const PAGE: usize = 1024;
+
+// === impl Backing ===
+
+impl Backing {
+    /// Makes the backing of the primitive of `kind` and `name`.
+    pub fn new(store: Arc<dyn Store>, kind: Kind, name: &str, env: Env, limits: Arc<Limits>) -> Self {
+        Self { store, keyspace: kind.keyspace(name), env, limits }
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) async fn read(&self, reads: Vec<Read>) -> Result<Snapshot, Error> {
+        Ok(self.read_raw(reads).await?)
+    }
+
+    /// Reads, with the store's own error.
+    pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_kv::Error> {
+        self.store.read(&self.keyspace, reads, Level::Latest).await
+    }
+
+    /// Commits, with the store's own error.
+    pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
+        self.store.commit(&self.keyspace, txn).await
+    }
+
+    /// Reads one entry.
+    pub(crate) async fn get(&self, key: Bytes) -> Result<Option<Entry>, Error> {
+        Ok(self.read(vec![Read::Get { key }]).await?.reads[0].entry().cloned())
+    }
+
+    pub(crate) async fn count(&self, range: Range) -> Result<u32, Error> {
+        let count = self.read(vec![Read::Count { range }]).await?.reads[0].count();
+        // The wire has 32 bits; a larger size is shown as the largest.
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<Outcome, Error> {
+        Ok(self.commit_raw(txn).await?)
+    }
+
+    pub(crate) async fn watch(&self, from: WatchFrom) -> Result<WatchStream, Error> {
+        Ok(self.store.watch(&self.keyspace, from).await?)
+    }
+
+    pub(crate) fn check_key(&self, key: &str) -> Result<(), Error> {
+        check("key", key.len(), self.limits.key_bytes_max)
+    }
+
+    pub(crate) fn check_value(&self, value: &[u8]) -> Result<(), Error> {
+        check("value", value.len(), self.limits.value_bytes_max)
+    }
+
+    pub(crate) fn check_batch(&self, count: usize) -> Result<(), Error> {
+        let max = self.limits.batch_max;
+        if count > max {
+            return Err(Error::invalid(format!("too many in one call: count=`{count}` max=`{max}`")));
+        }
+        Ok(())
+    }
+}
+
+fn check(what: &str, bytes: usize, max: usize) -> Result<(), Error> {
+    if bytes > max {
+        return Err(Error::invalid(format!("{what} too large: bytes=`{bytes}` max=`{max}`")));
+    }
+    Ok(())
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { key_bytes_max: 4096, value_bytes_max: 1024 * 1024, batch_max: 10_000, waiters_max: 10_000 }
+    }
+}

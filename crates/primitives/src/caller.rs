@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! On whose behalf a call runs.
+
+use std::fmt;
+
+use atomix_env::Shutdown;
+
+/// Who owns a lock or a candidacy, as it is written into the store: a session of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// The runtime instance, drawn by chance when it starts.
+    pub host: u64,
+    /// The session, counted by its host.
+    pub session: u64,
+}
+
+/// The session that makes a call, and the signal that it wants nothing any more.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who owns what the call takes.
+    pub owner: Owner,
+    /// Fires when the session ended or closed the primitive: waiting calls end, streams end, and what a call takes
+    /// after that is given back at once.
+    pub closed: Shutdown,
+}
+
+// === impl Owner ===
+
+impl Owner {
+    pub(crate) const BYTES: usize = 16;
+
+    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.host.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.session.to_be_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (host, rest) = bytes.split_first_chunk()?;
+        let (session, _) = rest.split_first_chunk()?;
+        Some(Self { host: u64::from_be_bytes(*host), session: u64::from_be_bytes(*session) })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}", self.host, self.session)
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a primitive may answer instead of a result.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Why a call was not done, with a stable reason that has a page in `docs/errors/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    reason: Reason,
+    message: Cow<'static, str>,
+}
+
+/// What the caller can do about an error. Each kind is one gRPC code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// What was asked for is not there.
+    NotFound,
+    /// What was to be created is there already.
+    AlreadyExists,
+    /// The state is not as the caller assumed: read and decide.
+    Conflict,
+    /// Fix the request.
+    Invalid,
+    /// Certainly not applied; try again later.
+    Unavailable,
+    /// The caller's own session or handle ended.
+    Cancelled,
+    /// Not done in time; certainly not applied.
+    Timeout,
+    /// May have been applied: find out.
+    OutcomeUnknown,
+    /// A stream lost something: read the state and open it again.
+    DataLoss,
+    /// The configuration does not allow it: ask an operator.
+    Denied,
+    /// This runtime cannot do it.
+    Unsupported,
+    /// Tell an operator.
+    Internal,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $kind:ident;)+) => {
+        /// The stable reason of an error.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Returns the name that travels with the error. Never changes.
+            pub fn code(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            /// Returns what the caller can do.
+            pub fn kind(self) -> Kind {
+                match self {
+                    $(Self::$name => Kind::$kind,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No entry under this key, index, or no such element.
+    KeyNotFound = "KEY_NOT_FOUND", NotFound;
+    /// The value was never set, was deleted, or has expired.
+    ValueNotSet = "VALUE_NOT_SET", NotFound;
+    /// Nobody holds the lock.
+    LockFree = "LOCK_FREE", NotFound;
+    /// Something with this name is not known to the runtime (any more).
+    NotKnown = "NOT_KNOWN", NotFound;
+    /// There is an entry under this key already.
+    KeyExists = "KEY_EXISTS", AlreadyExists;
+    /// A store of this id is connected already.
+    StoreExists = "STORE_EXISTS", AlreadyExists;
+    /// The entry has another version than the one that was named.
+    VersionMismatch = "VERSION_MISMATCH", Conflict;
+    /// The number is not the one that was named.
+    ValueMismatch = "VALUE_MISMATCH", Conflict;
+    /// A transaction names a key twice.
+    KeyRepeated = "KEY_REPEATED", Conflict;
+    /// The lock was not obtained in the time that was given.
+    LockTimeout = "LOCK_TIMEOUT", Conflict;
+    /// The session does not hold the lock.
+    LockNotHeld = "LOCK_NOT_HELD", Conflict;
+    /// Others changed the same thing again and again; nothing was applied.
+    Contention = "CONTENTION", Conflict;
+    /// An argument breaks a rule or a limit.
+    Invalid = "INVALID_ARGUMENT", Invalid;
+    /// The store of this primitive cannot be reached.
+    StoreUnavailable = "STORE_UNAVAILABLE", Unavailable;
+    /// The store has no room.
+    StoreFull = "STORE_FULL", Unavailable;
+    /// Too many calls wait for this name.
+    WaitersFull = "WAITERS_FULL", Unavailable;
+    /// The runtime holds as many primitives as it may.
+    PrimitivesFull = "PRIMITIVES_FULL", Unavailable;
+    /// No routes have been set yet.
+    NotProgrammed = "NOT_PROGRAMMED", Unavailable;
+    /// The primitive was not created, or was closed.
+    NotOpen = "PRIMITIVE_NOT_OPEN", Unavailable;
+    /// The runtime is shutting down.
+    Draining = "DRAINING", Unavailable;
+    /// The session ended, or it closed the primitive, while the call waited.
+    Closed = "PRIMITIVE_CLOSED", Cancelled;
+    /// The call took longer than its deadline allows.
+    DeadlineExceeded = "DEADLINE_EXCEEDED", Timeout;
+    /// The answer of the store was lost after the request was sent.
+    OutcomeUnknown = "OUTCOME_UNKNOWN", OutcomeUnknown;
+    /// The reader was too slow for the changes, or the history it needs is gone.
+    WatchOverrun = "WATCH_OVERRUN", DataLoss;
+    /// What the store holds is damaged.
+    StoreCorrupt = "STORE_CORRUPT", DataLoss;
+    /// No route leads anywhere for this primitive.
+    NoRoute = "NO_ROUTE", Denied;
+    /// The store refuses the runtime's credentials.
+    StoreDenied = "STORE_DENIED", Denied;
+    /// There is no such driver.
+    DriverUnknown = "DRIVER_UNKNOWN", Internal;
+    /// The store cannot do this.
+    Unsupported = "UNSUPPORTED", Unsupported;
+    /// A mistake of ours.
+    Internal = "INTERNAL", Internal;
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Makes an error. `message` is lower case, without a period, and names no key of a user.
+    pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// Makes a [`Reason::Invalid`].
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Reason::Invalid, message)
+    }
+
+    pub(crate) fn key_not_found() -> Self {
+        Self::new(Reason::KeyNotFound, "no such key")
+    }
+
+    pub(crate) fn key_exists() -> Self {
+        Self::new(Reason::KeyExists, "key exists")
+    }
+
+    pub(crate) fn version_mismatch() -> Self {
+        Self::new(Reason::VersionMismatch, "the entry has another version: read it and decide")
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(Reason::Closed, "the primitive was closed by this session")
+    }
+
+    pub(crate) fn contention() -> Self {
+        Self::new(Reason::Contention, "others changed it again and again, nothing was applied: try again")
+    }
+
+    pub(crate) fn damaged(what: &'static str) -> Self {
+        Self::new(
+            Reason::StoreCorrupt,
+            format!("the store holds something that cannot be read: what=`{what}`"),
+        )
+    }
+
+    /// Returns the stable reason.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// Returns what the caller can do.
+    pub fn kind(&self) -> Kind {
+        self.reason.kind()
+    }
+
+    /// Returns the message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<atomix_kv::Error> for Error {
+    fn from(error: atomix_kv::Error) -> Self {
+        use atomix_kv::ErrorKind;
+        let reason = match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Closed => Reason::StoreUnavailable,
+            ErrorKind::OutcomeUnknown => Reason::OutcomeUnknown,
+            ErrorKind::Invalid | ErrorKind::Config => Reason::Invalid,
+            ErrorKind::Compacted { .. } => Reason::WatchOverrun,
+            ErrorKind::Full => Reason::StoreFull,
+            ErrorKind::Unsupported => Reason::Unsupported,
+            ErrorKind::Denied => Reason::StoreDenied,
+            ErrorKind::Corrupt => Reason::StoreCorrupt,
+            ErrorKind::Internal => Reason::Internal,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.reason.code())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A lock with a queue in order of arrival and a fencing token.
+//!
+//! Behaviour: `contract/lock.md`. The owner is the session of the caller; a lock is not re-entrant.
+
+use std::time::Duration;
+
+use crate::queue::Queues;
+use crate::{Backing, Caller, Error, Holding, Owner, Reason};
+
+/// A lock.
+#[derive(Debug)]
+pub struct Lock {
+    queues: Queues,
+}
+
+/// A [`Lock`] is the lock of this key.
+const KEY: &str = "";
+
+// === impl Lock ===
+
+impl Lock {
+    /// Opens the lock.
+    pub fn open(backing: Backing) -> Self {
+        Self { queues: Queues::new(backing) }
+    }
+
+    /// Takes the lock and returns its token, which is greater than all tokens before.
+    ///
+    /// Waits in the order of arrival: for ever without a `timeout`, not at all with zero, else until the `timeout` is
+    /// over, which is [`Reason::LockTimeout`]. [`Reason::Closed`] when the caller closes the primitive or its session
+    /// ends. Cancel safe: a dropped call leaves the queue, and gives back what it was granted.
+    pub async fn lock(&self, caller: &Caller, timeout: Option<Duration>) -> Result<u64, Error> {
+        self.queues.acquire(caller, &[KEY.to_owned()], timeout).await
+    }
+
+    /// Gives the lock back, or [`Reason::LockNotHeld`].
+    pub async fn unlock(&self, caller: &Caller) -> Result<(), Error> {
+        self.queues.release(caller.owner, &[KEY.to_owned()]).await
+    }
+
+    /// Returns the token of the holder, whoever it is, or [`Reason::LockFree`].
+    pub async fn token(&self) -> Result<u64, Error> {
+        let holder = self.queue(1).await?;
+        let free = || Error::new(Reason::LockFree, "nobody holds the lock");
+        Ok(holder.first().ok_or_else(free)?.token)
+    }
+
+    /// Returns the holder and the first waiters, at most `max` in all.
+    pub async fn queue(&self, max: usize) -> Result<Vec<Holding>, Error> {
+        self.queues.state(KEY, max).await
+    }
+
+    /// Gives back what a session holds that ended or closed the lock.
+    pub async fn release_all(&self, owner: Owner) {
+        self.queues.release_all(owner).await;
+    }
+}

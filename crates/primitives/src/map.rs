@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A map from text to bytes, with versions, times to live, transactions and locks per key.
+//!
+//! Behaviour: `contract/map.md`. This is the primitive to read first.
+//!
+//! The version of an entry is the revision that last wrote it, so versions grow, also across removal and insertion.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use atomix_kv::{Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write};
+use bytes::Bytes;
+
+use crate::backing::ROUNDS_MAX;
+use crate::expiry::{Expiry, is_expiry};
+use crate::queue::Queues;
+use crate::{Backing, Caller, Error, Events, Owner, QueueState, Reason, follow, keys};
+
+/// A map.
+#[derive(Debug)]
+pub struct Map {
+    backing: Backing,
+    expiry: Expiry,
+    locks: Queues,
+}
+
+/// A value and the version of the entry that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned {
+    /// The bytes.
+    pub value: Bytes,
+    /// Grows with every write of the map; never zero.
+    pub version: u64,
+}
+
+/// What a write of one key did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The version that the entry has now.
+    pub version: u64,
+    /// What it held before.
+    pub previous: Option<Versioned>,
+}
+
+/// A change of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The key.
+    pub key: String,
+    /// What happened to it.
+    pub change: EntryChange,
+}
+
+/// What happened to an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum EntryChange {
+    Inserted { value: Versioned },
+    Updated { value: Versioned, previous: Versioned },
+    Removed { value: Versioned, expired: bool },
+}
+
+/// One operation of a transaction. `prev_version` zero means "any".
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the calls")]
+pub enum Operation {
+    Put { key: String, value: Bytes, ttl: Option<Duration>, prev_version: u64 },
+    Insert { key: String, value: Bytes, ttl: Option<Duration> },
+    Update { key: String, value: Bytes, ttl: Option<Duration>, prev_version: u64 },
+    Remove { key: String, prev_version: u64 },
+}
+
+/// What an operation of a transaction did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// A put, an insert or an update.
+    Stored(Stored),
+    /// A removal, with what was removed.
+    Removed(Versioned),
+}
+
+// === impl Map ===
+
+impl Map {
+    /// Opens the map. Removes what is overdue before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        let remove = |key: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, key) }];
+        let expiry = Expiry::open(&backing, remove).await?;
+        let locks = Queues::new(backing.clone());
+        Ok(Self { backing, expiry, locks })
+    }
+
+    /// Returns the number of entries.
+    pub async fn size(&self) -> Result<u32, Error> {
+        self.backing.count(keys::all(keys::ENTRY)).await
+    }
+
+    /// Returns the entry of `key`, or [`Reason::KeyNotFound`].
+    pub async fn get(&self, key: &str) -> Result<Versioned, Error> {
+        self.backing.check_key(key)?;
+        let entry = self.backing.get(entry_key(key)).await?;
+        Ok(versioned(&entry.ok_or_else(Error::key_not_found)?))
+    }
+
+    /// Stores `value` under `key`, for `ttl` or for ever. With a `prev_version` above zero only if the entry has that
+    /// version, else [`Reason::VersionMismatch`].
+    ///
+    /// The same bytes again keep the version and make no event, but the entry lives for the new `ttl`.
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        prev_version: u64,
+    ) -> Result<Stored, Error> {
+        self.check(key, &value)?;
+        let at = entry_key(key);
+        for _ in 0..ROUNDS_MAX {
+            let other = Guard::ValueIsNot { key: at.clone(), value: value.clone() };
+            let guards = version_guard(&at, prev_version).into_iter().chain([other]).collect();
+            let outcome = self.store(key, &at, guards, value.clone(), ttl).await?;
+            if outcome.applied {
+                return Ok(stored(&outcome));
+            }
+            let Some(same) = outcome.reads[0].entry() else {
+                return Err(Error::version_mismatch());
+            };
+            if prev_version != 0 && same.modified.0 != prev_version {
+                return Err(Error::version_mismatch());
+            }
+            let txn = Txn::new()
+                .guard(Guard::ModifiedAt { key: at.clone(), revision: same.modified })
+                .write(self.expiry.write(key.as_bytes(), ttl));
+            let renewed = self.backing.commit(txn).await?;
+            if renewed.applied {
+                self.expiry.written(key.as_bytes(), ttl, renewed.revision).await;
+                return Ok(Stored { version: same.modified.0, previous: Some(versioned(same)) });
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Stores `value` under a `key` that is new, else [`Reason::KeyExists`].
+    pub async fn insert(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Stored, Error> {
+        self.check(key, &value)?;
+        let at = entry_key(key);
+        let outcome = self.store(key, &at, vec![Guard::Absent { key: at.clone() }], value, ttl).await?;
+        if outcome.applied { Ok(stored(&outcome)) } else { Err(Error::key_exists()) }
+    }
+
+    /// Replaces the value of a `key` that exists, else [`Reason::KeyNotFound`]; also by the same bytes. With a
+    /// `prev_version` above zero only if the entry has that version, else [`Reason::VersionMismatch`].
+    pub async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        prev_version: u64,
+    ) -> Result<Stored, Error> {
+        self.check(key, &value)?;
+        let at = entry_key(key);
+        let guard = version_guard(&at, prev_version).unwrap_or(Guard::Present { key: at.clone() });
+        let outcome = self.store(key, &at, vec![guard], value, ttl).await?;
+        if outcome.applied { Ok(stored(&outcome)) } else { Err(refusal(&outcome)) }
+    }
+
+    /// Removes the entry of `key` and returns what it held, or [`Reason::KeyNotFound`]. With a `prev_version` above
+    /// zero only if the entry has that version, else [`Reason::VersionMismatch`].
+    pub async fn remove(&self, key: &str, prev_version: u64) -> Result<Versioned, Error> {
+        self.backing.check_key(key)?;
+        let at = entry_key(key);
+        let txn = Txn {
+            guards: version_guard(&at, prev_version).into_iter().collect(),
+            writes: vec![Write::Delete { key: at.clone() }, self.expiry.write(key.as_bytes(), None)],
+            reads: vec![Read::Get { key: at }],
+            once: None,
+        };
+        let outcome = self.backing.commit(txn).await?;
+        if !outcome.applied {
+            return Err(refusal(&outcome));
+        }
+        let removed = outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
+        self.expiry.removed(key.as_bytes());
+        Ok(versioned(removed))
+    }
+
+    /// Removes all entries, in one step.
+    pub async fn clear(&self) -> Result<(), Error> {
+        let txn = Txn::new()
+            .write(Write::DeleteRange { range: keys::all(keys::ENTRY) })
+            .write(Write::DeleteRange { range: keys::all(keys::DEADLINE) });
+        self.backing.commit(txn).await?;
+        self.expiry.cleared();
+        Ok(())
+    }
+
+    /// Applies all `operations` or none. Each is checked against the state before the transaction, in order; the
+    /// first that does not fit decides the error. A key may be named once, else [`Reason::KeyRepeated`].
+    pub async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Done>, Error> {
+        self.backing.check_batch(operations.len())?;
+        for operation in &operations {
+            self.backing.check_key(operation.key())?;
+            self.backing.check_value(operation.value().map_or(&[], AsRef::as_ref))?;
+        }
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reads: Vec<Read> =
+            operations.iter().map(|operation| Read::Get { key: entry_key(operation.key()) }).collect();
+        for _ in 0..ROUNDS_MAX {
+            let before = self.backing.read(reads.clone()).await?;
+            let mut named = HashSet::new();
+            for (operation, found) in operations.iter().zip(&before.reads) {
+                if !named.insert(operation.key()) {
+                    return Err(Error::new(Reason::KeyRepeated, "a transaction names a key twice"));
+                }
+                operation.check(found.entry())?;
+            }
+            let mut txn = Txn::new();
+            for (operation, found) in operations.iter().zip(&before.reads) {
+                let key = entry_key(operation.key());
+                txn.guards.push(match found.entry() {
+                    Some(entry) => Guard::ModifiedAt { key: key.clone(), revision: entry.modified },
+                    None => Guard::Absent { key: key.clone() },
+                });
+                match operation.value() {
+                    Some(value) if !operation.repeats(found.entry()) => {
+                        txn.writes.push(Write::Put { key, value: value.clone() });
+                    }
+                    Some(_) => {}
+                    None => txn.writes.push(Write::Delete { key }),
+                }
+                txn.writes.push(self.expiry.write(operation.key().as_bytes(), operation.ttl()));
+            }
+            let outcome = self.backing.commit(txn).await?;
+            if outcome.applied {
+                let mut done = Vec::with_capacity(operations.len());
+                for (operation, found) in operations.iter().zip(&before.reads) {
+                    self.expiry.written(operation.key().as_bytes(), operation.ttl(), outcome.revision).await;
+                    done.push(operation.done(found.entry(), outcome.revision));
+                }
+                return Ok(done);
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Locks all `keys` or none, waiting in the order of arrival; see [`crate::Lock::lock`] for `timeout`. Cancel safe:
+    /// a dropped call leaves nothing behind.
+    pub async fn lock(
+        &self,
+        caller: &Caller,
+        keys: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        self.locks.acquire(caller, keys, timeout).await.map(drop)
+    }
+
+    /// Unlocks all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them.
+    pub async fn unlock(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
+        self.locks.release(caller.owner, keys).await
+    }
+
+    /// Gives back all locks of a session that ended or closed the map.
+    pub async fn release_all(&self, owner: Owner) {
+        self.locks.release_all(owner).await;
+    }
+
+    /// Lists locked keys with their holders and waiters, at most `max` keys.
+    pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
+        self.locks.list(max).await
+    }
+
+    /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.
+    pub async fn events(&self, caller: &Caller, only: Option<String>) -> Result<Events<Event>, Error> {
+        follow::changes(&self.backing, caller, move |commit| events(commit, only.as_deref())).await
+    }
+
+    /// Lists all entries; with `watch` goes on with the entry of every change, a removed one as it was last.
+    pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, Versioned)>, Error> {
+        let range: Range = keys::all(keys::ENTRY);
+        let shown = |change: &Change| change.current.as_ref().or(change.previous.as_ref()).and_then(listed);
+        follow::listing(&self.backing, caller, range, watch, listed, shown).await
+    }
+
+    fn check(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.backing.check_key(key)?;
+        self.backing.check_value(value)
+    }
+
+    /// Stores `value` with its TTL under `guards`; the one read of the outcome is the entry.
+    async fn store(
+        &self,
+        key: &str,
+        at: &Bytes,
+        guards: Vec<Guard>,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<Outcome, Error> {
+        let writes = vec![Write::Put { key: at.clone(), value }, self.expiry.write(key.as_bytes(), ttl)];
+        let txn = Txn { guards, writes, reads: vec![Read::Get { key: at.clone() }], once: None };
+        let outcome = self.backing.commit(txn).await?;
+        if outcome.applied {
+            self.expiry.written(key.as_bytes(), ttl, outcome.revision).await;
+        }
+        Ok(outcome)
+    }
+}
+
+// === impl Operation ===
+
+impl Operation {
+    fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. }
+            | Self::Insert { key, .. }
+            | Self::Update { key, .. }
+            | Self::Remove { key, .. } => key,
+        }
+    }
+
+    fn value(&self) -> Option<&Bytes> {
+        match self {
+            Self::Put { value, .. } | Self::Insert { value, .. } | Self::Update { value, .. } => Some(value),
+            Self::Remove { .. } => None,
+        }
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        match self {
+            Self::Put { ttl, .. } | Self::Insert { ttl, .. } | Self::Update { ttl, .. } => *ttl,
+            Self::Remove { .. } => None,
+        }
+    }
+
+    /// Tells whether this fits the entry that is there, by the rules of the single call.
+    fn check(&self, entry: Option<&Entry>) -> Result<(), Error> {
+        let version = |prev_version: u64, entry: &Entry| {
+            if prev_version == 0 || entry.modified.0 == prev_version {
+                Ok(())
+            } else {
+                Err(Error::version_mismatch())
+            }
+        };
+        match (self, entry) {
+            (Self::Put { prev_version: 0, .. } | Self::Insert { .. }, None) => Ok(()),
+            (Self::Put { .. }, None) => Err(Error::version_mismatch()),
+            (Self::Insert { .. }, Some(_)) => Err(Error::key_exists()),
+            (Self::Update { .. } | Self::Remove { .. }, None) => Err(Error::key_not_found()),
+            (
+                Self::Put { prev_version, .. }
+                | Self::Update { prev_version, .. }
+                | Self::Remove { prev_version, .. },
+                Some(entry),
+            ) => version(*prev_version, entry),
+        }
+    }
+
+    /// Tells whether this is a put of the bytes that are there.
+    fn repeats(&self, entry: Option<&Entry>) -> bool {
+        matches!((self, entry), (Self::Put { value, .. }, Some(entry)) if entry.value == value)
+    }
+
+    fn done(&self, before: Option<&Entry>, revision: Revision) -> Done {
+        let previous = before.map(versioned);
+        match (self, previous) {
+            (Self::Remove { .. }, Some(removed)) => Done::Removed(removed),
+            (_, Some(previous)) if self.repeats(before) => {
+                Done::Stored(Stored { version: previous.version, previous: Some(previous) })
+            }
+            (_, previous) => Done::Stored(Stored { version: revision.0, previous }),
+        }
+    }
+}
+
+fn entry_key(key: &str) -> Bytes {
+    keys::key(keys::ENTRY, key.as_bytes())
+}
+
+fn version_guard(key: &Bytes, prev_version: u64) -> Option<Guard> {
+    (prev_version != 0).then(|| Guard::ModifiedAt { key: key.clone(), revision: Revision(prev_version) })
+}
+
+/// Says why a transaction that needs an entry, of a version or any, was refused.
+fn refusal(outcome: &Outcome) -> Error {
+    match outcome.reads[0].entry() {
+        Some(_) => Error::version_mismatch(),
+        None => Error::key_not_found(),
+    }
+}
+
+pub(crate) fn versioned(entry: &Entry) -> Versioned {
+    Versioned { value: entry.value.clone(), version: entry.modified.0 }
+}
+
+fn stored(outcome: &Outcome) -> Stored {
+    Stored { version: outcome.revision.0, previous: outcome.writes[0].previous().map(versioned) }
+}
+
+fn listed(entry: &Entry) -> Option<(String, Versioned)> {
+    Some((keys::text(keys::ENTRY, &entry.key)?, versioned(entry)))
+}
+
+fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+    let expired = is_expiry(commit);
+    let event = |change: &Change| {
+        let key = keys::text(keys::ENTRY, &change.key)?;
+        if only.is_some_and(|only| only != key) {
+            return None;
+        }
+        let (previous, current) =
+            (change.previous.as_ref().map(versioned), change.current.as_ref().map(versioned));
+        let change = match (previous, current) {
+            (None, Some(value)) => EntryChange::Inserted { value },
+            (Some(previous), Some(value)) => EntryChange::Updated { value, previous },
+            (Some(value), None) => EntryChange::Removed { value, expired },
+            (None, None) => return None,
+        };
+        Some(Event { key, change })
+    };
+    commit.changes.iter().filter_map(event).collect()
+}

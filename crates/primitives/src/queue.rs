@@ -1,0 +1,662 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Locks as queues.
+//!
+//! A lock is a queue of stamps; the oldest stamp holds it. To ask for a lock is to stamp the queue and look who is
+//! first: one round trip when nobody else is there. To give it back, or up, is to delete the stamp. So order is the
+//! order of arrival, every grant has a token that only grows (the revision of its stamp), and nobody can be granted
+//! what they have given up. Several locks are asked for in one transaction, which puts all their stamps at one point
+//! of the order: two such calls can never wait for each other.
+//!
+//! Who waits is woken by one watch per keyspace, whatever their number, and only when its turn has come.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_env::WallTime;
+use atomix_kv::{Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::backing::{PAGE, ROUNDS_MAX};
+use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
+
+/// The locks of one keyspace, each named by a key.
+pub(crate) struct Queues {
+    shared: Arc<Shared>,
+}
+
+/// A lock and who wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueState {
+    /// The key that is locked; empty for a [`crate::Lock`].
+    pub key: String,
+    /// The holder first, then the waiters in order.
+    pub queue: Vec<Holding>,
+}
+
+/// A place in the queue of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    /// The session that has the place.
+    pub owner: Owner,
+    /// The token: grows from grant to grant.
+    pub token: u64,
+    /// When the place was taken, by the wall clock of its runtime.
+    pub since: WallTime,
+}
+
+struct Shared {
+    backing: Backing,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By the key of every stamp that a waiting call of this runtime has.
+    waiting: HashMap<Bytes, Arc<Waiter>>,
+    /// The queues as of the last commit that was followed; only while somebody waits.
+    mirror: Option<Mirror>,
+    following: bool,
+    /// The stamps of this runtime's sessions, held or waiting.
+    owned: HashMap<Owner, HashSet<Bytes>>,
+}
+
+struct Mirror {
+    revision: Revision,
+    /// By the prefix of each queue: stamps in the order of creation.
+    queues: HashMap<Bytes, BTreeMap<Revision, Bytes>>,
+}
+
+struct Waiter {
+    stamps: Vec<Stamp>,
+    /// The commit that made the stamps.
+    revision: Revision,
+    grant: Mutex<Option<oneshot::Sender<Result<(), Error>>>>,
+}
+
+#[derive(Clone)]
+struct Stamp {
+    queue: Bytes,
+    key: Bytes,
+}
+
+/// A place in queues that is given up when this is dropped, unless it was kept.
+struct Place {
+    shared: Arc<Shared>,
+    owner: Owner,
+    nonce: u64,
+    /// `None` until the store has told the keys.
+    stamps: Option<Vec<Bytes>>,
+    kept: bool,
+}
+
+/// How long the queues are still followed when nobody waits any more: long enough that a contended lock does not begin
+/// to follow anew at every hand-over.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts while the store does not answer.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+// === impl Queues ===
+
+impl Queues {
+    pub(crate) fn new(backing: Backing) -> Self {
+        Self { shared: Arc::new(Shared { backing, state: Mutex::default() }) }
+    }
+
+    /// Takes the locks of all `keys` and returns the token. Waits for at most `timeout`, else
+    /// [`Reason::LockTimeout`]; without a `timeout` for ever; with zero not at all.
+    pub(crate) async fn acquire(
+        &self,
+        caller: &Caller,
+        keys: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<u64, Error> {
+        let queues = self.queues(keys)?;
+        let shared = &self.shared;
+        if timeout == Some(Duration::ZERO) && shared.heads(&queues).await?.iter().any(Option::is_some) {
+            return Err(not_obtained());
+        }
+        if shared.state.lock().waiting.len() >= shared.backing.limits().waiters_max {
+            let max = shared.backing.limits().waiters_max;
+            return Err(Error::new(Reason::WaitersFull, format!("too many calls wait: max=`{max}`")));
+        }
+        let nonce = shared.backing.env().random();
+        let mut place =
+            Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
+        let (revision, stamps, first) = place.stand(&queues).await?;
+        if caller.closed.is_cancelled() {
+            return Err(Error::closed());
+        }
+        if first {
+            place.keep();
+            return Ok(revision.0);
+        }
+        if timeout == Some(Duration::ZERO) {
+            place.leave().await;
+            return Err(not_obtained());
+        }
+        let mut grant = shared.wait(stamps, revision);
+        let env = shared.backing.env();
+        let timer = async {
+            match timeout {
+                Some(timeout) => env.sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let granted = tokio::select! {
+            biased;
+            granted = &mut grant => granted,
+            () = caller.closed.cancelled() => Ok(Err(Error::closed())),
+            // The turn may have come in the very moment.
+            () = timer => grant.try_recv().map_or_else(|_| Ok(Err(not_obtained())), Ok),
+        };
+        match granted {
+            Ok(Ok(())) => {
+                place.keep();
+                Ok(revision.0)
+            }
+            Ok(Err(error)) => {
+                place.leave().await;
+                Err(error)
+            }
+            // The sender lives in the waiter, which is removed only after it was told.
+            Err(_) => Err(Error::new(Reason::Internal, "a waiting call was forgotten")),
+        }
+    }
+
+    /// Gives back the locks of all `keys`, or none and [`Reason::LockNotHeld`].
+    pub(crate) async fn release(&self, owner: Owner, keys: &[String]) -> Result<(), Error> {
+        let queues = self.queues(keys)?;
+        let shared = &self.shared;
+        for _ in 0..ROUNDS_MAX {
+            let mut txn = Txn::new();
+            for head in shared.heads(&queues).await? {
+                let held = head.filter(|head| Owner::decode(&head.value) == Some(owner));
+                let key = held.filter(|head| !shared.waits(&head.key)).ok_or_else(not_held)?.key;
+                txn.guards.push(Guard::Present { key: key.clone() });
+                txn.writes.push(Write::Delete { key });
+            }
+            let stamps: Vec<Bytes> = txn.guards.iter().map(guarded).collect();
+            if shared.backing.commit(txn).await?.applied {
+                shared.state.lock().disown(owner, &stamps);
+                return Ok(());
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Gives back whatever `owner` holds. Does not return before the store has confirmed it or was closed.
+    pub(crate) async fn release_all(&self, owner: Owner) {
+        let stamps: Vec<Bytes> = {
+            let mut state = self.shared.state.lock();
+            state.owned.remove(&owner).unwrap_or_default().into_iter().collect()
+        };
+        self.shared.delete(&stamps).await;
+    }
+
+    /// Returns the holder of the lock of `key` and the first waiters, at most `max` in all.
+    pub(crate) async fn state(&self, key: &str, max: usize) -> Result<Vec<Holding>, Error> {
+        let range = Range::prefix(queue(key));
+        let scan = Read::Scan { range, order: Order::Created, limit: max, keys_only: false };
+        let snapshot = self.shared.backing.read(vec![scan]).await?;
+        snapshot.reads[0].entries().iter().map(holding).collect()
+    }
+
+    /// Lists locks, at most `max` of them and as many waiters of each.
+    pub(crate) async fn list(&self, max: usize) -> Result<Vec<QueueState>, Error> {
+        let mut found = Vec::new();
+        let mut range = keys::all(keys::QUEUE);
+        while found.len() < max {
+            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: 1, keys_only: true };
+            let snapshot = self.shared.backing.read(vec![scan]).await?;
+            let Some(first) = snapshot.reads[0].entries().first() else {
+                break;
+            };
+            let (queue, key) = split(&first.key).ok_or_else(|| Error::damaged("lock"))?;
+            found.push(QueueState { queue: self.state(&key, max).await?, key });
+            match Range::prefix(queue).end {
+                Some(end) => range.start = end,
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names the queue of each key once, in the order of their names.
+    fn queues(&self, keys: &[String]) -> Result<Vec<Bytes>, Error> {
+        self.shared.backing.check_batch(keys.len())?;
+        if keys.is_empty() {
+            return Err(Error::invalid("no keys were named"));
+        }
+        for key in keys {
+            self.shared.backing.check_key(key)?;
+        }
+        let mut queues: Vec<Bytes> = keys.iter().map(|key| queue(key)).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        Ok(queues)
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues")
+            .field("waiting", &self.shared.state.lock().waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Stamps all `queues` and tells the commit, the stamps, and whether all of them are first.
+    async fn stand(&mut self, queues: &[Bytes]) -> Result<(Revision, Vec<Stamp>, bool), Error> {
+        let since = self.shared.backing.env().wall().since_unix();
+        let mut value = BytesMut::with_capacity(Owner::BYTES + 16);
+        value.put_slice(&self.owner.encode());
+        value.put_u64(self.nonce);
+        value.put_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let value = value.freeze();
+        let mut txn = Txn::new();
+        for queue in queues {
+            txn.writes.push(Write::Stamp { prefix: queue.clone(), value: value.clone() });
+            txn.reads.push(head(queue));
+        }
+        let outcome = match self.shared.backing.commit_raw(txn).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Only a stamp that may be there needs to be looked for.
+                self.kept = error.kind() != ErrorKind::OutcomeUnknown;
+                return Err(error.into());
+            }
+        };
+        let mut stamps = Vec::with_capacity(queues.len());
+        let mut first = true;
+        for ((queue, written), found) in queues.iter().zip(&outcome.writes).zip(&outcome.reads) {
+            let atomix_kv::Written::Stamped { key } = written else {
+                return Err(Error::new(Reason::Internal, "a stamp was answered as another write"));
+            };
+            first &= found.entries().first().is_some_and(|entry| entry.key == *key);
+            stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
+        }
+        let keys: Vec<Bytes> = stamps.iter().map(|stamp| stamp.key.clone()).collect();
+        self.shared.state.lock().owned.entry(self.owner).or_default().extend(keys.iter().cloned());
+        self.stamps = Some(keys);
+        Ok((outcome.revision, stamps, first))
+    }
+
+    /// Keeps the place after this value is gone.
+    fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// Gives the place up and waits until that is done.
+    async fn leave(mut self) {
+        self.kept = true;
+        self.shared.leave(self.owner, self.nonce, self.stamps.take()).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (owner, nonce, stamps) = (self.owner, self.nonce, self.stamps.take());
+        let shared = Arc::clone(&self.shared);
+        // The waiter goes at once, so that it is not counted and not granted any more.
+        shared.state.lock().unwait(stamps.iter().flatten());
+        let env = shared.backing.env().clone();
+        env.spawn(async move { shared.leave(owner, nonce, stamps).await });
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn heads(&self, queues: &[Bytes]) -> Result<Vec<Option<Entry>>, Error> {
+        let snapshot = self.backing.read(queues.iter().map(head).collect()).await?;
+        Ok(snapshot.reads.iter().map(|found| found.entries().first().cloned()).collect())
+    }
+
+    fn waits(&self, stamp: &Bytes) -> bool {
+        self.state.lock().waiting.contains_key(stamp)
+    }
+
+    /// Deletes a place. Without `stamps` it is looked for by its nonce.
+    async fn leave(&self, owner: Owner, nonce: u64, stamps: Option<Vec<Bytes>>) {
+        let stamps = match stamps {
+            Some(stamps) => stamps,
+            None => self.find(owner, nonce).await,
+        };
+        {
+            let mut state = self.state.lock();
+            state.unwait(&stamps);
+            state.disown(owner, &stamps);
+        }
+        self.delete(&stamps).await;
+    }
+
+    /// Finds the stamps of a place whose commit was not answered.
+    async fn find(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
+        let mut retry = RETRY_MIN;
+        let mut range = keys::all(keys::QUEUE);
+        let mut found = Vec::new();
+        loop {
+            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
+            match self.backing.read_raw(vec![scan]).await {
+                Ok(snapshot) => {
+                    let entries = snapshot.reads[0].entries();
+                    let mine = |entry: &&Entry| {
+                        Owner::decode(&entry.value) == Some(owner)
+                            && entry.value.get(Owner::BYTES..Owner::BYTES + 8)
+                                == Some(&nonce.to_be_bytes()[..])
+                    };
+                    found.extend(entries.iter().filter(mine).map(|entry| entry.key.clone()));
+                    match entries.last() {
+                        Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
+                        Some(_) | None => return found,
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Closed => return found,
+                Err(_) => self.pause(&mut retry).await,
+            }
+        }
+    }
+
+    /// Deletes stamps, however often the store has to be asked.
+    async fn delete(&self, stamps: &[Bytes]) {
+        for chunk in stamps.chunks(PAGE) {
+            let mut retry = RETRY_MIN;
+            loop {
+                let writes = chunk.iter().map(|key| Write::Delete { key: key.clone() }).collect();
+                match self.backing.commit_raw(Txn { writes, ..Txn::default() }).await {
+                    Ok(_) => break,
+                    Err(error) if error.kind() == ErrorKind::Closed => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "a lock cannot be given back, trying again");
+                        self.pause(&mut retry).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pause(&self, retry: &mut Duration) {
+        let env = self.backing.env();
+        env.sleep(env.jitter(*retry)).await;
+        *retry = (*retry * 2).min(RETRY_MAX);
+    }
+
+    /// Registers a waiting call and makes sure that the queues are followed.
+    fn wait(
+        self: &Arc<Self>,
+        stamps: Vec<Stamp>,
+        revision: Revision,
+    ) -> oneshot::Receiver<Result<(), Error>> {
+        let (sender, receiver) = oneshot::channel();
+        let waiter = Arc::new(Waiter { stamps, revision, grant: Mutex::new(Some(sender)) });
+        let mut state = self.state.lock();
+        for stamp in &waiter.stamps {
+            state.waiting.insert(stamp.key.clone(), Arc::clone(&waiter));
+        }
+        state.look(&waiter);
+        if !std::mem::replace(&mut state.following, true) {
+            let shared = Arc::clone(self);
+            self.backing.env().spawn(async move { shared.follow().await });
+        }
+        receiver
+    }
+
+    /// Follows the queues until nobody has waited for a while.
+    async fn follow(&self) {
+        let mut retry = RETRY_MIN;
+        loop {
+            match self.mirror().await {
+                Ok(()) => return,
+                Err(error) if error.reason() == Reason::WatchOverrun => retry = RETRY_MIN,
+                Err(error) => {
+                    tracing::warn!(%error, "the queues of a lock cannot be followed, trying again");
+                    self.pause(&mut retry).await;
+                }
+            }
+            let mut state = self.state.lock();
+            state.mirror = None;
+            if state.waiting.is_empty() {
+                state.following = false;
+                return;
+            }
+        }
+    }
+
+    /// Reads the queues and follows them. Ends without an error when nobody waits any more.
+    async fn mirror(&self) -> Result<(), Error> {
+        let (mut watch, _) = follow::begin(&self.backing).await?;
+        let mirror = self.load().await?;
+        self.state.lock().install(mirror);
+        loop {
+            let linger = self.backing.env().sleep(LINGER);
+            tokio::select! {
+                biased;
+                item = watch.next() => self.advance(item)?,
+                () = linger => {
+                    let mut state = self.state.lock();
+                    if state.waiting.is_empty() {
+                        state.mirror = None;
+                        state.following = false;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance(&self, item: Option<Result<WatchItem, atomix_kv::Error>>) -> Result<(), Error> {
+        let ended = || Error::new(Reason::StoreUnavailable, "the watch of the queues ended");
+        if let WatchItem::Commit(commit) = item.ok_or_else(ended)?? {
+            self.state.lock().apply(&commit);
+        }
+        Ok(())
+    }
+
+    /// Reads all queues at one moment.
+    async fn load(&self) -> Result<Mirror, Error> {
+        let mut retry = RETRY_MIN;
+        'again: loop {
+            let mut range = keys::all(keys::QUEUE);
+            let mut mirror: Option<Mirror> = None;
+            loop {
+                let scan = Read::Scan {
+                    range: range.clone(),
+                    order: Order::Key,
+                    limit: usize::MAX,
+                    keys_only: true,
+                };
+                let snapshot = self.backing.read(vec![scan]).await?;
+                let mirror = mirror
+                    .get_or_insert_with(|| Mirror { revision: snapshot.revision, queues: HashMap::new() });
+                if mirror.revision != snapshot.revision {
+                    // Pages of different moments are no state of the queues.
+                    self.pause(&mut retry).await;
+                    continue 'again;
+                }
+                let entries = snapshot.reads[0].entries();
+                for entry in entries {
+                    mirror.insert(entry)?;
+                }
+                match entries.last() {
+                    Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
+                    Some(_) | None => break,
+                }
+            }
+            if let Some(mirror) = mirror {
+                return Ok(mirror);
+            }
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn disown(&mut self, owner: Owner, stamps: &[Bytes]) {
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            for stamp in stamps {
+                owned.remove(stamp);
+            }
+            if owned.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
+    }
+
+    fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
+        for stamp in stamps {
+            self.waiting.remove(stamp);
+        }
+    }
+
+    fn install(&mut self, mirror: Mirror) {
+        self.mirror = Some(mirror);
+        let waiters: Vec<Arc<Waiter>> = self.waiting.values().cloned().collect();
+        for waiter in waiters {
+            self.look(&waiter);
+        }
+    }
+
+    fn apply(&mut self, commit: &Commit) {
+        let Some(mirror) = &mut self.mirror else { return };
+        if commit.revision <= mirror.revision {
+            return;
+        }
+        mirror.revision = commit.revision;
+        let mut touched = Vec::new();
+        for change in &commit.changes {
+            let Some((queue, _)) = split(&change.key) else {
+                continue;
+            };
+            match (&change.previous, &change.current) {
+                (None, Some(entry)) => {
+                    mirror.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
+                }
+                (Some(entry), None) => {
+                    if let Some(stamps) = mirror.queues.get_mut(&queue) {
+                        stamps.remove(&entry.created);
+                        if stamps.is_empty() {
+                            mirror.queues.remove(&queue);
+                        }
+                    }
+                    touched.push((queue, change.key.clone()));
+                }
+                _ => {}
+            }
+        }
+        for (queue, gone) in touched {
+            if let Some(waiter) = self.waiting.get(&gone).cloned() {
+                self.tell(&waiter, Err(taken_away()));
+            }
+            let head = self.mirror.as_ref().and_then(|mirror| mirror.head(&queue));
+            if let Some(waiter) = head.and_then(|head| self.waiting.get(head)).cloned() {
+                self.look(&waiter);
+            }
+        }
+    }
+
+    /// Grants a waiter whose turn has come, or tells it that its place is gone.
+    fn look(&mut self, waiter: &Arc<Waiter>) {
+        let Some(mirror) = &self.mirror else { return };
+        if mirror.revision < waiter.revision {
+            return;
+        }
+        if waiter.stamps.iter().all(|stamp| mirror.head(&stamp.queue) == Some(&stamp.key)) {
+            self.tell(waiter, Ok(()));
+        } else if !waiter.stamps.iter().all(|stamp| mirror.holds(stamp, waiter.revision)) {
+            self.tell(waiter, Err(taken_away()));
+        }
+    }
+
+    fn tell(&mut self, waiter: &Waiter, answer: Result<(), Error>) {
+        self.unwait(waiter.stamps.iter().map(|stamp| &stamp.key));
+        if let Some(grant) = waiter.grant.lock().take() {
+            // A call that is gone gives its place up by itself.
+            drop(grant.send(answer));
+        }
+    }
+}
+
+// === impl Mirror ===
+
+impl Mirror {
+    fn insert(&mut self, entry: &Entry) -> Result<(), Error> {
+        let (queue, _) = split(&entry.key).ok_or_else(|| Error::damaged("lock"))?;
+        self.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
+        Ok(())
+    }
+
+    fn head(&self, queue: &Bytes) -> Option<&Bytes> {
+        Some(self.queues.get(queue)?.first_key_value()?.1)
+    }
+
+    fn holds(&self, stamp: &Stamp, created: Revision) -> bool {
+        self.queues.get(&stamp.queue).is_some_and(|stamps| stamps.contains_key(&created))
+    }
+}
+
+/// Returns the prefix of the stamps of the lock of `key`. No such prefix is the beginning of another.
+fn queue(key: &str) -> Bytes {
+    let mut prefix = BytesMut::with_capacity(5 + key.len());
+    prefix.put_u8(keys::QUEUE);
+    prefix.put_u32(u32::try_from(key.len()).expect("keys are bounded"));
+    prefix.put_slice(key.as_bytes());
+    prefix.freeze()
+}
+
+/// Splits the key of a stamp into the prefix of its queue and the key that is locked.
+fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
+    let (len, rest) =
+        keys::rest(keys::QUEUE, stamp)?.split_first_chunk().map(|(len, rest)| (*len, rest.len()))?;
+    let len = u32::from_be_bytes(len) as usize;
+    (rest >= len).then_some(())?;
+    let key = String::from_utf8(stamp[5..5 + len].to_vec()).ok()?;
+    Some((stamp.slice(..5 + len), key))
+}
+
+fn head(queue: &Bytes) -> Read {
+    Read::Scan { range: Range::prefix(queue.clone()), order: Order::Created, limit: 1, keys_only: false }
+}
+
+fn guarded(guard: &Guard) -> Bytes {
+    match guard {
+        Guard::Absent { key }
+        | Guard::Present { key }
+        | Guard::CreatedAt { key, .. }
+        | Guard::ModifiedAt { key, .. }
+        | Guard::ValueIs { key, .. }
+        | Guard::ValueIsNot { key, .. } => key.clone(),
+    }
+}
+
+fn holding(entry: &Entry) -> Result<Holding, Error> {
+    let owner = Owner::decode(&entry.value).ok_or_else(|| Error::damaged("lock"))?;
+    let since = entry.value.get(Owner::BYTES + 8..).and_then(|rest| rest.first_chunk()).copied();
+    let since = Duration::from_millis(u64::from_be_bytes(since.ok_or_else(|| Error::damaged("lock"))?));
+    Ok(Holding { owner, token: entry.created.0, since: WallTime::from_unix(since) })
+}
+
+fn not_obtained() -> Error {
+    Error::new(Reason::LockTimeout, "the lock was not obtained in time")
+}
+
+fn not_held() -> Error {
+    Error::new(Reason::LockNotHeld, "this session does not hold the lock")
+}
+
+fn taken_away() -> Error {
+    Error::new(Reason::Closed, "the place in the queue was taken away")
+}
