@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The effective configuration. Its tables are described in `schema`; a test holds the two together.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Duration, Limits, Listen, Object, Routes, redact};
+
+/// Everything that can be configured. [`Config::default`] equals loading nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Addresses of the primitive services. May be empty if `control` is not.
+    pub listen: Vec<Listen>,
+    /// Addresses of the control services. May be empty if `listen` is not.
+    pub control: Vec<Listen>,
+    /// Stores that are connected at start. An empty list leaves connecting to the control services.
+    pub stores: Vec<StoreConfig>,
+    /// Which primitive lives in which store.
+    #[serde(skip_serializing_if = "Routes::is_absent")]
+    pub routes: Routes,
+    /// Who owns locks, candidacies and handles.
+    pub sessions: Sessions,
+    /// Bounds on everything that a client can fill.
+    pub limits: Limits,
+    /// How the process stops.
+    pub drain: Drain,
+    /// What is logged and how.
+    pub log: Log,
+}
+
+/// Names a store. Compared exactly; both parts may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoreId {
+    /// The namespace, often empty outside Kubernetes.
+    #[serde(default)]
+    pub namespace: String,
+    /// The name within the namespace.
+    pub name: String,
+}
+
+/// Names a driver. Compared exactly.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DriverId {
+    /// The name, such as `memory`.
+    pub name: String,
+    /// The version of the driver's interface, such as `v1`.
+    pub version: String,
+}
+
+/// A store to connect at start.
+///
+/// Its `Debug` form hides what looks like a secret in `config`.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoreConfig {
+    /// The namespace of the store's identity.
+    #[serde(default)]
+    pub namespace: String,
+    /// The name of the store's identity.
+    pub name: String,
+    /// The driver that makes the store.
+    pub driver: DriverId,
+    /// The driver's own configuration; the driver checks it.
+    #[serde(default)]
+    pub config: Object,
+}
+
+/// Settings of sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Sessions {
+    /// Who a caller without a session of its own is.
+    pub identity: Identity,
+}
+
+/// Says who owns what a caller without a session of its own takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// The caller's connection: what it owns is released when the connection ends.
+    #[default]
+    Connection,
+    /// The runtime: all callers are one owner, as in the original.
+    Runtime,
+}
+
+/// Settings of the stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Drain {
+    /// Time that calls in flight have to end after the signal to stop.
+    pub grace: Duration,
+}
+
+/// Settings of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// A level of the log, each including the ones before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What needs an operator.
+    Error,
+    /// What may soon need one.
+    Warn,
+    /// What changes the state of the process.
+    #[default]
+    Info,
+    /// What explains a call.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Loopback: nothing is offered to a network that nobody asked for.
+            listen: vec![Listen::tcp("127.0.0.1", 5678)],
+            control: vec![Listen::tcp("127.0.0.1", 5679)],
+            stores: vec![StoreConfig::memory()],
+            routes: Routes::Absent,
+            sessions: Sessions::default(),
+            limits: Limits::default(),
+            drain: Drain::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+// === impl StoreId ===
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl DriverId ===
+
+impl fmt::Display for DriverId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.version)
+    }
+}
+
+// === impl StoreConfig ===
+
+impl StoreConfig {
+    /// Returns the store of a runtime without any configuration: in memory, named `memory`.
+    pub fn memory() -> Self {
+        Self {
+            namespace: String::new(),
+            name: "memory".to_owned(),
+            driver: DriverId { name: "memory".to_owned(), version: "v1".to_owned() },
+            config: Object::new(),
+        }
+    }
+
+    /// Returns the store's identity.
+    pub fn id(&self) -> StoreId {
+        StoreId { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("namespace", &self.namespace)
+            .field("name", &self.name)
+            .field("driver", &self.driver)
+            .field("config", &redact::object(&self.config))
+            .finish()
+    }
+}
+
+// === impl Drain ===
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { grace: Duration::new(std::time::Duration::from_secs(10)) }
+    }
+}
+
+// === impl LogLevel ===
+
+impl LogLevel {
+    /// Returns the level as it is written in a file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

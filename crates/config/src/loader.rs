@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Puts the layers together.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::mem::discriminant;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::check::Check;
+use crate::nearest::join;
+use crate::routes::{Mixed, is_seed};
+use crate::schema::{ROOT, ROUTES, SEED_ROUTER, SEED_ROUTES, SEED_SERVER, Shape};
+use crate::{Config, Error, Listen, Origin, Problem, StoreConfig, StoreId, Warning, origin, parse, render};
+
+/// Loads a configuration from its layers. Nothing is read before [`Loader::load`], and nothing but the named file.
+#[derive(Debug, Clone, Default)]
+pub struct Loader {
+    file: Option<PathBuf>,
+    env: Vec<(OsString, OsString)>,
+    reserved: HashSet<String>,
+    flags: Vec<(String, String)>,
+}
+
+/// A configuration that holds, and what to tell the operator about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The effective configuration.
+    pub config: Config,
+    /// What is allowed but is probably not meant.
+    pub warnings: Vec<Warning>,
+    origins: BTreeMap<String, Origin>,
+}
+
+/// The values set so far and where each came from. The key of `origins` is the path of a value that is merged as a
+/// whole, and of each value within it.
+#[derive(Default)]
+struct Layers {
+    root: Map<String, Value>,
+    origins: BTreeMap<String, Origin>,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+const PREFIX: &str = "ATOMIX_";
+
+/// Variables that the original's injector and SDKs put into the environment of every container of a pod, and the
+/// setting that does what they did here.
+const FOREIGN: [(&str, Option<&str>); 5] = [
+    ("ATOMIX_DEBUG", Some("log.level")),
+    ("ATOMIX_NAMESPACE", None),
+    ("ATOMIX_RUNTIME", None),
+    ("ATOMIX_RUNTIME_HOST", None),
+    ("ATOMIX_RUNTIME_PORT", None),
+];
+
+// === impl Loader ===
+
+impl Loader {
+    /// Makes a loader of the defaults alone.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads this file, YAML or TOML by its extension. A file that is not there is an error.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// Uses the variables whose names begin with `ATOMIX_`, for example of `std::env::vars_os()`.
+    ///
+    /// An unknown one is an error, except those that the original's injector sets and those that Kubernetes sets
+    /// for each service (`ATOMIX_PORT_5678_TCP`).
+    #[must_use]
+    pub fn env<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.env.extend(variables.filter(|(name, _)| ours(name)));
+        self
+    }
+
+    /// Leaves variables alone that the program reads itself, such as the one that names the file.
+    #[must_use]
+    pub fn reserve_env<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.reserved.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Uses these pairs of key path and value. The later of two equal keys wins; for lists of texts they add up.
+    #[must_use]
+    pub fn flags<K: Into<String>, V: Into<String>>(
+        mut self,
+        flags: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.flags.extend(flags.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Reads all layers and checks the result. Fails with everything that is wrong, not only with the first of it.
+    pub fn load(self) -> Result<Loaded, Error> {
+        let mut layers = Layers::default();
+        if let Some(path) = &self.file {
+            let origin = Origin::File(path.display().to_string());
+            match parse::file(path) {
+                Ok(table) => layers.file(table, &origin),
+                Err(problem) => layers.problems.push(problem),
+            }
+        }
+        layers.env(self.env, &self.reserved);
+        layers.flags(self.flags);
+        layers.finish()
+    }
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Returns the configuration as YAML, each value with its origin in a comment. What looks like a secret in the
+    /// `config` of a store is hidden; all else reads back as the same configuration.
+    pub fn render_with_origins(&self) -> String {
+        render::yaml(&self.config, &self.origins)
+    }
+
+    /// Returns where the value at a key path (such as `limits.batch-max` or `stores[0].name`) came from.
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.origins.get(key).unwrap_or(&Origin::Default)
+    }
+}
+
+// === impl Layers ===
+
+impl Layers {
+    fn file(&mut self, mut table: Map<String, Value>, origin: &Origin) {
+        if let Some(server) = table.remove("server") {
+            self.seed_server(&server, origin);
+        }
+        if let Some(router) = table.remove("router") {
+            self.seed_router(&router, table.contains_key("routes"), origin);
+        }
+        if let Some(checked) = self.check(origin).value(&Shape::Table(ROOT), "", &Value::Object(table)) {
+            self.lay(&Shape::Table(ROOT), "", &checked, origin);
+        }
+    }
+
+    fn env(&mut self, mut variables: Vec<(OsString, OsString)>, reserved: &HashSet<String>) {
+        // The order of an environment means nothing; sorted, a table comes before its keys.
+        variables.sort();
+        for (name, value) in variables {
+            let (Some(name), value) = (name.to_str(), value.to_str()) else {
+                let key = origin::printable(&name.to_string_lossy());
+                let origin = Origin::Env(key.clone());
+                self.problems.push(Problem::UnknownKey { key, nearest: None, origin });
+                continue;
+            };
+            if let Some((name, instead)) = FOREIGN.into_iter().find(|(foreign, _)| *foreign == name) {
+                self.warnings.extend(instead.map(|instead| Warning::VariableWithoutEffect { name, instead }));
+                continue;
+            }
+            if reserved.contains(name) || is_service_link(name) {
+                continue;
+            }
+            let origin = Origin::Env(name.to_owned());
+            let key = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase().replace('_', "-");
+            let segments: Vec<&str> = key.split("--").collect();
+            match value {
+                Some(value) => self.assign(&segments, &[value], &origin),
+                None => self.problems.push(Problem::Syntax {
+                    key: Some(origin::printable(&segments.join("."))),
+                    reason: "the value is not UTF-8".to_owned(),
+                    origin,
+                }),
+            }
+        }
+    }
+
+    fn flags(&mut self, flags: Vec<(String, String)>) {
+        let mut grouped: Vec<(String, Vec<String>)> = Vec::new();
+        for (key, value) in flags {
+            match grouped.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, values)) => values.push(value),
+                None => grouped.push((key, vec![value])),
+            }
+        }
+        for (key, values) in grouped {
+            let segments: Vec<&str> = key.split('.').collect();
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            self.assign(&segments, &values, &Origin::Flag(key.clone()));
+        }
+    }
+
+    /// Sets one key to a text, or a list of texts to all of them.
+    fn assign(&mut self, segments: &[&str], texts: &[&str], origin: &Origin) {
+        let last = texts.last().copied().unwrap_or_default();
+        if let ["router", "routes"] = segments {
+            let routes = self.check(origin).text(&SEED_ROUTES, "router.routes", last);
+            return self.seed_routes(routes, self.has_routes(origin), origin);
+        }
+        let (mut settings, mut path) = (ROOT, String::new());
+        for (index, segment) in segments.iter().enumerate() {
+            let Some(setting) = settings.iter().find(|setting| setting.key == *segment) else {
+                return self.check(origin).unknown(settings, &path, &segments[index..].join("."));
+            };
+            path = join(&path, segment);
+            match (setting.shape, &segments[index + 1..]) {
+                (shape, []) => {
+                    let several = matches!(shape, Shape::List(Shape::Scalar(_))) && texts.len() > 1;
+                    let text = if several { texts.join(",") } else { last.to_owned() };
+                    if path == "routes" && self.has_routes(origin) {
+                        return self.routes_twice(origin);
+                    }
+                    if let Some(value) = self.check(origin).text(&shape, &path, &text) {
+                        self.lay(&shape, &path, &value, origin);
+                    }
+                }
+                (Shape::Table(inner), _) => settings = inner,
+                (Shape::List(_) | Shape::Object | Shape::Scalar(_), rest) => {
+                    return self.check(origin).unknown(&[], &path, &rest.join("."));
+                }
+            }
+        }
+    }
+
+    fn check<'a>(&'a mut self, origin: &'a Origin) -> Check<'a> {
+        Check { origin, problems: &mut self.problems }
+    }
+
+    /// Reports the keys of the original proxy's `server` table. An empty one changes nothing.
+    fn seed_server(&mut self, server: &Value, origin: &Origin) {
+        let Value::Object(server) = server else {
+            return self.check(origin).unknown(&[], "", "server");
+        };
+        for key in server.keys() {
+            match SEED_SERVER.iter().find(|(seed, _)| seed == key) {
+                Some((_, replacement)) => self.problems.push(Problem::Replaced {
+                    key: format!("server.{key}"),
+                    replacement: *replacement,
+                    origin: origin.clone(),
+                }),
+                None => self.check(origin).unknown(&[], "server", key),
+            }
+        }
+    }
+
+    /// Reads the original proxy's `router` table, whose `routes` are routes of the seed style.
+    fn seed_router(&mut self, router: &Value, twice: bool, origin: &Origin) {
+        let checked = self.check(origin).value(&Shape::Table(SEED_ROUTER), "router", router);
+        let inner = checked.and_then(|mut table| table.get_mut("routes").map(Value::take));
+        self.seed_routes(inner, twice, origin);
+    }
+
+    fn seed_routes(&mut self, routes: Option<Value>, twice: bool, origin: &Origin) {
+        let Some(mut routes) = routes else { return };
+        if twice {
+            return self.routes_twice(origin);
+        }
+        // The place in the file tells the style, also of a route without tags and services.
+        for route in routes.as_array_mut().into_iter().flatten() {
+            if let Value::Object(route) = route {
+                route.entry("tags").or_insert_with(|| Value::Array(Vec::new()));
+            }
+        }
+        self.set(&ROUTES, "routes", &routes, origin);
+    }
+
+    /// Returns whether the same layer has set the routes already, under whichever name.
+    fn has_routes(&self, origin: &Origin) -> bool {
+        self.origins.get("routes").is_some_and(|other| discriminant(other) == discriminant(origin))
+    }
+
+    fn routes_twice(&mut self, origin: &Origin) {
+        self.problems.push(Problem::KeyTwice {
+            key: "routes",
+            other: "router.routes",
+            origin: origin.clone(),
+        });
+    }
+
+    /// Lays a checked value over what is there: tables key by key, all else as a whole.
+    fn lay(&mut self, shape: &Shape, path: &str, value: &Value, origin: &Origin) {
+        match (shape, value) {
+            (Shape::Table(settings), Value::Object(table)) => {
+                for setting in *settings {
+                    if let Some(value) = table.get(setting.key) {
+                        self.lay(&setting.shape, &join(path, setting.key), value, origin);
+                    }
+                }
+            }
+            (Shape::Table(_) | Shape::List(_) | Shape::Object | Shape::Scalar(_), _) => {
+                self.set(shape, path, value, origin);
+            }
+        }
+    }
+
+    /// Sets a value that is replaced as a whole.
+    fn set(&mut self, shape: &Shape, path: &str, value: &Value, origin: &Origin) {
+        let mut segments: Vec<&str> = path.split('.').collect();
+        let Some(last) = segments.pop() else { return };
+        let mut table = &mut self.root;
+        for segment in segments {
+            let inner = table.entry(segment).or_insert_with(|| Value::Object(Map::new()));
+            // Invariant: `path` leads through tables of the schema only, and those are merged, never set.
+            table = inner.as_object_mut().expect("a table of the schema is a table");
+        }
+        table.insert(last.to_owned(), value.clone());
+        // What an earlier layer said about the items of a list went with the list.
+        let items = format!("{path}[");
+        self.origins.retain(|key, _| !key.starts_with(&items));
+        record(&mut self.origins, shape, path, value, origin);
+    }
+
+    fn finish(mut self) -> Result<Loaded, Error> {
+        let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
+        if let Some(Value::Array(routes)) = self.root.get("routes") {
+            let has = |route: &Value, key: &str| route.get(key).is_some();
+            let keys = |route: &Value| (has(route, "tags") || has(route, "services"), has(route, "rules"));
+            if let Err(Mixed { seed, later }) = is_seed(routes.iter().map(keys)) {
+                let origin = origin("routes");
+                self.problems.push(Problem::RoutesMixed { seed, later, origin });
+            }
+        }
+        Error::check(self.problems)?;
+        // The schema lets nothing else through; should it differ from the types, the operator gets an error.
+        let config: Config = serde_json::from_value(Value::Object(self.root)).map_err(|error| {
+            Problem::Syntax { key: None, reason: error.to_string(), origin: Origin::Default }
+        })?;
+        Error::check(contradictions(&config, &origin))?;
+        let mut warnings = self.warnings;
+        warnings.extend(routes_to_nowhere(&config));
+        warnings.extend(limits_without_effect(&config, &origin));
+        Ok(Loaded { config, warnings, origins: self.origins })
+    }
+}
+
+/// Notes where a value and each value within it came from.
+fn record(origins: &mut BTreeMap<String, Origin>, shape: &Shape, path: &str, value: &Value, origin: &Origin) {
+    origins.insert(path.to_owned(), origin.clone());
+    match (shape, value) {
+        (Shape::Table(settings), Value::Object(table)) => {
+            for setting in *settings {
+                if let Some(value) = table.get(setting.key) {
+                    record(origins, &setting.shape, &join(path, setting.key), value, origin);
+                }
+            }
+        }
+        (Shape::List(item @ Shape::Table(_)), Value::Array(items)) => {
+            for (index, value) in items.iter().enumerate() {
+                record(origins, item, &format!("{path}[{index}]"), value, origin);
+            }
+        }
+        // Lists of texts and free objects are printed on one line: one origin serves.
+        (Shape::Table(_) | Shape::List(_) | Shape::Object | Shape::Scalar(_), _) => {}
+    }
+}
+
+/// Returns whether Kubernetes sets such a variable for a service whose name begins with `atomix`.
+fn is_service_link(name: &str) -> bool {
+    let name = name.strip_prefix("ATOMIX").unwrap_or(name);
+    let by_port = |(_, tail): (&str, &str)| {
+        let mut words = tail.split('_');
+        let number = words
+            .next()
+            .is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()));
+        number && words.next().is_some_and(|word| matches!(word, "TCP" | "UDP" | "SCTP"))
+    };
+    // A name of ours has two underscores between levels, one of Kubernetes hardly ever.
+    !name.contains("__")
+        && (name.ends_with("_SERVICE_HOST")
+            || name.ends_with("_PORT")
+            || name.contains("_SERVICE_PORT_")
+            || name.split_once("_PORT_").is_some_and(by_port))
+}
+
+/// Returns what is wrong with values that are each allowed for themselves.
+fn contradictions(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if config.listen.is_empty() && config.control.is_empty() {
+        problems.push(Problem::NothingListens);
+    }
+    for (key, addresses) in [("listen", &config.listen), ("control", &config.control)] {
+        let mut seen = HashSet::new();
+        // Port 0 takes another port each time.
+        let fixed = addresses.iter().filter(|address| !matches!(address, Listen::Tcp { port: 0, .. }));
+        for address in fixed.filter(|address| !seen.insert(*address)) {
+            problems.push(Problem::ListenTwice {
+                key,
+                address: origin::printable(&address.to_string()),
+                origin: origin(key),
+            });
+        }
+    }
+    let mut seen = HashSet::new();
+    for store in config.stores.iter().map(StoreConfig::id) {
+        if !seen.insert(store.clone()) {
+            let origin = origin("stores");
+            problems.push(Problem::StoreTwice { store, origin });
+        }
+    }
+    problems
+}
+
+fn routes_to_nowhere(config: &Config) -> Vec<Warning> {
+    let stores: HashSet<_> = config.stores.iter().map(StoreConfig::id).collect();
+    let routes = config.routes.stores().into_iter().enumerate();
+    let absent = routes.filter(|(_, store)| !stores.contains(*store));
+    let warning = |(index, store): (usize, &StoreId)| Warning::RouteStoreAbsent {
+        key: format!("routes[{index}]"),
+        store: store.clone(),
+    };
+    absent.map(warning).collect()
+}
+
+/// Warns only of limits that somebody set: to lower one limit below the default of another is no mistake.
+fn limits_without_effect(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Warning> {
+    let limits = &config.limits;
+    let pairs = [
+        (
+            "value-bytes-max",
+            limits.value_bytes_max.bytes(),
+            "message-bytes-max",
+            limits.message_bytes_max.bytes(),
+        ),
+        (
+            "stream-window",
+            limits.stream_window.bytes(),
+            "connection-window",
+            limits.connection_window.bytes(),
+        ),
+        (
+            "connections-per-peer-max",
+            limits.connections_per_peer_max.into(),
+            "connections-max",
+            limits.connections_max.into(),
+        ),
+        (
+            "stream-send-bytes-max",
+            limits.stream_send_bytes_max.bytes(),
+            "connection-send-bytes-max",
+            limits.connection_send_bytes_max.bytes(),
+        ),
+    ];
+    let idle = |(key, limit, _, other): &(&str, u64, &str, u64)| {
+        limit > other && origin(&format!("limits.{key}")) != Origin::Default
+    };
+    let warning = |(key, _, other, _)| Warning::LimitWithoutEffect { key, other };
+    pairs.into_iter().filter(idle).map(warning).collect()
+}

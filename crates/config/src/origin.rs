@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a value came from.
+
+use std::fmt;
+
+/// Says which layer gave a value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The value stands in the code.
+    Default,
+    /// The file of this name, as the caller named it.
+    File(String),
+    /// The environment variable of this name.
+    Env(String),
+    /// The flag for this key path, without leading dashes.
+    Flag(String),
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Returns the origin as a fact at the end of a message, with a leading blank, or nothing for a default.
+    pub(crate) fn fact(&self) -> String {
+        match self {
+            Self::Default => String::new(),
+            Self::File(path) => format!(" file=`{}`", printable(path)),
+            Self::Env(name) => format!(" env=`{}`", printable(name)),
+            Self::Flag(key) => format!(" flag=`--{}`", printable(key)),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", printable(path)),
+            Self::Env(name) => write!(f, "env {}", printable(name)),
+            Self::Flag(key) => write!(f, "flag --{}", printable(key)),
+        }
+    }
+}
+
+/// Returns `text` on one line and of bounded length: names come from outside and end up in comments and logs.
+pub(crate) fn printable(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let mut out: String = text.chars().take(CHARS_MAX).flat_map(visible).collect();
+    if text.chars().nth(CHARS_MAX).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+fn visible(character: char) -> Vec<char> {
+    // Line and paragraph separators end a comment in YAML 1.1 readers, as control characters may.
+    if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}') {
+        character.escape_unicode().collect()
+    } else {
+        vec![character]
+    }
+}

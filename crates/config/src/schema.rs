@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shape of the configuration: which keys there are, what they take, what they mean.
+//!
+//! The types say what a program reads, the schema what a person may write. Checking a layer against the schema
+//! before it meets the types gives errors that name key, layer and what is allowed, and one source for the reference.
+
+use std::fmt;
+use std::time::Duration as Span;
+
+use crate::{ByteSize, Duration, limits};
+
+/// The release in which every setting so far appeared.
+pub(crate) const SINCE: &str = "0.1.0";
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shape {
+    /// A closed set of keys.
+    Table(&'static [Setting]),
+    /// A list of one shape.
+    List(&'static Shape),
+    /// A free object that is passed on.
+    Object,
+    /// A single value.
+    Scalar(Scalar),
+}
+
+/// A single value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scalar {
+    Text,
+    Listen,
+    Choice(&'static [&'static str]),
+    Count { min: u32, max: u32 },
+    Bytes { min: u64, max: u64 },
+    Span { min: Span, max: Span },
+}
+
+/// One key of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    pub(crate) key: &'static str,
+    pub(crate) shape: Shape,
+    pub(crate) presence: Presence,
+    /// The unit of the value, or nothing.
+    pub(crate) unit: &'static str,
+    pub(crate) doc: &'static str,
+}
+
+/// What happens when a key is not there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Presence {
+    /// The default of [`crate::Config`] holds.
+    Defaulted,
+    /// An error.
+    Required,
+    /// What this text says.
+    Optional(&'static str),
+}
+
+const TEXT: Shape = Shape::Scalar(Scalar::Text);
+const TEXTS: Shape = Shape::List(&TEXT);
+
+const fn setting(key: &'static str, shape: Shape, presence: Presence, doc: &'static str) -> Setting {
+    Setting { key, shape, presence, unit: "", doc }
+}
+
+/// The root table, in the order in which it is printed.
+pub(crate) const ROOT: &[Setting] = &[
+    setting(
+        "listen",
+        Shape::List(&Shape::Scalar(Scalar::Listen)),
+        Presence::Defaulted,
+        "Addresses of the primitive services.",
+    ),
+    setting(
+        "control",
+        Shape::List(&Shape::Scalar(Scalar::Listen)),
+        Presence::Defaulted,
+        "Addresses of the control services. Whoever reaches them can connect stores.",
+    ),
+    setting(
+        "stores",
+        Shape::List(&Shape::Table(STORE)),
+        Presence::Defaulted,
+        "Stores that are connected at start. `[]` leaves connecting to the control services.",
+    ),
+    setting(
+        "routes",
+        ROUTES,
+        Presence::Optional("one route that takes everything to the first store"),
+        "Which primitive lives in which store, tried in order. All routes have `tags` and `services` (the first one \
+         that fits wins) or all have `rules`. `[]` means no routes until they are programmed. The stores may be \
+         connected later. `router.routes`, as the original proxy wrote it, is read as `routes`.",
+    ),
+    setting(
+        "sessions",
+        Shape::Table(&[setting(
+            "identity",
+            Shape::Scalar(Scalar::Choice(&["connection", "runtime"])),
+            Presence::Defaulted,
+            "Who owns what a caller without a session of its own takes: its connection, or the runtime for all \
+             callers together, as in the original.",
+        )]),
+        Presence::Defaulted,
+        "Sessions.",
+    ),
+    setting(
+        "limits",
+        Shape::Table(limits::SETTINGS),
+        Presence::Defaulted,
+        "Bounds on everything that a client can fill.",
+    ),
+    setting(
+        "drain",
+        Shape::Table(&[Setting {
+            key: "grace",
+            shape: Shape::Scalar(Scalar::Span { min: Span::ZERO, max: Span::from_mins(10) }),
+            presence: Presence::Defaulted,
+            unit: "time",
+            doc: "Time that calls in flight have to end after the signal to stop.",
+        }]),
+        Presence::Defaulted,
+        "The stop.",
+    ),
+    setting(
+        "log",
+        Shape::Table(&[
+            setting(
+                "level",
+                Shape::Scalar(Scalar::Choice(&["off", "error", "warn", "info", "debug", "trace"])),
+                Presence::Defaulted,
+                "The least severe level that is written.",
+            ),
+            setting(
+                "format",
+                Shape::Scalar(Scalar::Choice(&["text", "json"])),
+                Presence::Defaulted,
+                "Lines for people, or one JSON object a line.",
+            ),
+        ]),
+        Presence::Defaulted,
+        "The log.",
+    ),
+];
+
+const NAMESPACE: Setting =
+    setting("namespace", TEXT, Presence::Optional("empty"), "The namespace of the store, compared exactly.");
+
+const STORE_NAME: Setting =
+    setting("name", TEXT, Presence::Required, "The name of the store, compared exactly.");
+
+const STORE: &[Setting] = &[
+    NAMESPACE,
+    STORE_NAME,
+    setting(
+        "driver",
+        Shape::Table(&[
+            setting("name", TEXT, Presence::Required, "The name of the driver, compared exactly."),
+            setting("version", TEXT, Presence::Required, "The version of the driver, compared exactly."),
+        ]),
+        Presence::Required,
+        "The driver that makes the store.",
+    ),
+    setting(
+        "config",
+        Shape::Object,
+        Presence::Optional("empty"),
+        "The configuration of the driver; its keys are the driver's.",
+    ),
+];
+
+const ROUTE_STORE: Setting = setting(
+    "store",
+    Shape::Table(&[NAMESPACE, STORE_NAME]),
+    Presence::Required,
+    "The store that the route leads to.",
+);
+
+const ROUTE_TAGS: Setting = setting(
+    "tags",
+    TEXTS,
+    Presence::Optional("fits every primitive"),
+    "Tags that the primitive must have, all of them.",
+);
+
+const ROUTE_SERVICES: Setting = setting(
+    "services",
+    Shape::List(&Shape::Table(&[
+        setting(
+            "name",
+            TEXT,
+            Presence::Required,
+            "The gRPC service of a primitive, such as `atomix.runtime.map.v1.Map`.",
+        ),
+        setting(
+            "config",
+            Shape::Object,
+            Presence::Optional("empty"),
+            "The configuration of the primitive; its keys are the primitive's.",
+        ),
+    ])),
+    Presence::Optional("empty"),
+    "Configurations of primitives. They do not filter.",
+);
+
+const ROUTE: &[Setting] = &[
+    ROUTE_STORE,
+    ROUTE_TAGS,
+    ROUTE_SERVICES,
+    setting(
+        "rules",
+        Shape::List(&Shape::Table(&[
+            setting(
+                "type",
+                Shape::Table(&[
+                    setting("name", TEXT, Presence::Required, "The type of primitive, such as `Map`."),
+                    setting(
+                        "version",
+                        TEXT,
+                        Presence::Optional("any"),
+                        "The version of the type, such as `v1`.",
+                    ),
+                ]),
+                Presence::Optional("any"),
+                "The type of primitive that the rule is for.",
+            ),
+            setting(
+                "names",
+                TEXTS,
+                Presence::Optional("any"),
+                "Names of primitives, compared exactly, or `*` for any.",
+            ),
+            setting(
+                "tags",
+                TEXTS,
+                Presence::Optional("any"),
+                "Tags that the primitive must have, all of them.",
+            ),
+            setting(
+                "config",
+                Shape::Object,
+                Presence::Optional("empty"),
+                "The configuration of the primitive; its keys are the primitive's.",
+            ),
+        ])),
+        Presence::Optional("fits every primitive"),
+        "Rules of the later style, narrowed down by name, then tags, then type.",
+    ),
+];
+
+/// `routes`: both styles; a list of both is refused once all layers are known.
+pub(crate) const ROUTES: Shape = Shape::List(&Shape::Table(ROUTE));
+
+/// `router.routes` of the original proxy: the seed style only.
+pub(crate) const SEED_ROUTES: Shape = Shape::List(&Shape::Table(&[ROUTE_STORE, ROUTE_TAGS, ROUTE_SERVICES]));
+
+/// `router` of the original proxy.
+pub(crate) const SEED_ROUTER: &[Setting] =
+    &[setting("routes", SEED_ROUTES, Presence::Optional("as without `router`"), "Routes of the seed style.")];
+
+/// Keys of the original proxy's `server` table, and what takes their place.
+pub(crate) const SEED_SERVER: &[(&str, Option<&str>)] = &[
+    ("maxConcurrentStreams", Some("limits.streams-per-connection-max")),
+    ("maxRecvMsgSize", Some("limits.message-bytes-max")),
+    ("maxSendMsgSize", Some("limits.stream-send-bytes-max")),
+    ("readBufferSize", Some("limits.connection-window")),
+    ("writeBufferSize", Some("limits.connection-send-bytes-max")),
+    ("numStreamWorkers", None),
+];
+
+// === impl Shape ===
+
+impl Shape {
+    /// Returns what is allowed, for the end of a message.
+    pub(crate) fn allowed(&self) -> String {
+        match self {
+            Self::Table(settings) => {
+                let keys: Vec<_> = settings.iter().take(8).map(|setting| setting.key).collect();
+                let more = if settings.len() > keys.len() { ", ..." } else { "" };
+                format!("a table with the keys {}{more}", keys.join(", "))
+            }
+            Self::List(item) => match item {
+                Self::Scalar(scalar) => format!("a list, each item {scalar}"),
+                Self::Table(_) | Self::List(_) | Self::Object => "a list of tables".to_owned(),
+            },
+            Self::Object => "a table".to_owned(),
+            Self::Scalar(scalar) => scalar.to_string(),
+        }
+    }
+}
+
+// === impl Scalar ===
+
+impl Scalar {
+    /// Returns the bounds for a table, or nothing if there are none.
+    pub(crate) fn bounds(&self) -> String {
+        match *self {
+            Self::Text | Self::Listen | Self::Choice(_) => String::new(),
+            Self::Count { min, max } => format!("{min} to {max}"),
+            Self::Bytes { min, max } => format!("{} to {}", ByteSize::new(min), ByteSize::new(max)),
+            Self::Span { min, max } => format!("{} to {}", Duration::new(min), Duration::new(max)),
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("a text"),
+            Self::Listen => f.write_str("host:port or unix:PATH"),
+            Self::Choice(choices) => write!(f, "one of {}", choices.join(", ")),
+            Self::Count { .. } => write!(f, "a whole number from {}", self.bounds()),
+            Self::Bytes { .. } => write!(f, "a size from {}, such as 65536 or 64KiB", self.bounds()),
+            Self::Span { .. } => write!(f, "a duration from {}, such as 250ms or 5s", self.bounds()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Config;
+
+    /// The keys of every table of a value must be those of the schema, in both directions.
+    fn compare(settings: &[Setting], value: &Value, path: &str) {
+        let table = value.as_object().expect(path);
+        for key in table.keys() {
+            assert!(settings.iter().any(|setting| setting.key == key), "{path}.{key} is not in the schema");
+        }
+        for setting in settings {
+            let path = format!("{path}.{}", setting.key);
+            let inner = table.get(setting.key).unwrap_or_else(|| panic!("{path} is not in the types"));
+            match setting.shape {
+                Shape::Table(settings) => compare(settings, inner, &path),
+                Shape::List(Shape::Table(settings)) => {
+                    for item in inner.as_array().expect(&path) {
+                        compare(settings, item, &path);
+                    }
+                }
+                Shape::List(_) => assert!(inner.is_array(), "{path}"),
+                Shape::Object => assert!(inner.is_object(), "{path}"),
+                Shape::Scalar(_) => assert!(inner.is_string() || inner.is_u64(), "{path}"),
+            }
+        }
+    }
+
+    #[test]
+    fn types_and_schema_have_the_same_keys() {
+        let store = json!({"namespace": "", "name": "memory"});
+        let later =
+            json!([{"store": store, "rules": [{"type": {"name": "Map"}, "names": ["*"], "tags": ["x"]}]}]);
+        let seed = json!([{"store": store, "tags": ["x"], "services": [{"name": "s"}]}]);
+        for (routes, absent) in [(later, ["tags", "services"].as_slice()), (seed, &["rules"])] {
+            let mut config = Config { routes: serde_json::from_value(routes).unwrap(), ..Config::default() };
+            config.stores[0].config.insert("x".to_owned(), json!(1));
+            let mut value = serde_json::to_value(&config).unwrap();
+            // A route has the keys of one style only; the others are there for the comparison.
+            for key in absent {
+                value["routes"][0][*key] = json!([]);
+            }
+            compare(ROOT, &value, "");
+        }
+    }
+
+    #[test]
+    fn keys_are_kebab_case_and_follow_their_fields() {
+        fn visit(settings: &[Setting]) {
+            for setting in settings {
+                let kebab = |c: char| c.is_ascii_lowercase() || c == '-';
+                assert!(setting.key.chars().all(kebab), "{}", setting.key);
+                assert!(setting.doc.trim().ends_with('.'), "{}", setting.key);
+                match setting.shape {
+                    Shape::Table(inner) | Shape::List(&Shape::Table(inner)) => visit(inner),
+                    Shape::List(_) | Shape::Object | Shape::Scalar(_) => {}
+                }
+            }
+        }
+        visit(ROOT);
+        let debug = format!("{:?}", crate::Limits::default());
+        for setting in limits::SETTINGS {
+            assert!(debug.contains(&format!("{}: ", setting.key.replace('-', "_"))), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn replacements_of_the_original_exist() {
+        for path in SEED_SERVER.iter().filter_map(|(_, instead)| *instead) {
+            let key = path.strip_prefix("limits.").expect(path);
+            assert!(limits::SETTINGS.iter().any(|setting| setting.key == key), "{path}");
+        }
+    }
+}
