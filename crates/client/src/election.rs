@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Leader election.
+
+use std::sync::Arc;
+
+use atomix_proto::election as wire;
+use wire::leader_election_client::LeaderElectionClient;
+
+use crate::error::Access;
+use crate::open::{Core, Service, rpc, service};
+use crate::{Client, Error, Kind, Open, Result, Subscription};
+
+static SERVICE: Service =
+    service!("LeaderElection", election, leader_elections_client::LeaderElectionsClient);
+
+/// An ordered queue of candidates of which the first leads. Cheap to clone.
+///
+/// Every call answers with the term after it. What is not possible, such as promoting somebody who does not stand,
+/// changes nothing and is no error. Calls that change something may be applied although they were given up.
+#[derive(Debug, Clone)]
+pub struct Election {
+    core: Arc<Core>,
+}
+
+/// Who leads and who waits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Term {
+    /// Counts the changes of the leader; 0 before the first. Good as a fencing token.
+    pub number: u64,
+    /// The candidate that leads.
+    pub leader: Option<String>,
+    /// The candidates that wait, in their order.
+    pub candidates: Vec<String>,
+}
+
+/// A candidate that stands for election. When it is dropped the candidate withdraws in the background.
+///
+/// The candidacy belongs to the connection of the client: when that ends, the server removes the candidate, and the
+/// methods fail with [`Kind::Unavailable`].
+#[derive(Debug)]
+#[must_use = "dropping the candidacy withdraws"]
+pub struct Candidacy {
+    core: Arc<Core>,
+    candidate: String,
+    terms: Subscription<Term>,
+    term: Term,
+    /// Whether the watch has caught up with the entry.
+    joined: bool,
+    withdrawn: bool,
+}
+
+/// Makes the six calls that name a candidate, which differ in their names only.
+macro_rules! candidate_calls {
+    ($($(#[$doc:meta])* $method:ident $Request:ident $Access:ident;)*) => {
+        $(
+            $(#[$doc])*
+            pub async fn $method(&self, candidate: impl Into<String>) -> Result<Term> {
+                let request = wire::$Request { id: self.core.id(), candidate: candidate.into() };
+                let response = self.core.call(Access::$Access, request, rpc!(LeaderElectionClient.$method)).await?;
+                Ok(term(response.term))
+            }
+        )*
+    };
+}
+
+// === impl Election ===
+
+impl Election {
+    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
+        Open::new(client, &SERVICE, name, |core| Self { core })
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    candidate_calls! {
+        /// Puts `candidate` at the end of the queue, owned by this client. The first one leads at once.
+        /// See [`Election::candidacy`] for a candidate that also learns of its fate.
+        enter EnterRequest Session;
+        /// Removes `candidate` if it is owned by this client.
+        withdraw WithdrawRequest Session;
+        /// Makes `candidate`, who must wait, the leader; the old leader becomes the first who waits.
+        anoint AnointRequest Write;
+        /// Moves `candidate` one place forward.
+        promote PromoteRequest Write;
+        /// Moves `candidate` one place back.
+        demote DemoteRequest Write;
+        /// Removes `candidate`, whoever owns it.
+        evict EvictRequest Write;
+    }
+
+    /// Returns the current term. Cancel safe.
+    pub async fn term(&self) -> Result<Term> {
+        let request = wire::GetTermRequest { id: self.core.id() };
+        let response = self.core.call(Access::Read, request, rpc!(LeaderElectionClient.get_term)).await?;
+        Ok(term(response.term))
+    }
+
+    /// Subscribes to the terms: first the current one unless its number is 0, then every change.
+    pub async fn watch(&self) -> Result<Subscription<Term>> {
+        let request = wire::WatchRequest { id: self.core.id() };
+        let convert = |response: wire::WatchResponse| Ok(term(response.term));
+        self.core.stream(request, rpc!(LeaderElectionClient.watch), convert).await
+    }
+
+    /// Stands for election as `candidate`, which no other client must use.
+    ///
+    /// A call that is given up may leave the candidate in the queue until the client withdraws it or ends.
+    pub async fn candidacy(&self, candidate: impl Into<String>) -> Result<Candidacy> {
+        let candidate = candidate.into();
+        // First the watch, so that no change after the entry is missed.
+        let terms = self.watch().await?;
+        let term = self.enter(candidate.clone()).await?;
+        Ok(Candidacy {
+            core: Arc::clone(&self.core),
+            candidate,
+            terms,
+            term,
+            joined: false,
+            withdrawn: false,
+        })
+    }
+
+    /// Ends the use of the election by this client, clones of this handle included: its candidates are removed.
+    pub async fn close(&self) -> Result<()> {
+        self.core.close().await
+    }
+}
+
+fn term(term: Option<wire::Term>) -> Term {
+    let term = term.unwrap_or_default();
+    Term {
+        number: term.term,
+        leader: Some(term.leader).filter(|leader| !leader.is_empty()),
+        candidates: term.candidates,
+    }
+}
+
+// === impl Term ===
+
+impl Term {
+    /// Returns whether `candidate` leads or waits.
+    pub fn stands(&self, candidate: &str) -> bool {
+        self.leader.as_deref() == Some(candidate)
+            || self.candidates.iter().any(|waiting| waiting == candidate)
+    }
+}
+
+// === impl Candidacy ===
+
+impl Candidacy {
+    /// Returns the name of the candidate.
+    pub fn candidate(&self) -> &str {
+        &self.candidate
+    }
+
+    /// Returns the last term that is known.
+    pub fn term(&self) -> &Term {
+        &self.term
+    }
+
+    /// Returns whether the candidate leads, as far as is known.
+    pub fn leads(&self) -> bool {
+        self.term.leader.as_deref() == Some(self.candidate.as_str())
+    }
+
+    /// Waits until the candidate leads and returns the term. Cancel safe.
+    ///
+    /// Fails with [`Kind::Conflict`] if the candidate was evicted, with [`Kind::Unavailable`] if the connection ended.
+    pub async fn elected(&mut self) -> Result<Term> {
+        while !self.leads() {
+            if !self.term.stands(&self.candidate) {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    "candidate is not in the queue any more, enter again",
+                ));
+            }
+            self.advance().await?;
+        }
+        Ok(self.term.clone())
+    }
+
+    /// Waits until the candidate does not lead any more and returns the term of the next leader. Cancel safe.
+    ///
+    /// Fails with [`Kind::Unavailable`] if the connection ended, which ends the leadership too.
+    pub async fn deposed(&mut self) -> Result<Term> {
+        let led = self.term.number;
+        while self.leads() && self.term.number == led {
+            self.advance().await?;
+        }
+        Ok(self.term.clone())
+    }
+
+    async fn advance(&mut self) -> Result<()> {
+        loop {
+            let term = match self.terms.next().await {
+                Some(term) => term?,
+                None => return Err(Error::new(Kind::Cancelled, "election was closed by this client")),
+            };
+            // The watch was there before the entry: what comes first may be older than the answer to it.
+            self.joined = self.joined || term.stands(&self.candidate) || term.number > self.term.number;
+            if self.joined {
+                self.term = term;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Withdraws the candidate and returns the term after that. A call that is given up goes on in the background.
+    pub async fn withdraw(mut self) -> Result<Term> {
+        let election = Election { core: Arc::clone(&self.core) };
+        let result = election.withdraw(self.candidate.clone()).await;
+        self.withdrawn = true;
+        result
+    }
+}
+
+impl Drop for Candidacy {
+    fn drop(&mut self) {
+        if self.withdrawn || self.core.connection().is_none() {
+            return;
+        }
+        let (election, candidate) =
+            (Election { core: Arc::clone(&self.core) }, std::mem::take(&mut self.candidate));
+        self.core.client().runtime().spawn(async move {
+            // What fails here ends with the connection.
+            election.withdraw(candidate).await.ok();
+        });
+    }
+}

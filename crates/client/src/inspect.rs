@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The state of a server: drivers, stores, routes, primitives, sessions, locks.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use atomix_proto::inspect as wire;
+use serde::{Serialize, Serializer};
+use wire::inspector_client::InspectorClient;
+
+use crate::error::Access;
+use crate::open::rpc;
+use crate::topic::system_time;
+use crate::{Client, DriverId, Result, StoreId};
+
+/// The calls that show the state of the server, and one that ends a session. All but the last are cancel safe.
+#[derive(Debug, Clone)]
+pub struct Inspect {
+    client: Client,
+}
+
+/// A driver that the server was built with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Driver {
+    /// The name and version.
+    pub driver: DriverId,
+    /// Other names under which stores may ask for it.
+    pub aliases: Vec<String>,
+    /// What it is.
+    pub description: String,
+    /// What its stores promise.
+    pub profile: Profile,
+}
+
+/// What a store promises.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct Profile {
+    /// Such as `linearizable`.
+    pub consistency: String,
+    /// Such as `fsync`.
+    pub durability: String,
+    /// Abilities and limits by name.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// A connected store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Store {
+    /// Its name.
+    pub store: StoreId,
+    /// Its driver.
+    pub driver: DriverId,
+    /// How it is.
+    pub state: StoreState,
+    /// The last error, empty if there is none.
+    pub error: String,
+    /// When the state began.
+    #[serde(serialize_with = "unix_seconds")]
+    pub since: SystemTime,
+    /// How many open primitives live in it.
+    pub primitives: u64,
+    /// Grows with every configuration that was applied.
+    pub generation: u64,
+    /// What it promises, known once it was reached.
+    pub profile: Option<Profile>,
+}
+
+/// How a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StoreState {
+    /// A state that this client does not know.
+    Unknown,
+    /// Never reached yet.
+    Connecting,
+    /// Reached, and in order.
+    Ready,
+    /// Was reached, but not with the last check or call.
+    Degraded,
+    /// Disconnected; calls in flight come to their end.
+    Closed,
+}
+
+/// The routes of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Routes {
+    /// Whether there are routes at all.
+    pub programmed: bool,
+    /// Which rules choose among them.
+    pub style: RouteStyle,
+    /// The routes in the order in which they are tried.
+    pub routes: Vec<RouteText>,
+}
+
+/// Which rules choose among routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RouteStyle {
+    /// A style that this client does not know, or no routes.
+    Unknown,
+    /// The first route whose tags the primitive has.
+    Seed,
+    /// Rules by name, tags, type.
+    Later,
+}
+
+/// A route as the server describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RouteText {
+    /// The store.
+    pub store: StoreId,
+    /// One line for each rule.
+    pub rules: Vec<String>,
+    /// The tags of a route of style seed.
+    pub tags: Vec<String>,
+    /// One line for each service of a route of style seed.
+    pub services: Vec<String>,
+}
+
+/// Where a primitive would be placed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The store, if a route matches.
+    pub store: Option<StoreId>,
+    /// The JSON text of the primitive's configuration, perhaps empty.
+    pub config: String,
+    /// How the candidates were narrowed down.
+    pub steps: Vec<Step>,
+}
+
+/// One step of an [`Explanation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// What was looked at.
+    pub name: String,
+    /// The candidates that were left.
+    pub remaining: Vec<String>,
+    /// Why.
+    pub note: String,
+}
+
+/// An open primitive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Primitive {
+    /// The type, such as `Map`.
+    pub kind: String,
+    /// The name.
+    pub name: String,
+    /// Where it lives.
+    pub store: StoreId,
+    /// The tags with which it was opened.
+    pub tags: Vec<String>,
+    /// Sessions that have it open.
+    pub sessions: u64,
+    /// Open streams.
+    pub streams: u64,
+    /// Calls that wait for a lock.
+    pub waiters: u64,
+}
+
+/// A client as the server sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Session {
+    /// Its identity, for [`Inspect::end_session`].
+    pub id: String,
+    /// The address of the client.
+    pub peer: String,
+    /// When it came.
+    #[serde(serialize_with = "unix_seconds")]
+    pub connected: SystemTime,
+    /// How many primitives it has open.
+    pub primitives: u64,
+    /// What it owns.
+    pub holdings: Vec<Holding>,
+    /// Calls that are not answered yet.
+    pub calls_in_flight: u64,
+}
+
+/// Something that a session owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Holding {
+    /// The type of the primitive.
+    pub kind: String,
+    /// The name of the primitive.
+    pub name: String,
+    /// The key of a map, or the candidate of an election.
+    pub key: String,
+    /// The fencing token, or the term that the candidate leads.
+    pub token: u64,
+}
+
+/// Who holds and who waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Locks {
+    /// Locks, and locked keys of maps and counter maps.
+    pub locks: Vec<LockState>,
+    /// Elections.
+    pub elections: Vec<ElectionState>,
+}
+
+/// One lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LockState {
+    /// `Lock`, `Map` or `CounterMap`.
+    pub kind: String,
+    /// The name of the primitive.
+    pub name: String,
+    /// The key of a map or counter map.
+    pub key: String,
+    /// Who holds it.
+    pub holder: Option<Holder>,
+    /// Who waits, in order.
+    pub waiters: Vec<Waiter>,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The session, empty if it belongs to another server process.
+    pub session: String,
+    /// The fencing token.
+    pub token: u64,
+    /// Since when, if that is known.
+    #[serde(serialize_with = "unix_seconds_if_known")]
+    pub since: Option<SystemTime>,
+}
+
+/// Who waits for a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Waiter {
+    /// The session, empty if it belongs to another server process.
+    pub session: String,
+    /// Since when, if that is known.
+    #[serde(serialize_with = "unix_seconds_if_known")]
+    pub since: Option<SystemTime>,
+}
+
+/// One election.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ElectionState {
+    /// The name.
+    pub name: String,
+    /// The number of the term.
+    pub term: u64,
+    /// Who leads.
+    pub leader: Option<Candidate>,
+    /// Who waits, in order.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A candidate and its owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// The name.
+    pub candidate: String,
+    /// The session, empty if it belongs to another server process.
+    pub session: String,
+}
+
+// === impl Inspect ===
+
+impl Inspect {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Lists the drivers that the server was built with.
+    pub async fn drivers(&self) -> Result<Vec<Driver>> {
+        let request = wire::ListDriversRequest {};
+        let response =
+            self.client.control_call(Access::Read, request, rpc!(InspectorClient.list_drivers)).await?;
+        Ok(response.drivers.into_iter().map(Driver::from).collect())
+    }
+
+    /// Lists the connected stores.
+    pub async fn stores(&self) -> Result<Vec<Store>> {
+        let request = wire::ListStoresRequest {};
+        let response =
+            self.client.control_call(Access::Read, request, rpc!(InspectorClient.list_stores)).await?;
+        Ok(response.stores.into_iter().map(Store::from).collect())
+    }
+
+    /// Lists the routes.
+    pub async fn routes(&self) -> Result<Routes> {
+        let request = wire::ListRoutesRequest {};
+        let response =
+            self.client.control_call(Access::Read, request, rpc!(InspectorClient.list_routes)).await?;
+        let style = match response.style() {
+            wire::RouteStyle::Unspecified => RouteStyle::Unknown,
+            wire::RouteStyle::Seed => RouteStyle::Seed,
+            wire::RouteStyle::Later => RouteStyle::Later,
+        };
+        let routes = response.routes.into_iter().map(RouteText::from).collect();
+        Ok(Routes { programmed: response.programmed, style, routes })
+    }
+
+    /// Explains where a primitive would be placed. `kind` is a type such as `Map`.
+    pub async fn explain<T: Into<String>>(
+        &self,
+        kind: impl Into<String>,
+        name: impl Into<String>,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<Explanation> {
+        let request = wire::ExplainRouteRequest {
+            kind: kind.into(),
+            version: String::new(),
+            name: name.into(),
+            tags: tags.into_iter().map(Into::into).collect(),
+        };
+        let response =
+            self.client.control_call(Access::Read, request, rpc!(InspectorClient.explain_route)).await?;
+        let step =
+            |step: wire::RouteStep| Step { name: step.name, remaining: step.remaining, note: step.note };
+        Ok(Explanation {
+            store: response.store_id.filter(|_| response.matched).map(StoreId::from),
+            config: response.config,
+            steps: response.steps.into_iter().map(step).collect(),
+        })
+    }
+
+    /// Lists the open primitives: those of type `kind` unless it is empty, in `store` unless it is absent.
+    /// The memory grows with their number.
+    pub async fn primitives(&self, kind: &str, store: Option<&StoreId>) -> Result<Vec<Primitive>> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = wire::ListPrimitivesRequest {
+                kind: kind.to_owned(),
+                store_id: store.cloned().map(StoreId::wire),
+                page_size: 0,
+                page_token,
+            };
+            let response = self
+                .client
+                .control_call(Access::Read, request, rpc!(InspectorClient.list_primitives))
+                .await?;
+            all.extend(response.primitives.into_iter().map(Primitive::from));
+            if response.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            page_token = response.next_page_token;
+        }
+    }
+
+    /// Lists the sessions. The memory grows with their number.
+    pub async fn sessions(&self) -> Result<Vec<Session>> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = wire::ListSessionsRequest { page_size: 0, page_token };
+            let response =
+                self.client.control_call(Access::Read, request, rpc!(InspectorClient.list_sessions)).await?;
+            all.extend(response.sessions.into_iter().map(Session::from));
+            if response.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            page_token = response.next_page_token;
+        }
+    }
+
+    /// Lists locks and elections: those of type `kind` and of the name `name` unless they are empty.
+    pub async fn locks(&self, kind: &str, name: &str) -> Result<Locks> {
+        let request = wire::ListLocksRequest { kind: kind.to_owned(), name: name.to_owned() };
+        let response =
+            self.client.control_call(Access::Read, request, rpc!(InspectorClient.list_locks)).await?;
+        Ok(Locks {
+            locks: response.locks.into_iter().map(LockState::from).collect(),
+            elections: response.elections.into_iter().map(ElectionState::from).collect(),
+        })
+    }
+
+    /// Ends a session: its connection is closed and what it owns is released. May be applied although it was given
+    /// up.
+    ///
+    /// Fails with [`Kind::NotFound`](crate::Kind::NotFound) if there is no such session.
+    pub async fn end_session(&self, id: impl Into<String>) -> Result<()> {
+        let request = wire::EndSessionRequest { id: id.into() };
+        self.client.control_call(Access::Write, request, rpc!(InspectorClient.end_session)).await?;
+        Ok(())
+    }
+}
+
+// === impl From ===
+
+impl From<wire::Driver> for Driver {
+    fn from(wire: wire::Driver) -> Self {
+        Self {
+            driver: DriverId { name: wire.name, version: wire.version },
+            aliases: wire.aliases,
+            description: wire.description,
+            profile: wire.profile.map(Profile::from).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<wire::Profile> for Profile {
+    fn from(wire: wire::Profile) -> Self {
+        Self {
+            consistency: wire.consistency,
+            durability: wire.durability,
+            facts: wire.facts.into_iter().collect(),
+        }
+    }
+}
+
+impl From<wire::Store> for Store {
+    fn from(wire: wire::Store) -> Self {
+        let state = match wire.state() {
+            wire::StoreState::Unspecified => StoreState::Unknown,
+            wire::StoreState::Connecting => StoreState::Connecting,
+            wire::StoreState::Ready => StoreState::Ready,
+            wire::StoreState::Degraded => StoreState::Degraded,
+            wire::StoreState::Closed => StoreState::Closed,
+        };
+        Self {
+            store: wire.store_id.unwrap_or_default().into(),
+            driver: wire.driver_id.unwrap_or_default().into(),
+            state,
+            error: wire.error,
+            since: system_time(wire.since),
+            primitives: wire.primitives,
+            generation: wire.generation,
+            profile: wire.profile.map(Profile::from),
+        }
+    }
+}
+
+impl From<wire::Route> for RouteText {
+    fn from(wire: wire::Route) -> Self {
+        Self {
+            store: wire.store_id.unwrap_or_default().into(),
+            rules: wire.rules,
+            tags: wire.tags,
+            services: wire.services,
+        }
+    }
+}
+
+impl From<wire::Primitive> for Primitive {
+    fn from(wire: wire::Primitive) -> Self {
+        Self {
+            kind: wire.kind,
+            name: wire.name,
+            store: wire.store_id.unwrap_or_default().into(),
+            tags: wire.tags,
+            sessions: wire.sessions,
+            streams: wire.streams,
+            waiters: wire.waiters,
+        }
+    }
+}
+
+impl From<wire::Session> for Session {
+    fn from(wire: wire::Session) -> Self {
+        Self {
+            id: wire.id,
+            peer: wire.peer,
+            connected: system_time(wire.connected),
+            primitives: wire.primitives,
+            holdings: wire.holdings.into_iter().map(Holding::from).collect(),
+            calls_in_flight: wire.calls_in_flight,
+        }
+    }
+}
+
+impl From<wire::Holding> for Holding {
+    fn from(wire: wire::Holding) -> Self {
+        Self { kind: wire.kind, name: wire.name, key: wire.key, token: wire.token }
+    }
+}
+
+impl From<wire::Lock> for LockState {
+    fn from(wire: wire::Lock) -> Self {
+        let known = |since: Option<prost_types::Timestamp>| since.map(|since| system_time(Some(since)));
+        let waiter = |waiter: wire::Waiter| Waiter { session: waiter.session, since: known(waiter.since) };
+        Self {
+            kind: wire.kind,
+            name: wire.name,
+            key: wire.key,
+            holder: wire.holder.map(|holder| Holder {
+                session: holder.session,
+                token: holder.token,
+                since: known(holder.since),
+            }),
+            waiters: wire.waiters.into_iter().map(waiter).collect(),
+        }
+    }
+}
+
+impl From<wire::Election> for ElectionState {
+    fn from(wire: wire::Election) -> Self {
+        Self {
+            name: wire.name,
+            term: wire.term,
+            leader: wire.leader.map(Candidate::from),
+            candidates: wire.candidates.into_iter().map(Candidate::from).collect(),
+        }
+    }
+}
+
+impl From<wire::Candidate> for Candidate {
+    fn from(wire: wire::Candidate) -> Self {
+        Self { candidate: wire.candidate, session: wire.session }
+    }
+}
+
+/// Writes a time as seconds since 1970, which every JSON reader can compare.
+fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().serialize(serializer)
+}
+
+#[allow(clippy::ref_option, reason = "serde calls it so")]
+fn unix_seconds_if_known<S: Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => unix_seconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one HTTP/2 connection to a server, and the knowledge whether it is still the same one.
+//!
+//! The connection is the session on the server, so everything that a session owns is bound to one [`Connection`].
+//! The transport reconnects on its own; a [`Connection`] does not come back.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atomix_env::{Env, Shutdown};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::{Error, Kind, Result};
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// How connections are made and watched.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkSettings {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keepalive_interval: Duration,
+    pub(crate) keepalive_timeout: Duration,
+}
+
+/// The newest connection, which may have ended.
+type Current = Arc<Mutex<Option<Connection>>>;
+
+/// A channel together with what is known about its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) channel: Channel,
+    current: Current,
+}
+
+/// One life of the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// Counts the connections of this link from 1.
+    pub(crate) number: u64,
+    closed: Shutdown,
+}
+
+#[derive(Debug, Clone)]
+struct Dialer {
+    env: Env,
+    target: Target,
+    connect_timeout: Duration,
+    current: Current,
+}
+
+/// A socket that says when the transport lets go of it, which it does as soon as the connection has ended.
+struct Tracked {
+    socket: Box<dyn Socket>,
+    closed: Shutdown,
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+// === impl Target ===
+
+impl Target {
+    /// Reads `http://host:port`, `host:port` or `unix:/path`.
+    pub(crate) fn parse(text: &str, default_port: u16) -> Result<Self> {
+        let invalid = |why: &str| {
+            Err(Error::new(
+                Kind::Invalid,
+                format!("{why}, write `http://host:port` or `unix:/path`: endpoint=`{text}`"),
+            ))
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() {
+                invalid("endpoint without a path")
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        let address = match text.split_once("://") {
+            Some(("http", address)) => address.trim_end_matches('/'),
+            Some(("https", _)) => return invalid("endpoint with TLS is not supported"),
+            Some(_) => return invalid("endpoint with an unknown scheme"),
+            None => text,
+        };
+        let Ok(uri) = Uri::try_from(format!("http://{address}/")) else {
+            return invalid("endpoint is not an address");
+        };
+        match (uri.host(), uri.path()) {
+            (Some(host), "/") if !host.is_empty() => Ok(Self::Tcp {
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port: uri.port_u16().unwrap_or(default_port),
+            }),
+            _ => invalid("endpoint is not an address"),
+        }
+    }
+
+    /// Returns the URI that the transport puts into requests.
+    fn origin(&self) -> String {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => format!("http://[{host}]:{port}"),
+            Self::Tcp { host, port } => format!("http://{host}:{port}"),
+            // A socket has no host name, but HTTP wants one.
+            Self::Unix(_) => "http://localhost".to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { .. } => f.write_str(&self.origin()),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Makes a link that connects with its first call. Needs a tokio runtime.
+    pub(crate) fn lazy(env: &Env, target: Target, settings: &LinkSettings) -> Result<Self> {
+        let (endpoint, dialer, current) = Self::prepare(env, target, settings)?;
+        let channel =
+            endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| dialer.clone().dial()));
+        Ok(Self { channel, current })
+    }
+
+    /// Makes a link that is connected. Cancel safe.
+    pub(crate) async fn connect(env: &Env, target: Target, settings: &LinkSettings) -> Result<Self> {
+        let (endpoint, dialer, current) = Self::prepare(env, target, settings)?;
+        let connector = tower::service_fn(move |_: Uri| dialer.clone().dial());
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+            Error::from_status(tonic::Status::from_error(Box::new(error)), crate::error::Access::Read)
+        })?;
+        Ok(Self { channel, current })
+    }
+
+    fn prepare(env: &Env, target: Target, settings: &LinkSettings) -> Result<(Endpoint, Dialer, Current)> {
+        let endpoint = Endpoint::from_shared(target.origin())
+            .map_err(|error| {
+                Error::new(Kind::Invalid, format!("endpoint is not an address: cause=`{error}`"))
+            })?
+            .http2_keep_alive_interval(settings.keepalive_interval)
+            .keep_alive_timeout(settings.keepalive_timeout)
+            // A holder of a lock makes no calls, and has to learn that its connection is dead all the same.
+            .keep_alive_while_idle(true)
+            .user_agent(concat!("atomix-rust/", env!("CARGO_PKG_VERSION")))
+            .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+        let current = Arc::new(Mutex::new(None));
+        let dialer = Dialer {
+            env: env.clone(),
+            target,
+            connect_timeout: settings.connect_timeout,
+            current: Arc::clone(&current),
+        };
+        Ok((endpoint, dialer, current))
+    }
+
+    /// Returns the connection if there is one that lives.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.clone().filter(|connection| !connection.is_closed())
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Waits until the connection has ended. Cancel safe.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    async fn dial(self) -> io::Result<TokioIo<Tracked>> {
+        let failed = |cause: &dyn std::fmt::Display| {
+            io::Error::other(format!("server not reachable: endpoint=`{}` cause=`{cause}`", self.target))
+        };
+        let socket = match self.env.timeout(self.connect_timeout, self.open()).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => return Err(failed(&error)),
+            Err(elapsed) => return Err(failed(&elapsed)),
+        };
+        let closed = Shutdown::new();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = current.as_ref().map_or(1, |connection| connection.number + 1);
+        *current = Some(Connection { number, closed: closed.clone() });
+        Ok(TokioIo::new(Tracked { socket, closed }))
+    }
+
+    async fn open(&self) -> io::Result<Box<dyn Socket>> {
+        match &self.target {
+            Target::Tcp { host, port } => {
+                let socket = TcpStream::connect((host.as_str(), *port)).await?;
+                // Requests are small and each waits for its answer.
+                socket.set_nodelay(true)?;
+                Ok(Box::new(socket))
+            }
+            Target::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+// === impl Tracked ===
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Target {
+        Target::Tcp { host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn endpoints_have_three_forms() {
+        assert_eq!(Target::parse("http://127.0.0.1:1", 5678).unwrap(), tcp("127.0.0.1", 1));
+        assert_eq!(Target::parse("http://[::1]:7/", 5678).unwrap(), tcp("::1", 7));
+        assert_eq!(Target::parse("localhost", 5678).unwrap(), tcp("localhost", 5678));
+        assert_eq!(Target::parse("unix:/run/a", 0).unwrap(), Target::Unix("/run/a".into()));
+        assert_eq!(Target::parse("unix:///run/a", 0).unwrap(), Target::Unix("/run/a".into()));
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_used_is_refused() {
+        for text in ["", "unix:", "https://a:1", "ftp://a", "http://a/b", "http://:1", "a b"] {
+            assert_eq!(Target::parse(text, 1).unwrap_err().kind(), Kind::Invalid, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let settings = LinkSettings {
+            connect_timeout: Duration::from_secs(1),
+            keepalive_interval: Duration::from_secs(1),
+            keepalive_timeout: Duration::from_secs(1),
+        };
+        let target = Target::parse(&address.to_string(), 0).unwrap();
+        let error = Link::connect(&Env::real(), target, &settings).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(
+            error.message().starts_with(&format!("server not reachable: endpoint=`http://{address}`")),
+            "{error}"
+        );
+    }
+}

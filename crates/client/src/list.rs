@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Values by position.
+
+use std::sync::Arc;
+
+use atomix_proto::list as wire;
+use bytes::Bytes;
+use wire::event::Event as EventArm;
+use wire::list_client::ListClient;
+
+use crate::codec::AnyCodec;
+use crate::error::Access;
+use crate::open::{Core, Service, Through, Typed, rpc, service};
+use crate::{Client, Error, Listing, Open, Raw, Result, Subscription};
+
+static SERVICE: Service = service!("List", list, lists_client::ListsClient);
+
+/// A sequence of values; the first has index 0. Cheap to clone.
+///
+/// Reads are cancel safe; a write that was begun may be applied although its call was given up.
+#[derive(Debug)]
+pub struct List<V = Bytes> {
+    core: Arc<Core>,
+    codec: AnyCodec<V>,
+}
+
+/// A value and its position.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Item<V> {
+    /// The position.
+    pub index: u32,
+    /// The value.
+    pub value: V,
+}
+
+/// A change of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event<V> {
+    /// A value was added at the end.
+    Appended {
+        /// Its position.
+        index: u32,
+        /// The value.
+        value: V,
+    },
+    /// A value was inserted; those behind moved up.
+    Inserted {
+        /// Its position.
+        index: u32,
+        /// The value.
+        value: V,
+    },
+    /// A value was replaced.
+    Updated {
+        /// Its position.
+        index: u32,
+        /// The value now.
+        value: V,
+        /// The value before.
+        previous: V,
+    },
+    /// A value was removed; those behind moved down.
+    Removed {
+        /// Its position before.
+        index: u32,
+        /// The value.
+        value: V,
+    },
+}
+
+impl List {
+    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
+        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+    }
+}
+
+impl<V: Send + 'static> Typed for List<V> {
+    type With<W: Send + 'static> = List<W>;
+
+    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> List<W> {
+        List { core, codec: codec.0 }
+    }
+}
+
+impl<V> Clone for List<V> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+    }
+}
+
+impl<V: Send + 'static> List<V> {
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    /// Returns the number of values.
+    pub async fn size(&self) -> Result<u32> {
+        let request = wire::SizeRequest { id: self.core.id() };
+        Ok(self.core.call(Access::Read, request, rpc!(ListClient.size)).await?.size)
+    }
+
+    /// Adds a value at the end.
+    pub async fn append(&self, value: &V) -> Result<()> {
+        let request = wire::AppendRequest { id: self.core.id(), value: self.encode(value)? };
+        self.core.call(Access::Write, request, rpc!(ListClient.append)).await?;
+        Ok(())
+    }
+
+    /// Inserts a value before position `index`, which may be the end.
+    ///
+    /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if `index` is beyond the end.
+    pub async fn insert(&self, index: u32, value: &V) -> Result<()> {
+        let request = wire::InsertRequest { id: self.core.id(), index, value: self.encode(value)? };
+        self.core.call(Access::Write, request, rpc!(ListClient.insert)).await?;
+        Ok(())
+    }
+
+    /// Returns the value at position `index`.
+    ///
+    /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
+    pub async fn get(&self, index: u32) -> Result<V> {
+        let request = wire::GetRequest { id: self.core.id(), index };
+        let response = self.core.call(Access::Read, request, rpc!(ListClient.get)).await?;
+        Ok(item(&self.codec, response.item)?.value)
+    }
+
+    /// Replaces the value at position `index`.
+    ///
+    /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
+    pub async fn set(&self, index: u32, value: &V) -> Result<()> {
+        let request = wire::SetRequest { id: self.core.id(), index, value: self.encode(value)? };
+        self.core.call(Access::Write, request, rpc!(ListClient.set)).await?;
+        Ok(())
+    }
+
+    /// Removes the value at position `index` and returns it.
+    ///
+    /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
+    pub async fn remove(&self, index: u32) -> Result<V> {
+        let request = wire::RemoveRequest { id: self.core.id(), index };
+        let response = self.core.call(Access::Write, request, rpc!(ListClient.remove)).await?;
+        Ok(item(&self.codec, response.item)?.value)
+    }
+
+    /// Removes all values.
+    pub async fn clear(&self) -> Result<()> {
+        let request = wire::ClearRequest { id: self.core.id() };
+        self.core.call(Access::Write, request, rpc!(ListClient.clear)).await?;
+        Ok(())
+    }
+
+    /// Lists the values in their order.
+    pub fn items(&self) -> Listing<Item<V>> {
+        let Self { core, codec } = self.clone();
+        Listing::new(move |watch| async move {
+            let request = wire::ItemsRequest { id: core.id(), watch };
+            let convert = move |response: wire::ItemsResponse| item(&codec, response.item);
+            core.stream(request, rpc!(ListClient.items), convert).await
+        })
+    }
+
+    /// Subscribes to the changes. When the call returns no later change is missed.
+    pub async fn events(&self) -> Result<Subscription<Event<V>>> {
+        self.subscribe(false).await
+    }
+
+    /// Subscribes to the changes and sends, before them, an [`Event::Appended`] for each value that exists.
+    pub async fn events_with_replay(&self) -> Result<Subscription<Event<V>>> {
+        self.subscribe(true).await
+    }
+
+    async fn subscribe(&self, replay: bool) -> Result<Subscription<Event<V>>> {
+        let (request, codec) = (wire::EventsRequest { id: self.core.id(), replay }, self.codec.clone());
+        self.core
+            .acknowledged(request, rpc!(ListClient.events), move |response| event(&codec, response))
+            .await
+    }
+
+    /// Ends the use of the list by this client, clones of this handle included. The content stays.
+    pub async fn close(&self) -> Result<()> {
+        self.core.close().await
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the generated field is an option")]
+    fn encode(&self, value: &V) -> Result<Option<wire::Value>> {
+        Ok(Some(wire::Value { value: self.codec.encode(value)? }))
+    }
+}
+
+fn decode<V: 'static>(codec: &AnyCodec<V>, value: Option<wire::Value>) -> Result<V> {
+    codec.decode(value.unwrap_or_default().value)
+}
+
+fn item<V: 'static>(codec: &AnyCodec<V>, item: Option<wire::Item>) -> Result<Item<V>> {
+    let item = item.ok_or_else(|| Error::missing("item"))?;
+    Ok(Item { index: item.index, value: decode(codec, item.value)? })
+}
+
+fn event<V: 'static>(codec: &AnyCodec<V>, response: wire::EventsResponse) -> Result<Option<Event<V>>> {
+    let event = response.event.unwrap_or_default();
+    let index = event.index;
+    let Some(arm) = event.event else { return Ok(None) };
+    Ok(Some(match arm {
+        EventArm::Appended(arm) => Event::Appended { index, value: decode(codec, arm.value)? },
+        EventArm::Inserted(arm) => Event::Inserted { index, value: decode(codec, arm.value)? },
+        EventArm::Updated(arm) => Event::Updated {
+            index,
+            value: decode(codec, arm.value)?,
+            previous: decode(codec, arm.prev_value)?,
+        },
+        EventArm::Removed(arm) => Event::Removed { index, value: decode(codec, arm.value)? },
+    }))
+}

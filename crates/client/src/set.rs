@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A set of text.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_proto::set as wire;
+use wire::event::Event as EventArm;
+use wire::set_client::SetClient;
+
+use crate::error::Access;
+use crate::open::{Core, Service, awaitable, rpc, service};
+use crate::versioned::duration;
+use crate::{Client, Kind, Listing, Open, Result, Subscription};
+
+static SERVICE: Service = service!("Set", set, sets_client::SetsClient);
+
+/// A set of text, each element perhaps with a time to live. Cheap to clone.
+///
+/// Reads are cancel safe; a write that was begun may be applied although its call was given up.
+#[derive(Debug, Clone)]
+pub struct Set {
+    core: Arc<Core>,
+}
+
+/// A change of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event {
+    /// An element is new.
+    Added {
+        /// The element.
+        element: String,
+    },
+    /// An element is gone.
+    Removed {
+        /// The element.
+        element: String,
+        /// Whether its time to live was over.
+        expired: bool,
+    },
+}
+
+/// Adds an element; `.await` it for whether the element is new.
+#[derive(Debug)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct Add {
+    core: Arc<Core>,
+    element: String,
+    ttl: Option<Duration>,
+}
+
+awaitable!(Add -> bool);
+
+// === impl Set ===
+
+impl Set {
+    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
+        Open::new(client, &SERVICE, name, |core| Self { core })
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    /// Returns the number of elements.
+    pub async fn size(&self) -> Result<u32> {
+        let request = wire::SizeRequest { id: self.core.id() };
+        Ok(self.core.call(Access::Read, request, rpc!(SetClient.size)).await?.size)
+    }
+
+    /// Returns whether `element` is in the set.
+    pub async fn contains(&self, element: impl Into<String>) -> Result<bool> {
+        let request = wire::ContainsRequest {
+            id: self.core.id(),
+            element: Some(wire::Element { value: element.into() }),
+        };
+        Ok(self.core.call(Access::Read, request, rpc!(SetClient.contains)).await?.contains)
+    }
+
+    /// Adds `element`. If it is there already nothing changes, its time to live included.
+    pub fn add(&self, element: impl Into<String>) -> Add {
+        Add { core: Arc::clone(&self.core), element: element.into(), ttl: None }
+    }
+
+    /// Removes `element` and returns whether it was there.
+    pub async fn remove(&self, element: impl Into<String>) -> Result<bool> {
+        let request = wire::RemoveRequest {
+            id: self.core.id(),
+            element: Some(wire::Element { value: element.into() }),
+        };
+        match self.core.call(Access::Write, request, rpc!(SetClient.remove)).await {
+            Ok(response) => Ok(response.removed),
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all elements.
+    pub async fn clear(&self) -> Result<()> {
+        let request = wire::ClearRequest { id: self.core.id() };
+        self.core.call(Access::Write, request, rpc!(SetClient.clear)).await?;
+        Ok(())
+    }
+
+    /// Lists the elements, in no particular order.
+    pub fn elements(&self) -> Listing<String> {
+        let core = Arc::clone(&self.core);
+        Listing::new(move |watch| async move {
+            let request = wire::ElementsRequest { id: core.id(), watch };
+            let convert = |response: wire::ElementsResponse| Ok(response.element.unwrap_or_default().value);
+            core.stream(request, rpc!(SetClient.elements), convert).await
+        })
+    }
+
+    /// Subscribes to the changes. When the call returns no later change is missed.
+    pub async fn events(&self) -> Result<Subscription<Event>> {
+        let request = wire::EventsRequest { id: self.core.id() };
+        let convert = |response: wire::EventsResponse| Ok(response.event.and_then(event));
+        self.core.acknowledged(request, rpc!(SetClient.events), convert).await
+    }
+
+    /// Ends the use of the set by this client, clones of this handle included. The content stays.
+    pub async fn close(&self) -> Result<()> {
+        self.core.close().await
+    }
+}
+
+fn event(event: wire::Event) -> Option<Event> {
+    let element = |element: Option<wire::Element>| element.unwrap_or_default().value;
+    event.event.map(|arm| match arm {
+        EventArm::Added(arm) => Event::Added { element: element(arm.element) },
+        EventArm::Removed(arm) => Event::Removed { element: element(arm.element), expired: arm.expired },
+    })
+}
+
+// === impl Add ===
+
+impl Add {
+    /// Removes the element after this time. Default: it stays.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    async fn send(self) -> Result<bool> {
+        let Self { core, element, ttl } = self;
+        let element = Some(wire::Element { value: element });
+        let request = wire::AddRequest { id: core.id(), element, ttl: ttl.map(duration) };
+        match core.call(Access::Write, request, rpc!(SetClient.add)).await {
+            Ok(response) => Ok(response.added),
+            Err(error) if error.kind() == Kind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
