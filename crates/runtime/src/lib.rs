@@ -1,1 +1,435 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The runtime: which stores are connected, which primitive lives where, who is using what.
+//!
+//! A call comes in with a [`Session`], finds its primitive with [`Runtime::find`] and works on that. Everything here
+//! can be asked by an operator ([`Runtime::explain`], [`Runtime::stores`], [`Runtime::primitives`], …).
+
+mod decode;
+mod open;
+mod registry;
+mod routes;
+mod session;
+mod slot;
+
+pub use decode::{decode_config, parse_primitive_config};
+pub use open::{Of, Open, Primitive, PrimitiveConfig};
+pub use registry::{DriverDetails, StoreDetails};
+pub use routes::{Explanation, Placement, Routes, Step};
+pub use session::{CallGuard, Session, SessionHolding};
+pub use slot::{Slot, StoreState};
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use atomix_config::{DriverId, Identity, Object, StoreId};
+use atomix_env::Env;
+use atomix_kv::Driver;
+use atomix_primitives::{Backing, Error, Kind, Limits, Owner, Reason};
+use parking_lot::{Mutex, RwLock};
+
+use registry::Registry;
+
+/// What a runtime is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// The outside world.
+    pub env: Env,
+    /// The drivers that stores can be connected with.
+    pub drivers: Vec<Arc<dyn Driver>>,
+    /// Who owns locks and candidacies.
+    pub identity: Identity,
+    /// The limits of arguments.
+    pub limits: Limits,
+    /// Bytes of a primitive's name.
+    pub name_bytes_max: usize,
+    /// Primitives that may be known at once.
+    pub primitives_max: usize,
+    /// How long a replaced or disconnected store may take to end its calls.
+    pub close_grace: Duration,
+}
+
+/// One runtime instance. Several can live in one process.
+#[derive(Debug)]
+pub struct Runtime {
+    env: Env,
+    /// Drawn by chance: tells this instance from all others in what stores hold.
+    host: u64,
+    identity: Identity,
+    limits: Arc<Limits>,
+    name_bytes_max: usize,
+    primitives_max: usize,
+    registry: Registry,
+    routes: ArcSwapOption<Routes>,
+    /// By kind (in the order of [`Kind::ALL`]) and name.
+    primitives: [RwLock<HashMap<String, Arc<Open>>>; Kind::ALL.len()],
+    primitives_count: AtomicUsize,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    next_session: AtomicU64,
+    /// The one owner when the identity is the runtime's.
+    shared: Option<Arc<Session>>,
+    draining: AtomicBool,
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Makes a runtime without stores and routes.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let env = settings.env;
+        let host = env.random();
+        let shared = match settings.identity {
+            Identity::Connection => None,
+            Identity::Runtime => {
+                let owner = Owner { host, session: 0 };
+                Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.wall(), Box::new(|| {}))))
+            }
+        };
+        Arc::new(Self {
+            host,
+            identity: settings.identity,
+            limits: Arc::new(settings.limits),
+            name_bytes_max: settings.name_bytes_max,
+            primitives_max: settings.primitives_max,
+            registry: Registry::new(env.clone(), settings.drivers, settings.close_grace),
+            routes: ArcSwapOption::empty(),
+            primitives: std::array::from_fn(|_| RwLock::default()),
+            primitives_count: AtomicUsize::new(0),
+            sessions: Mutex::new(shared.iter().map(|session| (0, Arc::clone(session))).collect()),
+            next_session: AtomicU64::new(1),
+            shared,
+            draining: AtomicBool::new(false),
+            env,
+        })
+    }
+
+    /// Returns the outside world.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Returns the limits of arguments.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    // --- Sessions ---
+
+    /// Begins the session of a connection. `end` must close the connection; it is called when an operator ends the
+    /// session.
+    pub fn open_session(&self, peer: String, end: Box<dyn Fn() + Send + Sync>) -> Arc<Session> {
+        if let Some(shared) = &self.shared {
+            return Arc::clone(shared);
+        }
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let owner = Owner { host: self.host, session: id };
+        let session = Arc::new(Session::new(id, owner, peer, self.env.wall(), end));
+        self.sessions.lock().insert(id, Arc::clone(&session));
+        session
+    }
+
+    /// Ends the session of a connection that is gone: its waiting calls and streams end, and what it owns is given
+    /// back in the background. The primitives that it created stay known.
+    pub fn close_session(&self, session: &Arc<Session>) {
+        if self.identity == Identity::Runtime {
+            return;
+        }
+        if self.sessions.lock().remove(&session.id()).is_none() {
+            return;
+        }
+        for open in session.end() {
+            self.release(session, open);
+        }
+    }
+
+    /// Ends a session as an operator: its connection is closed, which ends the session.
+    pub fn end_session(&self, id: &str) -> Result<(), Error> {
+        let session = self.sessions.lock().values().find(|session| session.name() == id).cloned();
+        let unknown = || Error::new(Reason::NotKnown, format!("no such session: id=`{id}`"));
+        let session = session.ok_or_else(unknown)?;
+        if self.identity == Identity::Runtime {
+            return Err(Error::invalid("the session is that of the whole runtime: stop the runtime instead"));
+        }
+        session.disconnect();
+        self.close_session(&session);
+        Ok(())
+    }
+
+    /// Returns the sessions, by number, after the one numbered `after`.
+    pub fn sessions(&self, after: u64, max: usize) -> Vec<Arc<Session>> {
+        let mut sessions: Vec<_> = self
+            .sessions
+            .lock()
+            .values()
+            .filter(|session| session.id() > after || after == 0)
+            .cloned()
+            .collect();
+        sessions.sort_by_key(|session| session.id());
+        sessions.truncate(max);
+        sessions
+    }
+
+    /// Returns the session that an owner names, if it is one of this runtime.
+    pub fn session_of(&self, owner: Owner) -> Option<Arc<Session>> {
+        if owner.host != self.host { None } else { self.sessions.lock().get(&owner.session).cloned() }
+    }
+
+    fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
+        open.leave();
+        if open.primitive().owns() {
+            let owner = session.owner();
+            self.env.spawn(async move { open.primitive().release_all(owner).await });
+        }
+    }
+
+    // --- Stores ---
+
+    /// Connects a store. Answers as soon as the configuration is known to be right; a store that cannot be reached is
+    /// tried again until it is disconnected.
+    pub async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
+        self.registry.connect(id, driver, config).await
+    }
+
+    /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
+    pub async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
+        self.registry.configure(id, config).await
+    }
+
+    /// Disconnects a store. Its primitives are forgotten, their streams end.
+    pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
+        let slot = self.registry.remove(id)?;
+        let gone = self.forget_all(|open| open.store_id() == id);
+        for session in self.sessions(0, usize::MAX) {
+            for open in &gone {
+                drop(session.detach(open));
+            }
+        }
+        slot.close().await;
+        Ok(())
+    }
+
+    /// Returns the store of this id, connected or trying to be.
+    pub fn store(&self, id: &StoreId) -> Option<Arc<Slot>> {
+        self.registry.find(id)
+    }
+
+    /// Returns all stores, by id.
+    pub fn stores(&self) -> Vec<StoreDetails> {
+        let mut stores = self.registry.stores();
+        for store in &mut stores {
+            store.primitives = self.count(|open| *open.store_id() == store.id);
+        }
+        stores
+    }
+
+    /// Returns all drivers.
+    pub fn drivers(&self) -> Vec<DriverDetails> {
+        self.registry.drivers()
+    }
+
+    // --- Routes ---
+
+    /// Sets the routes for primitives that are created from now on. An empty set takes all routes away.
+    pub fn program(&self, routes: Routes) -> Result<(), Error> {
+        routes.check()?;
+        let routes = (!routes.is_empty()).then(|| Arc::new(routes));
+        if self.routes.load().as_deref() != routes.as_deref() {
+            self.routes.store(routes);
+        }
+        Ok(())
+    }
+
+    /// Returns the routes, if there are any.
+    pub fn routes(&self) -> Option<Arc<Routes>> {
+        self.routes.load_full()
+    }
+
+    /// Tells where a primitive would be placed, and why. Creates nothing.
+    pub fn explain(
+        &self,
+        kind: Kind,
+        version: &str,
+        name: &str,
+        tags: &[String],
+    ) -> Result<Explanation, Error> {
+        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
+        Ok(routes.explain(kind, version, name, tags))
+    }
+
+    // --- Primitives ---
+
+    /// Makes the primitive known, and `session` one of its users. Repeating it changes nothing and answers the same:
+    /// the configuration of the route that was taken first.
+    pub async fn create(
+        &self,
+        session: &Arc<Session>,
+        kind: Kind,
+        name: &str,
+        tags: &[String],
+    ) -> Result<PrimitiveConfig, Error> {
+        if name.is_empty() || name.len() > self.name_bytes_max {
+            let (bytes, max) = (name.len(), self.name_bytes_max);
+            return Err(Error::invalid(format!(
+                "primitive name out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
+            )));
+        }
+        let open = match self.find(kind, name) {
+            Some(open) => open,
+            None => self.open(kind, name, tags).await?,
+        };
+        if !session.attach(&open) {
+            return Err(Error::new(Reason::Closed, "the session has ended"));
+        }
+        Ok(open.config())
+    }
+
+    /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is given back
+    /// before this returns. The primitive is forgotten when no session uses it any more. The content stays.
+    pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
+        let Some(open) = self.find(kind, name) else { return };
+        if session.detach(&open) {
+            open.leave();
+        }
+        open.primitive().release_all(session.owner()).await;
+        if open.users() == 0 {
+            self.forget(&open);
+        }
+    }
+
+    /// Finds a primitive that was created.
+    pub fn find(&self, kind: Kind, name: &str) -> Option<Arc<Open>> {
+        self.of_kind(kind).read().get(name).cloned()
+    }
+
+    /// Returns the primitives that `wanted` chooses, by kind and name, after the given one.
+    pub fn primitives(
+        &self,
+        after: Option<(Kind, &str)>,
+        max: usize,
+        wanted: impl Fn(&Open) -> bool,
+    ) -> Vec<Arc<Open>> {
+        let mut found = Vec::new();
+        for kind in Kind::ALL {
+            let later = |open: &Open| after.is_none_or(|after| (open.kind(), open.name()) > after);
+            let mut of_kind: Vec<_> = self
+                .of_kind(kind)
+                .read()
+                .values()
+                .filter(|open| later(open) && wanted(open))
+                .cloned()
+                .collect();
+            of_kind.sort_by(|one, other| one.name().cmp(other.name()));
+            found.extend(of_kind);
+            if found.len() >= max {
+                break;
+            }
+        }
+        found.truncate(max);
+        found
+    }
+
+    async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<Open>, Error> {
+        let max = self.primitives_max;
+        if self.primitives_count.load(Ordering::Relaxed) >= max {
+            return Err(Error::new(
+                Reason::PrimitivesFull,
+                format!(
+                    "too many primitives are known: close some or raise `limits.primitives-max`: max=`{max}`"
+                ),
+            ));
+        }
+        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
+        let placement = routes.place(kind, name, tags)?;
+        let config = parse_primitive_config(&placement.config)?;
+        let unconnected = || {
+            Error::new(
+                Reason::StoreUnavailable,
+                format!("store is not connected: store=`{}`", placement.store_id),
+            )
+        };
+        let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
+        let backing =
+            Backing::new(Arc::clone(&slot) as _, kind, name, self.env.clone(), Arc::clone(&self.limits));
+        let primitive = Primitive::open(kind, backing, config).await?;
+        let open = Arc::new(Open::new(
+            kind,
+            name.to_owned(),
+            tags.to_vec(),
+            placement.store_id.clone(),
+            config,
+            primitive,
+        ));
+        let mut primitives = self.of_kind(kind).write();
+        // A store that was disconnected meanwhile has had its primitives forgotten already.
+        if slot.is_closed() {
+            return Err(unconnected());
+        }
+        let open = Arc::clone(primitives.entry(name.to_owned()).or_insert_with(|| {
+            self.primitives_count.fetch_add(1, Ordering::Relaxed);
+            open
+        }));
+        Ok(open)
+    }
+
+    fn forget(&self, open: &Arc<Open>) {
+        let mut primitives = self.of_kind(open.kind()).write();
+        // Somebody may have created it again in the meantime.
+        if open.users() == 0 && primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
+            primitives.remove(open.name());
+            self.primitives_count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn forget_all(&self, unwanted: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
+        let mut gone = Vec::new();
+        for primitives in &self.primitives {
+            gone.extend(primitives.write().extract_if(|_, open| unwanted(open)).map(|(_, open)| open));
+        }
+        self.primitives_count.fetch_sub(gone.len(), Ordering::Relaxed);
+        gone
+    }
+
+    fn count(&self, wanted: impl Fn(&Open) -> bool) -> usize {
+        self.primitives
+            .iter()
+            .map(|primitives| primitives.read().values().filter(|open| wanted(open)).count())
+            .sum()
+    }
+
+    fn of_kind(&self, kind: Kind) -> &RwLock<HashMap<String, Arc<Open>>> {
+        // A fieldless enum counts from zero, in the order of `Kind::ALL`.
+        &self.primitives[kind as usize]
+    }
+
+    // --- End ---
+
+    /// Tells that the runtime is about to end; see [`Runtime::is_draining`].
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Tells whether new calls are to be refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends all streams and waiting calls, gives back what sessions own, and closes all stores.
+    pub async fn shut_down(&self) {
+        self.drain();
+        for session in self.sessions(0, usize::MAX) {
+            for open in session.end() {
+                open.primitive().release_all(session.owner()).await;
+            }
+        }
+        self.registry.close().await;
+    }
+}
+
+fn not_programmed() -> Error {
+    Error::new(
+        Reason::NotProgrammed,
+        "no routes are set: call Program, or give routes in the configuration file",
+    )
+}

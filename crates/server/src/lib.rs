@@ -1,1 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The gRPC services over a [`Runtime`](atomix_runtime::Runtime).
+//!
+//! One file per primitive: decode, call the primitive, encode. Every error becomes a status in `status`, every call
+//! finds its session and its primitive in `call`.
+
+mod call;
+mod control;
+mod convert;
+mod counter;
+mod countermap;
+mod election;
+mod front;
+mod health;
+mod indexedmap;
+mod inspect;
+mod list;
+mod lock;
+mod map;
+mod multimap;
+mod serve;
+mod set;
+mod status;
+mod topic;
+mod value;
+
+pub use serve::{Bound, Server, Settings};

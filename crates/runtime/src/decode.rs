@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Configurations as they come over the wire: `contract/runtime.md` section 3.2.
+
+use atomix_config::Object;
+use atomix_primitives::Error;
+use serde::Deserialize;
+
+use crate::PrimitiveConfig;
+
+/// Decodes the bytes of a `config` field: raw JSON, or an encoded `google.protobuf.Any` around JSON. Nothing at all
+/// is the empty configuration.
+pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
+    if let Some(object) = object(bytes) {
+        return Ok(object);
+    }
+    if bytes.is_empty() {
+        return Ok(Object::new());
+    }
+    let wrong = || Error::invalid("configuration is neither a JSON object nor an Any around one");
+    match any_value(bytes) {
+        Some([]) => Ok(Object::new()),
+        Some(value) => object(value).ok_or_else(wrong),
+        None => Err(wrong()),
+    }
+}
+
+/// Reads the configuration of a primitive, as a rule or a service gives it. Unknown fields are refused.
+pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error> {
+    #[derive(Deserialize, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Config {
+        cache: Cache,
+        #[serde(alias = "append_as_inserted", rename = "appendAsInserted")]
+        append_as_inserted: bool,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Cache {
+        enabled: bool,
+        size: Size,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Number(u64),
+        /// The JSON form of protobuf writes 64-bit numbers as text.
+        Text(String),
+    }
+    impl Default for Size {
+        fn default() -> Self {
+            Self::Number(0)
+        }
+    }
+    let wrong = |problem: String| Error::invalid(format!("configuration of a primitive is wrong: {problem}"));
+    let config: Config = serde_json::from_value(serde_json::Value::Object(config.clone()))
+        .map_err(|error| wrong(error.to_string()))?;
+    let cache_size = match config.cache.size {
+        Size::Number(size) => size,
+        Size::Text(size) => {
+            size.parse().map_err(|_| wrong(format!("`cache.size` is no number: value=`{size}`")))?
+        }
+    };
+    Ok(PrimitiveConfig {
+        cache_enabled: config.cache.enabled,
+        cache_size,
+        append_as_inserted: config.append_as_inserted,
+    })
+}
+
+fn object(bytes: &[u8]) -> Option<Object> {
+    match serde_json::from_slice(bytes) {
+        Ok(serde_json::Value::Object(object)) => Some(object),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Takes the `value` out of an encoded `Any`: field 1 is text, field 2 the bytes, anything else is no `Any`.
+fn any_value(mut bytes: &[u8]) -> Option<&[u8]> {
+    let mut value: &[u8] = &[];
+    while let Some((tag, rest)) = bytes.split_first() {
+        let (len, rest) = varint(rest)?;
+        let field = rest.get(..len)?;
+        match tag {
+            0x0a => {
+                std::str::from_utf8(field).ok()?;
+            }
+            0x12 => value = field,
+            _ => return None,
+        }
+        bytes = &rest[len..];
+    }
+    Some(value)
+}
+
+fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0usize;
+    for (at, byte) in bytes.iter().enumerate().take(9) {
+        value |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[at + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(bytes: &[u8]) -> Result<String, String> {
+        decode_config(bytes)
+            .map(|object| serde_json::Value::Object(object).to_string())
+            .map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn the_table_of_the_contract_is_read_as_it_says() {
+        assert_eq!(decoded(br#"{"x":1}"#).unwrap(), r#"{"x":1}"#);
+        assert_eq!(decoded(b"\x12\x07{\"x\":1}").unwrap(), r#"{"x":1}"#);
+        assert_eq!(decoded(b"").unwrap(), "{}");
+    }
+
+    #[test]
+    fn json_that_begins_with_a_line_feed_is_json() {
+        assert_eq!(decoded(b"\n\n {\"x\":1}\n").unwrap(), r#"{"x":1}"#);
+    }
+
+    #[test]
+    fn the_type_url_of_an_any_is_ignored() {
+        assert_eq!(decoded(b"\x0a\x03a/b\x12\x02{}").unwrap(), "{}");
+        assert_eq!(decoded(b"\x0a\x03a/b").unwrap(), "{}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for bytes in [
+            &b"[]"[..],
+            b"\"x\"",
+            b"null",
+            b"x: 1",
+            b"\x12\x02[]",
+            b"\x12\xff",
+            b"\x1a\x00",
+            b"{",
+            b"\x0a\x01\xff",
+        ] {
+            assert!(decoded(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_cache_size_may_be_a_number_or_text() {
+        for text in [r#"{"cache":{"enabled":true,"size":3}}"#, r#"{"cache":{"enabled":true,"size":"3"}}"#] {
+            let config = parse_primitive_config(&object(text.as_bytes()).unwrap()).unwrap();
+            assert!(config.cache_enabled);
+            assert_eq!(config.cache_size, 3);
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let error = parse_primitive_config(&object(br#"{"cash":{}}"#).unwrap()).unwrap_err();
+        assert!(error.message().contains("cash"), "{error}");
+    }
+}

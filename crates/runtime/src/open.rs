@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Primitives that were created.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use atomix_config::StoreId;
+use atomix_primitives::{
+    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, Map, MultiMap, Owner,
+    QueueState, Set, Topic, Value,
+};
+
+/// A primitive that was created, with the route that it took.
+#[derive(Debug)]
+pub struct Open {
+    kind: Kind,
+    name: Arc<str>,
+    tags: Vec<String>,
+    store_id: StoreId,
+    config: PrimitiveConfig,
+    primitive: Primitive,
+    users: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+/// What a route says about a primitive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrimitiveConfig {
+    /// Clients should cache.
+    pub cache_enabled: bool,
+    /// Entries of that cache; zero means all.
+    pub cache_size: u64,
+    /// A list shows appended items as inserted ones, which the Go SDK needs to see them.
+    pub append_as_inserted: bool,
+}
+
+/// One of the eleven.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Primitive {
+    Counter(Counter),
+    CounterMap(CounterMap),
+    Election(Election),
+    IndexedMap(IndexedMap),
+    List(List),
+    Lock(Lock),
+    Map(Map),
+    MultiMap(MultiMap),
+    Set(Set),
+    Topic(Topic),
+    Value(Value),
+}
+
+// === impl Open ===
+
+impl Open {
+    pub(crate) fn new(
+        kind: Kind,
+        name: String,
+        tags: Vec<String>,
+        store_id: StoreId,
+        config: PrimitiveConfig,
+        primitive: Primitive,
+    ) -> Self {
+        let (users, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { kind, name: name.into(), tags, store_id, config, primitive, users, streams }
+    }
+
+    /// Returns the kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the tags of the first creation.
+    pub fn tags(&self) -> &[String] {
+        &self.tags
+    }
+
+    /// Returns the store that keeps the content.
+    pub fn store_id(&self) -> &StoreId {
+        &self.store_id
+    }
+
+    /// Returns what the route says about the primitive.
+    pub fn config(&self) -> PrimitiveConfig {
+        self.config
+    }
+
+    /// Returns the primitive.
+    pub fn primitive(&self) -> &Primitive {
+        &self.primitive
+    }
+
+    /// Returns how many sessions have created it and not closed it.
+    pub fn users(&self) -> usize {
+        self.users.load(Ordering::Acquire)
+    }
+
+    /// Returns how many streams are open.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Counts an opened stream.
+    pub fn stream_opened(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an ended stream.
+    pub fn stream_ended(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn id(&self) -> (Kind, Arc<str>) {
+        (self.kind, Arc::clone(&self.name))
+    }
+
+    pub(crate) fn enter(&self) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+// === impl Primitive ===
+
+impl Primitive {
+    pub(crate) async fn open(kind: Kind, backing: Backing, config: PrimitiveConfig) -> Result<Self, Error> {
+        Ok(match kind {
+            Kind::Counter => Self::Counter(Counter::open(backing)),
+            Kind::CounterMap => Self::CounterMap(CounterMap::open(backing)),
+            Kind::Election => Self::Election(Election::open(backing)),
+            Kind::IndexedMap => Self::IndexedMap(IndexedMap::open(backing).await?),
+            Kind::List => Self::List(List::open(backing, config.append_as_inserted)),
+            Kind::Lock => Self::Lock(Lock::open(backing)),
+            Kind::Map => Self::Map(Map::open(backing).await?),
+            Kind::MultiMap => Self::MultiMap(MultiMap::open(backing)),
+            Kind::Set => Self::Set(Set::open(backing).await?),
+            Kind::Topic => Self::Topic(Topic::open(backing)),
+            Kind::Value => Self::Value(Value::open(backing).await?),
+        })
+    }
+
+    /// Tells whether sessions can own something in primitives of this kind.
+    pub fn owns(&self) -> bool {
+        matches!(self, Self::Lock(_) | Self::Map(_) | Self::CounterMap(_) | Self::Election(_))
+    }
+
+    /// Gives back whatever `owner` owns. Returns when the store has confirmed it.
+    pub async fn release_all(&self, owner: Owner) {
+        match self {
+            Self::Lock(lock) => lock.release_all(owner).await,
+            Self::Map(map) => map.release_all(owner).await,
+            Self::CounterMap(map) => map.release_all(owner).await,
+            Self::Election(election) => election.release_all(owner).await,
+            Self::Counter(_)
+            | Self::IndexedMap(_)
+            | Self::List(_)
+            | Self::MultiMap(_)
+            | Self::Set(_)
+            | Self::Topic(_)
+            | Self::Value(_) => {}
+        }
+    }
+
+    /// Returns what `owner` owns: keys of locks, or candidates, each with its token or term; at most `max`. What the
+    /// store cannot tell right now is left out.
+    pub async fn holdings(&self, owner: Owner, max: usize) -> Vec<(String, u64)> {
+        if let Self::Election(election) = self {
+            let Ok(state) = election.state().await else { return Vec::new() };
+            let leads =
+                state.leader.iter().filter(|leader| leader.owner == owner).map(|leader| (leader, state.term));
+            let waits = state
+                .waiting
+                .iter()
+                .filter(|candidate| candidate.owner == owner)
+                .map(|candidate| (candidate, 0));
+            return leads
+                .chain(waits)
+                .take(max)
+                .map(|(candidate, term)| (candidate.name.clone(), term))
+                .collect();
+        }
+        let locks = self.locks(max).await.unwrap_or_default();
+        let held = locks.into_iter().filter_map(|lock| {
+            let holder = lock.queue.first().filter(|holder| holder.owner == owner)?;
+            Some((lock.key, holder.token))
+        });
+        held.take(max).collect()
+    }
+
+    /// Returns the locks, with holders and waiters, at most `max` locks and as many places each.
+    pub async fn locks(&self, max: usize) -> Result<Vec<QueueState>, Error> {
+        Ok(match self {
+            Self::Lock(lock) => {
+                let queue = lock.queue(max).await?;
+                if queue.is_empty() { Vec::new() } else { vec![QueueState { key: String::new(), queue }] }
+            }
+            Self::Map(map) => map.locked(max).await?,
+            Self::CounterMap(map) => map.locked(max).await?,
+            Self::Counter(_)
+            | Self::Election(_)
+            | Self::IndexedMap(_)
+            | Self::List(_)
+            | Self::MultiMap(_)
+            | Self::Set(_)
+            | Self::Topic(_)
+            | Self::Value(_) => Vec::new(),
+        })
+    }
+}
+
+/// A type of primitive, so that a call can ask for the one it needs.
+pub trait Of: Send + Sync + 'static {
+    /// The kind of this type.
+    const KIND: Kind;
+
+    /// Returns the primitive if it is of this type.
+    fn of(primitive: &Primitive) -> Option<&Self>;
+}
+
+macro_rules! of {
+    ($($name:ident)+) => {
+        $(impl Of for $name {
+            const KIND: Kind = Kind::$name;
+
+            fn of(primitive: &Primitive) -> Option<&Self> {
+                if let Primitive::$name(this) = primitive { Some(this) } else { None }
+            }
+        })+
+    };
+}
+
+of! { Counter CounterMap Election IndexedMap List Lock Map MultiMap Set Topic Value }

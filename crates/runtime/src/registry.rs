@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The drivers that exist and the stores that are connected.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_config::{DriverId, Object, StoreId};
+use atomix_env::{Env, WallTime};
+use atomix_kv::{Driver, Profile};
+use atomix_primitives::{Error, Reason};
+use parking_lot::RwLock;
+
+use crate::{Slot, StoreState};
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    env: Env,
+    drivers: Vec<Arc<dyn Driver>>,
+    grace: Duration,
+    slots: RwLock<BTreeMap<StoreId, Arc<Slot>>>,
+    /// Held while a store is added, so that two calls for one id do not both connect it. The slot connects in the
+    /// background: nothing waits for a backend here.
+    adding: tokio::sync::Mutex<()>,
+}
+
+/// A driver, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverDetails {
+    /// The name and version.
+    pub id: DriverId,
+    /// Other names and versions that are accepted.
+    pub aliases: Vec<DriverId>,
+    /// What its stores keep and where.
+    pub description: String,
+}
+
+/// A store, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreDetails {
+    /// The id.
+    pub id: StoreId,
+    /// The driver that made it.
+    pub driver: DriverId,
+    /// How it is.
+    pub state: StoreState,
+    /// Why it is not ready.
+    pub error: String,
+    /// Since when it is so.
+    pub since: WallTime,
+    /// How many configurations have been in force.
+    pub generation: u64,
+    /// What it promises, if it was ever reached.
+    pub profile: Option<Profile>,
+    /// How many primitives of this runtime it keeps.
+    pub primitives: usize,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    pub(crate) fn new(env: Env, drivers: Vec<Arc<dyn Driver>>, grace: Duration) -> Self {
+        Self { env, drivers, grace, slots: RwLock::default(), adding: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(crate) fn find(&self, id: &StoreId) -> Option<Arc<Slot>> {
+        self.slots.read().get(id).cloned()
+    }
+
+    pub(crate) async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
+        let _adding = self.adding.lock().await;
+        if self.slots.read().contains_key(&id) {
+            let message = format!("store is connected already: disconnect or configure it: store=`{id}`");
+            return Err(Error::new(Reason::StoreExists, message));
+        }
+        let driver = self.driver(&driver)?;
+        driver.validate(&config)?;
+        let slot = Slot::open(id.clone(), driver, config, self.env.clone(), self.grace).await;
+        self.slots.write().insert(id, slot);
+        Ok(())
+    }
+
+    pub(crate) async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
+        let slot = self.find(id).ok_or_else(|| not_connected(id))?;
+        if config.is_empty() {
+            // "No change": contract/runtime.md section 4.2.
+            return Ok(());
+        }
+        Ok(slot.configure(config).await?)
+    }
+
+    pub(crate) fn remove(&self, id: &StoreId) -> Result<Arc<Slot>, Error> {
+        self.slots.write().remove(id).ok_or_else(|| not_connected(id))
+    }
+
+    pub(crate) async fn close(&self) {
+        let slots = std::mem::take(&mut *self.slots.write());
+        futures::future::join_all(slots.values().map(|slot| slot.close())).await;
+    }
+
+    pub(crate) fn drivers(&self) -> Vec<DriverDetails> {
+        let id = |name: &str, version: &str| DriverId { name: name.to_owned(), version: version.to_owned() };
+        self.drivers
+            .iter()
+            .map(|driver| DriverDetails {
+                id: id(driver.name(), driver.version()),
+                aliases: driver.aliases().iter().map(|(name, version)| id(name, version)).collect(),
+                description: driver.description().to_owned(),
+            })
+            .collect()
+    }
+
+    pub(crate) fn stores(&self) -> Vec<StoreDetails> {
+        let slots: Vec<Arc<Slot>> = self.slots.read().values().cloned().collect();
+        slots
+            .into_iter()
+            .map(|slot| {
+                let (state, error, since) = slot.status();
+                StoreDetails {
+                    id: slot.id().clone(),
+                    driver: slot.driver_id(),
+                    state,
+                    error,
+                    since,
+                    generation: slot.generation(),
+                    profile: slot.known_profile().cloned(),
+                    primitives: 0,
+                }
+            })
+            .collect()
+    }
+
+    fn driver(&self, id: &DriverId) -> Result<Arc<dyn Driver>, Error> {
+        let named = |driver: &&Arc<dyn Driver>| {
+            let own = (driver.name(), driver.version());
+            let wanted = (id.name.as_str(), id.version.as_str());
+            own == wanted || driver.aliases().contains(&wanted)
+        };
+        let unknown = || {
+            let known: Vec<String> = self.drivers().iter().map(|driver| driver.id.to_string()).collect();
+            let known = known.join(", ");
+            Error::new(Reason::DriverUnknown, format!("no such driver: driver=`{id}` drivers=`{known}`"))
+        };
+        self.drivers.iter().find(named).cloned().ok_or_else(unknown)
+    }
+}
+
+fn not_connected(id: &StoreId) -> Error {
+    Error::new(Reason::NotKnown, format!("store is not connected: store=`{id}`"))
+}

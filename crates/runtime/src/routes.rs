@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which store a primitive lives in: `contract/runtime.md` sections 5 and 6.
+
+use atomix_config::{LaterRoute, Object, Rule, SeedRoute, StoreId};
+use atomix_primitives::{Error, Kind, Reason};
+
+use crate::parse_primitive_config;
+
+/// All routes of a runtime, in one of the two styles.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Routes {
+    /// The first route whose tags the primitive has.
+    Seed(Vec<SeedRoute>),
+    /// Rules are narrowed down by name, then tags, then type.
+    Later(Vec<LaterRoute>),
+}
+
+/// Where a primitive is placed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// The store.
+    pub store_id: StoreId,
+    /// What the route says about the primitive.
+    pub config: Object,
+}
+
+/// How a placement was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// The placement; `None` if no route leads anywhere.
+    pub placement: Option<Placement>,
+    /// What was narrowed down, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of an explanation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was looked at.
+    pub name: &'static str,
+    /// The candidates that were left.
+    pub remaining: Vec<String>,
+    /// Why.
+    pub note: String,
+}
+
+/// A route of the later style, with one of its rules or, bare, without any.
+#[derive(Debug, Clone, Copy)]
+struct Candidate<'a> {
+    route: &'a LaterRoute,
+    rule: Option<&'a Rule>,
+}
+
+/// What is to be placed.
+struct Subject<'a> {
+    kind: Kind,
+    version: &'a str,
+    name: &'a str,
+    tags: &'a [String],
+}
+
+/// Every primitive type has this version in both generations.
+const VERSION: &str = "v1";
+
+// === impl Routes ===
+
+impl Routes {
+    /// Places the primitive, or says [`Reason::NoRoute`].
+    pub fn place(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Placement, Error> {
+        let subject = Subject { kind, version: VERSION, name, tags };
+        let placement = match self {
+            Self::Seed(routes) => seed(routes, &subject),
+            Self::Later(routes) => later(routes, &subject, &mut |_| {}),
+        };
+        placement.ok_or_else(|| {
+            Error::new(
+                Reason::NoRoute,
+                format!(
+                    "no route leads anywhere: ask `atomix route explain`: type=`{}` tags=`{}`",
+                    kind.type_name(),
+                    tags.join(",")
+                ),
+            )
+        })
+    }
+
+    /// Places the primitive and tells how.
+    pub fn explain(&self, kind: Kind, version: &str, name: &str, tags: &[String]) -> Explanation {
+        let version = if version.is_empty() { VERSION } else { version };
+        let subject = Subject { kind, version, name, tags };
+        let mut steps = Vec::new();
+        let placement = match self {
+            Self::Seed(routes) => {
+                for route in routes {
+                    let missing: Vec<&str> =
+                        route.tags.iter().filter(|tag| !tags.contains(tag)).map(String::as_str).collect();
+                    let note = match missing.as_slice() {
+                        [] => "the primitive has all tags of the route: first match, taken".to_owned(),
+                        missing => format!("the primitive lacks tags: {}", missing.join(", ")),
+                    };
+                    let taken = missing.is_empty();
+                    steps.push(Step { name: "tags", remaining: vec![route.store.to_string()], note });
+                    if taken {
+                        break;
+                    }
+                }
+                seed(routes, &subject)
+            }
+            Self::Later(routes) => later(routes, &subject, &mut |step| steps.push(step)),
+        };
+        Explanation { placement, steps }
+    }
+
+    /// Checks the configurations that the routes give to primitives.
+    pub fn check(&self) -> Result<(), Error> {
+        let configs: Vec<&Object> = match self {
+            Self::Seed(routes) => {
+                routes.iter().flat_map(|route| &route.services).map(|service| &service.config).collect()
+            }
+            Self::Later(routes) => {
+                routes.iter().flat_map(|route| &route.rules).map(|rule| &rule.config).collect()
+            }
+        };
+        configs.into_iter().try_for_each(|config| parse_primitive_config(config).map(drop))
+    }
+
+    /// Tells whether there is no route at all.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Seed(routes) => routes.is_empty(),
+            Self::Later(routes) => routes.is_empty(),
+        }
+    }
+}
+
+fn seed(routes: &[SeedRoute], subject: &Subject<'_>) -> Option<Placement> {
+    let route = routes.iter().find(|route| route.tags.iter().all(|tag| subject.tags.contains(tag)))?;
+    let service = route.services.iter().find(|service| names_service(&service.name, subject.kind));
+    let config = service.map(|service| service.config.clone()).unwrap_or_default();
+    Some(Placement { store_id: route.store.clone(), config })
+}
+
+/// Service names are accepted with `runtime` (as the documents have them) and without (as the seed's binary had them).
+fn names_service(name: &str, kind: Kind) -> bool {
+    let (package, service) = (kind.name(), kind.type_name());
+    name == format!("atomix.runtime.{package}.{VERSION}.{service}")
+        || name == format!("atomix.{package}.{VERSION}.{service}")
+}
+
+fn later(routes: &[LaterRoute], subject: &Subject<'_>, tell: &mut dyn FnMut(Step)) -> Option<Placement> {
+    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    for route in routes {
+        if route.rules.is_empty() {
+            candidates.push(Candidate { route, rule: None });
+        }
+        candidates.extend(route.rules.iter().map(|rule| Candidate { route, rule: Some(rule) }));
+    }
+    let mut step = |name,
+                    candidates: &mut Vec<Candidate<'_>>,
+                    hit: &dyn Fn(&Rule) -> bool,
+                    open: &dyn Fn(&Rule) -> bool| {
+        let hits = candidates.iter().any(|candidate| candidate.rule.is_some_and(hit));
+        candidates.retain(|candidate| match candidate.rule {
+            None => !hits,
+            Some(rule) if hits => hit(rule),
+            Some(rule) => open(rule),
+        });
+        let note = if hits {
+            "rules that ask for it drop all that do not"
+        } else {
+            "no rule asks for it: those that ask for another are dropped"
+        };
+        tell(Step {
+            name,
+            remaining: candidates.iter().map(Candidate::to_string).collect(),
+            note: note.to_owned(),
+        });
+    };
+    step(
+        "name",
+        &mut candidates,
+        &|rule| rule.names.iter().any(|name| name != "*" && name == subject.name),
+        &|rule| rule.names.iter().all(|name| name == "*"),
+    );
+    step(
+        "tags",
+        &mut candidates,
+        &|rule| !rule.tags.is_empty() && rule.tags.iter().all(|tag| subject.tags.contains(tag)),
+        &|rule| rule.tags.is_empty(),
+    );
+    step("type", &mut candidates, &|rule| has_type(rule, subject), &|rule| type_name(rule).is_empty());
+    // The first one, unless a later rule has strictly more tags.
+    let mut taken: Option<&Candidate<'_>> = None;
+    for candidate in &candidates {
+        if taken.is_none_or(|taken| candidate.tags() > taken.tags()) {
+            taken = Some(candidate);
+        }
+    }
+    tell(Step {
+        name: "choice",
+        remaining: taken.iter().map(ToString::to_string).collect(),
+        note: match taken {
+            Some(_) => "the first one with the most tags is taken".to_owned(),
+            None => "nothing is left, and no step is taken back".to_owned(),
+        },
+    });
+    let taken = taken?;
+    let config = taken.rule.map(|rule| rule.config.clone()).unwrap_or_default();
+    Some(Placement { store_id: taken.route.store.clone(), config })
+}
+
+fn type_name(rule: &Rule) -> &str {
+    rule.primitive_type.as_ref().map_or("", |of| of.name.as_str())
+}
+
+fn has_type(rule: &Rule, subject: &Subject<'_>) -> bool {
+    rule.primitive_type.as_ref().is_some_and(|of| {
+        of.name == subject.kind.type_name() && (of.version.is_empty() || of.version == subject.version)
+    })
+}
+
+// === impl Candidate ===
+
+impl Candidate<'_> {
+    fn tags(&self) -> usize {
+        self.rule.map_or(0, |rule| rule.tags.len())
+    }
+}
+
+impl std::fmt::Display for Candidate<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.route.store)?;
+        let Some(rule) = self.rule else { return f.write_str(" everything") };
+        if let Some(of) = &rule.primitive_type {
+            write!(f, " type {}", of.name)?;
+            if !of.version.is_empty() {
+                write!(f, "/{}", of.version)?;
+            }
+        }
+        if !rule.names.is_empty() {
+            write!(f, " names {}", rule.names.join(", "))?;
+        }
+        if !rule.tags.is_empty() {
+            write!(f, " tags {}", rule.tags.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sessions: who owns locks and candidacies, and who uses which primitive.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use atomix_env::{Shutdown, WallTime};
+use atomix_primitives::{Caller, Kind, Owner};
+use parking_lot::Mutex;
+
+use crate::Open;
+
+/// A client as the runtime sees it: one connection.
+pub struct Session {
+    id: u64,
+    owner: Owner,
+    peer: String,
+    opened: WallTime,
+    end: Box<dyn Fn() + Send + Sync>,
+    /// What the session uses; `None` once it has ended.
+    attachments: Mutex<Option<HashMap<(Kind, Arc<str>), Attachment>>>,
+    calls: AtomicUsize,
+}
+
+/// Something that a session owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionHolding {
+    /// The kind of the primitive.
+    pub kind: Kind,
+    /// The name of the primitive.
+    pub name: String,
+    /// The key of a map, the candidate of an election; empty for a lock.
+    pub key: String,
+    /// The token of a lock, the term that the candidate leads; zero for one that waits.
+    pub token: u64,
+}
+
+/// Counts a call while it runs.
+#[derive(Debug)]
+pub struct CallGuard {
+    session: Arc<Session>,
+}
+
+struct Attachment {
+    open: Arc<Open>,
+    /// Whether the session created the primitive. A session may also work on what another one created.
+    user: bool,
+    /// Made when the first call needs it: most sessions never wait and never stream.
+    closed: Option<Shutdown>,
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(crate) fn new(
+        id: u64,
+        owner: Owner,
+        peer: String,
+        opened: WallTime,
+        end: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let attachments = Mutex::new(Some(HashMap::new()));
+        Self { id, owner, peer, opened, end, attachments, calls: AtomicUsize::new(0) }
+    }
+
+    /// Returns the number of the session, unique in this runtime.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the name of the session, unique among runtimes.
+    pub fn name(&self) -> String {
+        self.owner.to_string()
+    }
+
+    /// Returns who owns what the session takes.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Returns the address of the client.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Returns when the session began.
+    pub fn opened(&self) -> WallTime {
+        self.opened
+    }
+
+    /// Returns how many primitives the session has created and not closed.
+    pub fn primitives(&self) -> usize {
+        let attachments = self.attachments.lock();
+        attachments.iter().flat_map(HashMap::values).filter(|attachment| attachment.user).count()
+    }
+
+    /// Returns how many calls run, streams included.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call until the guard is dropped.
+    pub fn call(self: &Arc<Self>) -> CallGuard {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        CallGuard { session: Arc::clone(self) }
+    }
+
+    /// Returns the caller that stands for this session in calls on `open`.
+    pub fn caller(&self, open: &Arc<Open>) -> Caller {
+        let mut attachments = self.attachments.lock();
+        let closed = match &mut *attachments {
+            Some(attachments) => {
+                let attachment =
+                    attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
+                attachment.closed.get_or_insert_default().clone()
+            }
+            None => {
+                let closed = Shutdown::new();
+                closed.cancel();
+                closed
+            }
+        };
+        Caller { owner: self.owner, closed }
+    }
+
+    /// Returns what the session owns, at most `max` per primitive.
+    pub async fn holdings(&self, max: usize) -> Vec<SessionHolding> {
+        let mut holdings = Vec::new();
+        for open in self.attached() {
+            holdings.extend(open.primitive().holdings(self.owner, max).await.into_iter().map(
+                |(key, token)| SessionHolding { kind: open.kind(), name: open.name().to_owned(), key, token },
+            ));
+        }
+        holdings
+    }
+
+    /// Makes the session a user of `open`. False if the session has ended.
+    pub(crate) fn attach(&self, open: &Arc<Open>) -> bool {
+        let mut attachments = self.attachments.lock();
+        let Some(attachments) = &mut *attachments else { return false };
+        let attachment =
+            attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
+        if !std::mem::replace(&mut attachment.user, true) {
+            open.enter();
+        }
+        true
+    }
+
+    /// Ends what the session does on `open`; true if it was a user.
+    pub(crate) fn detach(&self, open: &Arc<Open>) -> bool {
+        let attachment =
+            self.attachments.lock().as_mut().and_then(|attachments| attachments.remove(&open.id()));
+        attachment.is_some_and(Attachment::close)
+    }
+
+    /// Ends everything that the session does and returns what it may own something in.
+    pub(crate) fn end(&self) -> Vec<Arc<Open>> {
+        let attachments = self.attachments.lock().take().unwrap_or_default();
+        let close = |attachment: Attachment| {
+            let open = Arc::clone(&attachment.open);
+            if attachment.close() {
+                open.leave();
+            }
+            open
+        };
+        attachments.into_values().map(close).collect()
+    }
+
+    /// Closes the connection.
+    pub(crate) fn disconnect(&self) {
+        (self.end)();
+    }
+
+    fn attached(&self) -> Vec<Arc<Open>> {
+        let attachments = self.attachments.lock();
+        attachments.iter().flat_map(HashMap::values).map(|attachment| Arc::clone(&attachment.open)).collect()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("owner", &self.owner)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Attachment ===
+
+impl Attachment {
+    fn new(open: Arc<Open>, user: bool) -> Self {
+        Self { open, user, closed: None }
+    }
+
+    /// Ends waiting calls and streams; true if the session was a user.
+    fn close(self) -> bool {
+        if let Some(closed) = self.closed {
+            closed.cancel();
+        }
+        self.user
+    }
+}
+
+// === impl CallGuard ===
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.session.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}

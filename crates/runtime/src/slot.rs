@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The place of a store: a [`Store`] that is there before the backend can be reached, and stays while the connection
+//! behind it is exchanged.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use atomix_config::{DriverId, Object, StoreId};
+use atomix_env::{Env, Shutdown, WallTime};
+use atomix_kv::{
+    Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome,
+    Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream,
+};
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
+use parking_lot::Mutex;
+
+/// A connected store, or one that is trying to be.
+pub struct Slot {
+    this: Weak<Slot>,
+    id: StoreId,
+    driver: Arc<dyn Driver>,
+    env: Env,
+    grace: Duration,
+    current: ArcSwapOption<Connected>,
+    /// What the store promises; known from the first connection on.
+    profile: OnceLock<Profile>,
+    status: Mutex<Status>,
+    /// Held while the configuration is exchanged, so that two exchanges do not cross.
+    exchange: tokio::sync::Mutex<Object>,
+    generation: AtomicU64,
+    closed: Shutdown,
+}
+
+/// How a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreState {
+    /// Never reached; the runtime keeps trying.
+    Connecting,
+    /// Works.
+    Ready,
+    /// Was reached, but the last check failed.
+    Degraded,
+    /// Disconnected.
+    Closed,
+}
+
+struct Connected {
+    store: Arc<dyn Store>,
+}
+
+/// A watch that goes on when the connection behind the slot is exchanged.
+struct Follow {
+    slot: Arc<Slot>,
+    keyspace: Keyspace,
+    seen: Option<Revision>,
+    watch: WatchStream,
+}
+
+#[derive(Clone)]
+struct Status {
+    state: StoreState,
+    error: String,
+    since: WallTime,
+}
+
+/// Pauses between attempts to connect.
+const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
+const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long a new configuration may take to prove itself.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connected store is asked whether it works.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Stands in until the first connection tells better.
+static UNKNOWN: Profile = Profile {
+    consistency: Consistency::Linearizable,
+    durability: Durability::Process,
+    shared: false,
+    limits: Limits {
+        key_bytes_max: 0,
+        value_bytes_max: 0,
+        guards_max: 0,
+        writes_max: 0,
+        reads_max: 0,
+        scan_bytes_max: 0,
+        once_max: 0,
+    },
+};
+
+// === impl Slot ===
+
+impl Slot {
+    /// Makes the slot and begins to connect. A store that answers at once is connected when this returns.
+    pub(crate) async fn open(
+        id: StoreId,
+        driver: Arc<dyn Driver>,
+        config: Object,
+        env: Env,
+        grace: Duration,
+    ) -> Arc<Self> {
+        let since = env.wall();
+        let slot = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            id,
+            driver,
+            env,
+            grace,
+            current: ArcSwapOption::empty(),
+            profile: OnceLock::new(),
+            status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
+            exchange: tokio::sync::Mutex::new(config),
+            generation: AtomicU64::new(1),
+            closed: Shutdown::new(),
+        });
+        let mut keep = Box::pin(Arc::clone(&slot).keep());
+        // In-process stores are ready after the first poll, so that a primitive can be created right away.
+        if futures::poll!(keep.as_mut()).is_pending() {
+            slot.env.spawn(keep);
+        }
+        slot
+    }
+
+    /// Returns the id.
+    pub fn id(&self) -> &StoreId {
+        &self.id
+    }
+
+    /// Returns the driver's name and version.
+    pub fn driver_id(&self) -> DriverId {
+        DriverId { name: self.driver.name().to_owned(), version: self.driver.version().to_owned() }
+    }
+
+    /// Returns how the store is, why, and since when.
+    pub fn status(&self) -> (StoreState, String, WallTime) {
+        let status = self.status.lock().clone();
+        (status.state, status.error, status.since)
+    }
+
+    /// Returns how many configurations have been in force.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Returns what the store promises, if it was ever reached.
+    pub fn known_profile(&self) -> Option<&Profile> {
+        self.profile.get()
+    }
+
+    /// Tells whether the store was disconnected.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Connects, then checks the store from time to time, until it is disconnected.
+    async fn keep(self: Arc<Self>) {
+        let closed = self.closed.clone();
+        tokio::select! {
+            biased;
+            () = closed.cancelled() => {}
+            () = self.connect() => {}
+        }
+        loop {
+            tokio::select! {
+                () = closed.cancelled() => return,
+                () = self.env.sleep(self.env.jitter(CHECK_INTERVAL)) => {}
+            }
+            let Some(connected) = self.current.load_full() else { continue };
+            match self.env.timeout(CHECK_INTERVAL, connected.store.check()).await {
+                Ok(Ok(_)) => self.set_state(StoreState::Ready, ""),
+                Ok(Err(error)) => self.set_state(StoreState::Degraded, &error.to_string()),
+                Err(_) => self.set_state(StoreState::Degraded, "the store does not answer"),
+            }
+        }
+    }
+
+    async fn connect(&self) {
+        let mut retry = CONNECT_RETRY_MIN;
+        loop {
+            {
+                // Held during the attempt: `configure` waits or comes before, and is never overtaken.
+                let config = self.exchange.lock().await;
+                if self.current.load().is_some() {
+                    return;
+                }
+                match self.candidate(&config).await {
+                    Ok(store) => return self.install(store),
+                    Err(error) => self.set_state(StoreState::Connecting, &error.to_string()),
+                }
+            }
+            self.env.sleep(self.env.jitter(retry)).await;
+            retry = (retry * 2).min(CONNECT_RETRY_MAX);
+        }
+    }
+
+    /// Connects and checks a store of this configuration.
+    async fn candidate(&self, config: &Object) -> Result<Arc<dyn Store>, Error> {
+        let context = Context { env: self.env.clone(), store: self.id.to_string() };
+        let attempt = async {
+            let store = self.driver.connect(config.clone(), context).await?;
+            if let Err(error) = store.check().await {
+                store.close(Duration::ZERO).await;
+                return Err(error);
+            }
+            Ok(store)
+        };
+        match self.env.timeout(EXCHANGE_TIMEOUT, attempt).await {
+            Ok(candidate) => candidate,
+            Err(_) => Err(Error::unavailable("the store does not answer")),
+        }
+    }
+
+    fn install(&self, store: Arc<dyn Store>) {
+        self.profile.get_or_init(|| store.profile().clone());
+        let old = self.current.swap(Some(Arc::new(Connected { store })));
+        self.set_state(StoreState::Ready, "");
+        tracing::info!(store = %self.id, driver = %self.driver_id(), "store is connected");
+        if let Some(old) = old {
+            let grace = self.grace;
+            self.env.spawn(async move { old.store.close(grace).await });
+        }
+    }
+
+    /// Exchanges the configuration, all of it or nothing.
+    pub(crate) async fn configure(&self, config: Object) -> Result<(), Error> {
+        self.driver.validate(&config)?;
+        let mut exchange = self.exchange.lock().await;
+        if self.is_closed() {
+            return Err(Error::closed());
+        }
+        if let Some(connected) = self.current.load_full() {
+            match connected.store.reconfigure(&config).await? {
+                Reconfigured::InPlace => {}
+                Reconfigured::Connect => self.install(self.candidate(&config).await?),
+            }
+        }
+        // A store that was never reached is tried with the new configuration from now on.
+        *exchange = config;
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) async fn close(&self) {
+        self.closed.cancel();
+        self.set_state(StoreState::Closed, "");
+        if let Some(connected) = self.current.swap(None) {
+            connected.store.close(self.grace).await;
+        }
+    }
+
+    fn set_state(&self, state: StoreState, error: &str) {
+        let mut status = self.status.lock();
+        if status.state == StoreState::Closed || (status.state == state && status.error == error) {
+            return;
+        }
+        if !error.is_empty() {
+            tracing::warn!(store = %self.id, ?state, error, "store has trouble");
+        }
+        let since = if status.state == state { status.since } else { self.env.wall() };
+        *status = Status { state, error: error.to_owned(), since };
+    }
+
+    fn connected(&self) -> Result<Arc<Connected>, Error> {
+        if let Some(connected) = self.current.load_full() {
+            return Ok(connected);
+        }
+        if self.is_closed() {
+            return Err(Error::closed());
+        }
+        let error = self.status.lock().error.clone();
+        Err(Error::unavailable(format!(
+            "store is not connected yet: store=`{}` last-error=`{error}`",
+            self.id
+        )))
+    }
+}
+
+impl Store for Slot {
+    fn profile(&self) -> &Profile {
+        self.profile.get().unwrap_or(&UNKNOWN)
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move { self.connected()?.store.read(keyspace, reads, level).await })
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move { self.connected()?.store.commit(keyspace, txn).await })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(async move {
+            let watch = self.connected()?.store.watch(keyspace, from).await?;
+            let Some(slot) = self.this.upgrade() else { return Err(Error::closed()) };
+            let seen = match from {
+                WatchFrom::Now => None,
+                WatchFrom::After(revision) => Some(revision),
+            };
+            let follow = Follow { slot, keyspace: keyspace.clone(), seen, watch };
+            let items = stream::unfold(Some(follow), |follow| async move {
+                let mut follow = follow?;
+                let item = follow.next().await;
+                let follow = item.is_ok().then_some(follow);
+                Some((item, follow))
+            });
+            Ok(items.boxed())
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        Box::pin(async move { self.connected()?.store.check().await })
+    }
+
+    fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(Slot::close(self))
+    }
+}
+
+// === impl Follow ===
+
+impl Follow {
+    async fn next(&mut self) -> Result<WatchItem, Error> {
+        loop {
+            match self.watch.next().await {
+                Some(Ok(item)) => {
+                    self.seen = Some(match &item {
+                        WatchItem::Commit(commit) => commit.revision,
+                        WatchItem::Progress(revision) => *revision,
+                    });
+                    return Ok(item);
+                }
+                Some(Err(error)) if error.kind() != ErrorKind::Closed => return Err(error),
+                // The connection was exchanged, or the store disconnected.
+                Some(Err(_)) | None => self.resume().await?,
+            }
+        }
+    }
+
+    async fn resume(&mut self) -> Result<(), Error> {
+        loop {
+            let from = self.seen.map_or(WatchFrom::Now, WatchFrom::After);
+            match self.slot.connected()?.store.watch(&self.keyspace, from).await {
+                Ok(watch) => {
+                    self.watch = watch;
+                    return Ok(());
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Closed) => {
+                    self.slot.env.sleep(CONNECT_RETRY_MIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("id", &self.id)
+            .field("state", &self.status.lock().state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a call finds its session and its primitive.
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use atomix_primitives::{Caller, Error, Events, Kind, Reason};
+use atomix_proto::runtime::PrimitiveId;
+use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use http::Extensions;
+use tonic::{Response, Status};
+
+use crate::status::{status, stream_status};
+
+/// All services: they share the runtime and have no state of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Services {
+    pub(crate) runtime: Arc<Runtime>,
+}
+
+/// A call on a primitive; dereferences to it.
+#[derive(Debug)]
+pub(crate) struct Call<P> {
+    session: Arc<Session>,
+    open: Arc<Open>,
+    of: PhantomData<fn() -> P>,
+}
+
+/// The stream of an answer.
+pub(crate) type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+/// Counts a stream while it is open.
+struct Counted<S> {
+    stream: S,
+    open: Arc<Open>,
+    _call: CallGuard,
+}
+
+/// Finds the primitive of a request and takes the request apart: `let (map, request) = call!(self, Map, request);`.
+macro_rules! call {
+    ($services:expr, $kind:ty, $request:expr) => {{
+        let request = $request;
+        let call = $services.call::<$kind>(request.extensions(), request.get_ref().id.as_ref());
+        (call.map_err(crate::status::status)?, request.into_inner())
+    }};
+}
+
+/// The same for a call that answers with a stream, whose errors have other codes.
+macro_rules! stream_call {
+    ($services:expr, $kind:ty, $request:expr) => {{
+        let request = $request;
+        let call = $services.call::<$kind>(request.extensions(), request.get_ref().id.as_ref());
+        (call.map_err(crate::status::stream_status)?, request.into_inner())
+    }};
+}
+
+/// Implements the manager service of a primitive. `Create` and `Close` exist on two services with the same effect.
+macro_rules! create_and_close {
+    ($kind:expr, $package:ident, |$config:ident| $message:expr) => {
+        async fn create(
+            &self,
+            request: tonic::Request<atomix_proto::$package::CreateRequest>,
+        ) -> Result<tonic::Response<atomix_proto::$package::CreateResponse>, tonic::Status> {
+            let (_, extensions, request) = request.into_parts();
+            let $config = self.create_primitive(&extensions, $kind, request.id, &request.tags).await?;
+            // Always set, even when empty: the clients read it without looking.
+            Ok(tonic::Response::new(atomix_proto::$package::CreateResponse { config: Some($message) }))
+        }
+
+        async fn close(
+            &self,
+            request: tonic::Request<atomix_proto::$package::CloseRequest>,
+        ) -> Result<tonic::Response<atomix_proto::$package::CloseResponse>, tonic::Status> {
+            let (_, extensions, request) = request.into_parts();
+            self.close_primitive(&extensions, $kind, request.id).await?;
+            Ok(tonic::Response::new(atomix_proto::$package::CloseResponse {}))
+        }
+    };
+}
+
+pub(crate) use {call, create_and_close, stream_call};
+
+// === impl Services ===
+
+impl Services {
+    /// Finds the session of a request and the primitive that it names.
+    pub(crate) fn call<P: Of>(&self, extensions: &Extensions, id: Option<&PrimitiveId>) -> Result<Call<P>, Error> {
+        let name = id.map_or("", |id| id.name.as_str());
+        let session = session(extensions)?;
+        let open = self.runtime.find(P::KIND, name).ok_or_else(|| not_open(P::KIND))?;
+        Ok(Call { session, open, of: PhantomData })
+    }
+
+    pub(crate) async fn create_primitive(
+        &self,
+        extensions: &Extensions,
+        kind: Kind,
+        id: Option<PrimitiveId>,
+        tags: &[String],
+    ) -> Result<PrimitiveConfig, Status> {
+        let session = session(extensions).map_err(status)?;
+        self.runtime.create(&session, kind, &id.unwrap_or_default().name, tags).await.map_err(status)
+    }
+
+    pub(crate) async fn close_primitive(
+        &self,
+        extensions: &Extensions,
+        kind: Kind,
+        id: Option<PrimitiveId>,
+    ) -> Result<(), Status> {
+        let session = session(extensions).map_err(status)?;
+        self.runtime.close(&session, kind, &id.unwrap_or_default().name).await;
+        Ok(())
+    }
+}
+
+// === impl Call ===
+
+impl<P: Of> Call<P> {
+    /// Returns the caller, for calls that wait, own, or stream.
+    pub(crate) fn caller(&self) -> Caller {
+        self.session.caller(&self.open)
+    }
+
+    /// Answers with `first`, if any, and then with `events`, each encoded.
+    pub(crate) fn stream<T, U>(
+        self,
+        first: Option<U>,
+        events: Events<T>,
+        encode: impl Fn(T) -> U + Send + 'static,
+    ) -> Response<Answers<U>>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+    {
+        let events = events.map(move |event| event.map(&encode).map_err(stream_status));
+        let stream = stream::iter(first.map(Ok)).chain(events);
+        self.open.stream_opened();
+        let counted = Counted { stream: stream.boxed(), open: Arc::clone(&self.open), _call: self.session.call() };
+        Response::new(counted.boxed())
+    }
+}
+
+impl<P: Of> Deref for Call<P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
+        P::of(self.open.primitive()).expect("a primitive is registered under its kind")
+    }
+}
+
+// === impl Counted ===
+
+impl<S: Stream + Unpin> Stream for Counted<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.stream).poll_next(context)
+    }
+}
+
+impl<S> Drop for Counted<S> {
+    fn drop(&mut self) {
+        self.open.stream_ended();
+    }
+}
+
+fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
+    let none = || Error::new(Reason::Internal, "the call has no session");
+    extensions.get::<Arc<Session>>().cloned().ok_or_else(none)
+}
+
+fn not_open(kind: Kind) -> Error {
+    Error::new(Reason::NotOpen, format!("the primitive was not created, or was closed: create it first: kind=`{kind}`"))
+}

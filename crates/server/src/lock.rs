@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix.runtime.lock.v1`.
+
+use atomix_primitives::{Kind, Lock};
+use atomix_proto::lock;
+use tonic::{Request, Response, Status};
+
+use crate::call::{Services, call, create_and_close};
+use crate::convert::duration;
+use crate::status::status;
+
+#[tonic::async_trait]
+impl lock::locks_server::Locks for Services {
+    create_and_close!(Kind::Lock, lock, |_config| lock::Config {});
+}
+
+#[tonic::async_trait]
+impl lock::lock_server::Lock for Services {
+    create_and_close!(Kind::Lock, lock, |_config| lock::Config {});
+
+    async fn lock(&self, request: Request<lock::LockRequest>) -> Result<Response<lock::LockResponse>, Status> {
+        let (lock, request) = call!(self, Lock, request);
+        let version = lock.lock(&lock.caller(), duration(request.timeout)).await.map_err(status)?;
+        Ok(Response::new(lock::LockResponse { version }))
+    }
+
+    async fn unlock(&self, request: Request<lock::UnlockRequest>) -> Result<Response<lock::UnlockResponse>, Status> {
+        let (lock, _) = call!(self, Lock, request);
+        lock.unlock(&lock.caller()).await.map_err(status)?;
+        Ok(Response::new(lock::UnlockResponse {}))
+    }
+
+    async fn get_lock(
+        &self,
+        request: Request<lock::GetLockRequest>,
+    ) -> Result<Response<lock::GetLockResponse>, Status> {
+        let (lock, _) = call!(self, Lock, request);
+        Ok(Response::new(lock::GetLockResponse { version: lock.token().await.map_err(status)? }))
+    }
+}
