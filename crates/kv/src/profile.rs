@@ -100,11 +100,11 @@ impl Default for Limits {
     /// What the engine's own hosts accept: far above what the primitives are allowed to send.
     fn default() -> Self {
         Self {
-            key_bytes_max: 16 * 1024,
-            value_bytes_max: 8 * 1024 * 1024,
-            guards_max: 65_536,
-            writes_max: 65_536,
-            reads_max: 65_536,
+            key_bytes_max: 128 * 1024,
+            value_bytes_max: 128 * 1024 * 1024,
+            guards_max: 4_000_000,
+            writes_max: 4_000_000,
+            reads_max: 4_000_000,
             scan_bytes_max: 1024 * 1024,
             once_max: 1024,
         }

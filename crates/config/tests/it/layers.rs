@@ -53,7 +53,6 @@ fn defaults_are_those_of_the_design() {
         idle_timeout,
         stream_send_bytes_max,
         connection_send_bytes_max,
-        watch_buffer_events_max,
         waiters_per_name_max,
         call_deadline_default,
         primitives_max,
@@ -63,7 +62,7 @@ fn defaults_are_those_of_the_design() {
         [1000, 1024, 20]
     );
     assert_eq!([connections_max, connections_per_peer_max, pings_per_second_max], [10_000, 1000, 10]);
-    assert_eq!([watch_buffer_events_max, waiters_per_name_max, batch_max], [4096, 10_000, 10_000]);
+    assert_eq!([waiters_per_name_max, batch_max], [10_000, 10_000]);
     assert_eq!(primitives_max, 1_000_000);
     let sizes = [
         (header_list_bytes_max, 16 << 10),
