@@ -1,1 +1,138 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Starts the built `atomix` for black-box tests: on free ports of the loopback, stopped by process id.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use atomix_client::Client;
+
+/// A running `atomix serve`. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    listen: String,
+    control: String,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts the program on its embedded default.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts the program with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut child = Command::new(program())
+            .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program was built");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let (mut listen, mut control) = (String::new(), String::new());
+        let mut line = String::new();
+        while output.read_line(&mut line).expect("the greeting is text") > 0 {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("primitives"), Some(address)) => listen = address.trim_end_matches(',').to_owned(),
+                (Some("control"), Some(address)) => control = address.trim_end_matches(',').to_owned(),
+                (Some("try:"), _) => break,
+                _ => {}
+            }
+            line.clear();
+        }
+        assert!(!listen.is_empty() && !control.is_empty(), "the program did not start");
+        // The pipe is read to its end, so that the program never waits for us.
+        #[allow(clippy::disallowed_methods, reason = "a thread of a test harness")]
+        std::thread::spawn(move || {
+            let mut rest = Vec::new();
+            drop(output.read_to_end(&mut rest));
+        });
+        Self { child, listen, control }
+    }
+
+    /// Returns `host:port` of the primitives.
+    pub fn listen(&self) -> &str {
+        &self.listen
+    }
+
+    /// Returns `host:port` of the control services.
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+
+    /// Returns the process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Connects a client of its own: a session of its own.
+    pub async fn client(&self) -> Client {
+        Client::builder()
+            .endpoint(format!("http://{}", self.listen))
+            .control(format!("http://{}", self.control))
+            .connect()
+            .await
+            .expect("the server answers")
+    }
+
+    /// Runs a command of the program against this server.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program was built")
+    }
+
+    /// Prepares a command of the program against this server.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env("ATOMIX_SERVER", format!("http://{}", self.listen))
+            .env("ATOMIX_CONTROL", format!("http://{}", self.control));
+        command
+    }
+
+    /// Waits for the program to end by itself and returns its exit code.
+    pub fn wait(&mut self, at_most: Duration) -> Option<i32> {
+        let step = Duration::from_millis(20);
+        for _ in 0..at_most.as_millis() / step.as_millis() {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status.code();
+            }
+            #[allow(clippy::disallowed_methods, reason = "the process is awaited in real time")]
+            std::thread::sleep(step);
+        }
+        None
+    }
+
+    /// Returns the resident memory of the program in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the program runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
+        kib * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Returns the path of the built program: `ATOMIX_BIN`, or the one beside the running test.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("ATOMIX_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test has a path");
+    let built = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps").join("atomix");
+    assert!(built.exists(), "build the program first: cargo build -p atomix");
+    built
+}
