@@ -1,1 +1,345 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The commands of `atomix`, all but the one that serves. They talk to a server through `atomix-client` only.
+//!
+//! A program embeds [`Options`] and [`Command`] in its own arguments and hands them to [`run`].
+
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "the comments of arguments are the help of the program, which is no Markdown"
+)]
+
+mod failure;
+mod held;
+mod output;
+mod text;
+mod verbs;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use atomix_client::{Client, Open};
+use atomix_env::Env;
+use clap::{Args, Subcommand};
+
+use crate::failure::{Failure, Side};
+use crate::output::{Format, Printer};
+
+/// What follows the help of the program: the exit codes.
+pub const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  not found
+  4  conflict: exists already, another version, lock not acquired
+  5  server or store not available
+
+A value that is written as `-` is read from standard input. With `--output json` every answer, message or change is
+one JSON object on a line of its own, and so is an error on standard error.";
+
+/// The options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Where the primitives are served: http://host:port or unix:/path
+    #[arg(
+        long,
+        global = true,
+        env = "ATOMIX_SERVER",
+        default_value = "http://127.0.0.1:5678",
+        value_name = "URL"
+    )]
+    pub server: String,
+
+    /// Where stores, routes and inspection are served: http://host:port or unix:/path
+    #[arg(
+        long,
+        global = true,
+        env = "ATOMIX_CONTROL",
+        default_value = "http://127.0.0.1:5679",
+        value_name = "URL"
+    )]
+    pub control: String,
+
+    /// How answers are written
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Human)]
+    pub output: Format,
+
+    /// A tag of the primitive, for routes that look at tags; may be repeated
+    #[arg(long = "tag", global = true, value_name = "TAG")]
+    pub tags: Vec<String>,
+
+    /// How long a call may take, such as 500ms or 10s; for locks and elections how long to wait [default: 10s, and
+    /// without limit for locks and elections]
+    #[arg(long, global = true, value_parser = text::parse_duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A number
+    #[command(subcommand)]
+    Counter(verbs::counter::Verb),
+    /// Numbers by key
+    #[command(subcommand, name = "countermap")]
+    CounterMap(verbs::countermap::Verb),
+    /// Stand in an election while a command runs, and run it only as the leader
+    Elect(verbs::election::Elect),
+    /// A leader election
+    #[command(subcommand)]
+    Election(verbs::election::Verb),
+    /// A map whose entries have positions
+    #[command(subcommand, name = "indexedmap")]
+    IndexedMap(verbs::indexedmap::Verb),
+    /// Values by position
+    #[command(subcommand)]
+    List(verbs::list::Verb),
+    /// A lock for all processes
+    #[command(subcommand)]
+    Lock(verbs::lock::Verb),
+    /// Values by key, with versions and times to live
+    #[command(subcommand)]
+    Map(verbs::map::Verb),
+    /// Sets of text by key
+    #[command(subcommand, name = "multimap")]
+    MultiMap(verbs::multimap::Verb),
+    /// A set of text
+    #[command(subcommand)]
+    Set(verbs::set::Verb),
+    /// Publish and subscribe
+    #[command(subcommand)]
+    Topic(verbs::topic::Verb),
+    /// One value with a version and a time to live
+    #[command(subcommand)]
+    Value(verbs::value::Verb),
+
+    /// Connect, configure and disconnect stores
+    #[command(subcommand)]
+    Store(verbs::store::Verb),
+    /// Show, explain and program routes
+    #[command(subcommand)]
+    Route(verbs::route::Verb),
+    /// Show what the server does
+    #[command(subcommand)]
+    Inspect(verbs::inspect::Verb),
+    /// End the session of a client
+    #[command(subcommand)]
+    Session(verbs::session::Verb),
+    /// Write a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a command needs while it runs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    options: Options,
+    printer: Printer,
+    env: Env,
+}
+
+/// Runs a command and returns the exit code of the process. Errors go to standard error.
+///
+/// `program` describes all arguments, for completion scripts. Needs a tokio runtime with its drivers on. Not cancel
+/// safe: what the command began may be applied.
+pub async fn run(program: clap::Command, options: Options, command: Command) -> ExitCode {
+    let printer = Printer::new(options.output);
+    let context = Context { options, printer, env: Env::real() };
+    match Box::pin(context.run(program, command)).await {
+        Ok(code) => code,
+        Err(failure) => context.printer.fail(&failure),
+    }
+}
+
+impl Context {
+    async fn run(&self, program: clap::Command, command: Command) -> Result<ExitCode, Failure> {
+        match command {
+            Command::Counter(verb) => verb.run(self).await,
+            Command::CounterMap(verb) => verb.run(self).await,
+            Command::Elect(elect) => elect.run(self).await,
+            Command::Election(verb) => verb.run(self).await,
+            Command::IndexedMap(verb) => verb.run(self).await,
+            Command::List(verb) => verb.run(self).await,
+            Command::Lock(verb) => verb.run(self).await,
+            Command::Map(verb) => verb.run(self).await,
+            Command::MultiMap(verb) => verb.run(self).await,
+            Command::Set(verb) => verb.run(self).await,
+            Command::Topic(verb) => verb.run(self).await,
+            Command::Value(verb) => verb.run(self).await,
+            Command::Store(verb) => verb.run(self).await,
+            Command::Route(verb) => verb.run(self).await,
+            Command::Inspect(verb) => verb.run(self).await,
+            Command::Session(verb) => verb.run(self).await,
+            Command::Completions { shell } => output::completions(program, shell),
+        }
+    }
+
+    fn builder(&self) -> atomix_client::Builder {
+        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control);
+        match self.options.timeout {
+            // A zero deadline would refuse every call, also the quick ones around a lock that is tried once.
+            Some(timeout) if !timeout.is_zero() => builder.call_timeout(timeout).retry_budget(timeout),
+            _ => builder,
+        }
+    }
+
+    /// Connects to the primitives. Tries once, because a person waits.
+    async fn client(&self) -> Result<Client, Failure> {
+        self.builder().connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
+    }
+
+    /// Connects for a command that waits as long as `--timeout` says, so that its single calls have their usual time.
+    async fn patient_client(&self) -> Result<Client, Failure> {
+        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control);
+        builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
+    }
+
+    /// Makes a client for the control services.
+    fn control(&self) -> Result<Client, Failure> {
+        let builder = self.builder().retry_budget(Duration::ZERO);
+        builder.connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
+    }
+
+    async fn open<P>(&self, open: Open<P>) -> Result<P, Failure> {
+        Ok(open.tags(&self.options.tags).open().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Debug, Parser)]
+    #[command(name = "atomix", version = "0")]
+    struct Program {
+        #[command(flatten)]
+        options: Options,
+        #[command(subcommand)]
+        command: All,
+    }
+
+    /// As a program does that has commands of its own.
+    #[derive(Debug, Subcommand)]
+    enum All {
+        /// Serve
+        Serve,
+        #[command(flatten)]
+        Ours(Command),
+    }
+
+    fn parse(line: &str) -> Result<Program, clap::Error> {
+        Program::try_parse_from(std::iter::once("atomix").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_is_understood() {
+        let lines = "
+            counter get hits
+            counter incr hits
+            counter incr hits -5
+            counter decr hits 3
+            counter set hits -1
+            counter update hits -1 2
+            countermap incr c k
+            countermap remove c k --check -2
+            countermap lock c a b -- true
+            countermap unlock c a
+            elect leader --candidate me -- sh -c true
+            election enter e me
+            election demote e me
+            election watch e
+            indexedmap append i k v --ttl 1h
+            indexedmap update i k --value v --version 3
+            indexedmap get i --index 4
+            indexedmap previous i 4
+            list insert l 0 v
+            list watch l --replay
+            lock run nightly --timeout 5s -- sh -c exit
+            lock status nightly
+            map put users alice admin --ttl 5s --version 7
+            map put --ttl 5s users alice -- -v
+            map insert users alice -
+            map watch users --key alice --output json
+            map lock users a b --kill-after 1s -- true --flag
+            multimap put m k a b c
+            multimap replace m k
+            set add s e --ttl 500ms
+            topic tail news
+            topic publish news hello
+            value set v x
+            value delete v --version 2
+            store connect prod/orders memory
+            store connect orders etcd/v1 {}
+            store configure orders {}
+            store disconnect orders
+            store list
+            route list
+            route explain Map users --tag durable --tag fast
+            route program []
+            inspect drivers
+            inspect primitives --kind Map --store prod/orders
+            inspect locks --kind Lock --name a
+            inspect sessions
+            session end 1
+            completions bash
+            serve
+            --server unix:/run/atomix map size users
+            map size users --server http://127.0.0.1:1 -o json --tag a
+        ";
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_code_two() {
+        let lines = [
+            "",
+            "map",
+            "map put users alice",
+            "map put users alice v --version 0",
+            "map put users alice v --ttl soon",
+            "counter incr hits many",
+            "indexedmap get i",
+            "indexedmap get i k --index 4",
+            "list get l -1",
+            "lock run nightly",
+            "multimap put m k",
+            "map commit users {}",
+            "route explain Map",
+            "store connect a /v1",
+            "map get users alice --timeout 5",
+        ];
+        for line in lines {
+            match parse(line) {
+                Ok(program) => panic!("{line}: {program:?}"),
+                Err(error) => assert_eq!(error.exit_code(), 2, "{line}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_tags_of_all_places_count() {
+        let program = parse("--tag a map size users --tag b").unwrap();
+        assert_eq!(program.options.output, Format::Human);
+        assert!(program.options.tags.contains(&"b".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_code_five() {
+        let folder = std::env::temp_dir().join("atomix-no-such-socket");
+        let program = parse(&format!("--server unix:{} map size users", folder.display())).unwrap();
+        let All::Ours(command) = program.command else { panic!("serve") };
+        let code = run(Program::command(), program.options, command).await;
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(5)));
+    }
+}

@@ -166,6 +166,14 @@ impl Candidacy {
         self.term.leader.as_deref() == Some(self.candidate.as_str())
     }
 
+    /// Waits for the next term, or change of those who wait. Cancel safe.
+    ///
+    /// Fails with [`Kind::Unavailable`] if the connection ended.
+    pub async fn changed(&mut self) -> Result<Term> {
+        self.advance().await?;
+        Ok(self.term.clone())
+    }
+
     /// Waits until the candidate leads and returns the term. Cancel safe.
     ///
     /// Fails with [`Kind::Conflict`] if the candidate was evicted, with [`Kind::Unavailable`] if the connection ended.
@@ -199,9 +207,10 @@ impl Candidacy {
                 Some(term) => term?,
                 None => return Err(Error::new(Kind::Cancelled, "election was closed by this client")),
             };
-            // The watch was there before the entry: what comes first may be older than the answer to it.
+            // The watch was there before the entry: what comes first may be older than the answer to it, and one
+            // message repeats it.
             self.joined = self.joined || term.stands(&self.candidate) || term.number > self.term.number;
-            if self.joined {
+            if self.joined && term != self.term {
                 self.term = term;
                 return Ok(());
             }

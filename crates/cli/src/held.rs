@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands that run while something is held: a lock, keys, the lead of an election.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use atomix_client::{AcquireKeys, Kind};
+use clap::Args;
+use futures::future::{BoxFuture, FutureExt, Shared};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind};
+
+use crate::Context;
+use crate::failure::{Failure, UNAVAILABLE};
+use crate::text::parse_duration;
+
+/// The command to run.
+#[derive(Debug, Clone, Args)]
+pub struct Job {
+    /// How long the command may take to end after SIGTERM when what it runs under is lost; then it is killed
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    kill_after: Duration,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Keys of a map to lock.
+#[derive(Debug, Clone, Args)]
+pub struct LockKeys {
+    /// The map
+    pub(crate) name: String,
+    /// The keys
+    #[arg(required = true)]
+    keys: Vec<String>,
+    #[command(flatten)]
+    job: Job,
+}
+
+/// The signals that a command is to get from us.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+/// Why a command may not go on, in words.
+pub(crate) type Lost = Shared<BoxFuture<'static, String>>;
+
+impl Signals {
+    /// Catches the signals from now on. Until then they end this process as usual.
+    pub(crate) fn catch() -> Result<Self, Failure> {
+        let catch = |kind| unix::signal(kind).map_err(|error| Failure::Io("cannot catch signals", error));
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next signal. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::HUP,
+        }
+    }
+}
+
+/// Returns the exit code of a process that a signal has ended, as shells report it.
+pub(crate) fn signal_code(signal: Signal) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX))
+}
+
+impl LockKeys {
+    pub(crate) async fn run(
+        self,
+        context: &Context,
+        lock: impl FnOnce(Vec<String>) -> AcquireKeys,
+    ) -> Result<ExitCode, Failure> {
+        let mut signals = Signals::catch()?;
+        let mut acquire = lock(self.keys);
+        if let Some(timeout) = context.options.timeout {
+            acquire = acquire.timeout(timeout);
+        }
+        let guard = tokio::select! {
+            guard = acquire.into_future() => std::sync::Arc::new(guard?),
+            signal = signals.next() => return Ok(signal_code(signal)),
+        };
+        let lost = {
+            let guard = std::sync::Arc::clone(&guard);
+            async move {
+                guard.lost().await;
+                format!("locks of {} were lost with the connection", guard.keys().join(", "))
+            }
+        };
+        let environment = [("ATOMIX_LOCK_NAME", self.name)];
+        let code = self.job.under(context, &mut signals, environment, lost.boxed().shared()).await?;
+        if let Some(guard) = std::sync::Arc::into_inner(guard) {
+            release(context, guard.release().await);
+        }
+        Ok(code)
+    }
+}
+
+/// Reports a release that did not work. The command has run, so that is no failure of it.
+pub(crate) fn release(context: &Context, result: atomix_client::Result<()>) {
+    if let Err(error) = result
+        && error.kind() != Kind::Conflict
+    {
+        context.printer.note(&format!("released with the connection only: {error}"));
+    }
+}
+
+impl Job {
+    /// Runs the command until it ends, and returns its exit code. If `lost` ends first, the command is ended, and the
+    /// code is not 0.
+    pub(crate) async fn under<const N: usize>(
+        &self,
+        context: &Context,
+        signals: &mut Signals,
+        environment: [(&str, String); N],
+        lost: Lost,
+    ) -> Result<ExitCode, Failure> {
+        let mut child = match self.spawn(environment) {
+            Ok(child) => child,
+            Err(error) => {
+                context.printer.note(&format!("cannot run {}: {error}", self.command[0].display()));
+                // As shells report it.
+                return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
+            }
+        };
+        let mut gone = false;
+        loop {
+            let lost = async { if gone { std::future::pending().await } else { lost.clone().await } };
+            let status = tokio::select! {
+                status = child.wait() => status,
+                signal = signals.next() => {
+                    // A terminal sends its interrupts to the command as well; twice could end it without clean-up.
+                    if signal != Signal::INT || !io::stdin().is_terminal() {
+                        send(&child, signal);
+                    }
+                    continue;
+                }
+                why = lost => {
+                    gone = true;
+                    context.printer.note(&format!("{why}: ending the command"));
+                    send(&child, Signal::TERM);
+                    let Ok(status) = context.env.timeout(self.kill_after, child.wait()).await else {
+                        context.printer.note("the command goes on after SIGTERM: killing it");
+                        child.start_kill().ok();
+                        continue;
+                    };
+                    status
+                }
+            };
+            let status = status.map_err(|error| Failure::Io("cannot wait for the command", error))?;
+            let code = exit_code(status);
+            return Ok(ExitCode::from(if gone && code == 0 { UNAVAILABLE } else { code }));
+        }
+    }
+
+    fn spawn<const N: usize>(&self, environment: [(&str, String); N]) -> io::Result<Child> {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).envs(environment);
+        command.spawn()
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It fails only if the child has just ended, which the next wait tells.
+        kill_process(pid, signal).ok();
+    }
+}
+
+/// Returns the exit code as shells report it: 128 and the signal if one ended the command.
+fn exit_code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Format, Printer};
+    use crate::{Env, Options};
+
+    fn context() -> Context {
+        let options = Options {
+            server: String::new(),
+            control: String::new(),
+            output: Format::Human,
+            tags: Vec::new(),
+            timeout: None,
+        };
+        Context { options, printer: Printer::new(Format::Human), env: Env::real() }
+    }
+
+    fn job(kill_after: Duration, script: &str) -> Job {
+        Job { kill_after, command: ["sh", "-c", script].map(OsString::from).to_vec() }
+    }
+
+    fn never() -> Lost {
+        std::future::pending().boxed().shared()
+    }
+
+    async fn code(job: Job, lost: Lost) -> String {
+        let mut signals = Signals::catch().unwrap();
+        let environment = [("ATOMIX_TEST", "7".to_owned())];
+        format!("{:?}", job.under(&context(), &mut signals, environment, lost).await.unwrap())
+    }
+
+    fn expected(code: u8) -> String {
+        format!("{:?}", ExitCode::from(code))
+    }
+
+    #[tokio::test]
+    async fn the_exit_code_is_that_of_the_command() {
+        let ten = Duration::from_secs(10);
+        assert_eq!(code(job(ten, "exit $ATOMIX_TEST"), never()).await, expected(7));
+        assert_eq!(code(job(ten, "kill -9 $$"), never()).await, expected(137));
+        let missing = Job { kill_after: ten, command: vec!["/no/such/command".into()] };
+        assert_eq!(code(missing, never()).await, expected(127));
+    }
+
+    /// Leaves the command the time to set its traps.
+    fn soon() -> Lost {
+        let lost = async {
+            Env::real().sleep(Duration::from_millis(300)).await;
+            "gone".to_owned()
+        };
+        lost.boxed().shared()
+    }
+
+    #[tokio::test]
+    async fn a_loss_ends_the_command_and_is_never_a_success() {
+        let ten = Duration::from_secs(10);
+        assert_eq!(code(job(ten, "exec sleep 60"), soon()).await, expected(143));
+        let polite = "trap 'exit 0' TERM; while :; do sleep 0.01; done";
+        assert_eq!(code(job(ten, polite), soon()).await, expected(5));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_ignores_the_loss_is_killed() {
+        let stubborn = "trap '' TERM; while :; do sleep 0.01; done";
+        assert_eq!(code(job(Duration::from_millis(200), stubborn), soon()).await, expected(137));
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Times, values and tables as text.
+
+use std::io::{self, Read};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::{Value as Json, json};
+
+use crate::failure::Failure;
+
+/// Reads a time such as `500ms`, `10s`, `1m30s`, `2h` or `1d`. `0` needs no unit.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time, write for example 500ms, 10s, 1m30s, 2h");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, behind) = rest.split_at(digits);
+        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(unit);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
+        let part = match unit {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => seconds(60),
+            "h" => seconds(3600),
+            "d" => seconds(86_400),
+            _ => None,
+        };
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = behind;
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// Writes a time in its two largest units.
+pub(crate) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Writes how long ago a time was, as seen from `now`.
+pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
+    format!("{} ago", duration(now.duration_since(time).unwrap_or_default()))
+}
+
+/// Returns a value as it was given on the command line, or standard input for `-`.
+pub(crate) fn value(argument: &str) -> Result<Bytes, Failure> {
+    // Twice what a gRPC message may have by default: no larger value can be stored.
+    const BYTES_MAX: u64 = 8 << 20;
+    if argument != "-" {
+        return Ok(Bytes::copy_from_slice(argument.as_bytes()));
+    }
+    let mut input = Vec::new();
+    let read = io::stdin().lock().take(BYTES_MAX + 1).read_to_end(&mut input);
+    let read = read.map_err(|error| Failure::Io("cannot read the value from standard input", error))?;
+    if read as u64 > BYTES_MAX {
+        return Err(Failure::Usage(format!("value is too large: bytes_max=`{BYTES_MAX}`")));
+    }
+    Ok(Bytes::from(input))
+}
+
+/// Writes a value for people on one line: control characters and bytes that are no text are escaped.
+pub(crate) fn show(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Err(_) => value.escape_ascii().to_string(),
+        Ok(text) if text.chars().any(char::is_control) => text
+            .chars()
+            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+            .collect(),
+        Ok(text) => text.to_owned(),
+    }
+}
+
+/// Adds a value to an object: as text under `name`, or as hexadecimal digits under `name_hex` if it is no text.
+pub(crate) fn put_value(object: &mut Json, name: &str, value: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(value) {
+        object[name] = json!(text);
+        return;
+    }
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+    let digits: String = value.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    object[format!("{name}_hex")] = json!(digits);
+}
+
+/// Writes a table whose columns are as wide as they need to be.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|title| title.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_hours(2)));
+        assert_eq!(parse_duration("1d"), Ok(Duration::from_hours(24)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        for wrong in
+            ["", "5", "s", "5 s", "-1s", "5y", "99999999999999999999s", "18446744073709551615d", "5sms"]
+        {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_in_two_units() {
+        let write = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!(
+            [write(0), write(59), write(61), write(3700), write(90_000)],
+            ["0ms", "59s", "1m1s", "1h1m", "1d1h"]
+        );
+    }
+
+    #[test]
+    fn a_value_stays_on_its_line() {
+        assert_eq!(show(b"a\tb\n"), "a\\tb\\n");
+        assert_eq!(show("grün".as_bytes()), "grün");
+        assert_eq!(show(b"\xff\x00"), "\\xff\\x00");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_become_digits() {
+        let mut object = json!({});
+        put_value(&mut object, "value", b"\x00\xff");
+        put_value(&mut object, "other", b"text");
+        assert_eq!(object, json!({"value_hex": "00ff", "other": "text"}));
+    }
+
+    #[test]
+    fn columns_are_aligned_without_trailing_space() {
+        let rows = [vec!["a".to_owned(), "bcd".to_owned()], vec!["efgh".to_owned(), String::new()]];
+        assert_eq!(table(&["X", "Y"], &rows), "X     Y\na     bcd\nefgh");
+    }
+}

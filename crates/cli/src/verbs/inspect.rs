@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix inspect`
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use atomix_client::StoreId;
+use atomix_client::inspect::{
+    Candidate, Driver, ElectionState, Holder, LockState, Primitive, Session, Waiter,
+};
+use clap::Subcommand;
+
+use crate::Context;
+use crate::failure::{DONE, Failure};
+use crate::text::{ago, show, table};
+
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// The drivers that the server was built with, and what their stores promise
+    Drivers,
+    /// The connected stores
+    Stores,
+    /// The open primitives
+    Primitives {
+        /// Only of this type, such as Map
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only in this store: NAME or NAMESPACE/NAME
+        #[arg(long)]
+        store: Option<StoreId>,
+    },
+    /// The clients, and what they hold
+    Sessions,
+    /// Who holds locks and leads elections, and who waits
+    Locks {
+        #[arg(long, help = "Only of this type: Lock, Map, CounterMap, LeaderElection")]
+        kind: Option<String>,
+        /// Only of this name
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+impl Verb {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Drivers => drivers(context).await,
+            Self::Stores => super::store::list(context).await,
+            Self::Primitives { kind, store } => primitives(context, kind, store).await,
+            Self::Sessions => sessions(context).await,
+            Self::Locks { kind, name } => {
+                locks(context, &kind.unwrap_or_default(), &name.unwrap_or_default()).await
+            }
+        }
+    }
+}
+
+async fn drivers(context: &Context) -> Result<ExitCode, Failure> {
+    let drivers = context.control()?.inspect().drivers().await.map_err(Failure::control)?;
+    let header = ["DRIVER", "ALIASES", "CONSISTENCY", "DURABILITY", "FACTS", "DESCRIPTION"];
+    context.printer.table("no drivers", &header, &drivers, |driver: &Driver| {
+        let facts: Vec<_> =
+            driver.profile.facts.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        vec![
+            driver.driver.to_string(),
+            driver.aliases.join(", "),
+            driver.profile.consistency.clone(),
+            driver.profile.durability.clone(),
+            facts.join(" "),
+            driver.description.clone(),
+        ]
+    })?;
+    Ok(DONE)
+}
+
+async fn primitives(
+    context: &Context,
+    kind: Option<String>,
+    store: Option<StoreId>,
+) -> Result<ExitCode, Failure> {
+    let kind = kind.unwrap_or_default();
+    let inspect = context.control()?.inspect();
+    let primitives = inspect.primitives(&kind, store.as_ref()).await.map_err(Failure::control)?;
+    let header = ["KIND", "NAME", "STORE", "TAGS", "SESSIONS", "STREAMS", "WAITERS"];
+    context.printer.table("no primitive is open", &header, &primitives, |primitive: &Primitive| {
+        vec![
+            primitive.kind.clone(),
+            show(primitive.name.as_bytes()),
+            primitive.store.to_string(),
+            primitive.tags.join(", "),
+            primitive.sessions.to_string(),
+            primitive.streams.to_string(),
+            primitive.waiters.to_string(),
+        ]
+    })?;
+    Ok(DONE)
+}
+
+async fn sessions(context: &Context) -> Result<ExitCode, Failure> {
+    let sessions = context.control()?.inspect().sessions().await.map_err(Failure::control)?;
+    let now = now(context);
+    let header = ["SESSION", "CLIENT", "CONNECTED", "PRIMITIVES", "CALLS", "HOLDS"];
+    context.printer.table("no client is connected", &header, &sessions, |session: &Session| {
+        let holdings: Vec<_> = session
+            .holdings
+            .iter()
+            .map(|holding| {
+                let key = if holding.key.is_empty() { String::new() } else { format!("/{}", holding.key) };
+                show(format!("{} {}{key} #{}", holding.kind, holding.name, holding.token).as_bytes())
+            })
+            .collect();
+        vec![
+            session.id.clone(),
+            session.peer.clone(),
+            ago(session.connected, now),
+            session.primitives.to_string(),
+            session.calls_in_flight.to_string(),
+            holdings.join(", "),
+        ]
+    })?;
+    Ok(DONE)
+}
+
+/// Prints who holds and who waits; used by `atomix lock status` too.
+pub(crate) async fn locks(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Failure> {
+    let all = context.control()?.inspect().locks(kind, name).await.map_err(Failure::control)?;
+    let (printer, now) = (context.printer, now(context));
+    all.locks.iter().try_for_each(|lock| printer.object(lock))?;
+    all.elections.iter().try_for_each(|election| printer.object(election))?;
+    if all.locks.is_empty() && all.elections.is_empty() {
+        printer.human("no lock or election is open")?;
+    }
+    if !all.locks.is_empty() {
+        let rows: Vec<_> = all.locks.iter().map(|lock| lock_row(lock, now)).collect();
+        printer.human(table(&["KIND", "NAME", "KEY", "HOLDER", "TOKEN", "SINCE", "WAITERS"], &rows))?;
+    }
+    if !all.elections.is_empty() {
+        let rows: Vec<_> = all.elections.iter().map(election_row).collect();
+        printer.human(table(&["ELECTION", "TERM", "LEADER", "CANDIDATES"], &rows))?;
+    }
+    Ok(DONE)
+}
+
+fn lock_row(lock: &LockState, now: SystemTime) -> Vec<String> {
+    let holder = |fact: &dyn Fn(&Holder) -> String| lock.holder.as_ref().map_or_else(|| "-".to_owned(), fact);
+    let waiter = |waiter: &Waiter| match waiter.since {
+        Some(since) => format!("{} ({})", session(&waiter.session), ago(since, now)),
+        None => session(&waiter.session),
+    };
+    let waiters: Vec<_> = lock.waiters.iter().map(waiter).collect();
+    vec![
+        lock.kind.clone(),
+        show(lock.name.as_bytes()),
+        show(lock.key.as_bytes()),
+        holder(&|holder| session(&holder.session)),
+        holder(&|holder| holder.token.to_string()),
+        holder(&|holder| holder.since.map_or_else(|| "?".to_owned(), |since| ago(since, now))),
+        waiters.join(", "),
+    ]
+}
+
+fn election_row(election: &ElectionState) -> Vec<String> {
+    let candidate =
+        |one: &Candidate| format!("{} ({})", show(one.candidate.as_bytes()), session(&one.session));
+    let candidates: Vec<_> = election.candidates.iter().map(candidate).collect();
+    vec![
+        show(election.name.as_bytes()),
+        election.term.to_string(),
+        election.leader.as_ref().map_or_else(|| "-".to_owned(), candidate),
+        candidates.join(", "),
+    ]
+}
+
+/// Names a session, which is unknown to the server if it belongs to another process.
+fn session(id: &str) -> String {
+    if id.is_empty() { "elsewhere".to_owned() } else { id.to_owned() }
+}
+
+fn now(context: &Context) -> SystemTime {
+    SystemTime::UNIX_EPOCH + context.env.wall().since_unix()
+}

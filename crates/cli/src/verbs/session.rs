@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix session`
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::Context;
+use crate::failure::{DONE, Failure};
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// End a session: its connection is closed and what it holds is released
+    End {
+        /// The session; `atomix inspect sessions` lists them
+        id: String,
+    },
+}
+
+impl Verb {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let Self::End { id } = self;
+        context.control()?.inspect().end_session(&id).await.map_err(Failure::control)?;
+        context.printer.object(&json!({"session": id, "ended": true}))?;
+        Ok(DONE)
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix store`
+
+use std::process::ExitCode;
+
+use atomix_client::inspect::{Store, StoreState};
+use atomix_client::{DriverId, StoreId};
+use clap::Subcommand;
+use serde_json::{Value as Json, json};
+
+use crate::Context;
+use crate::failure::{DONE, Failure};
+use crate::text::{ago, value as read_value};
+
+/// What to do with stores. A store is named NAME or NAMESPACE/NAME.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Connect a store; does not wait for it to be reachable
+    Connect {
+        /// The store
+        store: StoreId,
+        /// The driver: NAME or NAME/VERSION; `atomix inspect drivers` lists them
+        driver: DriverId,
+        /// The configuration: a JSON object, or `-` for standard input
+        config: Option<String>,
+    },
+    /// Give a store another configuration; on failure it keeps the one that it has
+    Configure {
+        /// The store
+        store: StoreId,
+        /// The configuration: a JSON object, or `-` for standard input
+        config: String,
+    },
+    /// Disconnect a store; what it keeps stays there
+    Disconnect {
+        /// The store
+        store: StoreId,
+    },
+    /// Print all connected stores and their state
+    List,
+}
+
+impl Verb {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let control = context.control()?.control();
+        let done = |what: &str, store: &StoreId| context.printer.object(&json!({"store": store, what: true}));
+        match self {
+            Self::Connect { store, driver, config } => {
+                let config = config.as_deref().map_or(Ok(Json::Null), read_json)?;
+                control.connect(store.clone(), driver, &config).await.map_err(Failure::control)?;
+                done("connected", &store)?;
+            }
+            Self::Configure { store, config } => {
+                control.configure(store.clone(), &read_json(&config)?).await.map_err(Failure::control)?;
+                done("configured", &store)?;
+            }
+            Self::Disconnect { store } => {
+                control.disconnect(store.clone()).await.map_err(Failure::control)?;
+                done("disconnected", &store)?;
+            }
+            Self::List => return list(context).await,
+        }
+        Ok(DONE)
+    }
+}
+
+/// Reads JSON from the command line, or from standard input for `-`.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T, Failure> {
+    let text = read_value(argument)?;
+    serde_json::from_slice(&text).map_err(|error| Failure::Usage(format!("JSON is not understood: {error}")))
+}
+
+pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
+    let stores = context.control()?.inspect().stores().await.map_err(Failure::control)?;
+    let now = std::time::UNIX_EPOCH + context.env.wall().since_unix();
+    let header = [
+        "STORE",
+        "DRIVER",
+        "STATE",
+        "SINCE",
+        "PRIMITIVES",
+        "GENERATION",
+        "CONSISTENCY",
+        "DURABILITY",
+        "ERROR",
+    ];
+    context.printer.table("no store is connected", &header, &stores, |store: &Store| {
+        let promise = |fact: fn(&atomix_client::inspect::Profile) -> &String| {
+            store.profile.as_ref().map(fact).cloned().unwrap_or_default()
+        };
+        vec![
+            store.store.to_string(),
+            store.driver.to_string(),
+            state(store.state).to_owned(),
+            ago(store.since, now),
+            store.primitives.to_string(),
+            store.generation.to_string(),
+            promise(|profile| &profile.consistency),
+            promise(|profile| &profile.durability),
+            store.error.clone(),
+        ]
+    })?;
+    Ok(DONE)
+}
+
+fn state(state: StoreState) -> &'static str {
+    match state {
+        StoreState::Connecting => "connecting",
+        StoreState::Ready => "ready",
+        StoreState::Degraded => "degraded",
+        StoreState::Closed => "closed",
+        StoreState::Unknown | _ => "unknown",
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix topic`
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::Context;
+use crate::failure::{DONE, Failure};
+use crate::text::{put_value, show, value as read_value};
+use crate::verbs::follow;
+
+/// What to do with a topic.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Publish a message
+    Publish {
+        /// The topic
+        name: String,
+        /// The message, or `-` for standard input
+        message: String,
+    },
+    /// Print every message from now on: offset and message
+    Tail {
+        /// The topic
+        name: String,
+    },
+}
+
+impl Verb {
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let printer = context.printer;
+        let client = context.client().await?;
+        let (Self::Publish { name, .. } | Self::Tail { name }) = &self;
+        let topic = context.open(client.topic(name)).await?;
+        match self {
+            Self::Publish { message, .. } => {
+                topic.publish(&read_value(&message)?).await?;
+                printer.object(&json!({"published": true}))?;
+                Ok(DONE)
+            }
+            Self::Tail { .. } => {
+                follow(topic.subscribe().await?, |message| {
+                    let published =
+                        message.published.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    let mut object = json!({"offset": message.offset, "published": published.as_secs_f64()});
+                    put_value(&mut object, "payload", &message.payload);
+                    printer.line(format!("{}\t{}", message.offset, show(&message.payload)), &object)
+                })
+                .await
+            }
+        }
+    }
+}
