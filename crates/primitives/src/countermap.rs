@@ -1,1 +1,211 @@
 // SPDX-License-Identifier: Apache-2.0
+//! A map from text to signed numbers of 64 bits, with locks per key.
+//!
+//! Behaviour: `contract/countermap.md`. There are no versions: conditions compare numbers. Arithmetic wraps around, and
+//! a key whose number becomes zero stays.
+
+use std::time::Duration;
+
+use atomix_kv::{Change, Commit, Entry, Guard, Outcome, Read, Txn, Write, number_bytes};
+use bytes::Bytes;
+
+use crate::number::{added, number};
+use crate::queue::Queues;
+use crate::{Backing, Caller, Error, Events, Owner, QueueState, follow, keys};
+
+/// A counter map.
+#[derive(Debug)]
+pub struct CounterMap {
+    backing: Backing,
+    locks: Queues,
+}
+
+/// A change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The key.
+    pub key: String,
+    /// What happened to it.
+    pub change: EntryChange,
+}
+
+/// What happened to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum EntryChange {
+    Inserted { value: i64 },
+    Updated { value: i64, previous: i64 },
+    Removed { value: i64 },
+}
+
+// === impl CounterMap ===
+
+impl CounterMap {
+    /// Opens the counter map.
+    pub fn open(backing: Backing) -> Self {
+        let locks = Queues::new(backing.clone());
+        Self { backing, locks }
+    }
+
+    /// Returns the number of keys. Cancel safe.
+    pub async fn size(&self) -> Result<u32, Error> {
+        self.backing.count(keys::all(keys::ENTRY)).await
+    }
+
+    /// Returns the number of `key`, or [`crate::Reason::KeyNotFound`]. Cancel safe.
+    pub async fn get(&self, key: &str) -> Result<i64, Error> {
+        self.backing.check_key(key)?;
+        let entry = self.backing.get(entry_key(key)).await?;
+        number(&entry.ok_or_else(Error::key_not_found)?)
+    }
+
+    /// Sets the number of `key` and returns the one before, zero if the key is new. Makes an event also when the number
+    /// stays the same.
+    pub async fn set(&self, key: &str, value: i64) -> Result<i64, Error> {
+        self.backing.check_key(key)?;
+        let txn = Txn::new().write(Write::Put { key: entry_key(key), value: number_bytes(value) });
+        let outcome = self.backing.commit(txn).await?;
+        outcome.writes[0].previous().map_or(Ok(0), number)
+    }
+
+    /// Sets the number of a `key` that is new, else [`crate::Reason::KeyExists`].
+    pub async fn insert(&self, key: &str, value: i64) -> Result<(), Error> {
+        self.backing.check_key(key)?;
+        let at = entry_key(key);
+        let txn = Txn::new()
+            .guard(Guard::Absent { key: at.clone() })
+            .write(Write::Put { key: at, value: number_bytes(value) });
+        if self.backing.commit(txn).await?.applied { Ok(()) } else { Err(Error::key_exists()) }
+    }
+
+    /// Replaces the number of a `key` that exists, else [`crate::Reason::KeyNotFound`], if it is `prev_value`, else
+    /// [`crate::Reason::ValueMismatch`]; returns the number before. Zero is compared like every other number.
+    pub async fn update(&self, key: &str, value: i64, prev_value: i64) -> Result<i64, Error> {
+        self.backing.check_key(key)?;
+        let at = entry_key(key);
+        let txn = Txn::new()
+            .guard(Guard::ValueIs { key: at.clone(), value: number_bytes(prev_value) })
+            .write(Write::Put { key: at.clone(), value: number_bytes(value) })
+            .read(Read::Get { key: at });
+        let outcome = self.backing.commit(txn).await?;
+        if outcome.applied { Ok(prev_value) } else { Err(refusal(&outcome)) }
+    }
+
+    /// Adds `delta` to the number of `key` and returns the number before, zero if the key is new. A `delta` of zero
+    /// counts as one, which is how existing clients ask for it. See [`crate::Counter::increment`] for `once`.
+    pub async fn increment(&self, key: &str, delta: i64, once: Option<Bytes>) -> Result<i64, Error> {
+        self.add(key, or_one(delta), once).await
+    }
+
+    /// Subtracts `delta` from the number of `key`; see [`CounterMap::increment`].
+    pub async fn decrement(&self, key: &str, delta: i64, once: Option<Bytes>) -> Result<i64, Error> {
+        // Wraps for the smallest number only, whose addition and subtraction are the same.
+        self.add(key, or_one(delta).wrapping_neg(), once).await
+    }
+
+    /// Removes `key` and returns its number, or [`crate::Reason::KeyNotFound`]. With a `prev_value` other than zero only if
+    /// that is the number, else [`crate::Reason::ValueMismatch`].
+    pub async fn remove(&self, key: &str, prev_value: i64) -> Result<i64, Error> {
+        self.backing.check_key(key)?;
+        let at = entry_key(key);
+        let mut txn = Txn::new().write(Write::Delete { key: at.clone() }).read(Read::Get { key: at.clone() });
+        if prev_value != 0 {
+            txn = txn.guard(Guard::ValueIs { key: at, value: number_bytes(prev_value) });
+        }
+        let outcome = self.backing.commit(txn).await?;
+        if !outcome.applied {
+            return Err(refusal(&outcome));
+        }
+        number(outcome.writes[0].previous().ok_or_else(Error::key_not_found)?)
+    }
+
+    /// Removes all keys, in one step.
+    pub async fn clear(&self) -> Result<(), Error> {
+        let txn = Txn::new().write(Write::DeleteRange { range: keys::all(keys::ENTRY) });
+        self.backing.commit(txn).await.map(drop)
+    }
+
+    /// Locks all `keys` or none, waiting in the order of arrival; see [`crate::Lock::lock`] for `timeout`. Cancel safe:
+    /// a dropped call leaves nothing behind.
+    pub async fn lock(
+        &self,
+        caller: &Caller,
+        keys: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        self.locks.acquire(caller, keys, timeout).await.map(drop)
+    }
+
+    /// Unlocks all `keys`, or none and [`crate::Reason::LockNotHeld`] if the caller does not hold one of them.
+    pub async fn unlock(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
+        self.locks.release(caller.owner, keys).await
+    }
+
+    /// Gives back all locks of a session that ended or closed the counter map.
+    pub async fn release_all(&self, owner: Owner) {
+        self.locks.release_all(owner).await;
+    }
+
+    /// Lists locked keys with their holders and waiters, at most `max` keys.
+    pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
+        self.locks.list(max).await
+    }
+
+    /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.
+    pub async fn events(&self, caller: &Caller, only: Option<String>) -> Result<Events<Event>, Error> {
+        follow::changes(&self.backing, caller, move |commit| events(commit, only.as_deref())).await
+    }
+
+    /// Lists all keys with their numbers; with `watch` goes on with the number after every change, for a removed key
+    /// the last one.
+    pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, i64)>, Error> {
+        let range = keys::all(keys::ENTRY);
+        let shown = |change: &Change| change.current.as_ref().or(change.previous.as_ref()).and_then(listed);
+        follow::listing(&self.backing, caller, range, watch, listed, shown).await
+    }
+
+    async fn add(&self, key: &str, delta: i64, once: Option<Bytes>) -> Result<i64, Error> {
+        self.backing.check_key(key)?;
+        let write = Write::Add { key: entry_key(key), delta };
+        let outcome = self.backing.commit(Txn { writes: vec![write], once, ..Txn::default() }).await?;
+        Ok(added(&outcome)?.wrapping_sub(delta))
+    }
+}
+
+fn entry_key(key: &str) -> Bytes {
+    keys::key(keys::ENTRY, key.as_bytes())
+}
+
+fn or_one(delta: i64) -> i64 {
+    if delta == 0 { 1 } else { delta }
+}
+
+/// Says why a transaction that needs a number was refused.
+fn refusal(outcome: &Outcome) -> Error {
+    match outcome.reads[0].entry() {
+        Some(_) => Error::value_mismatch(),
+        None => Error::key_not_found(),
+    }
+}
+
+fn listed(entry: &Entry) -> Option<(String, i64)> {
+    Some((keys::text(keys::ENTRY, &entry.key)?, number(entry).ok()?))
+}
+
+fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+    let event = |change: &Change| {
+        let key = keys::text(keys::ENTRY, &change.key)?;
+        if only.is_some_and(|only| only != key) {
+            return None;
+        }
+        let held = |entry: &Option<Entry>| entry.as_ref().and_then(|entry| number(entry).ok());
+        let change = match (held(&change.previous), held(&change.current)) {
+            (None, Some(value)) => EntryChange::Inserted { value },
+            (Some(previous), Some(value)) => EntryChange::Updated { value, previous },
+            (Some(value), None) => EntryChange::Removed { value },
+            (None, None) => return None,
+        };
+        Some(Event { key, change })
+    };
+    commit.changes.iter().filter_map(event).collect()
+}

@@ -157,6 +157,10 @@ impl Error {
         Self::new(Reason::VersionMismatch, "the entry has another version: read it and decide")
     }
 
+    pub(crate) fn value_mismatch() -> Self {
+        Self::new(Reason::ValueMismatch, "the number is another one: read it and decide")
+    }
+
     pub(crate) fn closed() -> Self {
         Self::new(Reason::Closed, "the primitive was closed by this session")
     }

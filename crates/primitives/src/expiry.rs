@@ -97,7 +97,7 @@ impl Expiry {
         let Some(ttl) = ttl else {
             return Write::Delete { key };
         };
-        let deadline = self.shared.backing.env().wall().since_unix() + ttl;
+        let deadline = self.shared.backing.env().wall().since_unix().saturating_add(ttl);
         let mut value = BytesMut::with_capacity(16);
         value.put_u64(millis(deadline));
         value.put_u64(millis(ttl));
@@ -112,20 +112,33 @@ impl Expiry {
             Some(Duration::ZERO)
                 if self.shared.reap(&Bytes::copy_from_slice(subject), revision).await.is_ok() => {}
             Some(ttl) => self.schedule(Bytes::copy_from_slice(subject), ttl, revision),
-            None => self.removed(subject),
+            None => self.removed(subject, revision),
         }
     }
 
-    /// Takes note that `subject` has no TTL any more.
-    pub(crate) fn removed(&self, subject: &[u8]) {
-        self.shared.timers.lock().forget(subject);
+    /// Takes note that `subject` has no TTL since `revision`.
+    pub(crate) fn removed(&self, subject: &[u8], revision: Revision) {
+        let mut timers = self.shared.timers.lock();
+        // Calls may take note out of order: a later write may have timed the subject again.
+        if timers.subjects.get(subject).is_some_and(|(_, timed)| *timed <= revision) {
+            timers.forget(subject);
+        }
     }
 
-    /// Takes note that no subject has a TTL any more.
-    pub(crate) fn cleared(&self) {
+    /// Deletes all keys of `kinds`, whose subjects these are, and all deadlines, in one step.
+    pub(crate) async fn clear(&self, kinds: &[u8]) -> Result<(), Error> {
+        let ranges = kinds.iter().chain(&[keys::DEADLINE]).map(|kind| keys::all(*kind));
+        let writes = ranges.map(|range| Write::DeleteRange { range }).collect();
+        let outcome = self.shared.backing.commit(Txn { writes, ..Txn::default() }).await?;
+        self.cleared(outcome.revision);
+        Ok(())
+    }
+
+    /// Takes note that no subject has a TTL since `revision`, unless a later write gave it one.
+    pub(crate) fn cleared(&self, revision: Revision) {
         let mut timers = self.shared.timers.lock();
-        timers.subjects.clear();
-        timers.queue.clear();
+        timers.subjects.retain(|_, (_, timed)| *timed > revision);
+        timers.queue.retain(|_, timed| *timed > revision);
     }
 
     fn schedule(&self, subject: Bytes, left: Duration, revision: Revision) {

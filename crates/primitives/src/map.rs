@@ -180,18 +180,13 @@ impl Map {
             return Err(refusal(&outcome));
         }
         let removed = outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
-        self.expiry.removed(key.as_bytes());
+        self.expiry.removed(key.as_bytes(), outcome.revision);
         Ok(versioned(removed))
     }
 
     /// Removes all entries, in one step.
     pub async fn clear(&self) -> Result<(), Error> {
-        let txn = Txn::new()
-            .write(Write::DeleteRange { range: keys::all(keys::ENTRY) })
-            .write(Write::DeleteRange { range: keys::all(keys::DEADLINE) });
-        self.backing.commit(txn).await?;
-        self.expiry.cleared();
-        Ok(())
+        self.expiry.clear(&[keys::ENTRY]).await
     }
 
     /// Applies all `operations` or none. Each is checked against the state before the transaction, in order; the
@@ -377,7 +372,8 @@ fn entry_key(key: &str) -> Bytes {
     keys::key(keys::ENTRY, key.as_bytes())
 }
 
-fn version_guard(key: &Bytes, prev_version: u64) -> Option<Guard> {
+/// Returns the guard of a call that names a version; none for version zero.
+pub(crate) fn version_guard(key: &Bytes, prev_version: u64) -> Option<Guard> {
     (prev_version != 0).then(|| Guard::ModifiedAt { key: key.clone(), revision: Revision(prev_version) })
 }
 
@@ -393,7 +389,7 @@ pub(crate) fn versioned(entry: &Entry) -> Versioned {
     Versioned { value: entry.value.clone(), version: entry.modified.0 }
 }
 
-fn stored(outcome: &Outcome) -> Stored {
+pub(crate) fn stored(outcome: &Outcome) -> Stored {
     Stored { version: outcome.revision.0, previous: outcome.writes[0].previous().map(versioned) }
 }
 

@@ -1,1 +1,113 @@
 // SPDX-License-Identifier: Apache-2.0
+//! A set of texts, each of which may have a time to live.
+//!
+//! Behaviour: `contract/set.md`.
+
+use std::time::Duration;
+
+use atomix_kv::{Change, Commit, Entry, Guard, Txn, Write};
+use bytes::Bytes;
+
+use crate::expiry::{Expiry, is_expiry};
+use crate::{Backing, Caller, Error, Events, follow, keys};
+
+/// A set.
+#[derive(Debug)]
+pub struct Set {
+    backing: Backing,
+    expiry: Expiry,
+}
+
+/// A change of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Event {
+    Added { element: String },
+    Removed { element: String, expired: bool },
+}
+
+// === impl Set ===
+
+impl Set {
+    /// Opens the set. Removes what is overdue before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        let remove = |element: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, element) }];
+        let expiry = Expiry::open(&backing, remove).await?;
+        Ok(Self { backing, expiry })
+    }
+
+    /// Returns the number of elements. Cancel safe.
+    pub async fn size(&self) -> Result<u32, Error> {
+        self.backing.count(keys::all(keys::ENTRY)).await
+    }
+
+    /// Tells whether `element` is in the set. Cancel safe.
+    pub async fn contains(&self, element: &str) -> Result<bool, Error> {
+        self.backing.check_key(element)?;
+        Ok(self.backing.get(entry_key(element)).await?.is_some())
+    }
+
+    /// Adds an `element` that is new, for `ttl` or for ever, else [`crate::Reason::KeyExists`]; one that is there keeps
+    /// its time to live. A call that is dropped before it is ready is applied or not.
+    pub async fn add(&self, element: &str, ttl: Option<Duration>) -> Result<(), Error> {
+        self.backing.check_key(element)?;
+        let at = entry_key(element);
+        let txn = Txn::new()
+            .guard(Guard::Absent { key: at.clone() })
+            .write(Write::Put { key: at, value: Bytes::new() })
+            .write(self.expiry.write(element.as_bytes(), ttl));
+        let outcome = self.backing.commit(txn).await?;
+        if !outcome.applied {
+            return Err(Error::key_exists());
+        }
+        self.expiry.written(element.as_bytes(), ttl, outcome.revision).await;
+        Ok(())
+    }
+
+    /// Removes `element`, or [`crate::Reason::KeyNotFound`]. A call that is dropped before it is ready is applied or
+    /// not.
+    pub async fn remove(&self, element: &str) -> Result<(), Error> {
+        self.backing.check_key(element)?;
+        let txn = Txn::new()
+            .write(Write::Delete { key: entry_key(element) })
+            .write(self.expiry.write(element.as_bytes(), None));
+        let outcome = self.backing.commit(txn).await?;
+        outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
+        self.expiry.removed(element.as_bytes(), outcome.revision);
+        Ok(())
+    }
+
+    /// Removes all elements, in one step.
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.expiry.clear(&[keys::ENTRY]).await
+    }
+
+    /// Follows the changes. The watch is registered when this returns.
+    pub async fn events(&self, caller: &Caller) -> Result<Events<Event>, Error> {
+        follow::changes(&self.backing, caller, events).await
+    }
+
+    /// Lists all elements; with `watch` goes on with the element of every change, added or removed.
+    pub async fn elements(&self, caller: &Caller, watch: bool) -> Result<Events<String>, Error> {
+        let listed = |entry: &Entry| keys::text(keys::ENTRY, &entry.key);
+        let shown = |change: &Change| keys::text(keys::ENTRY, &change.key);
+        follow::listing(&self.backing, caller, keys::all(keys::ENTRY), watch, listed, shown).await
+    }
+}
+
+fn entry_key(element: &str) -> Bytes {
+    keys::key(keys::ENTRY, element.as_bytes())
+}
+
+fn events(commit: &Commit) -> Vec<Event> {
+    let expired = is_expiry(commit);
+    let event = |change: &Change| {
+        let element = keys::text(keys::ENTRY, &change.key)?;
+        Some(if change.current.is_some() {
+            Event::Added { element }
+        } else {
+            Event::Removed { element, expired }
+        })
+    };
+    commit.changes.iter().filter_map(event).collect()
+}
