@@ -1,2 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-fn main() {}
+//! The program: `serve`, and the commands that talk to a server.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Distributed primitives over gRPC, on the store of your choice.
+#[derive(Debug, Parser)]
+#[command(name = "atomix", version, after_help = atomix_cli::AFTER_HELP)]
+struct Program {
+    #[command(flatten)]
+    options: atomix_cli::Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    #[command(flatten)]
+    Client(atomix_cli::Command),
+}
+
+/// Variables that this program reads itself; the settings of the server have all others of their prefix.
+const RESERVED_ENV: [&str; 3] = ["ATOMIX_CONFIG", "ATOMIX_SERVER", "ATOMIX_CONTROL"];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let program = Program::parse();
+    match program.command {
+        Command::Serve(serve) => serve.run().await,
+        Command::Client(command) => atomix_cli::run(Program::command(), program.options, command).await,
+    }
+}

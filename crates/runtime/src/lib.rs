@@ -20,12 +20,12 @@ pub use slot::{Slot, StoreState};
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Identity, Object, StoreId};
-use atomix_env::Env;
+use atomix_env::{Env, Shutdown};
 use atomix_kv::Driver;
 use atomix_primitives::{Backing, Error, Kind, Limits, Owner, Reason};
 use parking_lot::{Mutex, RwLock};
@@ -70,7 +70,7 @@ pub struct Runtime {
     next_session: AtomicU64,
     /// The one owner when the identity is the runtime's.
     shared: Option<Arc<Session>>,
-    draining: AtomicBool,
+    draining: Shutdown,
 }
 
 // === impl Runtime ===
@@ -100,7 +100,7 @@ impl Runtime {
             sessions: Mutex::new(shared.iter().map(|session| (0, Arc::clone(session))).collect()),
             next_session: AtomicU64::new(1),
             shared,
-            draining: AtomicBool::new(false),
+            draining: Shutdown::new(),
             env,
         })
     }
@@ -407,12 +407,17 @@ impl Runtime {
 
     /// Tells that the runtime is about to end; see [`Runtime::is_draining`].
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Tells whether new calls are to be refused.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_cancelled()
+    }
+
+    /// Returns the signal that the runtime is about to end.
+    pub fn draining(&self) -> &Shutdown {
+        &self.draining
     }
 
     /// Ends all streams and waiting calls, gives back what sessions own, and closes all stores.

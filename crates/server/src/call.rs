@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use atomix_env::Shutdown;
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
 use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
@@ -27,6 +28,7 @@ pub(crate) struct Services {
 pub(crate) struct Call<P> {
     session: Arc<Session>,
     open: Arc<Open>,
+    draining: Shutdown,
     of: PhantomData<fn() -> P>,
 }
 
@@ -92,7 +94,7 @@ impl Services {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
         let open = self.runtime.find(P::KIND, name).ok_or_else(|| not_open(P::KIND))?;
-        Ok(Call { session, open, of: PhantomData })
+        Ok(Call { session, open, draining: self.runtime.draining().clone(), of: PhantomData })
     }
 
     pub(crate) async fn create_primitive(
@@ -126,7 +128,8 @@ impl<P: Of> Call<P> {
         self.session.caller(&self.open)
     }
 
-    /// Answers with `first`, if any, and then with `events`, each encoded.
+    /// Answers with `first`, if any, and then with `events`, each encoded. When the runtime is about to end, so does
+    /// the stream, with the one code that makes clients open it again elsewhere.
     pub(crate) fn stream<T, U>(
         self,
         first: Option<U>,
@@ -138,7 +141,12 @@ impl<P: Of> Call<P> {
         U: Send + 'static,
     {
         let events = events.map(move |event| event.map(&encode).map_err(stream_status));
-        let stream = stream::iter(first.map(Ok)).chain(events);
+        let draining = self.draining.clone();
+        let last = stream::once(async move { draining.is_cancelled().then(|| Err(stream_status(shutting_down()))) });
+        let stream = stream::iter(first.map(Ok))
+            .chain(events)
+            .take_until(self.draining.clone().cancelled_owned())
+            .chain(last.filter_map(std::future::ready));
         self.open.stream_opened();
         let counted = Counted { stream: stream.boxed(), open: Arc::clone(&self.open), _call: self.session.call() };
         Response::new(counted.boxed())
@@ -172,6 +180,10 @@ impl<S> Drop for Counted<S> {
 fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
     let none = || Error::new(Reason::Internal, "the call has no session");
     extensions.get::<Arc<Session>>().cloned().ok_or_else(none)
+}
+
+pub(crate) fn shutting_down() -> Error {
+    Error::new(Reason::Draining, "the runtime is shutting down: try another one or later")
 }
 
 fn not_open(kind: Kind) -> Error {

@@ -21,6 +21,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
 
+use crate::call::shutting_down;
 use crate::status::status;
 
 /// The services of one port, as the transport calls them.
@@ -39,6 +40,20 @@ struct Deadline<F> {
     timer: Option<BoxFuture<'static, ()>>,
 }
 
+/// How long a call may take.
+#[derive(Debug, PartialEq, Eq)]
+enum Patience {
+    /// A call that answers: its own deadline, or the default.
+    Deadline(Duration),
+    /// A call that waits: its own deadline if it has one, and not beyond the life of the runtime.
+    Drain(Option<Duration>),
+    /// A stream: it looks after the drain itself, and its client after the deadline.
+    Endless,
+}
+
+/// Longer than any process lives.
+const FOREVER: Duration = Duration::from_hours(24 * 365);
+
 // === impl Front ===
 
 impl<B> Service<http::Request<B>> for Front
@@ -56,7 +71,7 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         if self.runtime.is_draining() {
-            return refuse(Error::new(Reason::Draining, "the runtime is shutting down: try another one or later"));
+            return refuse(shutting_down());
         }
         let connection = request.extensions().get::<Arc<Connection>>();
         let session = connection.and_then(|connection| connection.owner::<Arc<Session>>()).cloned();
@@ -64,7 +79,7 @@ where
         if let Some(session) = session {
             request.extensions_mut().insert(session);
         }
-        let after = deadline(&request, self.deadline_default);
+        let patience = patience(&request, self.deadline_default);
         let routed = self.routes.call(request);
         let guarded = AssertUnwindSafe(routed).catch_unwind().map(|outcome| {
             outcome.unwrap_or_else(|_| {
@@ -77,12 +92,22 @@ where
             drop(call);
             answer
         };
-        match after {
-            Some(after) => {
-                let call = Box::pin(answered);
-                Box::pin(Deadline { call, runtime: Arc::clone(&self.runtime), after, timer: None })
+        let runtime = Arc::clone(&self.runtime);
+        match patience {
+            Patience::Deadline(after) => {
+                Box::pin(Deadline { call: Box::pin(answered), runtime, after, timer: None })
             }
-            None => Box::pin(answered),
+            Patience::Drain(after) => Box::pin(async move {
+                let draining = runtime.draining().clone();
+                let call = Box::pin(answered);
+                let after = after.unwrap_or(FOREVER);
+                tokio::select! {
+                    biased;
+                    answer = (Deadline { call, runtime, after, timer: None }) => answer,
+                    () = draining.cancelled() => Ok(status(shutting_down()).into_http()),
+                }
+            }),
+            Patience::Endless => Box::pin(answered),
         }
     }
 }
@@ -108,15 +133,13 @@ where
     }
 }
 
-/// How long a call may take. Streams and waiting calls have no deadline but the one that they bring; the client itself
-/// ends a stream whose deadline is over.
-fn deadline<B>(request: &http::Request<B>, default: Duration) -> Option<Duration> {
+fn patience<B>(request: &http::Request<B>, default: Duration) -> Patience {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let brought = request.headers().get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
     match method {
-        "Events" | "Entries" | "Elements" | "Items" | "Watch" | "Subscribe" | "ServerReflectionInfo" => None,
-        "Lock" => brought,
-        _ => Some(brought.unwrap_or(default)),
+        "Events" | "Entries" | "Elements" | "Items" | "Watch" | "Subscribe" | "ServerReflectionInfo" => Patience::Endless,
+        "Lock" => Patience::Drain(brought),
+        _ => Patience::Deadline(brought.unwrap_or(default)),
     }
 }
 
@@ -158,9 +181,10 @@ mod tests {
 
     #[test]
     fn only_waiting_calls_and_streams_have_no_default_deadline() {
-        let after = |path: &str| deadline(&http::Request::builder().uri(path).body(()).unwrap(), Duration::from_secs(9));
-        assert_eq!(after("/atomix.runtime.map.v1.Map/Get"), Some(Duration::from_secs(9)));
-        assert_eq!(after("/atomix.runtime.lock.v1.Lock/Lock"), None);
-        assert_eq!(after("/atomix.runtime.map.v1.Map/Events"), None);
+        let nine = Duration::from_secs(9);
+        let of = |path: &str| patience(&http::Request::builder().uri(path).body(()).unwrap(), nine);
+        assert_eq!(of("/atomix.runtime.map.v1.Map/Get"), Patience::Deadline(nine));
+        assert_eq!(of("/atomix.runtime.lock.v1.Lock/Lock"), Patience::Drain(None));
+        assert_eq!(of("/atomix.runtime.map.v1.Map/Events"), Patience::Endless);
     }
 }

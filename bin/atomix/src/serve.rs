@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix serve`: parse, build, run, drain.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use atomix_config::{Config, LogFormat, Loaded, Loader, LaterRoute, Routes as RouteConfig, StoreId};
+use atomix_env::{Env, Shutdown};
+use atomix_kv::Driver;
+use atomix_primitives::Limits;
+use atomix_runtime::{Routes, Runtime};
+use atomix_server::{Bound, Server};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves primitives and control until SIGTERM or SIGINT.
+///
+/// Without any option: primitives on 127.0.0.1:5678, control on 127.0.0.1:5679, one memory store for everything.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Configuration file, YAML or TOML by its extension.
+    #[arg(long, env = "ATOMIX_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the primitives, HOST:PORT or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// Address of the control services; may be given several times. [default: 127.0.0.1:5679]
+    #[arg(long, value_name = "ADDRESS")]
+    control: Vec<String>,
+    /// Any setting by its key, such as `--set limits.value-bytes-max=2MiB`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+    /// Checks the configuration and exits.
+    #[arg(long)]
+    check_config: bool,
+    /// Prints the effective configuration with the origin of each value and exits.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// A wrong configuration, as sysexits.h has it.
+const EXIT_CONFIG: u8 = 78;
+
+// === impl Serve ===
+
+impl Serve {
+    /// Serves, or does what was asked for instead.
+    #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program's face")]
+    pub(crate) async fn run(self) -> ExitCode {
+        let loaded = match self.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
+        };
+        if self.print_config {
+            print!("{}", loaded.render_with_origins());
+            return ExitCode::SUCCESS;
+        }
+        if self.check_config {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("configuration is valid");
+            return ExitCode::SUCCESS;
+        }
+        start_log(&loaded.config);
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        match serve(loaded.config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("atomix cannot serve: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn load(&self) -> Result<Loaded, atomix_config::Error> {
+        let addresses = |key: &'static str, list: &[String]| {
+            list.iter().map(move |address| (key.to_owned(), address.clone())).collect::<Vec<_>>()
+        };
+        let flags = [addresses("listen", &self.listen), addresses("control", &self.control), self.set.clone()].concat();
+        let mut loader =
+            Loader::new().env(std::env::vars_os()).reserve_env(crate::RESERVED_ENV.map(str::to_owned)).flags(flags);
+        if let Some(file) = &self.config {
+            loader = loader.file(file);
+        }
+        loader.load()
+    }
+}
+
+/// The drivers that this program was built with.
+fn drivers() -> Vec<Arc<dyn Driver>> {
+    vec![
+        #[cfg(feature = "driver-memory")]
+        Arc::new(atomix_driver_memory::MemoryDriver),
+    ]
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let bound = bind(&config).await?;
+    let shutdown = Shutdown::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let env = Env::real();
+    let stop = shutdown.clone();
+    env.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining: no new calls, running ones may finish");
+        stop.cancel();
+    });
+    let (runtime, bound) = bound;
+    greet(&runtime, &bound);
+    let drained = bound.run(shutdown).await;
+    runtime.shut_down().await;
+    if drained.cut > 0 {
+        tracing::warn!(connections = drained.cut, "connections were cut after the grace");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes the runtime with its stores and routes, and binds the ports.
+async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
+    let limits = &config.limits;
+    let runtime = Runtime::new(atomix_runtime::Settings {
+        env: Env::real(),
+        drivers: drivers(),
+        identity: config.sessions.identity,
+        limits: Limits {
+            key_bytes_max: limits.key_bytes_max.as_usize(),
+            value_bytes_max: limits.value_bytes_max.as_usize(),
+            batch_max: limits.batch_max as usize,
+            waiters_max: limits.waiters_per_name_max as usize,
+        },
+        name_bytes_max: limits.name_bytes_max.as_usize(),
+        primitives_max: limits.primitives_max as usize,
+        close_grace: config.drain.grace.get(),
+    });
+    for store in &config.stores {
+        let connected = runtime.connect(store.id(), store.driver.clone(), store.config.clone()).await;
+        connected.with_context(|| format!("store `{}` of the configuration", store.id()))?;
+    }
+    if let Some(routes) = routes(config) {
+        runtime.program(routes).context("routes of the configuration")?;
+    }
+    let settings = atomix_server::Settings {
+        listen: config.listen.clone(),
+        control: config.control.clone(),
+        transport: atomix_transport::Limits {
+            streams_per_connection_max: limits.streams_per_connection_max,
+            local_reset_streams_max: limits.local_reset_streams_max as usize,
+            pending_reset_streams_max: limits.pending_reset_streams_max as usize,
+            header_list_bytes_max: size(limits.header_list_bytes_max),
+            stream_window: size(limits.stream_window),
+            connection_window: size(limits.connection_window),
+            ping_interval: limits.ping_interval.get(),
+            ping_timeout: limits.ping_timeout.get(),
+            preface_timeout: limits.preface_timeout.get(),
+            connections_max: limits.connections_max as usize,
+            connections_per_peer_max: limits.connections_per_peer_max as usize,
+            pings_per_second_max: limits.pings_per_second_max,
+            idle_timeout: limits.idle_timeout.get(),
+            stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
+            connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
+        },
+        message_bytes_max: limits.message_bytes_max.as_usize(),
+        deadline_default: limits.call_deadline_default.get(),
+        grace: config.drain.grace.get(),
+    };
+    let bound = Server::new(Arc::clone(&runtime), settings).bind().await?;
+    Ok((runtime, bound))
+}
+
+/// Without routes in the configuration everything goes to the first store.
+fn routes(config: &Config) -> Option<Routes> {
+    match &config.routes {
+        RouteConfig::Absent => {
+            let store: StoreId = config.stores.first()?.id();
+            Some(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }]))
+        }
+        RouteConfig::Seed(routes) => Some(Routes::Seed(routes.clone())),
+        RouteConfig::Later(routes) => Some(Routes::Later(routes.clone())),
+    }
+}
+
+fn size(size: atomix_config::ByteSize) -> u32 {
+    u32::try_from(size.as_usize()).unwrap_or(u32::MAX)
+}
+
+#[allow(clippy::print_stdout, reason = "the first thing that a newcomer sees")]
+fn greet(runtime: &Runtime, bound: &Bound) {
+    println!("atomix {} is ready", env!("CARGO_PKG_VERSION"));
+    println!("  primitives  {}", bound.listen().join(", "));
+    println!("  control     {}", bound.control().join(", "));
+    for store in runtime.stores() {
+        let durability = store.profile.map_or_else(|| "not reached yet".to_owned(), |profile| profile.durability.to_string());
+        println!("  store       {} ({}), durability {durability}", store.id, store.driver);
+    }
+    println!("try: atomix counter incr hits");
+    println!("     atomix map put users alice '{{\"age\":7}}', and in another terminal: atomix map watch users");
+    println!("     atomix inspect, atomix help");
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(config.log.level.as_str());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log.format {
+        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    // An embedding program may have a log of its own.
+    drop(started);
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

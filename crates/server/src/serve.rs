@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The ports: which services they offer, and how they begin and end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_config::Listen;
+use atomix_env::Shutdown;
+use atomix_proto::{
+    DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy, runtime, set,
+    topic, value,
+};
+use atomix_runtime::{Runtime, Session};
+use atomix_transport::{Connection, Drained, Limits, Listener, Observer, serve};
+use tonic::server::NamedService;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::call::Services;
+use crate::front::Front;
+use crate::health::Health;
+
+/// What a server is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Addresses of the primitives.
+    pub listen: Vec<Listen>,
+    /// Addresses of the control services.
+    pub control: Vec<Listen>,
+    /// What a connection may do.
+    pub transport: Limits,
+    /// Bytes of a received message.
+    pub message_bytes_max: usize,
+    /// How long a call may take that brings no deadline.
+    pub deadline_default: Duration,
+    /// How long running calls may take when the server ends.
+    pub grace: Duration,
+}
+
+/// The gRPC server of a runtime.
+#[derive(Debug)]
+pub struct Server {
+    runtime: Arc<Runtime>,
+    settings: Settings,
+}
+
+/// A server whose ports are bound; it answers once [`Bound::run`] runs.
+#[derive(Debug)]
+pub struct Bound {
+    server: Server,
+    listen: Vec<Listener>,
+    control: Vec<Listener>,
+}
+
+/// Makes the sessions of connections.
+#[derive(Debug)]
+struct Sessions {
+    runtime: Arc<Runtime>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Makes a server. Binds nothing yet.
+    pub fn new(runtime: Arc<Runtime>, settings: Settings) -> Self {
+        Self { runtime, settings }
+    }
+
+    /// Binds all ports, or none. From now on connections wait to be answered.
+    pub async fn bind(self) -> io::Result<Bound> {
+        let listen = bind(&self.settings.listen).await?;
+        let control = bind(&self.settings.control).await?;
+        Ok(Bound { server: self, listen, control })
+    }
+
+    /// The services of applications.
+    fn primitives(&self) -> Routes {
+        let services = Services { runtime: Arc::clone(&self.runtime) };
+        let max = self.settings.message_bytes_max;
+        let mut routes = Routes::builder();
+        let mut names = Vec::new();
+        macro_rules! add {
+            ($($server:path)+) => {
+                $({
+                    use $server as Server;
+                    names.push(<Server<Services> as NamedService>::NAME);
+                    routes.add_service(Server::new(services.clone()).max_decoding_message_size(max));
+                })+
+            };
+        }
+        add! {
+            counter::counter_server::CounterServer
+            counter::counters_server::CountersServer
+            countermap::counter_map_server::CounterMapServer
+            countermap::counter_maps_server::CounterMapsServer
+            election::leader_election_server::LeaderElectionServer
+            election::leader_elections_server::LeaderElectionsServer
+            indexedmap::indexed_map_server::IndexedMapServer
+            indexedmap::indexed_maps_server::IndexedMapsServer
+            list::list_server::ListServer
+            list::lists_server::ListsServer
+            lock::lock_server::LockServer
+            lock::locks_server::LocksServer
+            map::map_server::MapServer
+            map::maps_server::MapsServer
+            multimap::multi_map_server::MultiMapServer
+            multimap::multi_maps_server::MultiMapsServer
+            set::set_server::SetServer
+            set::sets_server::SetsServer
+            topic::topic_server::TopicServer
+            topic::topics_server::TopicsServer
+            value::value_server::ValueServer
+            value::values_server::ValuesServer
+        }
+        self.with_health(routes, names)
+    }
+
+    /// The services of operators.
+    fn controls(&self) -> Routes {
+        let services = Services { runtime: Arc::clone(&self.runtime) };
+        let max = self.settings.message_bytes_max;
+        let mut routes = Routes::builder();
+        routes
+            .add_service(runtime::runtime_server::RuntimeServer::new(services.clone()).max_decoding_message_size(max))
+            .add_service(proxy::proxy_server::ProxyServer::new(services.clone()).max_decoding_message_size(max))
+            .add_service(inspect::inspector_server::InspectorServer::new(services).max_decoding_message_size(max));
+        let names = vec!["atomix.runtime.v1.Runtime", "atomix.proxy.v1.Proxy", "atomix.inspect.v1.Inspector"];
+        self.with_health(routes, names)
+    }
+
+    /// Adds health and reflection, which every port has.
+    fn with_health(&self, mut routes: RoutesBuilder, names: Vec<&'static str>) -> Routes {
+        routes.add_service(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Tools speak either version.
+        routes.add_service(reflection().build_v1().expect("the descriptor set is our own and whole"));
+        routes.add_service(reflection().build_v1alpha().expect("the descriptor set is our own and whole"));
+        routes.routes().prepare()
+    }
+
+    fn front(&self, routes: Routes) -> Front {
+        Front { routes, runtime: Arc::clone(&self.runtime), deadline_default: self.settings.deadline_default }
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Returns the addresses of the primitives, with the ports that were taken.
+    pub fn listen(&self) -> Vec<String> {
+        self.listen.iter().map(ToString::to_string).collect()
+    }
+
+    /// Returns the addresses of the control services, with the ports that were taken.
+    pub fn control(&self) -> Vec<String> {
+        self.control.iter().map(ToString::to_string).collect()
+    }
+
+    /// Answers until `shutdown`, then drains: no new connections and calls, streams and waiting calls are told to go
+    /// elsewhere, running calls may finish within the grace. Returns how many were cut.
+    pub async fn run(self, shutdown: Shutdown) -> Drained {
+        let Self { server, listen, control } = self;
+        let runtime = Arc::clone(&server.runtime);
+        let env = runtime.env().clone();
+        let (primitives, controls) = (server.front(server.primitives()), server.front(server.controls()));
+        let observer = Arc::new(Sessions { runtime: Arc::clone(&runtime) });
+        let drain = {
+            let shutdown = shutdown.clone();
+            async move {
+                shutdown.cancelled().await;
+                runtime.drain();
+            }
+        };
+        let settings = &server.settings;
+        let port = |listeners, front| {
+            let (limits, observer) = (settings.transport.clone(), Arc::clone(&observer));
+            serve(listeners, front, limits, observer, env.clone(), shutdown.clone(), settings.grace)
+        };
+        let ((), one, other) = futures::join!(drain, port(listen, primitives), port(control, controls));
+        one + other
+    }
+}
+
+// === impl Sessions ===
+
+impl Observer for Sessions {
+    fn opened(&self, connection: &Arc<Connection>) {
+        let closer = Arc::downgrade(connection);
+        let end = Box::new(move || {
+            if let Some(connection) = closer.upgrade() {
+                connection.close();
+            }
+        });
+        connection.set_owner(self.runtime.open_session(connection.peer().to_string(), end));
+    }
+
+    fn closed(&self, connection: &Arc<Connection>) {
+        if let Some(session) = connection.owner::<Arc<Session>>() {
+            self.runtime.close_session(session);
+        }
+    }
+}
+
+async fn bind(addresses: &[Listen]) -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let listener = match address {
+            Listen::Tcp { host, port } => Listener::tcp(host, *port).await,
+            Listen::Unix(path) => Listener::unix(path).await,
+        };
+        let explained = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen: address=`{address}`: {error}"));
+        listeners.push(listener.map_err(explained)?);
+    }
+    Ok(listeners)
+}
