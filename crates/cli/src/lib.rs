@@ -181,7 +181,9 @@ impl Context {
         let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control);
         match self.options.timeout {
             // A zero deadline would refuse every call, also the quick ones around a lock that is tried once.
-            Some(timeout) if !timeout.is_zero() => builder.call_timeout(timeout).retry_budget(timeout),
+            Some(timeout) if !timeout.is_zero() => {
+                builder.call_timeout(timeout).retry_budget(timeout).connect_timeout(timeout)
+            }
             _ => builder,
         }
     }

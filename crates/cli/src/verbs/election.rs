@@ -183,8 +183,10 @@ impl Elect {
         let code = job.under(context, &mut signals, environment, lost.clone()).await?;
         // The watcher owns the candidacy; it hands it back when it is told to stop.
         drop(stop);
-        lost.await;
-        if let Ok(candidacy) = returned.await {
+        let why = lost.await;
+        if why.is_empty()
+            && let Ok(candidacy) = returned.await
+        {
             release(context, candidacy.withdraw().await.map(|_| ()));
         }
         Ok(code)

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The client against a server that misbehaves on command.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "real sockets need the real clock")]
-
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
