@@ -120,9 +120,8 @@ pub enum Command {
     /// Show, explain and program routes
     #[command(subcommand)]
     Route(verbs::route::Verb),
-    /// Show what the server does
-    #[command(subcommand)]
-    Inspect(verbs::inspect::Verb),
+    /// Show what the server does; without a verb all of it
+    Inspect(verbs::inspect::Inspect),
     /// End the session of a client
     #[command(subcommand)]
     Session(verbs::session::Verb),
@@ -171,7 +170,7 @@ impl Context {
             Command::Value(verb) => verb.run(self).await,
             Command::Store(verb) => verb.run(self).await,
             Command::Route(verb) => verb.run(self).await,
-            Command::Inspect(verb) => verb.run(self).await,
+            Command::Inspect(inspect) => inspect.run(self).await,
             Command::Session(verb) => verb.run(self).await,
             Command::Completions { shell } => output::completions(program, shell),
         }
@@ -287,6 +286,7 @@ mod tests {
             route list
             route explain Map users --tag durable --tag fast
             route program []
+            inspect
             inspect drivers
             inspect primitives --kind Map --store prod/orders
             inspect locks --kind Lock --name a

@@ -43,6 +43,11 @@ impl Printer {
         }
     }
 
+    /// Returns whether people read the answers.
+    pub(crate) fn is_human(self) -> bool {
+        self.format == Format::Human
+    }
+
     /// Writes a line of text that has no place among JSON objects.
     pub(crate) fn human(self, line: impl AsRef<str>) -> Result<(), Failure> {
         if self.format == Format::Human { write_line(line.as_ref().as_bytes()) } else { Ok(()) }

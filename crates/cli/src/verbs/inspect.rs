@@ -6,17 +6,25 @@ use std::time::SystemTime;
 
 use atomix_client::StoreId;
 use atomix_client::inspect::{
-    Candidate, Driver, ElectionState, Holder, LockState, Primitive, Session, Waiter,
+    Candidate, Driver, ElectionState, Holder, LockState, Locks, Primitive, Session, Waiter,
 };
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{ago, show, table};
 
+/// What to look at; everything if it is not said.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
 /// What to look at.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// The drivers that the server was built with, and what their stores promise
     Drivers,
     /// The connected stores
@@ -42,8 +50,17 @@ pub enum Verb {
     },
 }
 
-impl Verb {
+impl Inspect {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        match self.verb {
+            Some(verb) => verb.run(context).await,
+            None => everything(context).await,
+        }
+    }
+}
+
+impl Verb {
+    async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         match self {
             Self::Drivers => drivers(context).await,
             Self::Stores => super::store::list(context).await,
@@ -54,6 +71,36 @@ impl Verb {
             }
         }
     }
+}
+
+/// Prints all but the drivers, which do not change: for people one part after the other, for programs one object.
+async fn everything(context: &Context) -> Result<ExitCode, Failure> {
+    let inspect = context.control()?.inspect();
+    let stores = inspect.stores().await.map_err(Failure::control)?;
+    let routes = inspect.routes().await.map_err(Failure::control)?;
+    let primitives = inspect.primitives("", None).await.map_err(Failure::control)?;
+    let sessions = inspect.sessions().await.map_err(Failure::control)?;
+    let locks = inspect.locks("", "").await.map_err(Failure::control)?;
+    context.printer.object(&json!({
+        "stores": stores,
+        "routes": routes,
+        "primitives": primitives,
+        "sessions": sessions,
+        "locks": locks.locks,
+        "elections": locks.elections,
+    }))?;
+    if context.printer.is_human() {
+        super::store::print(context, &stores)?;
+        context.printer.human("")?;
+        super::route::print(context, &routes)?;
+        context.printer.human("")?;
+        print_primitives(context, &primitives)?;
+        context.printer.human("")?;
+        print_sessions(context, &sessions)?;
+        context.printer.human("")?;
+        print_locks(context, &locks)?;
+    }
+    Ok(DONE)
 }
 
 async fn drivers(context: &Context) -> Result<ExitCode, Failure> {
@@ -82,8 +129,13 @@ async fn primitives(
     let kind = kind.unwrap_or_default();
     let inspect = context.control()?.inspect();
     let primitives = inspect.primitives(&kind, store.as_ref()).await.map_err(Failure::control)?;
+    print_primitives(context, &primitives)?;
+    Ok(DONE)
+}
+
+fn print_primitives(context: &Context, primitives: &[Primitive]) -> Result<(), Failure> {
     let header = ["KIND", "NAME", "STORE", "TAGS", "SESSIONS", "STREAMS", "WAITERS"];
-    context.printer.table("no primitive is open", &header, &primitives, |primitive: &Primitive| {
+    context.printer.table("no primitive is open", &header, primitives, |primitive: &Primitive| {
         vec![
             primitive.kind.clone(),
             show(primitive.name.as_bytes()),
@@ -93,15 +145,19 @@ async fn primitives(
             primitive.streams.to_string(),
             primitive.waiters.to_string(),
         ]
-    })?;
-    Ok(DONE)
+    })
 }
 
 async fn sessions(context: &Context) -> Result<ExitCode, Failure> {
     let sessions = context.control()?.inspect().sessions().await.map_err(Failure::control)?;
+    print_sessions(context, &sessions)?;
+    Ok(DONE)
+}
+
+fn print_sessions(context: &Context, sessions: &[Session]) -> Result<(), Failure> {
     let now = now(context);
     let header = ["SESSION", "CLIENT", "CONNECTED", "PRIMITIVES", "CALLS", "HOLDS"];
-    context.printer.table("no client is connected", &header, &sessions, |session: &Session| {
+    context.printer.table("no client is connected", &header, sessions, |session: &Session| {
         let holdings: Vec<_> = session
             .holdings
             .iter()
@@ -118,13 +174,16 @@ async fn sessions(context: &Context) -> Result<ExitCode, Failure> {
             session.calls_in_flight.to_string(),
             holdings.join(", "),
         ]
-    })?;
+    })
+}
+
+async fn locks(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Failure> {
+    let all = context.control()?.inspect().locks(kind, name).await.map_err(Failure::control)?;
+    print_locks(context, &all)?;
     Ok(DONE)
 }
 
-/// Prints who holds and who waits; used by `atomix lock status` too.
-pub(crate) async fn locks(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Failure> {
-    let all = context.control()?.inspect().locks(kind, name).await.map_err(Failure::control)?;
+fn print_locks(context: &Context, all: &Locks) -> Result<(), Failure> {
     let (printer, now) = (context.printer, now(context));
     all.locks.iter().try_for_each(|lock| printer.object(lock))?;
     all.elections.iter().try_for_each(|election| printer.object(election))?;
@@ -139,7 +198,7 @@ pub(crate) async fn locks(context: &Context, kind: &str, name: &str) -> Result<E
         let rows: Vec<_> = all.elections.iter().map(election_row).collect();
         printer.human(table(&["ELECTION", "TERM", "LEADER", "CANDIDATES"], &rows))?;
     }
-    Ok(DONE)
+    Ok(())
 }
 
 fn lock_row(lock: &LockState, now: SystemTime) -> Vec<String> {
@@ -173,10 +232,10 @@ fn election_row(election: &ElectionState) -> Vec<String> {
 }
 
 /// Names a session, which is unknown to the server if it belongs to another process.
-fn session(id: &str) -> String {
+pub(crate) fn session(id: &str) -> String {
     if id.is_empty() { "elsewhere".to_owned() } else { id.to_owned() }
 }
 
-fn now(context: &Context) -> SystemTime {
+pub(crate) fn now(context: &Context) -> SystemTime {
     SystemTime::UNIX_EPOCH + context.env.wall().since_unix()
 }

@@ -11,6 +11,8 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::{Failure, found};
 use crate::held::{Job, Signals, release, signal_code};
+use crate::text::ago;
+use crate::verbs::inspect;
 
 /// What to do with a lock.
 #[derive(Debug, Subcommand)]
@@ -27,7 +29,7 @@ pub enum Verb {
         #[command(flatten)]
         job: Job,
     },
-    /// Print the token of whoever holds the lock; exit code 3 if nobody does
+    /// Print who holds the lock; exit code 3 if nobody does
     Status {
         /// The lock
         name: String,
@@ -38,17 +40,30 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         match self {
             Self::Run { name, job } => hold(context, name, job).await,
-            Self::Status { name } => {
-                let client = context.client().await?;
-                let token = context.open(client.lock(&name)).await?.holder().await?;
-                let human = token.map_or_else(|| "free".to_owned(), |token| format!("held, token {token}"));
-                context
-                    .printer
-                    .line(human, &json!({"name": name, "held": token.is_some(), "token": token}))?;
-                Ok(found(token.is_some()))
-            }
+            Self::Status { name } => status(context, &name).await,
         }
     }
+}
+
+async fn status(context: &Context, name: &str) -> Result<ExitCode, Failure> {
+    let client = context.client().await?;
+    let token = context.open(client.lock(name)).await?.holder().await?;
+    // Who holds it and who waits is known to the control service only, which may be out of reach.
+    let locks = context.control()?.inspect().locks("Lock", name).await.map(|locks| locks.locks);
+    let known = locks.unwrap_or_default().into_iter().find(|lock| lock.name == name);
+    let mut human = vec![token.map_or_else(|| "free".to_owned(), |token| format!("held, token {token}"))];
+    let mut object = json!({"name": name, "held": token.is_some(), "token": token});
+    if let Some(lock) = known {
+        if let Some(holder) = lock.holder.as_ref().filter(|holder| Some(holder.token) == token) {
+            human.push(format!("session {}", inspect::session(&holder.session)));
+            human.extend(holder.since.map(|since| format!("since {}", ago(since, inspect::now(context)))));
+        }
+        human.push(format!("{} waiting", lock.waiters.len()));
+        object["holder"] = json!(lock.holder);
+        object["waiters"] = json!(lock.waiters);
+    }
+    context.printer.line(human.join(", "), &object)?;
+    Ok(found(token.is_some()))
 }
 
 async fn hold(context: &Context, name: String, job: Job) -> Result<ExitCode, Failure> {

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use atomix_client::control::Route;
-use atomix_client::inspect::RouteStyle;
+use atomix_client::inspect::{RouteStyle, Routes};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -56,9 +56,14 @@ impl Verb {
 async fn list(context: &Context) -> Result<ExitCode, Failure> {
     let routes = context.control()?.inspect().routes().await.map_err(Failure::control)?;
     context.printer.object(&routes)?;
+    print(context, &routes)?;
+    Ok(DONE)
+}
+
+/// Prints routes for people.
+pub(crate) fn print(context: &Context, routes: &Routes) -> Result<(), Failure> {
     if !routes.programmed {
-        context.printer.human("no routes are programmed; primitives cannot be opened")?;
-        return Ok(DONE);
+        return context.printer.human("no routes are programmed; primitives cannot be opened");
     }
     let style = match routes.style {
         RouteStyle::Seed => "the first route whose tags the primitive has",
@@ -66,7 +71,7 @@ async fn list(context: &Context) -> Result<ExitCode, Failure> {
         RouteStyle::Unknown | _ => "a way that this program does not know",
     };
     context.printer.human(format!("chosen by: {style}"))?;
-    for route in routes.routes {
+    for route in &routes.routes {
         context.printer.human(route.store.to_string())?;
         for line in route.rules.iter().chain(&route.services) {
             context.printer.human(format!("  {line}"))?;
@@ -75,7 +80,7 @@ async fn list(context: &Context) -> Result<ExitCode, Failure> {
             context.printer.human(format!("  tags: {}", route.tags.join(", ")))?;
         }
     }
-    Ok(DONE)
+    Ok(())
 }
 
 async fn explain(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Failure> {

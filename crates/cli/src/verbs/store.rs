@@ -72,7 +72,12 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(argument: &str) -> Resul
 
 pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
     let stores = context.control()?.inspect().stores().await.map_err(Failure::control)?;
-    let now = std::time::UNIX_EPOCH + context.env.wall().since_unix();
+    print(context, &stores)?;
+    Ok(DONE)
+}
+
+pub(crate) fn print(context: &Context, stores: &[Store]) -> Result<(), Failure> {
+    let now = super::inspect::now(context);
     let header = [
         "STORE",
         "DRIVER",
@@ -84,7 +89,7 @@ pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
         "DURABILITY",
         "ERROR",
     ];
-    context.printer.table("no store is connected", &header, &stores, |store: &Store| {
+    context.printer.table("no store is connected", &header, stores, |store: &Store| {
         let promise = |fact: fn(&atomix_client::inspect::Profile) -> &String| {
             store.profile.as_ref().map(fact).cloned().unwrap_or_default()
         };
@@ -99,8 +104,7 @@ pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
             promise(|profile| &profile.durability),
             store.error.clone(),
         ]
-    })?;
-    Ok(DONE)
+    })
 }
 
 fn state(state: StoreState) -> &'static str {
