@@ -43,7 +43,7 @@ fn run(tool: &str, arguments: &[&str], folder: &str) {
         if start.elapsed() > LIMIT {
             let group = rustix::process::Pid::from_child(&child);
             // It may have ended by itself in this moment.
-            drop(rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
             child.wait().expect("the child is ours");
             break format!("not finished after {LIMIT:?}");
         }
