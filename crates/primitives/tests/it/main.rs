@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The behaviour of the primitives, one module per primitive, on one store (see `ground::store`).
+
+#![allow(clippy::disallowed_methods, reason = "limits of patience are in real time, as are some facts")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is test code, which clippy cannot tell outside of test functions"
+)]
+#![allow(clippy::unnecessary_wraps, reason = "a short word for a TTL is worth more than a bare `Duration`")]
+#![allow(
+    clippy::duration_suboptimal_units,
+    reason = "times that are compared are easier to read in one unit"
+)]
+
+mod ground;
+
+mod counter;
+mod countermap;
+mod expiry;
+mod lock;
+mod map;
+mod queue;
+mod set;
+mod topic;
+mod value;
