@@ -21,6 +21,16 @@ fn faulty() -> (Arc<Faulty>, Ground) {
     (Arc::clone(&faulty), Ground::on(faulty, Env::real()))
 }
 
+/// Deletes the youngest stamp, as another runtime would for a runtime that it takes for dead.
+async fn take_last_stamp_away(ground: &Ground) {
+    let keyspace = Kind::Lock.keyspace("it");
+    let range = Range::prefix("l");
+    let last = Read::Scan { range, order: Order::KeyDescending, limit: 1, keys_only: true };
+    let found = ground.store.read(&keyspace, vec![last], Level::Latest).await.unwrap();
+    let key = found.reads[0].entries()[0].key.clone();
+    ground.store.commit(&keyspace, Txn::new().write(Write::Delete { key })).await.unwrap();
+}
+
 async fn places(lock: &Lock, count: usize) {
     eventually(async || lock.queue(1000).await.unwrap().len() == count).await;
 }
@@ -350,13 +360,43 @@ async fn a_stamp_that_was_taken_away_ends_the_call() {
     let mut waiting = Box::pin(here.lock(&two, None));
     assert!(futures::poll!(&mut waiting).is_pending());
     settle().await;
-    // Another runtime deletes the stamp, as it would for a runtime that it takes for dead.
-    let keyspace = Kind::Lock.keyspace("it");
-    let range = Range::prefix("l");
-    let last = Read::Scan { range, order: Order::KeyDescending, limit: 1, keys_only: true };
-    let found = ground.store.read(&keyspace, vec![last], Level::Latest).await.unwrap();
-    let key = found.reads[0].entries()[0].key.clone();
-    ground.store.commit(&keyspace, Txn::new().write(Write::Delete { key })).await.unwrap();
+    take_last_stamp_away(&ground).await;
     assert_eq!(reason(soon(waiting).await), Reason::Closed);
     assert_eq!(there.queue(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
+    let ground = Ground::on(forgetful_store(1), Env::real());
+    let lock = on(&ground);
+    lock.lock(&caller(1), None).await.unwrap();
+    let two = caller(2);
+    let mut waiting = Box::pin(lock.lock(&two, None));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    settle().await;
+    take_last_stamp_away(&ground).await;
+    // No pause up to here, so the runtime has to read the queues anew without having seen the deletion.
+    let keyspace = Kind::Lock.keyspace("it");
+    for _ in 0..3 {
+        let write = Write::Put { key: "z".into(), value: "1".into() };
+        ground.store.commit(&keyspace, Txn::new().write(write)).await.unwrap();
+    }
+    assert_eq!(reason(soon(waiting).await), Reason::Closed);
+    assert_eq!(lock.queue(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted() {
+    let lock = on(&Ground::real());
+    let one = caller(1);
+    lock.lock(&one, None).await.unwrap();
+    let mut waiting = Box::pin(lock.lock(&one, None));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    settle().await;
+    // No pause between the two: the waiting call is first, but has not been told.
+    lock.unlock(&one).await.unwrap();
+    assert_eq!(reason(lock.unlock(&one).await), Reason::LockNotHeld);
+    let token = soon(waiting).await.unwrap();
+    assert_eq!(lock.token().await, Ok(token));
+    lock.unlock(&one).await.unwrap();
 }
