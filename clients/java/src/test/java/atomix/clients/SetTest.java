@@ -134,11 +134,4 @@ class SetTest extends Scenario {
     assertFalse(contains(set, "short"));
     assertTrue(add(set, "short"));
   }
-
-  @Test
-  void expiresAtOnceWithoutTimeToLive() throws Exception {
-    var set = open();
-    assertTrue(add(set, "gone", 0));
-    soon("the element is gone", () -> !contains(set, "gone"));
-  }
 }
