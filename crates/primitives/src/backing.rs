@@ -2,6 +2,7 @@
 //! A primitive's keyspace in its store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{Entry, Keyspace, Level, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
@@ -32,12 +33,37 @@ pub struct Limits {
     pub waiters_max: usize,
 }
 
+/// Pauses between attempts while the store does not answer: longer each time, and varied by chance.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    next: Duration,
+}
+
 /// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
 /// only because somebody else's succeeded, so this many in a row means a crowd that should back off.
 pub(crate) const ROUNDS_MAX: usize = 128;
 
 /// Entries read in one step of a walk over a range.
 pub(crate) const PAGE: usize = 1024;
+
+// === impl Retry ===
+
+impl Retry {
+    const MIN: Duration = Duration::from_millis(20);
+    const MAX: Duration = Duration::from_secs(2);
+
+    /// Waits before the next attempt. Cancel safe.
+    pub(crate) async fn pause(&mut self, env: &Env) {
+        env.sleep(env.jitter(self.next)).await;
+        self.next = (self.next * 2).min(Self::MAX);
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { next: Self::MIN }
+    }
+}
 
 // === impl Backing ===
 

@@ -1,1 +1,427 @@
 // SPDX-License-Identifier: Apache-2.0
+//! A queue of candidates; who entered first leads.
+//!
+//! Behaviour: `contract/election.md`. The whole election is one record, changed by read and guarded write: every rule is
+//! a pure function on [`State`], and every change is one commit. The term grows by one each time somebody *becomes*
+//! leader, and never otherwise. No call has an error of its own: what is not possible changes nothing, and the answer is
+//! the state after the call.
+
+use atomix_kv::{Change, Entry, Guard, Read, Txn, Write};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
+
+use crate::backing::{ROUNDS_MAX, Retry};
+use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
+
+/// A leader election.
+#[derive(Debug)]
+pub struct Election {
+    backing: Backing,
+    /// Calls of one runtime take turns, so that they do not fight for the record.
+    turn: Mutex<()>,
+}
+
+/// The election as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Term {
+    /// How many leaders there have been.
+    pub term: u64,
+    /// The leader; empty if nobody leads.
+    pub leader: String,
+    /// The waiting candidates in order, without the leader.
+    pub candidates: Vec<String>,
+}
+
+/// A candidate and who entered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The name.
+    pub name: String,
+    /// The session that entered it.
+    pub owner: Owner,
+}
+
+/// The election as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// How many leaders there have been.
+    pub term: u64,
+    /// The leader.
+    pub leader: Option<Candidate>,
+    /// Who waits, in order.
+    pub waiting: Vec<Candidate>,
+}
+
+/// Bytes of a record beyond which no candidate is taken in, so that it fits every store.
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+// === impl Election ===
+
+impl Election {
+    /// Opens the election.
+    pub fn open(backing: Backing) -> Self {
+        Self { backing, turn: Mutex::new(()) }
+    }
+
+    /// Enters `candidate` for the session of the caller: it leads if nobody does, else it waits at the end. Entering
+    /// again changes nothing; another session that enters under the name of a waiting candidate takes its place over.
+    /// [`Reason::WaitersFull`] if too many wait.
+    pub async fn enter(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
+        self.backing.check_key(candidate)?;
+        if candidate.is_empty() {
+            return Err(Error::invalid("a candidate needs a name"));
+        }
+        let max = self.backing.limits().waiters_max;
+        let term = self
+            .change(|state| {
+                if state.waiting.len() >= max || state.bytes() + candidate.len() > RECORD_BYTES_MAX {
+                    let message =
+                        format!("too many candidates wait: max=`{max}` bytes-max=`{RECORD_BYTES_MAX}`");
+                    return Err(Error::new(Reason::WaitersFull, message));
+                }
+                state.enter(candidate, caller.owner);
+                Ok(())
+            })
+            .await?;
+        if caller.closed.is_cancelled() {
+            // The session ended while the candidate entered, and nobody else would take it back.
+            self.release_all(caller.owner).await;
+            return Err(Error::closed());
+        }
+        Ok(term)
+    }
+
+    /// Takes back `candidate` if the session of the caller entered it. A leader that is taken back is followed by the
+    /// first who waits.
+    pub async fn withdraw(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
+        self.apply(|state| state.withdraw(candidate, caller.owner)).await
+    }
+
+    /// Makes a waiting `candidate` the leader; the leader before waits as the first.
+    pub async fn anoint(&self, candidate: &str) -> Result<Term, Error> {
+        self.apply(|state| state.anoint(candidate)).await
+    }
+
+    /// Moves a waiting `candidate` one place forward; the first one changes places with the leader.
+    pub async fn promote(&self, candidate: &str) -> Result<Term, Error> {
+        self.apply(|state| state.promote(candidate)).await
+    }
+
+    /// Moves a `candidate` one place back; the leader changes places with the first who waits.
+    pub async fn demote(&self, candidate: &str) -> Result<Term, Error> {
+        self.apply(|state| state.demote(candidate)).await
+    }
+
+    /// Removes a `candidate`, whoever entered it.
+    pub async fn evict(&self, candidate: &str) -> Result<Term, Error> {
+        self.apply(|state| state.evict(candidate)).await
+    }
+
+    /// Returns the current term.
+    pub async fn term(&self) -> Result<Term, Error> {
+        Ok(self.state().await?.term())
+    }
+
+    /// Returns the election with the owners of the candidates.
+    pub async fn state(&self) -> Result<State, Error> {
+        decode(self.backing.get(key()).await?.as_ref())
+    }
+
+    /// Shows the current term if there ever was a leader, and then every change that is visible in a [`Term`].
+    pub async fn watch(&self, caller: &Caller) -> Result<Events<Term>, Error> {
+        let current = |entry: &Entry| Some(decode(Some(entry)).ok()?.term()).filter(|term| term.term > 0);
+        let changed = |change: &Change| {
+            let term = |entry: Option<&Entry>| Some(decode(entry).ok()?.term());
+            let (before, after) = (term(change.previous.as_ref())?, term(change.current.as_ref())?);
+            (before != after).then_some(after)
+        };
+        let range = atomix_kv::Range::prefix(key());
+        follow::listing(&self.backing, caller, range, true, current, changed).await
+    }
+
+    /// Takes back all candidates of a session that ended or closed the election. Does not return before the store has
+    /// confirmed it or was disconnected.
+    pub async fn release_all(&self, owner: Owner) {
+        let mut retry = Retry::default();
+        loop {
+            match self.apply(|state| state.release(owner)).await {
+                Ok(_) => return,
+                Err(error) if error.reason() == Reason::StoreClosed => return,
+                Err(error) => {
+                    tracing::warn!(%error, "candidates cannot be taken back, trying again");
+                    retry.pause(self.backing.env()).await;
+                }
+            }
+        }
+    }
+
+    async fn apply(&self, change: impl Fn(&mut State)) -> Result<Term, Error> {
+        self.change(|state| {
+            change(state);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes the record in one commit, or leaves it alone if nothing changes.
+    async fn change(&self, change: impl Fn(&mut State) -> Result<(), Error>) -> Result<Term, Error> {
+        let _turn = self.turn.lock().await;
+        let mut found = self.backing.get(key()).await?;
+        for _ in 0..ROUNDS_MAX {
+            let before = decode(found.as_ref())?;
+            let mut after = before.clone();
+            change(&mut after)?;
+            if after == before {
+                return Ok(after.term());
+            }
+            let guard = match &found {
+                Some(entry) => Guard::ModifiedAt { key: key(), revision: entry.modified },
+                None => Guard::Absent { key: key() },
+            };
+            let txn = Txn::new()
+                .guard(guard)
+                .write(Write::Put { key: key(), value: after.encode() })
+                .read(Read::Get { key: key() });
+            let outcome = self.backing.commit(txn).await?;
+            if outcome.applied {
+                return Ok(after.term());
+            }
+            found = outcome.reads[0].entry().cloned();
+        }
+        Err(Error::contention())
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Returns what clients see.
+    pub fn term(&self) -> Term {
+        Term {
+            term: self.term,
+            leader: self.leader.as_ref().map(|leader| leader.name.clone()).unwrap_or_default(),
+            candidates: self.waiting.iter().map(|candidate| candidate.name.clone()).collect(),
+        }
+    }
+
+    fn enter(&mut self, name: &str, owner: Owner) {
+        let candidate = Candidate { name: name.to_owned(), owner };
+        if self.leader.is_none() {
+            self.lead(candidate);
+        } else if self.leader.as_ref() == Some(&candidate) {
+            // The answer to an earlier call may have been lost.
+        } else if let Some(at) = self.place(name) {
+            self.waiting[at] = candidate;
+        } else {
+            self.waiting.push(candidate);
+        }
+    }
+
+    fn withdraw(&mut self, name: &str, owner: Owner) {
+        let candidate = Candidate { name: name.to_owned(), owner };
+        if self.leader.as_ref() == Some(&candidate) {
+            self.step_down();
+        } else {
+            self.waiting.retain(|waiting| *waiting != candidate);
+        }
+    }
+
+    fn anoint(&mut self, name: &str) {
+        if !self.leads(name)
+            && let Some(at) = self.place(name)
+            && let Some(old) = self.leader.take()
+        {
+            let new = self.waiting.remove(at);
+            self.waiting.insert(0, old);
+            self.lead(new);
+        }
+    }
+
+    fn promote(&mut self, name: &str) {
+        if self.leader.is_none() || self.leads(name) {
+            return;
+        }
+        match self.place(name) {
+            Some(0) => self.change_places(),
+            Some(at) => self.waiting.swap(at, at - 1),
+            None => {}
+        }
+    }
+
+    fn demote(&mut self, name: &str) {
+        if self.leads(name) {
+            self.change_places();
+        } else if let Some(at) = self.place(name)
+            && at + 1 < self.waiting.len()
+        {
+            self.waiting.swap(at, at + 1);
+        }
+    }
+
+    fn evict(&mut self, name: &str) {
+        if self.leads(name) {
+            self.step_down();
+        } else if self.leader.is_some() {
+            self.waiting.retain(|waiting| waiting.name != name);
+        }
+    }
+
+    fn release(&mut self, owner: Owner) {
+        self.waiting.retain(|waiting| waiting.owner != owner);
+        if self.leader.as_ref().is_some_and(|leader| leader.owner == owner) {
+            self.step_down();
+        }
+    }
+
+    /// The leader and the first who waits change places, if somebody waits.
+    fn change_places(&mut self) {
+        if !self.waiting.is_empty()
+            && let Some(leader) = self.leader.take()
+        {
+            let new = std::mem::replace(&mut self.waiting[0], leader);
+            self.lead(new);
+        }
+    }
+
+    fn step_down(&mut self) {
+        self.leader = None;
+        if !self.waiting.is_empty() {
+            let new = self.waiting.remove(0);
+            self.lead(new);
+        }
+    }
+
+    fn lead(&mut self, candidate: Candidate) {
+        self.leader = Some(candidate);
+        self.term += 1;
+    }
+
+    fn leads(&self, name: &str) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.name == name)
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.waiting.iter().position(|candidate| candidate.name == name)
+    }
+
+    fn bytes(&self) -> usize {
+        self.leader.iter().chain(&self.waiting).map(|candidate| Owner::BYTES + 4 + candidate.name.len()).sum()
+    }
+
+    /// Term (8), whether somebody leads (1), then each candidate, the leader first: owner (16), length (4), name.
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(9 + self.bytes());
+        bytes.put_u64(self.term);
+        bytes.put_u8(self.leader.is_some().into());
+        for candidate in self.leader.iter().chain(&self.waiting) {
+            bytes.put_slice(&candidate.owner.encode());
+            bytes.put_u32(u32::try_from(candidate.name.len()).expect("names are bounded"));
+            bytes.put_slice(candidate.name.as_bytes());
+        }
+        bytes.freeze()
+    }
+}
+
+fn key() -> Bytes {
+    Bytes::from_static(keys::SINGLE)
+}
+
+fn decode(entry: Option<&Entry>) -> Result<State, Error> {
+    let Some(entry) = entry else { return Ok(State::default()) };
+    parse(entry.value.clone()).ok_or_else(|| Error::damaged("election"))
+}
+
+fn parse(mut bytes: Bytes) -> Option<State> {
+    let term = bytes.try_get_u64().ok()?;
+    let led = bytes.try_get_u8().ok()?;
+    let mut waiting = Vec::new();
+    while bytes.has_remaining() {
+        let owner = Owner::decode(bytes.get(..Owner::BYTES)?)?;
+        bytes.advance(Owner::BYTES);
+        let len = bytes.try_get_u32().ok()? as usize;
+        let name = std::str::from_utf8(bytes.get(..len)?).ok()?.to_owned();
+        bytes.advance(len);
+        waiting.push(Candidate { name, owner });
+    }
+    let leader = match led {
+        0 => None,
+        _ if waiting.is_empty() => return None,
+        _ => Some(waiting.remove(0)),
+    };
+    Some(State { term, leader, waiting })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(session: u64) -> Owner {
+        Owner { host: 1, session }
+    }
+
+    fn shown(state: &State) -> (u64, String, String) {
+        let term = state.term();
+        (term.term, term.leader, term.candidates.join(" "))
+    }
+
+    #[test]
+    fn the_worked_example_of_the_contract_holds() {
+        let mut state = State::default();
+        let (a, b, c) = (owner(1), owner(2), owner(3));
+        let mut step = |change: &dyn Fn(&mut State), term: u64, leader: &str, waiting: &str| {
+            change(&mut state);
+            assert_eq!(shown(&state), (term, leader.to_owned(), waiting.to_owned()));
+            assert_eq!(parse(state.encode()), Some(state.clone()));
+        };
+        step(&|_| {}, 0, "", "");
+        step(&|state| state.enter("A", a), 1, "A", "");
+        step(&|state| state.enter("B", b), 1, "A", "B");
+        step(&|state| state.enter("C", c), 1, "A", "B C");
+        step(&|state| state.promote("C"), 1, "A", "C B");
+        step(&|state| state.promote("C"), 2, "C", "A B");
+        step(&|state| state.anoint("B"), 3, "B", "C A");
+        step(&|state| state.withdraw("B", b), 4, "C", "A");
+        step(&|state| state.evict("C"), 5, "A", "");
+        step(&|state| state.enter("B", b), 5, "A", "B");
+        step(&|state| state.anoint("B"), 6, "B", "A");
+        step(&|state| state.release(b), 7, "A", "");
+        step(&|state| state.release(a), 7, "", "");
+    }
+
+    #[test]
+    fn nobody_waits_without_a_leader() {
+        let mut state = State::default();
+        for (at, name) in ["A", "B", "C", "D"].into_iter().enumerate() {
+            state.enter(name, owner(at as u64));
+        }
+        state.demote("A");
+        assert_eq!(shown(&state), (2, "B".into(), "A C D".into()));
+        state.anoint("C");
+        assert_eq!(shown(&state), (3, "C".into(), "B A D".into()));
+        state.demote("D");
+        state.anoint("C");
+        state.promote("X");
+        assert_eq!(shown(&state), (3, "C".into(), "B A D".into()));
+        for session in 0..4 {
+            state.release(owner(session));
+            assert!(state.leader.is_some() || state.waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn another_session_under_a_name_takes_the_place_over_and_keeps_it() {
+        let mut state = State::default();
+        state.enter("A", owner(1));
+        state.enter("A", owner(1));
+        assert_eq!(shown(&state), (1, "A".into(), "".into()));
+        state.enter("A", owner(2));
+        state.enter("B", owner(3));
+        state.enter("B", owner(4));
+        assert_eq!(shown(&state), (1, "A".into(), "A B".into()));
+        state.release(owner(3));
+        state.release(owner(1));
+        assert_eq!(shown(&state), (2, "A".into(), "B".into()));
+        state.withdraw("B", owner(3));
+        assert_eq!(shown(&state), (2, "A".into(), "B".into()));
+    }
+}

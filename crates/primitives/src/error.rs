@@ -98,6 +98,8 @@ reasons! {
     Invalid = "INVALID_ARGUMENT", Invalid;
     /// The store of this primitive cannot be reached.
     StoreUnavailable = "STORE_UNAVAILABLE", Unavailable;
+    /// The store of this primitive was disconnected.
+    StoreClosed = "STORE_DISCONNECTED", Unavailable;
     /// The store has no room.
     StoreFull = "STORE_FULL", Unavailable;
     /// Too many calls wait for this name.
@@ -196,7 +198,8 @@ impl From<atomix_kv::Error> for Error {
     fn from(error: atomix_kv::Error) -> Self {
         use atomix_kv::ErrorKind;
         let reason = match error.kind() {
-            ErrorKind::Unavailable | ErrorKind::Closed => Reason::StoreUnavailable,
+            ErrorKind::Unavailable => Reason::StoreUnavailable,
+            ErrorKind::Closed => Reason::StoreClosed,
             ErrorKind::OutcomeUnknown => Reason::OutcomeUnknown,
             ErrorKind::Invalid | ErrorKind::Config => Reason::Invalid,
             ErrorKind::Compacted { .. } => Reason::WatchOverrun,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
-use crate::backing::PAGE;
+use crate::backing::{PAGE, Retry};
 use crate::{Backing, Error, keys};
 
 /// Lets subjects of one keyspace expire.
@@ -45,10 +45,6 @@ struct Timers {
     queue: BTreeMap<(Instant, Bytes), Revision>,
     running: bool,
 }
-
-/// Pauses between attempts while the store does not answer.
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(2);
 
 // === impl Expiry ===
 
@@ -178,7 +174,7 @@ impl Shared {
     /// Reaps what is due until nothing is timed any more.
     async fn run(&self) {
         let env = self.backing.env();
-        let mut retry = RETRY_MIN;
+        let mut retry = Retry::default();
         loop {
             let Some((at, subject, revision)) = self.timers.lock().first() else { return };
             if at > env.now() {
@@ -189,12 +185,11 @@ impl Shared {
                 continue;
             }
             match self.reap(&subject, revision).await {
-                Ok(()) => retry = RETRY_MIN,
+                Ok(()) => retry = Retry::default(),
                 Err(error) if error.kind() == ErrorKind::Closed => return,
                 Err(error) => {
                     tracing::warn!(%error, "an entry cannot expire, trying again");
-                    env.sleep(env.jitter(retry)).await;
-                    retry = (retry * 2).min(RETRY_MAX);
+                    retry.pause(env).await;
                 }
             }
         }

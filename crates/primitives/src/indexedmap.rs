@@ -1,1 +1,324 @@
 // SPDX-License-Identifier: Apache-2.0
+//! A map from text to bytes whose entries have positions that only grow.
+//!
+//! Behaviour: `contract/indexedmap.md`. The entry lives under its index, and the key leads to the index. Indexes are
+//! given one after the other and never again; the last one given is an entry of its own, which a runtime remembers, so
+//! that an append that nobody contests is one transaction.
+
+use std::time::Duration;
+
+use atomix_kv::{Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
+
+use crate::backing::ROUNDS_MAX;
+use crate::expiry::{Expiry, is_expiry};
+use crate::map::Versioned;
+use crate::{Backing, Caller, Error, Events, follow, keys};
+
+pub use crate::map::EntryChange;
+
+/// An indexed map.
+#[derive(Debug)]
+pub struct IndexedMap {
+    backing: Backing,
+    expiry: Expiry,
+    /// The last index that this runtime knows to be given. Appends of one runtime take turns.
+    last: Mutex<u64>,
+}
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The position: from one, never given twice.
+    pub index: u64,
+    /// The value and its version.
+    pub value: Versioned,
+}
+
+/// A change of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The key.
+    pub key: String,
+    /// The position.
+    pub index: u64,
+    /// What happened.
+    pub change: EntryChange,
+}
+
+/// How an entry is named. What is zero or empty does not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The position.
+    pub index: u64,
+}
+
+// === impl IndexedMap ===
+
+impl IndexedMap {
+    /// Opens the map. Removes what is overdue before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        // The subject is the index (8) and the key, so that both entries can be deleted.
+        let remove = |subject: &Bytes| {
+            let index = subject.slice(..8.min(subject.len()));
+            let key = subject.slice(index.len()..);
+            vec![
+                Write::Delete { key: keys::key(keys::INDEX, &index) },
+                Write::Delete { key: keys::key(keys::ENTRY, &key) },
+            ]
+        };
+        let expiry = Expiry::open(&backing, remove).await?;
+        Ok(Self { backing, expiry, last: Mutex::new(0) })
+    }
+
+    /// Returns the number of entries.
+    pub async fn size(&self) -> Result<u32, Error> {
+        self.backing.count(keys::all(keys::INDEX)).await
+    }
+
+    /// Adds an entry at the end, or [`crate::Reason::KeyExists`].
+    pub async fn append(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Entry, Error> {
+        self.backing.check_key(key)?;
+        self.backing.check_value(&value)?;
+        let by_key = keys::key(keys::ENTRY, key.as_bytes());
+        let counter = Bytes::from_static(keys::LAST_INDEX);
+        let mut last = self.last.lock().await;
+        for _ in 0..ROUNDS_MAX {
+            let index = *last + 1;
+            let given = match *last {
+                0 => Guard::Absent { key: counter.clone() },
+                last => Guard::ValueIs { key: counter.clone(), value: number(last) },
+            };
+            let txn = Txn {
+                guards: vec![Guard::Absent { key: by_key.clone() }, given],
+                writes: vec![
+                    Write::Put { key: by_index(index), value: encode(key, &value) },
+                    Write::Put { key: by_key.clone(), value: number(index) },
+                    Write::Put { key: counter.clone(), value: number(index) },
+                    self.expiry.write(&subject(index, key), ttl),
+                ],
+                reads: vec![Read::Get { key: by_key.clone() }, Read::Get { key: counter.clone() }],
+                once: None,
+            };
+            let outcome = self.backing.commit(txn).await?;
+            if outcome.applied {
+                *last = index;
+                drop(last);
+                self.expiry.written(&subject(index, key), ttl, outcome.revision).await;
+                let value = Versioned { value, version: outcome.revision.0 };
+                return Ok(Entry { key: key.to_owned(), index, value });
+            }
+            if outcome.reads[0].entry().is_some() {
+                return Err(Error::key_exists());
+            }
+            *last = outcome.reads[1].entry().map_or(Ok(0), |entry| read_number(&entry.value))?;
+        }
+        Err(Error::contention())
+    }
+
+    /// Replaces the value of an entry, or [`crate::Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
+    /// version, else [`crate::Reason::VersionMismatch`]. The same bytes keep the version and make no event, but the
+    /// entry lives for the new `ttl`. [`crate::Reason::Invalid`] if nothing or two different entries are named.
+    pub async fn update(
+        &self,
+        address: Address<'_>,
+        value: Bytes,
+        ttl: Option<Duration>,
+        prev_version: u64,
+    ) -> Result<Entry, Error> {
+        self.backing.check_key(address.key)?;
+        self.backing.check_value(&value)?;
+        if address.index == 0 && address.key.is_empty() {
+            return Err(Error::invalid("neither a key nor an index was given"));
+        }
+        for _ in 0..ROUNDS_MAX {
+            let mut entry = self.find_checked(address, prev_version).await?;
+            let at = by_index(entry.index);
+            let same = entry.value.value == value;
+            let mut txn = Txn::new()
+                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) })
+                .write(self.expiry.write(&subject(entry.index, &entry.key), ttl));
+            if !same {
+                txn = txn.write(Write::Put { key: at, value: encode(&entry.key, &value) });
+            }
+            let outcome = self.backing.commit(txn).await?;
+            if outcome.applied {
+                self.expiry.written(&subject(entry.index, &entry.key), ttl, outcome.revision).await;
+                if !same {
+                    entry.value = Versioned { value, version: outcome.revision.0 };
+                }
+                return Ok(entry);
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Returns an entry by its index, or by its key if no index is given, or [`crate::Reason::KeyNotFound`].
+    pub async fn get(&self, address: Address<'_>) -> Result<Entry, Error> {
+        self.backing.check_key(address.key)?;
+        if address.index != 0 {
+            return self.at(address.index).await;
+        }
+        if address.key.is_empty() {
+            return Err(Error::key_not_found());
+        }
+        for _ in 0..ROUNDS_MAX {
+            let found = self.backing.get(keys::key(keys::ENTRY, address.key.as_bytes())).await?;
+            let index = read_number(&found.ok_or_else(Error::key_not_found)?.value)?;
+            match self.at(index).await {
+                // Removed, and perhaps appended again, between the two reads.
+                Err(error) if error.reason() == crate::Reason::KeyNotFound => {}
+                found => return found,
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Returns the entry with the lowest index, or [`crate::Reason::KeyNotFound`].
+    pub async fn first(&self) -> Result<Entry, Error> {
+        self.next(0).await
+    }
+
+    /// Returns the entry with the highest index, or [`crate::Reason::KeyNotFound`].
+    pub async fn last(&self) -> Result<Entry, Error> {
+        self.scan(keys::all(keys::INDEX), Order::KeyDescending).await
+    }
+
+    /// Returns the entry after `index`, which need not exist, or [`crate::Reason::KeyNotFound`].
+    pub async fn next(&self, index: u64) -> Result<Entry, Error> {
+        self.scan(keys::all(keys::INDEX).after(&by_index(index)), Order::Key).await
+    }
+
+    /// Returns the entry before `index`, which need not exist, or [`crate::Reason::KeyNotFound`].
+    pub async fn prev(&self, index: u64) -> Result<Entry, Error> {
+        self.scan(keys::all(keys::INDEX).before(&by_index(index)), Order::KeyDescending).await
+    }
+
+    /// Removes an entry and returns it, or [`crate::Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
+    /// version, else [`crate::Reason::VersionMismatch`]. [`crate::Reason::Invalid`] if two different entries are named.
+    pub async fn remove(&self, address: Address<'_>, prev_version: u64) -> Result<Entry, Error> {
+        self.backing.check_key(address.key)?;
+        for _ in 0..ROUNDS_MAX {
+            let entry = self.find_checked(address, prev_version).await?;
+            let at = by_index(entry.index);
+            let subject = subject(entry.index, &entry.key);
+            let txn = Txn::new()
+                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) })
+                .write(Write::Delete { key: at })
+                .write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) })
+                .write(self.expiry.write(&subject, None));
+            let outcome = self.backing.commit(txn).await?;
+            if outcome.applied {
+                self.expiry.removed(&subject, outcome.revision);
+                return Ok(entry);
+            }
+        }
+        Err(Error::contention())
+    }
+
+    /// Removes all entries, in one step. Indexes go on.
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.expiry.clear(&[keys::ENTRY, keys::INDEX]).await
+    }
+
+    /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.
+    pub async fn events(&self, caller: &Caller, only: Option<String>) -> Result<Events<Event>, Error> {
+        follow::changes(&self.backing, caller, move |commit| events(commit, only.as_deref())).await
+    }
+
+    /// Lists all entries by index; with `watch` goes on with the entry of every change, a removed one as it was last.
+    pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<Entry>, Error> {
+        let listed = |stored: &Stored| decode(stored).ok();
+        let shown = |change: &Change| decode(change.current.as_ref().or(change.previous.as_ref())?).ok();
+        follow::listing(&self.backing, caller, keys::all(keys::INDEX), watch, listed, shown).await
+    }
+
+    /// Finds the entry that a write is about, and checks key and version.
+    async fn find_checked(&self, address: Address<'_>, prev_version: u64) -> Result<Entry, Error> {
+        let entry = self.get(address).await?;
+        if address.index != 0 && !address.key.is_empty() && entry.key != address.key {
+            return Err(Error::invalid("key and index name different entries"));
+        }
+        if prev_version != 0 && entry.value.version != prev_version {
+            return Err(Error::version_mismatch());
+        }
+        Ok(entry)
+    }
+
+    async fn at(&self, index: u64) -> Result<Entry, Error> {
+        decode(&self.backing.get(by_index(index)).await?.ok_or_else(Error::key_not_found)?)
+    }
+
+    async fn scan(&self, range: Range, order: Order) -> Result<Entry, Error> {
+        let scan = Read::Scan { range, order, limit: 1, keys_only: false };
+        let snapshot = self.backing.read(vec![scan]).await?;
+        decode(snapshot.reads[0].entries().first().ok_or_else(Error::key_not_found)?)
+    }
+}
+
+fn by_index(index: u64) -> Bytes {
+    keys::key(keys::INDEX, &index.to_be_bytes())
+}
+
+fn subject(index: u64, key: &str) -> Bytes {
+    [&index.to_be_bytes(), key.as_bytes()].concat().into()
+}
+
+fn number(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn read_number(value: &Bytes) -> Result<u64, Error> {
+    let bytes = value.as_ref().try_into().map_err(|_| Error::damaged("index"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Key length (4), key, value.
+fn encode(key: &str, value: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(4 + key.len() + value.len());
+    bytes.put_u32(u32::try_from(key.len()).expect("keys are bounded"));
+    bytes.put_slice(key.as_bytes());
+    bytes.put_slice(value);
+    bytes.freeze()
+}
+
+fn decode(stored: &Stored) -> Result<Entry, Error> {
+    parse(stored).ok_or_else(|| Error::damaged("entry of an indexed map"))
+}
+
+fn parse(stored: &Stored) -> Option<Entry> {
+    let index = u64::from_be_bytes(keys::rest(keys::INDEX, &stored.key)?.as_ref().try_into().ok()?);
+    let mut bytes = stored.value.clone();
+    let len = bytes.try_get_u32().ok()? as usize;
+    let key = std::str::from_utf8(bytes.get(..len)?).ok()?.to_owned();
+    bytes.advance(len);
+    Some(Entry { key, index, value: Versioned { value: bytes, version: stored.modified.0 } })
+}
+
+fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+    let expired = is_expiry(commit);
+    let event = |change: &Change| {
+        let (previous, current) =
+            (change.previous.as_ref().and_then(parse), change.current.as_ref().and_then(parse));
+        let shown = current.as_ref().or(previous.as_ref())?;
+        if only.is_some_and(|only| only != shown.key) {
+            return None;
+        }
+        let (key, index) = (shown.key.clone(), shown.index);
+        let change = match (previous, current) {
+            (None, Some(entry)) => EntryChange::Inserted { value: entry.value },
+            (Some(previous), Some(entry)) => {
+                EntryChange::Updated { value: entry.value, previous: previous.value }
+            }
+            (Some(entry), None) => EntryChange::Removed { value: entry.value, expired },
+            (None, None) => return None,
+        };
+        Some(Event { key, index, change })
+    };
+    commit.changes.iter().filter_map(event).collect()
+}

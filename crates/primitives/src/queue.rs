@@ -21,7 +21,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::backing::{PAGE, ROUNDS_MAX};
+use crate::backing::{PAGE, ROUNDS_MAX, Retry};
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
@@ -98,10 +98,6 @@ struct Place {
 /// to follow anew at every hand-over.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Pauses between attempts while the store does not answer.
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-
 // === impl Queues ===
 
 impl Queues {
@@ -122,10 +118,6 @@ impl Queues {
         if timeout == Some(Duration::ZERO) && shared.heads(&queues).await?.iter().any(Option::is_some) {
             return Err(not_obtained());
         }
-        if shared.state.lock().waiting.len() >= shared.backing.limits().waiters_max {
-            let max = shared.backing.limits().waiters_max;
-            return Err(Error::new(Reason::WaitersFull, format!("too many calls wait: max=`{max}`")));
-        }
         let nonce = shared.backing.env().random();
         let mut place =
             Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
@@ -140,6 +132,11 @@ impl Queues {
         if timeout == Some(Duration::ZERO) {
             place.leave().await;
             return Err(not_obtained());
+        }
+        let max = shared.backing.limits().waiters_max;
+        if shared.state.lock().waiting.len() >= max {
+            place.leave().await;
+            return Err(Error::new(Reason::WaitersFull, format!("too many calls wait: max=`{max}`")));
         }
         let mut grant = shared.wait(stamps, revision);
         let env = shared.backing.env();
@@ -345,7 +342,7 @@ impl Shared {
 
     /// Finds the stamps of a place whose commit was not answered.
     async fn find(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
-        let mut retry = RETRY_MIN;
+        let mut retry = Retry::default();
         let mut range = keys::all(keys::QUEUE);
         let mut found = Vec::new();
         loop {
@@ -365,7 +362,7 @@ impl Shared {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Closed => return found,
-                Err(_) => self.pause(&mut retry).await,
+                Err(_) => retry.pause(self.backing.env()).await,
             }
         }
     }
@@ -373,7 +370,7 @@ impl Shared {
     /// Deletes stamps, however often the store has to be asked.
     async fn delete(&self, stamps: &[Bytes]) {
         for chunk in stamps.chunks(PAGE) {
-            let mut retry = RETRY_MIN;
+            let mut retry = Retry::default();
             loop {
                 let writes = chunk.iter().map(|key| Write::Delete { key: key.clone() }).collect();
                 match self.backing.commit_raw(Txn { writes, ..Txn::default() }).await {
@@ -381,17 +378,11 @@ impl Shared {
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(error) => {
                         tracing::warn!(%error, "a lock cannot be given back, trying again");
-                        self.pause(&mut retry).await;
+                        retry.pause(self.backing.env()).await;
                     }
                 }
             }
         }
-    }
-
-    async fn pause(&self, retry: &mut Duration) {
-        let env = self.backing.env();
-        env.sleep(env.jitter(*retry)).await;
-        *retry = (*retry * 2).min(RETRY_MAX);
     }
 
     /// Registers a waiting call and makes sure that the queues are followed.
@@ -416,14 +407,14 @@ impl Shared {
 
     /// Follows the queues until nobody has waited for a while.
     async fn follow(&self) {
-        let mut retry = RETRY_MIN;
+        let mut retry = Retry::default();
         loop {
             match self.mirror().await {
                 Ok(()) => return,
-                Err(error) if error.reason() == Reason::WatchOverrun => retry = RETRY_MIN,
+                Err(error) if error.reason() == Reason::WatchOverrun => retry = Retry::default(),
                 Err(error) => {
                     tracing::warn!(%error, "the queues of a lock cannot be followed, trying again");
-                    self.pause(&mut retry).await;
+                    retry.pause(self.backing.env()).await;
                 }
             }
             let mut state = self.state.lock();
@@ -467,7 +458,7 @@ impl Shared {
 
     /// Reads all queues at one moment.
     async fn load(&self) -> Result<Mirror, Error> {
-        let mut retry = RETRY_MIN;
+        let mut retry = Retry::default();
         'again: loop {
             let mut range = keys::all(keys::QUEUE);
             let mut mirror: Option<Mirror> = None;
@@ -483,7 +474,7 @@ impl Shared {
                     .get_or_insert_with(|| Mirror { revision: snapshot.revision, queues: HashMap::new() });
                 if mirror.revision != snapshot.revision {
                     // Pages of different moments are no state of the queues.
-                    self.pause(&mut retry).await;
+                    retry.pause(self.backing.env()).await;
                     continue 'again;
                 }
                 let entries = snapshot.reads[0].entries();
