@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use atomix_config::{Config, LogFormat, Loaded, Loader, LaterRoute, Routes as RouteConfig, StoreId};
+use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::Driver;
 use atomix_primitives::Limits;
@@ -85,9 +85,13 @@ impl Serve {
         let addresses = |key: &'static str, list: &[String]| {
             list.iter().map(move |address| (key.to_owned(), address.clone())).collect::<Vec<_>>()
         };
-        let flags = [addresses("listen", &self.listen), addresses("control", &self.control), self.set.clone()].concat();
-        let mut loader =
-            Loader::new().env(std::env::vars_os()).reserve_env(crate::RESERVED_ENV.map(str::to_owned)).flags(flags);
+        let flags =
+            [addresses("listen", &self.listen), addresses("control", &self.control), self.set.clone()]
+                .concat();
+        let mut loader = Loader::new()
+            .env(std::env::vars_os())
+            .reserve_env(crate::RESERVED_ENV.map(str::to_owned))
+            .flags(flags);
         if let Some(file) = &self.config {
             loader = loader.file(file);
         }
@@ -203,11 +207,15 @@ fn greet(runtime: &Runtime, bound: &Bound) {
     println!("  primitives  {}", bound.listen().join(", "));
     println!("  control     {}", bound.control().join(", "));
     for store in runtime.stores() {
-        let durability = store.profile.map_or_else(|| "not reached yet".to_owned(), |profile| profile.durability.to_string());
+        let durability = store
+            .profile
+            .map_or_else(|| "not reached yet".to_owned(), |profile| profile.durability.to_string());
         println!("  store       {} ({}), durability {durability}", store.id, store.driver);
     }
     println!("try: atomix counter incr hits");
-    println!("     atomix map put users alice '{{\"age\":7}}', and in another terminal: atomix map watch users");
+    println!(
+        "     atomix map put users alice '{{\"age\":7}}', and in another terminal: atomix map watch users"
+    );
     println!("     atomix inspect, atomix help");
 }
 

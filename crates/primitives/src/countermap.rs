@@ -146,6 +146,11 @@ impl CounterMap {
         self.locks.release_all(owner).await;
     }
 
+    /// Returns how many calls of this runtime wait.
+    pub fn waiters(&self) -> usize {
+        self.locks.waiters()
+    }
+
     /// Lists locked keys with their holders and waiters, at most `max` keys.
     pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
         self.locks.list(max).await

@@ -245,7 +245,8 @@ impl List {
         change: impl Fn(&Commit) -> Vec<T> + Send + 'static,
     ) -> Result<Events<T>, Error> {
         // First the watch, then the items: what is committed in between is in both, and told apart by its revision.
-        let (watch, now) = if watch { Some(follow::begin(&self.backing).await?).unzip() } else { (None, None) };
+        let (watch, now) =
+            if watch { Some(follow::begin(&self.backing).await?).unzip() } else { (None, None) };
         let (items, seen) = if list { self.snapshot().await? } else { (Vec::new(), now.unwrap_or_default()) };
         let listed = futures::stream::iter([Ok(items.into_iter().map(item).collect())]);
         let changes = futures::stream::iter(watch).flatten().map(move |step| match step {

@@ -55,4 +55,9 @@ impl Lock {
     pub async fn release_all(&self, owner: Owner) {
         self.queues.release_all(owner).await;
     }
+
+    /// Returns how many calls of this runtime wait.
+    pub fn waiters(&self) -> usize {
+        self.queues.waiters()
+    }
 }

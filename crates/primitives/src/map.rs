@@ -261,6 +261,11 @@ impl Map {
         self.locks.release_all(owner).await;
     }
 
+    /// Returns how many calls of this runtime wait.
+    pub fn waiters(&self) -> usize {
+        self.locks.waiters()
+    }
+
     /// Lists locked keys with their holders and waiters, at most `max` keys.
     pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
         self.locks.list(max).await

@@ -222,7 +222,11 @@ impl MultiMap {
                         Some(entry) => Guard::ModifiedAt { key: key.clone(), revision: entry.modified },
                         None => Guard::Absent { key: key.clone() },
                     });
-                    txn.writes.push(if after.is_empty() { Write::Delete { key } } else { Write::Put { key, value: encode(&after)? } });
+                    txn.writes.push(if after.is_empty() {
+                        Write::Delete { key }
+                    } else {
+                        Write::Put { key, value: encode(&after)? }
+                    });
                 }
                 changed.push((before, after));
             }

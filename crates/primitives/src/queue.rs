@@ -197,6 +197,13 @@ impl Queues {
         self.shared.delete(&stamps).await;
     }
 
+    /// Returns how many calls of this runtime wait.
+    pub(crate) fn waiters(&self) -> usize {
+        let state = self.shared.state.lock();
+        let calls: HashSet<*const Waiter> = state.waiting.values().map(Arc::as_ptr).collect();
+        calls.len()
+    }
+
     /// Returns the holder of the lock of `key` and the first waiters, at most `max` in all.
     pub(crate) async fn state(&self, key: &str, max: usize) -> Result<Vec<Holding>, Error> {
         let range = Range::prefix(queue(key));

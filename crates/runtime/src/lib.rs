@@ -158,14 +158,9 @@ impl Runtime {
     }
 
     /// Returns the sessions, by number, after the one numbered `after`.
-    pub fn sessions(&self, after: u64, max: usize) -> Vec<Arc<Session>> {
-        let mut sessions: Vec<_> = self
-            .sessions
-            .lock()
-            .values()
-            .filter(|session| session.id() > after || after == 0)
-            .cloned()
-            .collect();
+    pub fn sessions(&self, after: Option<u64>, max: usize) -> Vec<Arc<Session>> {
+        let later = |session: &&Arc<Session>| after.is_none_or(|after| session.id() > after);
+        let mut sessions: Vec<_> = self.sessions.lock().values().filter(later).cloned().collect();
         sessions.sort_by_key(|session| session.id());
         sessions.truncate(max);
         sessions
@@ -173,7 +168,7 @@ impl Runtime {
 
     /// Returns the session that an owner names, if it is one of this runtime.
     pub fn session_of(&self, owner: Owner) -> Option<Arc<Session>> {
-        if owner.host != self.host { None } else { self.sessions.lock().get(&owner.session).cloned() }
+        if owner.host == self.host { self.sessions.lock().get(&owner.session).cloned() } else { None }
     }
 
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
@@ -201,9 +196,9 @@ impl Runtime {
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
         let gone = self.forget_all(|open| open.store_id() == id);
-        for session in self.sessions(0, usize::MAX) {
+        for session in self.sessions(None, usize::MAX) {
             for open in &gone {
-                drop(session.detach(open));
+                session.detach(open);
             }
         }
         slot.close().await;
@@ -423,7 +418,7 @@ impl Runtime {
     /// Ends all streams and waiting calls, gives back what sessions own, and closes all stores.
     pub async fn shut_down(&self) {
         self.drain();
-        for session in self.sessions(0, usize::MAX) {
+        for session in self.sessions(None, usize::MAX) {
             for open in session.end() {
                 open.primitive().release_all(session.owner()).await;
             }

@@ -170,6 +170,23 @@ impl Primitive {
         }
     }
 
+    /// Returns how many calls of this runtime wait for a lock.
+    pub fn waiters(&self) -> usize {
+        match self {
+            Self::Lock(lock) => lock.waiters(),
+            Self::Map(map) => map.waiters(),
+            Self::CounterMap(map) => map.waiters(),
+            Self::Counter(_)
+            | Self::Election(_)
+            | Self::IndexedMap(_)
+            | Self::List(_)
+            | Self::MultiMap(_)
+            | Self::Set(_)
+            | Self::Topic(_)
+            | Self::Value(_) => 0,
+        }
+    }
+
     /// Returns what `owner` owns: keys of locks, or candidates, each with its token or term; at most `max`. What the
     /// store cannot tell right now is left out.
     pub async fn holdings(&self, owner: Owner, max: usize) -> Vec<(String, u64)> {

@@ -124,6 +124,16 @@ impl Routes {
         configs.into_iter().try_for_each(|config| parse_primitive_config(config).map(drop))
     }
 
+    /// Writes the rules of each route as a line each; a route of the later style without rules takes everything.
+    pub fn rules(&self) -> Vec<Vec<String>> {
+        let Self::Later(routes) = self else { return Vec::new() };
+        let lines = |route: &LaterRoute| match route.rules.as_slice() {
+            [] => vec![rule_text(None)],
+            rules => rules.iter().map(|rule| rule_text(Some(rule))).collect(),
+        };
+        routes.iter().map(lines).collect()
+    }
+
     /// Tells whether there is no route at all.
     pub fn is_empty(&self) -> bool {
         match self {
@@ -229,22 +239,24 @@ impl Candidate<'_> {
 
 impl std::fmt::Display for Candidate<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:", self.route.store)?;
-        let Some(rule) = self.rule else { return f.write_str(" everything") };
-        if let Some(of) = &rule.primitive_type {
-            write!(f, " type {}", of.name)?;
-            if !of.version.is_empty() {
-                write!(f, "/{}", of.version)?;
-            }
-        }
-        if !rule.names.is_empty() {
-            write!(f, " names {}", rule.names.join(", "))?;
-        }
-        if !rule.tags.is_empty() {
-            write!(f, " tags {}", rule.tags.join(", "))?;
-        }
-        Ok(())
+        write!(f, "{}: {}", self.route.store, rule_text(self.rule))
     }
+}
+
+fn rule_text(rule: Option<&Rule>) -> String {
+    let Some(rule) = rule else { return "everything".to_owned() };
+    let mut parts = Vec::new();
+    if let Some(of) = &rule.primitive_type {
+        let version = if of.version.is_empty() { String::new() } else { format!("/{}", of.version) };
+        parts.push(format!("type {}{version}", of.name));
+    }
+    if !rule.names.is_empty() {
+        parts.push(format!("names {}", rule.names.join(", ")));
+    }
+    if !rule.tags.is_empty() {
+        parts.push(format!("tags {}", rule.tags.join(", ")));
+    }
+    if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub struct Session {
     opened: WallTime,
     end: Box<dyn Fn() + Send + Sync>,
     /// What the session uses; `None` once it has ended.
-    attachments: Mutex<Option<HashMap<(Kind, Arc<str>), Attachment>>>,
+    attachments: Mutex<Option<Attachments>>,
     calls: AtomicUsize,
 }
 
@@ -42,6 +42,8 @@ pub struct SessionHolding {
 pub struct CallGuard {
     session: Arc<Session>,
 }
+
+type Attachments = HashMap<(Kind, Arc<str>), Attachment>;
 
 struct Attachment {
     open: Arc<Open>,
@@ -110,17 +112,14 @@ impl Session {
     /// Returns the caller that stands for this session in calls on `open`.
     pub fn caller(&self, open: &Arc<Open>) -> Caller {
         let mut attachments = self.attachments.lock();
-        let closed = match &mut *attachments {
-            Some(attachments) => {
-                let attachment =
-                    attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
-                attachment.closed.get_or_insert_default().clone()
-            }
-            None => {
-                let closed = Shutdown::new();
-                closed.cancel();
-                closed
-            }
+        let closed = if let Some(attachments) = &mut *attachments {
+            let attachment =
+                attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
+            attachment.closed.get_or_insert_default().clone()
+        } else {
+            let closed = Shutdown::new();
+            closed.cancel();
+            closed
         };
         Caller { owner: self.owner, closed }
     }

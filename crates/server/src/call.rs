@@ -11,6 +11,7 @@ use atomix_env::Shutdown;
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
 use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use http::Extensions;
 use tonic::{Response, Status};
@@ -31,6 +32,9 @@ pub(crate) struct Call<P> {
     draining: Shutdown,
     of: PhantomData<fn() -> P>,
 }
+
+/// The answer of a method that is written by hand.
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<Response<T>, Status>>;
 
 /// The stream of an answer.
 pub(crate) type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -60,26 +64,40 @@ macro_rules! stream_call {
     }};
 }
 
-/// Implements the manager service of a primitive. `Create` and `Close` exist on two services with the same effect.
+/// Implements `Create` and `Close`, which every primitive has on two services with the same effect.
+///
+/// Written as `async_trait` would write it, because that looks at a trait before macros are expanded.
 macro_rules! create_and_close {
     ($kind:expr, $package:ident, |$config:ident| $message:expr) => {
-        async fn create(
-            &self,
+        fn create<'a, 'async_trait>(
+            &'a self,
             request: tonic::Request<atomix_proto::$package::CreateRequest>,
-        ) -> Result<tonic::Response<atomix_proto::$package::CreateResponse>, tonic::Status> {
-            let (_, extensions, request) = request.into_parts();
-            let $config = self.create_primitive(&extensions, $kind, request.id, &request.tags).await?;
-            // Always set, even when empty: the clients read it without looking.
-            Ok(tonic::Response::new(atomix_proto::$package::CreateResponse { config: Some($message) }))
+        ) -> crate::call::Answer<'async_trait, atomix_proto::$package::CreateResponse>
+        where
+            'a: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move {
+                let (_, extensions, request) = request.into_parts();
+                let $config = self.create_primitive(&extensions, $kind, request.id, &request.tags).await?;
+                // Always set, even when empty: the clients read it without looking.
+                Ok(tonic::Response::new(atomix_proto::$package::CreateResponse { config: Some($message) }))
+            })
         }
 
-        async fn close(
-            &self,
+        fn close<'a, 'async_trait>(
+            &'a self,
             request: tonic::Request<atomix_proto::$package::CloseRequest>,
-        ) -> Result<tonic::Response<atomix_proto::$package::CloseResponse>, tonic::Status> {
-            let (_, extensions, request) = request.into_parts();
-            self.close_primitive(&extensions, $kind, request.id).await?;
-            Ok(tonic::Response::new(atomix_proto::$package::CloseResponse {}))
+        ) -> crate::call::Answer<'async_trait, atomix_proto::$package::CloseResponse>
+        where
+            'a: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move {
+                let (_, extensions, request) = request.into_parts();
+                self.close_primitive(&extensions, $kind, request.id).await;
+                Ok(tonic::Response::new(atomix_proto::$package::CloseResponse {}))
+            })
         }
     };
 }
@@ -90,7 +108,11 @@ pub(crate) use {call, create_and_close, stream_call};
 
 impl Services {
     /// Finds the session of a request and the primitive that it names.
-    pub(crate) fn call<P: Of>(&self, extensions: &Extensions, id: Option<&PrimitiveId>) -> Result<Call<P>, Error> {
+    pub(crate) fn call<P: Of>(
+        &self,
+        extensions: &Extensions,
+        id: Option<&PrimitiveId>,
+    ) -> Result<Call<P>, Error> {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
         let open = self.runtime.find(P::KIND, name).ok_or_else(|| not_open(P::KIND))?;
@@ -108,15 +130,11 @@ impl Services {
         self.runtime.create(&session, kind, &id.unwrap_or_default().name, tags).await.map_err(status)
     }
 
-    pub(crate) async fn close_primitive(
-        &self,
-        extensions: &Extensions,
-        kind: Kind,
-        id: Option<PrimitiveId>,
-    ) -> Result<(), Status> {
-        let session = session(extensions).map_err(status)?;
-        self.runtime.close(&session, kind, &id.unwrap_or_default().name).await;
-        Ok(())
+    pub(crate) async fn close_primitive(&self, extensions: &Extensions, kind: Kind, id: Option<PrimitiveId>) {
+        // A call without a session has nothing to close.
+        if let Ok(session) = session(extensions) {
+            self.runtime.close(&session, kind, &id.unwrap_or_default().name).await;
+        }
     }
 }
 
@@ -142,13 +160,15 @@ impl<P: Of> Call<P> {
     {
         let events = events.map(move |event| event.map(&encode).map_err(stream_status));
         let draining = self.draining.clone();
-        let last = stream::once(async move { draining.is_cancelled().then(|| Err(stream_status(shutting_down()))) });
+        let last =
+            stream::once(async move { draining.is_cancelled().then(|| Err(stream_status(shutting_down()))) });
         let stream = stream::iter(first.map(Ok))
             .chain(events)
             .take_until(self.draining.clone().cancelled_owned())
             .chain(last.filter_map(std::future::ready));
         self.open.stream_opened();
-        let counted = Counted { stream: stream.boxed(), open: Arc::clone(&self.open), _call: self.session.call() };
+        let counted =
+            Counted { stream: stream.boxed(), open: Arc::clone(&self.open), _call: self.session.call() };
         Response::new(counted.boxed())
     }
 }
@@ -187,5 +207,8 @@ pub(crate) fn shutting_down() -> Error {
 }
 
 fn not_open(kind: Kind) -> Error {
-    Error::new(Reason::NotOpen, format!("the primitive was not created, or was closed: create it first: kind=`{kind}`"))
+    Error::new(
+        Reason::NotOpen,
+        format!("the primitive was not created, or was closed: create it first: kind=`{kind}`"),
+    )
 }

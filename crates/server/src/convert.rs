@@ -7,6 +7,12 @@ use atomix_config::StoreId;
 use atomix_env::WallTime;
 use atomix_primitives::Error;
 use atomix_proto::runtime;
+use bytes::Bytes;
+use tonic::metadata::MetadataMap;
+
+/// Metadata by which a client names a request.
+const REQUEST_ID: &str = "atomix-request-id";
+const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Reads a duration. What lies in the past is zero; absent stays absent.
 pub(crate) fn duration(duration: Option<prost_types::Duration>) -> Option<Duration> {
@@ -31,7 +37,13 @@ pub(crate) fn store_id_message(id: &StoreId) -> runtime::StoreId {
     runtime::StoreId { namespace: id.namespace.clone(), name: id.name.clone() }
 }
 
-/// Takes a message that must be there.
-pub(crate) fn required<T>(message: Option<T>, field: &'static str) -> Result<T, Error> {
-    message.ok_or_else(|| Error::invalid(format!("a field is missing: field=`{field}`")))
+/// Reads the name that a client gave to its request, so that it may send the same request again.
+pub(crate) fn request_name(metadata: &MetadataMap) -> Result<Option<Bytes>, Error> {
+    let Some(name) = metadata.get(REQUEST_ID) else { return Ok(None) };
+    if !(1..=REQUEST_ID_BYTES_MAX).contains(&name.len()) {
+        return Err(Error::invalid(format!(
+            "`{REQUEST_ID}` out of bounds: bounds=`1 to {REQUEST_ID_BYTES_MAX}` bytes"
+        )));
+    }
+    Ok(Some(Bytes::copy_from_slice(name.as_encoded_bytes())))
 }

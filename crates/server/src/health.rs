@@ -64,7 +64,10 @@ impl pb::health_server::Health for Health {
     type WatchStream = Answers<pb::HealthCheckResponse>;
 
     /// The first state at once, then every change. Ends when the runtime does.
-    async fn watch(&self, request: Request<pb::HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<pb::HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
         let states = stream::unfold((self.clone(), service, None), |(health, service, shown)| async move {
             loop {

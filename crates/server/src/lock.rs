@@ -18,13 +18,19 @@ impl lock::locks_server::Locks for Services {
 impl lock::lock_server::Lock for Services {
     create_and_close!(Kind::Lock, lock, |_config| lock::Config {});
 
-    async fn lock(&self, request: Request<lock::LockRequest>) -> Result<Response<lock::LockResponse>, Status> {
+    async fn lock(
+        &self,
+        request: Request<lock::LockRequest>,
+    ) -> Result<Response<lock::LockResponse>, Status> {
         let (lock, request) = call!(self, Lock, request);
         let version = lock.lock(&lock.caller(), duration(request.timeout)).await.map_err(status)?;
         Ok(Response::new(lock::LockResponse { version }))
     }
 
-    async fn unlock(&self, request: Request<lock::UnlockRequest>) -> Result<Response<lock::UnlockResponse>, Status> {
+    async fn unlock(
+        &self,
+        request: Request<lock::UnlockRequest>,
+    ) -> Result<Response<lock::UnlockResponse>, Status> {
         let (lock, _) = call!(self, Lock, request);
         lock.unlock(&lock.caller()).await.map_err(status)?;
         Ok(Response::new(lock::UnlockResponse {}))

@@ -37,15 +37,22 @@ impl map::map_server::Map for Services {
         Ok(Response::new(map::PutResponse { version, prev_value: previous.map(versioned) }))
     }
 
-    async fn insert(&self, request: Request<map::InsertRequest>) -> Result<Response<map::InsertResponse>, Status> {
+    async fn insert(
+        &self,
+        request: Request<map::InsertRequest>,
+    ) -> Result<Response<map::InsertResponse>, Status> {
         let (map, request) = call!(self, Map, request);
         let stored = map.insert(&request.key, request.value, duration(request.ttl)).await.map_err(status)?;
         Ok(Response::new(map::InsertResponse { version: stored.version }))
     }
 
-    async fn update(&self, request: Request<map::UpdateRequest>) -> Result<Response<map::UpdateResponse>, Status> {
+    async fn update(
+        &self,
+        request: Request<map::UpdateRequest>,
+    ) -> Result<Response<map::UpdateResponse>, Status> {
         let (map, request) = call!(self, Map, request);
-        let stored = map.update(&request.key, request.value, duration(request.ttl), request.prev_version).await;
+        let stored =
+            map.update(&request.key, request.value, duration(request.ttl), request.prev_version).await;
         let Stored { version, previous } = stored.map_err(status)?;
         Ok(Response::new(map::UpdateResponse { version, prev_value: previous.map(versioned) }))
     }
@@ -56,19 +63,28 @@ impl map::map_server::Map for Services {
         Ok(Response::new(map::GetResponse { value: Some(versioned(value)) }))
     }
 
-    async fn remove(&self, request: Request<map::RemoveRequest>) -> Result<Response<map::RemoveResponse>, Status> {
+    async fn remove(
+        &self,
+        request: Request<map::RemoveRequest>,
+    ) -> Result<Response<map::RemoveResponse>, Status> {
         let (map, request) = call!(self, Map, request);
         let removed = map.remove(&request.key, request.prev_version).await.map_err(status)?;
         Ok(Response::new(map::RemoveResponse { value: Some(versioned(removed)) }))
     }
 
-    async fn clear(&self, request: Request<map::ClearRequest>) -> Result<Response<map::ClearResponse>, Status> {
+    async fn clear(
+        &self,
+        request: Request<map::ClearRequest>,
+    ) -> Result<Response<map::ClearResponse>, Status> {
         let (map, _) = call!(self, Map, request);
         map.clear().await.map_err(status)?;
         Ok(Response::new(map::ClearResponse {}))
     }
 
-    async fn commit(&self, request: Request<map::CommitRequest>) -> Result<Response<map::CommitResponse>, Status> {
+    async fn commit(
+        &self,
+        request: Request<map::CommitRequest>,
+    ) -> Result<Response<map::CommitResponse>, Status> {
         let (map, request) = call!(self, Map, request);
         let operations: Result<Vec<_>, _> = request.operations.into_iter().map(decode).collect();
         let operations = operations.map_err(status)?;
@@ -84,7 +100,10 @@ impl map::map_server::Map for Services {
         Ok(Response::new(map::LockResponse {}))
     }
 
-    async fn unlock(&self, request: Request<map::UnlockRequest>) -> Result<Response<map::UnlockResponse>, Status> {
+    async fn unlock(
+        &self,
+        request: Request<map::UnlockRequest>,
+    ) -> Result<Response<map::UnlockResponse>, Status> {
         let (map, request) = call!(self, Map, request);
         map.unlock(&map.caller(), &request.keys).await.map_err(status)?;
         Ok(Response::new(map::UnlockResponse {}))
@@ -92,7 +111,10 @@ impl map::map_server::Map for Services {
 
     type EventsStream = Answers<map::EventsResponse>;
 
-    async fn events(&self, request: Request<map::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        request: Request<map::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         let (map, request) = stream_call!(self, Map, request);
         let only = Some(request.key.clone()).filter(|key| !key.is_empty());
         let events = map.events(&map.caller(), only).await.map_err(stream_status)?;
@@ -102,7 +124,10 @@ impl map::map_server::Map for Services {
 
     type EntriesStream = Answers<map::EntriesResponse>;
 
-    async fn entries(&self, request: Request<map::EntriesRequest>) -> Result<Response<Self::EntriesStream>, Status> {
+    async fn entries(
+        &self,
+        request: Request<map::EntriesRequest>,
+    ) -> Result<Response<Self::EntriesStream>, Status> {
         let (map, request) = stream_call!(self, Map, request);
         let entries = map.entries(&map.caller(), request.watch).await.map_err(stream_status)?;
         Ok(map.stream(None, entries, |(key, value)| map::EntriesResponse {

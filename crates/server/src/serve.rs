@@ -8,8 +8,8 @@ use std::time::Duration;
 use atomix_config::Listen;
 use atomix_env::Shutdown;
 use atomix_proto::{
-    DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy, runtime, set,
-    topic, value,
+    DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy,
+    runtime, set, topic, value,
 };
 use atomix_runtime::{Runtime, Session};
 use atomix_transport::{Connection, Drained, Limits, Listener, Observer, serve};
@@ -122,9 +122,15 @@ impl Server {
         let max = self.settings.message_bytes_max;
         let mut routes = Routes::builder();
         routes
-            .add_service(runtime::runtime_server::RuntimeServer::new(services.clone()).max_decoding_message_size(max))
-            .add_service(proxy::proxy_server::ProxyServer::new(services.clone()).max_decoding_message_size(max))
-            .add_service(inspect::inspector_server::InspectorServer::new(services).max_decoding_message_size(max));
+            .add_service(
+                runtime::runtime_server::RuntimeServer::new(services.clone()).max_decoding_message_size(max),
+            )
+            .add_service(
+                proxy::proxy_server::ProxyServer::new(services.clone()).max_decoding_message_size(max),
+            )
+            .add_service(
+                inspect::inspector_server::InspectorServer::new(services).max_decoding_message_size(max),
+            );
         let names = vec!["atomix.runtime.v1.Runtime", "atomix.proxy.v1.Proxy", "atomix.inspect.v1.Inspector"];
         self.with_health(routes, names)
     }
@@ -213,7 +219,9 @@ async fn bind(addresses: &[Listen]) -> io::Result<Vec<Listener>> {
             Listen::Tcp { host, port } => Listener::tcp(host, *port).await,
             Listen::Unix(path) => Listener::unix(path).await,
         };
-        let explained = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen: address=`{address}`: {error}"));
+        let explained = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen: address=`{address}`: {error}"))
+        };
         listeners.push(listener.map_err(explained)?);
     }
     Ok(listeners)

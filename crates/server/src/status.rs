@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one place where an error becomes a gRPC status: `contract/README.md` section 5.
 //!
-//! RESOURCE_EXHAUSTED, FAILED_PRECONDITION and OUT_OF_RANGE are never sent: the Go SDK has no mapping for them.
+//! `RESOURCE_EXHAUSTED`, `FAILED_PRECONDITION` and `OUT_OF_RANGE` are never sent: the Go SDK has no mapping for them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use atomix_primitives::{Error, ErrorKind, Reason};
@@ -16,6 +17,7 @@ const DOMAIN: &str = "atomix";
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Makes the status of a unary call.
+#[allow(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 pub(crate) fn status(error: Error) -> Status {
     with_details(code(error.kind()), &error)
 }
@@ -24,12 +26,14 @@ pub(crate) fn status(error: Error) -> Status {
 ///
 /// The Go SDK opens a stream that ended with UNAVAILABLE again at once, without a pause: a condition that lasts must
 /// be told by another code. Only a runtime that is about to end says UNAVAILABLE.
+#[allow(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 pub(crate) fn stream_status(error: Error) -> Status {
-    let code = match error.reason() {
-        Reason::NotOpen => Code::NotFound,
-        Reason::Draining => Code::Unavailable,
-        _ if error.kind() == ErrorKind::Unavailable => Code::Aborted,
-        _ => code(error.kind()),
+    let code = if error.reason() == Reason::NotOpen {
+        Code::NotFound
+    } else if error.kind() == ErrorKind::Unavailable && error.reason() != Reason::Draining {
+        Code::Aborted
+    } else {
+        code(error.kind())
     };
     with_details(code, &error)
 }
@@ -52,7 +56,8 @@ fn code(kind: ErrorKind) -> Code {
 }
 
 fn with_details(code: Code, error: &Error) -> Status {
-    let mut details = ErrorDetails::with_error_info(error.reason().code(), DOMAIN, Vec::<(String, String)>::new());
+    let mut details =
+        ErrorDetails::with_error_info(error.reason().code(), DOMAIN, HashMap::<String, String>::new());
     if code == Code::Unavailable {
         details.set_retry_info(Some(RETRY_AFTER));
     }
@@ -67,7 +72,8 @@ mod tests {
     fn codes_that_the_go_sdk_cannot_map_are_never_sent() {
         for reason in Reason::ALL {
             for status in [status(Error::new(*reason, "x")), stream_status(Error::new(*reason, "x"))] {
-                let unmapped = [Code::Ok, Code::ResourceExhausted, Code::FailedPrecondition, Code::OutOfRange];
+                let unmapped =
+                    [Code::Ok, Code::ResourceExhausted, Code::FailedPrecondition, Code::OutOfRange];
                 assert!(!unmapped.contains(&status.code()), "{reason:?}");
             }
         }

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `atomix.inspect.v1`: what an operator may ask.
+
+use std::collections::HashMap;
+
+use atomix_kv::Profile;
+use atomix_primitives::{Error, Holding, Kind, Owner, Reason, election};
+use atomix_proto::{inspect, runtime};
+use atomix_runtime::{Open, Primitive, Routes, Session, StoreState};
+use tonic::{Request, Response, Status};
+
+use crate::call::Services;
+use crate::convert::{store_id, store_id_message, timestamp};
+use crate::status::status;
+
+/// Entries of a page when the request does not say, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+/// Locks, waiters and holdings that are shown of one primitive.
+const SHOWN_MAX: usize = 1000;
+
+#[tonic::async_trait]
+impl inspect::inspector_server::Inspector for Services {
+    async fn list_drivers(
+        &self,
+        _request: Request<inspect::ListDriversRequest>,
+    ) -> Result<Response<inspect::ListDriversResponse>, Status> {
+        let stores = self.runtime.stores();
+        let drivers = self.runtime.drivers().into_iter().map(|driver| {
+            let profile = stores
+                .iter()
+                .filter(|store| store.driver == driver.id)
+                .find_map(|store| store.profile.as_ref());
+            inspect::Driver {
+                name: driver.id.name,
+                version: driver.id.version,
+                aliases: driver.aliases.iter().map(ToString::to_string).collect(),
+                description: driver.description,
+                profile: profile.map(profile_message),
+            }
+        });
+        Ok(Response::new(inspect::ListDriversResponse { drivers: drivers.collect() }))
+    }
+
+    async fn list_stores(
+        &self,
+        _request: Request<inspect::ListStoresRequest>,
+    ) -> Result<Response<inspect::ListStoresResponse>, Status> {
+        let stores = self.runtime.stores().into_iter().map(|store| inspect::Store {
+            store_id: Some(store_id_message(&store.id)),
+            driver_id: Some(runtime::DriverId { name: store.driver.name, version: store.driver.version }),
+            state: match store.state {
+                StoreState::Connecting => inspect::StoreState::Connecting,
+                StoreState::Ready => inspect::StoreState::Ready,
+                StoreState::Degraded => inspect::StoreState::Degraded,
+                StoreState::Closed => inspect::StoreState::Closed,
+            }
+            .into(),
+            error: store.error,
+            since: Some(timestamp(store.since)),
+            primitives: store.primitives as u64,
+            generation: store.generation,
+            profile: store.profile.as_ref().map(profile_message),
+        });
+        Ok(Response::new(inspect::ListStoresResponse { stores: stores.collect() }))
+    }
+
+    async fn list_routes(
+        &self,
+        _request: Request<inspect::ListRoutesRequest>,
+    ) -> Result<Response<inspect::ListRoutesResponse>, Status> {
+        let routes = self.runtime.routes();
+        let (style, listed) = match routes.as_deref() {
+            None => (inspect::RouteStyle::Unspecified, Vec::new()),
+            Some(Routes::Seed(routes)) => {
+                let route = |route: &atomix_config::SeedRoute| inspect::Route {
+                    store_id: Some(store_id_message(&route.store)),
+                    tags: route.tags.clone(),
+                    services: route.services.iter().map(|service| service.name.clone()).collect(),
+                    rules: Vec::new(),
+                };
+                (inspect::RouteStyle::Seed, routes.iter().map(route).collect())
+            }
+            Some(routes @ Routes::Later(listed)) => {
+                let rules = routes.rules();
+                let route = |(at, route): (usize, &atomix_config::LaterRoute)| inspect::Route {
+                    store_id: Some(store_id_message(&route.store)),
+                    rules: rules[at].clone(),
+                    ..inspect::Route::default()
+                };
+                (inspect::RouteStyle::Later, listed.iter().enumerate().map(route).collect())
+            }
+        };
+        let programmed = routes.is_some();
+        Ok(Response::new(inspect::ListRoutesResponse { programmed, style: style.into(), routes: listed }))
+    }
+
+    async fn explain_route(
+        &self,
+        request: Request<inspect::ExplainRouteRequest>,
+    ) -> Result<Response<inspect::ExplainRouteResponse>, Status> {
+        let request = request.into_inner();
+        let kind = kind(&request.kind).map_err(status)?;
+        let explained =
+            self.runtime.explain(kind, &request.version, &request.name, &request.tags).map_err(status)?;
+        let step = |step: atomix_runtime::Step| inspect::RouteStep {
+            name: step.name.to_owned(),
+            remaining: step.remaining,
+            note: step.note,
+        };
+        let config = explained.placement.as_ref().map(|placement| &placement.config);
+        Ok(Response::new(inspect::ExplainRouteResponse {
+            matched: explained.placement.is_some(),
+            config: config.filter(|config| !config.is_empty()).map(json).unwrap_or_default(),
+            store_id: explained.placement.as_ref().map(|placement| store_id_message(&placement.store_id)),
+            steps: explained.steps.into_iter().map(step).collect(),
+        }))
+    }
+
+    async fn list_primitives(
+        &self,
+        request: Request<inspect::ListPrimitivesRequest>,
+    ) -> Result<Response<inspect::ListPrimitivesResponse>, Status> {
+        let request = request.into_inner();
+        let of_kind = optional_kind(&request.kind).map_err(status)?;
+        let of_store = request.store_id.map(|id| store_id(Some(id)));
+        let after = match request.page_token.split_once('/') {
+            Some((kind, name)) => Some((self::kind(kind).map_err(status)?, name)),
+            None => None,
+        };
+        let size = page_size(request.page_size);
+        let wanted = |open: &Open| {
+            of_kind.is_none_or(|kind| open.kind() == kind)
+                && of_store.as_ref().is_none_or(|store| open.store_id() == store)
+        };
+        let mut found = self.runtime.primitives(after, size + 1, wanted);
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|open| format!("{}/{}", open.kind(), open.name())).unwrap_or_default();
+        let primitives = found.iter().map(|open| inspect::Primitive {
+            kind: open.kind().type_name().to_owned(),
+            name: open.name().to_owned(),
+            store_id: Some(store_id_message(open.store_id())),
+            tags: open.tags().to_vec(),
+            sessions: open.users() as u64,
+            streams: open.streams() as u64,
+            waiters: open.primitive().waiters() as u64,
+        });
+        Ok(Response::new(inspect::ListPrimitivesResponse {
+            primitives: primitives.collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<inspect::ListSessionsRequest>,
+    ) -> Result<Response<inspect::ListSessionsResponse>, Status> {
+        let request = request.into_inner();
+        let wrong = |_| status(Error::invalid("the page token is not one of this server"));
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(wrong)?),
+        };
+        let size = page_size(request.page_size);
+        let mut found = self.runtime.sessions(after, size + 1);
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|session| session.id().to_string()).unwrap_or_default();
+        let mut sessions = Vec::with_capacity(found.len());
+        for session in found {
+            sessions.push(session_message(&session).await);
+        }
+        Ok(Response::new(inspect::ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<inspect::ListLocksRequest>,
+    ) -> Result<Response<inspect::ListLocksResponse>, Status> {
+        let request = request.into_inner();
+        let of_kind = optional_kind(&request.kind).map_err(status)?;
+        let wanted = |open: &Open| {
+            of_kind.is_none_or(|kind| open.kind() == kind)
+                && (request.name.is_empty() || open.name() == request.name)
+                && open.primitive().owns()
+        };
+        let (mut locks, mut elections) = (Vec::new(), Vec::new());
+        for open in self.runtime.primitives(None, SHOWN_MAX, wanted) {
+            if let Primitive::Election(election) = open.primitive() {
+                let state = election.state().await.map_err(status)?;
+                elections.push(self.election(open.name(), state));
+                continue;
+            }
+            for lock in open.primitive().locks(SHOWN_MAX).await.map_err(status)? {
+                let mut queue = lock.queue.into_iter();
+                locks.push(inspect::Lock {
+                    kind: open.kind().type_name().to_owned(),
+                    name: open.name().to_owned(),
+                    key: lock.key,
+                    holder: queue.next().map(|holder| inspect::Holder {
+                        session: self.session_name(holder.owner),
+                        token: holder.token,
+                        since: Some(timestamp(holder.since)),
+                    }),
+                    waiters: queue
+                        .map(|waiter: Holding| inspect::Waiter {
+                            session: self.session_name(waiter.owner),
+                            since: Some(timestamp(waiter.since)),
+                        })
+                        .collect(),
+                });
+            }
+        }
+        Ok(Response::new(inspect::ListLocksResponse { locks, elections }))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<inspect::EndSessionRequest>,
+    ) -> Result<Response<inspect::EndSessionResponse>, Status> {
+        self.runtime.end_session(&request.into_inner().id).map_err(status)?;
+        Ok(Response::new(inspect::EndSessionResponse {}))
+    }
+}
+
+impl Services {
+    fn session_name(&self, owner: Owner) -> String {
+        self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
+    }
+
+    fn election(&self, name: &str, state: election::State) -> inspect::Election {
+        let candidate = |candidate: election::Candidate| inspect::Candidate {
+            session: self.session_name(candidate.owner),
+            candidate: candidate.name,
+        };
+        inspect::Election {
+            name: name.to_owned(),
+            term: state.term,
+            leader: state.leader.map(candidate),
+            candidates: state.waiting.into_iter().take(SHOWN_MAX).map(candidate).collect(),
+        }
+    }
+}
+
+async fn session_message(session: &Session) -> inspect::Session {
+    let holdings = session.holdings(PAGE_DEFAULT).await.into_iter().map(|holding| inspect::Holding {
+        kind: holding.kind.type_name().to_owned(),
+        name: holding.name,
+        key: holding.key,
+        token: holding.token,
+    });
+    inspect::Session {
+        id: session.name(),
+        peer: session.peer().to_owned(),
+        connected: Some(timestamp(session.opened())),
+        primitives: session.primitives() as u64,
+        holdings: holdings.take(SHOWN_MAX).collect(),
+        calls_in_flight: session.calls() as u64,
+    }
+}
+
+fn profile_message(profile: &Profile) -> inspect::Profile {
+    let limits = &profile.limits;
+    let facts = [
+        ("shared", profile.shared.to_string()),
+        ("key-bytes-max", limits.key_bytes_max.to_string()),
+        ("value-bytes-max", limits.value_bytes_max.to_string()),
+        ("guards-max", limits.guards_max.to_string()),
+        ("writes-max", limits.writes_max.to_string()),
+        ("reads-max", limits.reads_max.to_string()),
+        ("once-max", limits.once_max.to_string()),
+    ];
+    let facts: HashMap<String, String> =
+        facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+    inspect::Profile {
+        consistency: profile.consistency.to_string(),
+        durability: profile.durability.to_string(),
+        facts,
+    }
+}
+
+fn json(config: &atomix_config::Object) -> String {
+    serde_json::Value::Object(config.clone()).to_string()
+}
+
+fn kind(name: &str) -> Result<Kind, Error> {
+    let kinds = || Kind::ALL.map(Kind::type_name).join(", ");
+    let unknown = || Error::new(Reason::Invalid, format!("no such type: type=`{name}` types=`{}`", kinds()));
+    Kind::find(name).ok_or_else(unknown)
+}
+
+fn optional_kind(name: &str) -> Result<Option<Kind>, Error> {
+    if name.is_empty() { Ok(None) } else { kind(name).map(Some) }
+}
+
+fn page_size(wanted: u32) -> usize {
+    if wanted == 0 { PAGE_DEFAULT } else { (wanted as usize).min(PAGE_MAX) }
+}
