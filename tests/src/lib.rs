@@ -92,7 +92,7 @@ impl Server {
         command
             .args(arguments)
             .env("ATOMIX_SERVER", format!("http://{}", self.listen))
-            .env("ATOMIX_CONTROL", format!("http://{}", self.control));
+            .env("ATOMIX_CONTROL_SERVER", format!("http://{}", self.control));
         command
     }
 

@@ -25,7 +25,7 @@ enum Command {
 }
 
 /// Variables that this program reads itself; the settings of the server have all others of their prefix.
-const RESERVED_ENV: [&str; 3] = ["ATOMIX_CONFIG", "ATOMIX_SERVER", "ATOMIX_CONTROL"];
+const RESERVED_ENV: [&str; 3] = ["ATOMIX_CONFIG", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -80,7 +80,7 @@ impl Failure {
                 Some("is `atomix serve` running? give its address with --server or ATOMIX_SERVER")
             }
             (Kind::Unavailable, Side::Control) if unreachable => {
-                Some("is `atomix serve` running? give its control address with --control or ATOMIX_CONTROL")
+                Some("is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER")
             }
             (Kind::Unavailable, _) => {
                 Some("nothing was changed; see `atomix store list` and `atomix route list`, then try again")
@@ -96,7 +96,7 @@ impl Failure {
             (Kind::Unsupported, Side::Primitives) => Some(
                 "another driver may know it; see `atomix inspect drivers`, and whether --server is the right address",
             ),
-            (Kind::Unsupported, Side::Control) => Some("is --control the address of an `atomix serve`?"),
+            (Kind::Unsupported, Side::Control) => Some("is --control-server the address of an `atomix serve`?"),
             (Kind::Internal, _) => Some("this is a defect; the log of the server knows more"),
             _ => None,
         }

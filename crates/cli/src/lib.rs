@@ -55,11 +55,11 @@ pub struct Options {
     #[arg(
         long,
         global = true,
-        env = "ATOMIX_CONTROL",
+        env = "ATOMIX_CONTROL_SERVER",
         default_value = "http://127.0.0.1:5679",
         value_name = "URL"
     )]
-    pub control: String,
+    pub control_server: String,
 
     /// How answers are written
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Human)]
@@ -177,7 +177,7 @@ impl Context {
     }
 
     fn builder(&self) -> atomix_client::Builder {
-        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control);
+        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
         match self.options.timeout {
             // A zero deadline would refuse every call, also the quick ones around a lock that is tried once.
             Some(timeout) if !timeout.is_zero() => {
@@ -194,7 +194,7 @@ impl Context {
 
     /// Connects for a command that waits as long as `--timeout` says, so that its single calls have their usual time.
     async fn patient_client(&self) -> Result<Client, Failure> {
-        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control);
+        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
         builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
     }
 

@@ -172,7 +172,6 @@ impl Runtime {
     }
 
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
-        open.leave();
         if open.primitive().owns() {
             let owner = session.owner();
             self.env.spawn(async move { open.primitive().release_all(owner).await });
