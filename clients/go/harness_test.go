@@ -8,6 +8,7 @@ package clients
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -57,6 +58,12 @@ var (
 
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, "the scenarios cannot run:", err)
+		os.Exit(1)
+	}
+	// Scenarios mostly wait, so more of them fit a machine than it has cores.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
 		fmt.Fprintln(os.Stderr, "the scenarios cannot run:", err)
 		os.Exit(1)
 	}

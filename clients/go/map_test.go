@@ -5,6 +5,7 @@ package clients
 import (
 	"context"
 	"fmt"
+	"math"
 	"sort"
 	"testing"
 	"time"
@@ -60,6 +61,9 @@ func mapLacks(ctx context.Context, t *testing.T, m textMap, key string) {
 		return errors.IsNotFound(err)
 	})
 }
+
+// never is a version that no entry has. The version before that of an entry will not do: it may be 0, "no check".
+const never = primitive.Version(math.MaxInt64)
 
 // showsEntry checks the next message of a watch.
 func showsEntry(t *testing.T, entries *tape[*textEntry], key, value string, version primitive.Version) {
@@ -169,7 +173,7 @@ func TestMapChecksVersions(t *testing.T) {
 
 		one := ok(first.Put(ctx, "foo", "one"))(t)
 		// The version is checked before the bytes are compared.
-		_, err = second.Put(ctx, "foo", "one", _map.IfVersion(one.Version-1))
+		_, err = second.Put(ctx, "foo", "one", _map.IfVersion(never))
 		requireConflict(t, err)
 		two := ok(second.Put(ctx, "foo", "two", _map.IfVersion(one.Version)))(t)
 		require.Greater(t, two.Version, one.Version)
@@ -361,11 +365,11 @@ func TestMapTransactionIsAllOrNothing(t *testing.T) {
 		version := written[0].Version
 		_, err = second.Transaction(ctx).Put("new", "x").Insert("bar", "x").Commit()
 		requireAlreadyExists(t, err)
-		_, err = second.Transaction(ctx).Put("new", "x").Update("foo", "x", _map.IfVersion(version-1)).Commit()
+		_, err = second.Transaction(ctx).Put("new", "x").Update("foo", "x", _map.IfVersion(never)).Commit()
 		requireConflict(t, err)
-		_, err = second.Transaction(ctx).Put("new", "x").Put("foo", "x", _map.IfVersion(version-1)).Commit()
+		_, err = second.Transaction(ctx).Put("new", "x").Put("foo", "x", _map.IfVersion(never)).Commit()
 		requireConflict(t, err)
-		_, err = second.Transaction(ctx).Put("new", "x").Remove("foo", _map.IfVersion(version-1)).Commit()
+		_, err = second.Transaction(ctx).Put("new", "x").Remove("foo", _map.IfVersion(never)).Commit()
 		requireConflict(t, err)
 		_, err = second.Transaction(ctx).Put("new", "x").Remove("none").Commit()
 		requireNotFound(t, err)

@@ -152,7 +152,6 @@ func TestValueReportsEvents(t *testing.T) {
 		require.Equal(t, "three", deleted.Value.Value)
 		require.Greater(t, deleted.Value.Version, three.Version,
 			"the version of the deletion: the cache of the SDK drops its copy only for a greater one")
-		require.False(t, deleted.Expired)
 		four := ok(writer.Set(ctx, "four"))(t)
 		require.Greater(t, four.Version, three.Version)
 		require.Equal(t, four, as[*value.Created[string]](t, events.next(t)).Value)
@@ -167,6 +166,12 @@ func TestValueExpires(t *testing.T) {
 		writer, reader := getValue(ctx, t, name, tags), getValue(ctx, t, name, tags)
 		events := record[value.Event[string]](ok(reader.Events(ctx))(t))
 		values := record[versionedText](ok(reader.Watch(ctx))(t))
+		// The SDK does not tell applications that a value expired, the wire does.
+		conn := dial(t, primitivesAddr)
+		ok(valuev1.NewValuesClient(conn).Create(ctx, &valuev1.CreateRequest{ID: id(name)}))(t)
+		raw := record[*valuev1.EventsResponse](received[*valuev1.EventsResponse](
+			ok(valuev1.NewValueClient(conn).Events(ctx, &valuev1.EventsRequest{ID: id(name)}))(t).Recv))
+		require.Nil(t, raw.next(t).Event.Event, "the acknowledgement")
 		const ttl = 600 * time.Millisecond
 
 		start := time.Now()
@@ -177,7 +182,8 @@ func TestValueExpires(t *testing.T) {
 		deleted := as[*value.Deleted[string]](t, events.next(t))
 		require.GreaterOrEqual(t, time.Since(start), ttl-20*time.Millisecond)
 		require.Less(t, time.Since(start), ttl+2*time.Second)
-		require.True(t, deleted.Expired)
+		as[*valuev1.Event_Created_](t, raw.next(t).Event.Event)
+		require.True(t, as[*valuev1.Event_Deleted_](t, raw.next(t).Event.Event).Deleted.Expired)
 		require.Equal(t, "one", deleted.Value.Value)
 		require.Equal(t, one, values.next(t))
 		valueIsUnset(ctx, t, writer)
@@ -187,7 +193,10 @@ func TestValueExpires(t *testing.T) {
 		require.Equal(t, two, as[*value.Created[string]](t, events.next(t)).Value)
 		ok(writer.Update(ctx, "three", value.WithTTL(ttl)))(t)
 		as[*value.Updated[string]](t, events.next(t))
-		require.True(t, as[*value.Deleted[string]](t, events.next(t)).Expired)
+		as[*value.Deleted[string]](t, events.next(t))
+		as[*valuev1.Event_Created_](t, raw.next(t).Event.Event)
+		as[*valuev1.Event_Updated_](t, raw.next(t).Event.Event)
+		require.True(t, as[*valuev1.Event_Deleted_](t, raw.next(t).Event.Event).Deleted.Expired)
 		valueIsUnset(ctx, t, reader)
 
 		// A write without a time to live clears the earlier one.
