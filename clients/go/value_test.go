@@ -121,8 +121,11 @@ func TestValueRefusedWritesChangeNothing(t *testing.T) {
 		requireConflict(t, second.Delete(ctx, value.IfVersion(one.Version)))
 		events.quiet(t)
 		valueHolds(ctx, t, first, two)
-		// A client without a cache reads the store itself.
-		require.Equal(t, two, ok(getValue(ctx, t, name, nil).Get(ctx))(t))
+		// The stub has no cache.
+		conn := dial(t, primitivesAddr)
+		ok(valuev1.NewValuesClient(conn).Create(ctx, &valuev1.CreateRequest{ID: id(name), Tags: tags}))(t)
+		stored := ok(valuev1.NewValueClient(conn).Get(ctx, &valuev1.GetRequest{ID: id(name)}))(t).Value
+		require.Equal(t, &valuev1.VersionedValue{Value: []byte("two"), Version: uint64(two.Version)}, stored)
 
 		require.NoError(t, second.Delete(ctx, value.IfVersion(two.Version)))
 		valueIsUnset(ctx, t, first)

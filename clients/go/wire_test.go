@@ -195,6 +195,18 @@ func TestCreateAnswersTheConfigOfTheRoute(t *testing.T) {
 	}
 }
 
+// The SDK would put a cache on one client of a primitive and none on another.
+func TestCreateWithOtherTagsKeepsTheRoute(t *testing.T) {
+	ctx := begin(t)
+	conn := dial(t, primitivesAddr)
+	name := freshName()
+	expected := mapv1.CacheConfig{Enabled: true, Size_: 3}
+	for _, tags := range [][]string{{lruTag}, {mirrorTag}, nil} {
+		response := ok(mapv1.NewMapsClient(conn).Create(ctx, &mapv1.CreateRequest{ID: id(name), Tags: tags}))(t)
+		require.Equal(t, expected, response.Config.Cache)
+	}
+}
+
 // More than one acknowledgement would let the SDK believe that a stream is open before it is.
 func TestEventsSendOneAcknowledgement(t *testing.T) {
 	ctx := begin(t)

@@ -116,7 +116,7 @@ class ElectionTest extends Scenario {
   }
 
   @Test
-  void elects() throws Exception {
+  void handsOverWhenTheConnectionEnds() throws Exception {
     ManagedChannel dying = connect();
     var leader = open(dying);
     enter(leader, "A");
