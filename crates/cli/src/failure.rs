@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use atomix_client::{Error, Kind};
 
+use crate::text::show;
+
 /// Done.
 pub(crate) const DONE: ExitCode = ExitCode::SUCCESS;
 /// Not there.
@@ -20,6 +22,8 @@ pub(crate) const UNAVAILABLE: u8 = 5;
 pub(crate) enum Failure {
     /// The server said no, or nothing.
     Call(Error, Side),
+    /// What was asked for is not there.
+    Absent(String),
     /// The arguments are wrong in a way that the parser cannot see.
     Usage(String),
     /// Reading or writing failed.
@@ -31,6 +35,11 @@ pub(crate) enum Failure {
 pub(crate) enum Side {
     Primitives,
     Control,
+}
+
+/// Says that a key is not there.
+pub(crate) fn absent(key: &str) -> Failure {
+    Failure::Absent(format!("key=`{}`", show(key.as_bytes())))
 }
 
 /// Returns `DONE` if `found`, the code of an absence if not.
@@ -66,6 +75,7 @@ impl Failure {
                 | Kind::Internal
                 | _ => 1,
             },
+            Self::Absent(_) => NOT_FOUND,
             Self::Usage(_) => 2,
             Self::Io(..) => 1,
         }
@@ -75,13 +85,19 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         let Self::Call(error, side) = self else { return None };
         let unreachable = error.message().starts_with("server not reachable");
+        if error.reason() == Some("DRIVER_UNKNOWN") {
+            return Some("see `atomix inspect drivers`");
+        }
+        if error.message().starts_with("connection broke") {
+            return Some("the server has gone; is `atomix serve` still running?");
+        }
         match (error.kind(), side) {
             (Kind::Unavailable, Side::Primitives) if unreachable => {
                 Some("is `atomix serve` running? give its address with --server or ATOMIX_SERVER")
             }
-            (Kind::Unavailable, Side::Control) if unreachable => {
-                Some("is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER")
-            }
+            (Kind::Unavailable, Side::Control) if unreachable => Some(
+                "is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER",
+            ),
             (Kind::Unavailable, _) => {
                 Some("nothing was changed; see `atomix store list` and `atomix route list`, then try again")
             }
@@ -96,7 +112,9 @@ impl Failure {
             (Kind::Unsupported, Side::Primitives) => Some(
                 "another driver may know it; see `atomix inspect drivers`, and whether --server is the right address",
             ),
-            (Kind::Unsupported, Side::Control) => Some("is --control-server the address of an `atomix serve`?"),
+            (Kind::Unsupported, Side::Control) => {
+                Some("is --control-server the address of an `atomix serve`?")
+            }
             (Kind::Internal, _) => Some("this is a defect; the log of the server knows more"),
             _ => None,
         }
@@ -107,6 +125,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Call(error, _) => error.fmt(f),
+            Self::Absent(what) => write!(f, "not found: {what}"),
             Self::Usage(message) => f.write_str(message),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }

@@ -197,7 +197,7 @@ mod tests {
     fn context() -> Context {
         let options = Options {
             server: String::new(),
-            control: String::new(),
+            control_server: String::new(),
             output: Format::Human,
             tags: Vec::new(),
             timeout: None,

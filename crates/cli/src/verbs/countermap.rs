@@ -7,7 +7,7 @@ use atomix_client::countermap::Event;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::failure::{DONE, Failure, found};
+use crate::failure::{DONE, Failure, absent};
 use crate::text::show;
 use crate::verbs::{change, follow};
 use crate::{Context, held};
@@ -154,7 +154,7 @@ impl Verb {
             Self::Lock(_) => {}
             Self::Get { key, .. } => match map.get(&key).await? {
                 Some(value) => number(&key, value)?,
-                None => return Ok(found(false)),
+                None => return Err(absent(&key)),
             },
             Self::Set { key, value, .. } => {
                 let previous = map.set(&key, value).await?;
@@ -175,13 +175,13 @@ impl Verb {
             Self::Decr { key, delta, .. } => number(&key, map.decrement(&key, delta).await?)?,
             Self::Remove { key, check: Some(check), .. } => {
                 if !map.remove_if(&key, check).await? {
-                    return Ok(found(false));
+                    return Err(absent(&key));
                 }
                 number(&key, check)?;
             }
             Self::Remove { key, check: None, .. } => match map.remove(&key).await? {
                 Some(value) => number(&key, value)?,
-                None => return Ok(found(false)),
+                None => return Err(absent(&key)),
             },
             Self::Size { .. } => {
                 let size = map.size().await?;

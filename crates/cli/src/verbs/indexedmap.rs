@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use crate::Context;
-use crate::failure::{DONE, Failure, found};
+use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show, value as read_value};
 use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, removal};
 
@@ -155,7 +155,7 @@ impl Verb {
         };
         let maybe = |entry: Option<Entry<Bytes>>| match entry {
             Some(entry) => one(&entry).map(|()| DONE),
-            None => Ok(found(false)),
+            None => Err(nothing()),
         };
         match self {
             Self::Append { key, value, ttl, .. } => {
@@ -177,7 +177,7 @@ impl Verb {
                 Some(entry) => {
                     printer.bytes(&entry.value.value, &object(&entry.key, entry.index, &entry.value))?;
                 }
-                None => return Ok(found(false)),
+                None => return Err(nothing()),
             },
             Self::First { .. } => return maybe(map.first().await?),
             Self::Last { .. } => return maybe(map.last().await?),
@@ -202,6 +202,10 @@ impl Verb {
         }
         Ok(DONE)
     }
+}
+
+fn nothing() -> Failure {
+    Failure::Absent("no such entry".to_owned())
 }
 
 fn object(key: &str, index: u64, value: &Versioned<Bytes>) -> Json {

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::failure::{DONE, Failure, found};
+use crate::failure::{DONE, Failure, absent};
 use crate::text::{parse_duration, put_value, show, value as read_value};
 use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, removal, written};
 use crate::{Context, held};
@@ -214,7 +214,7 @@ impl Verb {
             Self::Lock(_) => {}
             Self::Get { key, .. } => match map.get(&key).await? {
                 Some(value) => printer.bytes(&value.value, &entry(&key, &value))?,
-                None => return Ok(found(false)),
+                None => return Err(absent(&key)),
             },
             Self::Put { key, value, ttl, check, .. } => {
                 let mut put =
@@ -243,7 +243,7 @@ impl Verb {
             Self::Remove { key, check, .. } => {
                 match map.remove(&key).if_version(check.version.unwrap_or_default()).await? {
                     Some(value) => printer.bytes(&value.value, &entry(&key, &value))?,
-                    None => return Ok(found(false)),
+                    None => return Err(absent(&key)),
                 }
             }
             Self::Commit { operations, .. } => {

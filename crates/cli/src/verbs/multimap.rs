@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::Context;
-use crate::failure::{CONFLICT, DONE, Failure, found};
+use crate::failure::{CONFLICT, DONE, Failure, absent, found};
 use crate::text::show;
 use crate::verbs::{change, follow};
 
@@ -106,7 +106,7 @@ impl Verb {
             Self::Get { key, .. } => {
                 let values = map.get(&key).await?;
                 if values.is_empty() {
-                    return Ok(found(false));
+                    return Err(absent(&key));
                 }
                 values.iter().try_for_each(|value| printer.human(show(value.as_bytes())))?;
                 printer.object(&json!({"key": key, "values": values}))?;

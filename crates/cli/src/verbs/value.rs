@@ -10,7 +10,7 @@ use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
 use crate::Context;
-use crate::failure::{DONE, Failure, found};
+use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show, value as read_value};
 use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, written};
 
@@ -83,7 +83,7 @@ impl Verb {
         match self {
             Self::Get { .. } => match cell.get().await? {
                 Some(value) => printer.bytes(&value.value, &object(&value))?,
-                None => return Ok(found(false)),
+                None => return Err(Failure::Absent("the value is not set".to_owned())),
             },
             Self::Set { value, ttl, .. } => {
                 let mut set = cell.set(&read_value(&value)?);
@@ -111,7 +111,7 @@ impl Verb {
             Self::Delete { check, .. } => {
                 match cell.delete().if_version(check.version.unwrap_or_default()).await? {
                     Some(value) => printer.bytes(&value.value, &object(&value))?,
-                    None => return Ok(found(false)),
+                    None => return Err(Failure::Absent("the value is not set".to_owned())),
                 }
             }
             Self::Watch { .. } => {
