@@ -176,6 +176,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
             idle_timeout: limits.idle_timeout.get(),
             stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
             connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
+            connection_receive_bytes_max: limits.connection_receive_bytes_max.as_usize(),
         },
         message_bytes_max: limits.message_bytes_max.as_usize(),
         deadline_default: limits.call_deadline_default.get(),

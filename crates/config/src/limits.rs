@@ -127,6 +127,8 @@ limits! {
     "stream-send-bytes-max" stream_send_bytes_max: bytes in "bytes" = mib(1), kib(64) => gib(1);
     /// Answers that wait for a slow reader on one connection; then streams end with a reason.
     "connection-send-bytes-max" connection_send_bytes_max: bytes in "bytes" = mib(8), kib(64) => gib(1);
+    /// Large requests that are being received on one connection; more wait their turn.
+    "connection-receive-bytes-max" connection_receive_bytes_max: bytes in "bytes" = mib(8), kib(64) => gib(1);
     /// Calls that wait for one lock, or candidates for one election.
     "waiters-per-name-max" waiters_per_name_max: count in "calls" = 10_000, 1 => 1_000_000;
     /// Deadline of a call that brings none, except of one that waits by its nature.

@@ -19,6 +19,13 @@ pub(crate) fn duration(duration: Option<prost_types::Duration>) -> Option<Durati
     duration.map(|duration| Duration::try_from(duration).unwrap_or(Duration::ZERO))
 }
 
+/// Reads a time to live. Zero is none: the Java SDK sends it with every put that has none. What lies in the past expires
+/// at once.
+pub(crate) fn ttl(ttl: Option<prost_types::Duration>) -> Option<Duration> {
+    let none = |ttl: &prost_types::Duration| ttl.seconds == 0 && ttl.nanos == 0;
+    duration(ttl.filter(|ttl| !none(ttl)))
+}
+
 pub(crate) fn timestamp(time: WallTime) -> prost_types::Timestamp {
     let since = time.since_unix();
     prost_types::Timestamp {

@@ -8,7 +8,7 @@ use atomix_proto::indexedmap;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
-use crate::convert::duration;
+use crate::convert::ttl;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -37,7 +37,7 @@ impl indexedmap::indexed_map_server::IndexedMap for Services {
         request: Request<indexedmap::AppendRequest>,
     ) -> Result<Response<indexedmap::AppendResponse>, Status> {
         let (map, request) = call!(self, IndexedMap, request);
-        let entry = map.append(&request.key, request.value, duration(request.ttl)).await.map_err(status)?;
+        let entry = map.append(&request.key, request.value, ttl(request.ttl)).await.map_err(status)?;
         Ok(Response::new(indexedmap::AppendResponse { entry: Some(message(entry)) }))
     }
 
@@ -47,7 +47,7 @@ impl indexedmap::indexed_map_server::IndexedMap for Services {
     ) -> Result<Response<indexedmap::UpdateResponse>, Status> {
         let (map, request) = call!(self, IndexedMap, request);
         let address = Address { key: &request.key, index: request.index };
-        let entry = map.update(address, request.value, duration(request.ttl), request.prev_version).await;
+        let entry = map.update(address, request.value, ttl(request.ttl), request.prev_version).await;
         Ok(Response::new(indexedmap::UpdateResponse { entry: Some(message(entry.map_err(status)?)) }))
     }
 

@@ -9,7 +9,7 @@ use map::commit_response::{self, result};
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
-use crate::convert::duration;
+use crate::convert::{duration, ttl};
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -32,7 +32,7 @@ impl map::map_server::Map for Services {
 
     async fn put(&self, request: Request<map::PutRequest>) -> Result<Response<map::PutResponse>, Status> {
         let (map, request) = call!(self, Map, request);
-        let stored = map.put(&request.key, request.value, duration(request.ttl), request.prev_version).await;
+        let stored = map.put(&request.key, request.value, ttl(request.ttl), request.prev_version).await;
         let Stored { version, previous } = stored.map_err(status)?;
         Ok(Response::new(map::PutResponse { version, prev_value: previous.map(versioned) }))
     }
@@ -42,7 +42,7 @@ impl map::map_server::Map for Services {
         request: Request<map::InsertRequest>,
     ) -> Result<Response<map::InsertResponse>, Status> {
         let (map, request) = call!(self, Map, request);
-        let stored = map.insert(&request.key, request.value, duration(request.ttl)).await.map_err(status)?;
+        let stored = map.insert(&request.key, request.value, ttl(request.ttl)).await.map_err(status)?;
         Ok(Response::new(map::InsertResponse { version: stored.version }))
     }
 
@@ -51,8 +51,7 @@ impl map::map_server::Map for Services {
         request: Request<map::UpdateRequest>,
     ) -> Result<Response<map::UpdateResponse>, Status> {
         let (map, request) = call!(self, Map, request);
-        let stored =
-            map.update(&request.key, request.value, duration(request.ttl), request.prev_version).await;
+        let stored = map.update(&request.key, request.value, ttl(request.ttl), request.prev_version).await;
         let Stored { version, previous } = stored.map_err(status)?;
         Ok(Response::new(map::UpdateResponse { version, prev_value: previous.map(versioned) }))
     }
@@ -160,16 +159,16 @@ fn decode(message: map::commit_request::Operation) -> Result<Operation, Error> {
         operation::Operation::Put(put) => Operation::Put {
             key: put.key,
             value: put.value,
-            ttl: duration(put.ttl),
+            ttl: ttl(put.ttl),
             prev_version: put.prev_version,
         },
         operation::Operation::Insert(insert) => {
-            Operation::Insert { key: insert.key, value: insert.value, ttl: duration(insert.ttl) }
+            Operation::Insert { key: insert.key, value: insert.value, ttl: ttl(insert.ttl) }
         }
         operation::Operation::Update(update) => Operation::Update {
             key: update.key,
             value: update.value,
-            ttl: duration(update.ttl),
+            ttl: ttl(update.ttl),
             prev_version: update.prev_version,
         },
         operation::Operation::Remove(remove) => {

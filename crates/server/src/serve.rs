@@ -12,7 +12,7 @@ use atomix_proto::{
     runtime, set, topic, value,
 };
 use atomix_runtime::{Runtime, Session};
-use atomix_transport::{Connection, Drained, Limits, Listener, Observer, serve};
+use atomix_transport::{Connection, Drained, Limits, Listener, Observer, Transport};
 use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::pb::health_server::HealthServer;
@@ -172,23 +172,20 @@ impl Bound {
     pub async fn run(self, shutdown: Shutdown) -> Drained {
         let Self { server, listen, control } = self;
         let runtime = Arc::clone(&server.runtime);
-        let env = runtime.env().clone();
         let (primitives, controls) = (server.front(server.primitives()), server.front(server.controls()));
-        let observer = Arc::new(Sessions { runtime: Arc::clone(&runtime) });
-        let drain = {
-            let shutdown = shutdown.clone();
-            async move {
-                shutdown.cancelled().await;
-                runtime.drain();
-            }
+        let observer = Sessions { runtime: Arc::clone(&runtime) };
+        let transport = Transport::new(server.settings.transport.clone(), observer, runtime.env().clone());
+        let drain = async {
+            shutdown.cancelled().await;
+            // First no new connections and streams, then the end of those that are there: a client that is told to go
+            // elsewhere must not come back here.
+            runtime.drain();
+            transport.drained(server.settings.grace).await
         };
-        let settings = &server.settings;
-        let port = |listeners, front| {
-            let (limits, observer) = (settings.transport.clone(), Arc::clone(&observer));
-            serve(listeners, front, limits, observer, env.clone(), shutdown.clone(), settings.grace)
-        };
-        let ((), one, other) = futures::join!(drain, port(listen, primitives), port(control, controls));
-        one + other
+        let listen = transport.serve(listen, primitives, shutdown.clone());
+        let control = transport.serve(control, controls, shutdown.clone());
+        let (drained, (), ()) = futures::join!(drain, listen, control);
+        drained
     }
 }
 
@@ -203,6 +200,11 @@ impl Observer for Sessions {
             }
         });
         connection.set_owner(self.runtime.open_session(connection.peer().to_string(), end));
+    }
+
+    fn may_close(&self, connection: &Arc<Connection>) -> bool {
+        // An SDK keeps its connection quiet for as long as nobody calls it.
+        connection.owner::<Arc<Session>>().is_none_or(|session| session.primitives() == 0)
     }
 
     fn closed(&self, connection: &Arc<Connection>) {

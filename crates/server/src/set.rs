@@ -7,7 +7,7 @@ use atomix_proto::set;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
-use crate::convert::duration;
+use crate::convert::ttl;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -42,7 +42,7 @@ impl set::set_server::Set for Services {
     async fn add(&self, request: Request<set::AddRequest>) -> Result<Response<set::AddResponse>, Status> {
         let (set, request) = call!(self, Set, request);
         let element = request.element.unwrap_or_default();
-        set.add(&element.value, duration(request.ttl)).await.map_err(status)?;
+        set.add(&element.value, ttl(request.ttl)).await.map_err(status)?;
         // One field for each generation of clients.
         Ok(Response::new(set::AddResponse { element: Some(element), added: true }))
     }

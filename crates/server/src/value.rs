@@ -7,7 +7,7 @@ use atomix_proto::value;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
-use crate::convert::duration;
+use crate::convert::ttl;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -26,7 +26,7 @@ impl value::value_server::Value for Services {
     async fn set(&self, request: Request<value::SetRequest>) -> Result<Response<value::SetResponse>, Status> {
         let (value, request) = call!(self, Value, request);
         let Stored { version, previous } =
-            value.set(request.value, duration(request.ttl)).await.map_err(status)?;
+            value.set(request.value, ttl(request.ttl)).await.map_err(status)?;
         Ok(Response::new(value::SetResponse { version, prev_value: previous.map(versioned) }))
     }
 
@@ -35,7 +35,7 @@ impl value::value_server::Value for Services {
         request: Request<value::InsertRequest>,
     ) -> Result<Response<value::InsertResponse>, Status> {
         let (value, request) = call!(self, Value, request);
-        let stored = value.insert(request.value, duration(request.ttl)).await.map_err(status)?;
+        let stored = value.insert(request.value, ttl(request.ttl)).await.map_err(status)?;
         Ok(Response::new(value::InsertResponse { version: stored.version }))
     }
 
@@ -44,7 +44,7 @@ impl value::value_server::Value for Services {
         request: Request<value::UpdateRequest>,
     ) -> Result<Response<value::UpdateResponse>, Status> {
         let (value, request) = call!(self, Value, request);
-        let stored = value.update(request.value, duration(request.ttl), request.prev_version).await;
+        let stored = value.update(request.value, ttl(request.ttl), request.prev_version).await;
         let Stored { version, previous } = stored.map_err(status)?;
         Ok(Response::new(value::UpdateResponse { version, prev_value: previous.map(versioned) }))
     }

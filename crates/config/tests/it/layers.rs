@@ -53,6 +53,7 @@ fn defaults_are_those_of_the_design() {
         idle_timeout,
         stream_send_bytes_max,
         connection_send_bytes_max,
+        connection_receive_bytes_max,
         waiters_per_name_max,
         call_deadline_default,
         primitives_max,
@@ -73,6 +74,7 @@ fn defaults_are_those_of_the_design() {
         (stream_window, 64 << 10),
         (connection_window, 1 << 20),
         (stream_send_bytes_max, 1 << 20),
+        (connection_receive_bytes_max, 8 << 20),
         (connection_send_bytes_max, 8 << 20),
     ];
     for (size, bytes) in sizes {
