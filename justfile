@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# One door. `check` never writes, `fix` does.
+
+# Lists the doors.
+default:
+    @just --list
+
+# What a change must pass before it is committed.
+check: lint tidy
+    cargo fmt --all --check
+    cargo test --workspace --lib
+
+# Exactly what CI runs.
+ci:
+    .ci/run
+
+# All tests.
+test *ARGS:
+    ./test {{ARGS}}
+
+# The linter, warnings denied.
+lint:
+    RUSTFLAGS="-D warnings" cargo clippy --workspace --all-targets --locked
+
+# Arrows between crates, licence lines, lengths, banned words.
+tidy:
+    cargo test -p atomix-tests --test tidy
+
+# Documents, warnings denied.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Licences, duplicates and sources of dependencies (needs cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# A fuzz target for a while (needs cargo-fuzz and a nightly toolchain).
+fuzz TARGET SECONDS="60":
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+
+# Formats, and writes what is generated.
+fix:
+    cargo fmt --all
+    cargo run -q -p atomix-config --example print_reference > docs/generated/configuration.md.new
+    mv docs/generated/configuration.md.new docs/generated/configuration.md

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the linter cannot see: arrows between crates, licence lines, lengths, words, and that documents keep up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The files that git tracks, by their path from the root.
+fn tracked(ending: &str) -> Vec<String> {
+    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    listed.split('\0').filter(|path| path.ends_with(ending)).map(str::to_owned).collect()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Folder by crate, and the crates of the house that each one uses outside of its tests.
+fn arrows() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let mut arrows = BTreeMap::new();
+    for path in tracked("Cargo.toml") {
+        let folder = path.trim_end_matches("/Cargo.toml").to_owned();
+        if path == "Cargo.toml" || folder == "fuzz" {
+            continue;
+        }
+        let manifest = read(&path);
+        let (mut name, mut section, mut uses) = (String::new(), "", BTreeSet::new());
+        for line in manifest.lines().map(str::trim) {
+            if line.starts_with('[') {
+                section = line;
+            } else if section == "[package]" && line.starts_with("name") {
+                name = line.split('"').nth(1).unwrap().to_owned();
+            } else if section == "[dependencies]" && line.starts_with("atomix-") {
+                uses.insert(line.split(['.', ' ', '=']).next().unwrap().to_owned());
+            }
+        }
+        arrows.insert(name, (folder, uses));
+    }
+    arrows
+}
+
+#[test]
+fn arrows_point_down() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("atomix-env", &[][..]),
+        ("atomix-config", &[]),
+        ("atomix-proto", &[]),
+        ("atomix-kv", &["atomix-env"]),
+        ("atomix-kv-testkit", &["atomix-env", "atomix-kv"]),
+        ("atomix-primitives", &["atomix-env", "atomix-kv"]),
+        ("atomix-runtime", &["atomix-config", "atomix-env", "atomix-kv", "atomix-primitives"]),
+        ("atomix-transport", &["atomix-env"]),
+        (
+            "atomix-server",
+            &[
+                "atomix-config",
+                "atomix-env",
+                "atomix-kv",
+                "atomix-primitives",
+                "atomix-proto",
+                "atomix-runtime",
+                "atomix-transport",
+            ],
+        ),
+        ("atomix-client", &["atomix-env", "atomix-proto"]),
+        ("atomix-cli", &["atomix-client", "atomix-env"]),
+        ("atomix-tests", &["atomix-client"]),
+    ]);
+    for (name, (folder, uses)) in arrows() {
+        let allowed: BTreeSet<String> = if folder.starts_with("crates/drivers/") {
+            ["atomix-env", "atomix-kv"].map(str::to_owned).into()
+        } else if name == "atomix" {
+            continue;
+        } else {
+            let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("a crate without arrows: {name}"));
+            allowed.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let wrong: Vec<_> = uses.difference(&allowed).collect();
+        assert!(wrong.is_empty(), "{name} must not use {wrong:?}");
+    }
+}
+
+#[test]
+fn every_source_begins_with_its_licence() {
+    for path in tracked(".rs").into_iter().chain(tracked(".proto")) {
+        assert!(read(&path).starts_with("// SPDX-License-Identifier: Apache-2.0\n"), "{path}");
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for path in tracked(".rs") {
+        let lines = read(&path).lines().count();
+        assert!(lines <= 1200, "{path} has {lines} lines: split it");
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    for path in tracked(".rs") {
+        if path == "tests/tests/tidy.rs" {
+            continue;
+        }
+        for (at, line) in read(&path).lines().enumerate() {
+            let marks = ["TODO", "FIXME", "XXX", "for now", "unimplemented!", "todo!("];
+            assert!(!marks.iter().any(|mark| line.contains(mark)), "{path}:{}: {line}", at + 1);
+        }
+    }
+}
+
+#[test]
+fn names_say_what_things_are() {
+    let banned = ["manager", "helper", "util", "utils", "common", "misc"];
+    for path in tracked(".rs") {
+        let stem = Path::new(&path).file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(!banned.contains(&stem.as_str()), "{path}");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for path in tracked(".md") {
+        let folder = root().join(&path).parent().unwrap().to_owned();
+        for link in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") || target.contains(' ') {
+                continue;
+            }
+            assert!(folder.join(target).exists(), "{path} links to {target}");
+        }
+    }
+}
+
+#[test]
+fn every_decision_has_a_number_of_its_own() {
+    let decisions: Vec<String> = tracked(".md").into_iter().filter(|path| path.starts_with("docs/adr/")).collect();
+    let numbers: BTreeSet<&str> = decisions.iter().map(|path| &path["docs/adr/".len()..][..4]).collect();
+    assert_eq!(numbers.len(), decisions.len());
+    for path in &decisions {
+        assert!(read(path).lines().count() <= 60, "{path} is longer than a page");
+        assert!(read(path).contains("**Decision.**"), "{path} does not begin with the decision");
+    }
+}
