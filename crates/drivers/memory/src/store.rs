@@ -34,6 +34,11 @@ struct Space {
     history: History,
 }
 
+/// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
+/// store as well.
+const ENTRY_BYTES: usize = 128;
+const KEYSPACE_BYTES: usize = 1024;
+
 /// Enough that two cores rarely meet in one shard.
 const SHARDS: usize = 16;
 
@@ -71,7 +76,11 @@ impl MemoryStore {
         if let Some(space) = self.find(keyspace) {
             return space;
         }
-        Arc::clone(self.shard(keyspace).write().entry(keyspace.clone()).or_default())
+        let mut shard = self.shard(keyspace).write();
+        Arc::clone(shard.entry(keyspace.clone()).or_insert_with(|| {
+            self.bytes.fetch_add(KEYSPACE_BYTES + keyspace.as_bytes().len(), Ordering::Relaxed);
+            Arc::default()
+        }))
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -83,9 +92,9 @@ impl MemoryStore {
             .writes
             .iter()
             .map(|write| match write {
-                Write::Put { key, value } => key.len() + value.len(),
-                Write::Add { key, .. } => key.len() + 8,
-                Write::Stamp { prefix, value } => prefix.len() + 8 + value.len(),
+                Write::Put { key, value } => ENTRY_BYTES + key.len() + value.len(),
+                Write::Add { key, .. } => ENTRY_BYTES + key.len() + 8,
+                Write::Stamp { prefix, value } => ENTRY_BYTES + prefix.len() + 8 + value.len(),
                 Write::Delete { .. } | Write::DeleteRange { .. } => 0,
             })
             .sum();
@@ -110,10 +119,10 @@ impl MemoryStore {
         self.check_room(txn, bytes_max)?;
         let space = self.open(keyspace);
         let mut engine = space.engine.lock();
-        let before = engine.bytes();
+        let before = weight(&engine);
         let (outcome, changes) = engine.apply(txn, &self.profile.limits)?;
         // Wrapping, because the difference may be negative.
-        self.bytes.fetch_add(engine.bytes().wrapping_sub(before), Ordering::Relaxed);
+        self.bytes.fetch_add(weight(&engine).wrapping_sub(before), Ordering::Relaxed);
         if !changes.is_empty() {
             space.history.push(Commit { revision: outcome.revision, changes }, retention);
         }
@@ -195,6 +204,10 @@ impl Default for Space {
         let history = History::new(engine.revision());
         Self { engine: Mutex::new(engine), history }
     }
+}
+
+fn weight(engine: &Engine) -> usize {
+    engine.bytes() + engine.len() * ENTRY_BYTES
 }
 
 fn retention(settings: &Settings) -> Retention {
