@@ -5,8 +5,8 @@
 //! it. tonic's own server was not taken: it has no time-out for the preface or for idle connections, no limit of
 //! connections, no policy for pings, no bound of answers that nobody reads, and no identity of connections.
 //!
-//! [`Listener`] binds, [`Transport::serve`] (or [`serve`], for one set of listeners) answers with a tower service and
-//! drains, [`Limits`] bound, an [`Observer`] hears, [`Counters`] count. Every request carries its `Arc<Connection>`.
+//! [`Listener`] binds, [`Transport::serve`] answers with a tower service, [`Transport::drained`] ends, [`Limits`] bound,
+//! an [`Observer`] hears, [`Counters`] count. Every request carries its `Arc<Connection>`.
 //!
 //! | What a peer may try | What bounds it |
 //! |---|---|
@@ -35,4 +35,4 @@ pub use connection::{Connection, End, Peer};
 pub use counters::{Counters, Refusal};
 pub use limits::Limits;
 pub use listen::Listener;
-pub use serve::{Drained, Observer, Transport, serve};
+pub use serve::{Drained, Observer, Transport};

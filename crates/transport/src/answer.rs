@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is put around each call: its connection, the count of calls, and the bound of answers that wait.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Buf;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower::Service;
+use tower::util::Oneshot;
+
+use crate::budget::Place;
+use crate::connection::Connection;
+
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// How long an answer waits for the peer to read before its stream ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Hands the requests of one connection to the service.
+#[derive(Debug)]
+pub(crate) struct Tagged<S> {
+    service: S,
+    connection: Arc<Connection>,
+}
+
+/// Counts a call as running for as long as it lives.
+#[derive(Debug)]
+struct Running(Arc<Connection>);
+
+pin_project! {
+    /// A call that waits for its answer.
+    pub(crate) struct Call<S> where S: Service<Request<Incoming>> {
+        // Absent for a request that is refused here.
+        #[pin]
+        answer: Option<Oneshot<S, Request<Incoming>>>,
+        running: Option<Running>,
+    }
+}
+
+pin_project! {
+    /// The body of an answer, made no faster than the peer reads.
+    pub(crate) struct Answer<B> {
+        #[pin]
+        body: Option<B>,
+        gate: Gate,
+    }
+}
+
+/// Waits for the budget of the connection.
+struct Gate {
+    running: Running,
+    place: Place,
+    /// Made only when the gate is closed.
+    timer: Option<BoxFuture<'static, ()>>,
+}
+
+/// Bytes of an answer that count against the budget of their connection until HTTP/2 has written or dropped them.
+#[derive(Debug)]
+pub(crate) struct Charged<D> {
+    bytes: D,
+    charge: usize,
+    connection: Arc<Connection>,
+}
+
+/// Says that an answer waited too long for its reader.
+#[derive(Debug)]
+struct Unread(h2::Error);
+
+// === impl Tagged ===
+
+impl<S> Tagged<S> {
+    pub(crate) fn new(service: S, connection: Arc<Connection>) -> Self {
+        Self { service, connection }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Tagged<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<Answer<B>>;
+    type Error = S::Error;
+    type Future = Call<S>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Call<S> {
+        let running = Some(Running::new(&self.connection));
+        // No service of ours is a proxy, and HTTP/2 would take an answer to this for a tunnel.
+        if request.method() == Method::CONNECT {
+            return Call { answer: None, running };
+        }
+        request.extensions_mut().insert(Arc::clone(&self.connection));
+        Call { answer: Some(Oneshot::new(self.service.clone(), request)), running }
+    }
+}
+
+// === impl Call ===
+
+impl<S, B> Future for Call<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Output = Result<Response<Answer<B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = match this.answer.as_pin_mut() {
+            Some(answer) => Some(ready!(answer.poll(context))?),
+            None => None,
+        };
+        let running = this.running.take().expect("a future is not polled after its end");
+        let gate = Gate { running, place: Place::default(), timer: None };
+        Poll::Ready(Ok(if let Some(answer) = answer {
+            answer.map(|body| Answer { body: Some(body), gate })
+        } else {
+            let mut refusal = Response::new(Answer { body: None, gate });
+            *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            refusal
+        }))
+    }
+}
+
+// === impl Answer ===
+
+impl<B> Body for Answer<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Charged<B::Data>;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let Some(body) = this.body.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        ready!(this.gate.poll_pass(context))?;
+        let frame = ready!(body.poll_frame(context));
+        let connection = &this.gate.running.0;
+        Poll::Ready(
+            frame.map(|frame| {
+                Ok(frame.map_err(Into::into)?.map_data(|bytes| Charged::new(bytes, connection)))
+            }),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    fn poll_pass(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let connection = &self.running.0;
+        if connection.budget.poll_pass(&mut self.place, context).is_ready() {
+            self.timer = None;
+            return Poll::Ready(Ok(()));
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(connection.env.sleep(PATIENCE)));
+        ready!(timer.as_mut().poll(context));
+        connection.budget.leave(&mut self.place);
+        Poll::Ready(Err(Box::new(Unread(h2::Reason::ENHANCE_YOUR_CALM.into()))))
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.running.0.budget.leave(&mut self.place);
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.traffic.call_began();
+        Self(Arc::clone(connection))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.traffic.call_ended();
+    }
+}
+
+// === impl Charged ===
+
+impl<D: Buf> Charged<D> {
+    fn new(bytes: D, connection: &Arc<Connection>) -> Self {
+        let charge = bytes.remaining();
+        connection.budget.take(charge);
+        Self { bytes, charge, connection: Arc::clone(connection) }
+    }
+}
+
+impl<D> Drop for Charged<D> {
+    fn drop(&mut self) {
+        self.connection.budget.give(self.charge);
+    }
+}
+
+impl<D: Buf> Buf for Charged<D> {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+}
+
+// === impl Unread ===
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answers were not read, read them faster or ask for less: after=`{PATIENCE:?}`")
+    }
+}
+
+impl StdError for Unread {
+    /// HTTP/2 looks here for the code that it sends to the peer.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a peer may do.
+
+use std::time::Duration;
+
+/// Bounds what one peer can cost. The defaults hold an attacking connection under 16 MiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls that run at the same time on one connection. Old clients put all their calls on one.
+    pub streams_per_connection_max: u32,
+    /// Streams that we may have to reset for a peer's mistakes before its connection ends.
+    pub local_reset_streams_max: usize,
+    /// Streams that a peer may open and reset before we took them, before its connection ends.
+    pub pending_reset_streams_max: usize,
+    /// Bytes of the headers of one call.
+    pub header_list_bytes_max: u32,
+    /// Bytes of a request that wait unread, for one stream.
+    pub stream_window: u32,
+    /// Bytes of requests that wait unread, for one connection.
+    pub connection_window: u32,
+    /// Time between our pings, which find peers that vanished. Zero sends none.
+    pub ping_interval: Duration,
+    /// Time that a peer has to answer our ping.
+    pub ping_timeout: Duration,
+    /// Time that a peer has from the accept until its preface and first SETTINGS are here.
+    pub preface_timeout: Duration,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Open connections of one peer: an IPv4 address, an IPv6 network of 64 bits, or a local user.
+    pub connections_per_peer_max: usize,
+    /// Pings of a peer in one second beyond what its calls and our answers explain. More than that for three seconds
+    /// ends the connection.
+    pub pings_per_second_max: u32,
+    /// Time after which a connection ends that runs no call, if the observer lets it. Zero is never.
+    pub idle_timeout: Duration,
+    /// Bytes of one answer that wait for a slow reader, not counting the message that is over the bound.
+    pub stream_send_bytes_max: usize,
+    /// Bytes of all answers of one connection that wait for a slow reader, not counting the message that is over the
+    /// bound.
+    pub connection_send_bytes_max: usize,
+    /// Bytes of the large messages that are being received on one connection. More wait their turn or are refused.
+    pub connection_receive_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_per_connection_max: 1_000,
+            local_reset_streams_max: 1_024,
+            pending_reset_streams_max: 20,
+            header_list_bytes_max: 16 << 10,
+            stream_window: 64 << 10,
+            connection_window: 1 << 20,
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+            preface_timeout: Duration::from_secs(5),
+            connections_max: 10_000,
+            connections_per_peer_max: 1_000,
+            pings_per_second_max: 10,
+            idle_timeout: Duration::from_mins(15),
+            stream_send_bytes_max: 1 << 20,
+            connection_send_bytes_max: 8 << 20,
+            connection_receive_bytes_max: 8 << 20,
+        }
+    }
+}

@@ -1,0 +1,586 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of connections: accepted, watched, drained.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use atomix_env::{Env, Instant, Shutdown};
+use bytes::Bytes;
+use futures::future::{join, join_all, select};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tower::Service;
+
+use crate::answer::{BoxError, Tagged};
+use crate::connection::{Connection, End, Origin, Peer, Stage};
+use crate::counters::{Counters, Refusal};
+use crate::limits::Limits;
+use crate::listen::Listener;
+use crate::timer::EnvTimer;
+use crate::wire::{Socket, Wire};
+
+/// How often connections are looked at. Time-outs of less than four times this are looked at more often.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a draining connection without calls may take to say goodbye: a few round trips.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The first and the longest pause after the system could not accept.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often the same complaint is logged.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Hears of connections.
+pub trait Observer: Send + Sync + 'static {
+    /// Says that a connection was accepted. Comes before its first request, and must not wait.
+    fn opened(&self, connection: &Arc<Connection>);
+
+    /// Says that a connection ended: once for each that opened, as soon as the socket is closed by either side. Calls
+    /// that still ran are being dropped, and may not all be gone yet. Must not wait.
+    fn closed(&self, connection: &Arc<Connection>);
+
+    /// Says whether a connection that ran no call for the idle time-out may end. One whose session holds something
+    /// may not. By default it may.
+    fn may_close(&self, connection: &Arc<Connection>) -> bool {
+        let _ = connection;
+        true
+    }
+}
+
+/// Accepts and drives connections within limits, and drains them. Cheap to clone; clones are the same transport.
+#[derive(Clone)]
+pub struct Transport {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limits: Limits,
+    observer: Box<dyn Observer>,
+    env: Env,
+    counters: Arc<Counters>,
+    next_id: AtomicU64,
+    admitted: Mutex<Admitted>,
+    live: Live,
+}
+
+/// The open connections, to be held against the limits.
+#[derive(Debug, Default)]
+struct Admitted {
+    total: usize,
+    by_origin: HashMap<Origin, usize>,
+}
+
+/// What a drain had to cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections whose calls ran beyond the grace.
+    pub cut: usize,
+    /// The calls that ran on them.
+    pub calls_cut: usize,
+}
+
+/// The open connections.
+#[derive(Default)]
+struct Live {
+    next_port: AtomicU64,
+    connections: Mutex<HashMap<u64, Watched>>,
+    left: Notify,
+}
+
+/// A connection, and when something last moved on it.
+struct Watched {
+    /// The [`Port`] through which it came.
+    port: u64,
+    connection: Arc<Connection>,
+    /// The calls so far, and since when there were none more and none ran.
+    quiet: (u64, Instant),
+    /// The bytes written when the socket took no more, and since when.
+    blocked: Option<(u64, Instant)>,
+}
+
+/// Runs the calls of a connection, each as a task.
+#[derive(Debug, Clone)]
+struct Calls(Env);
+
+/// Takes connections from one listener.
+struct Acceptor<'a> {
+    shared: &'a Arc<Shared>,
+    port: u64,
+    pause: Duration,
+    errors: Complaint,
+    refusals: Complaint,
+}
+
+/// One [`Transport::serve`]. Tells its connections what to do when it ends.
+struct Port<'a> {
+    shared: &'a Arc<Shared>,
+    number: u64,
+    /// It was served until the shutdown, not dropped before.
+    served: bool,
+}
+
+/// An accepted connection: its place in the limits, in the list, and the promise that the observer hears of its end.
+struct Presence {
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    end: End,
+}
+
+/// The largest window of HTTP/2.
+const WINDOW_MAX: u32 = u32::MAX >> 1;
+
+/// Logs the same complaint only now and then.
+#[derive(Debug, Default)]
+struct Complaint {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Makes a transport. Its limits hold over everything that it serves.
+    pub fn new(limits: Limits, observer: impl Observer, env: Env) -> Self {
+        // Numbers of different transports do not meet, so that they can stand in one log.
+        let next_id = AtomicU64::new(env.random() >> 32 << 32);
+        let shared = Shared {
+            limits,
+            observer: Box::new(observer),
+            env,
+            counters: Arc::default(),
+            next_id,
+            admitted: Mutex::default(),
+            live: Live::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns the counters.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// Hands every request that comes to `listeners` to a clone of `service`, until `shutdown`. Then it accepts no
+    /// more and tells the peers that came through these listeners to go elsewhere, while their calls run on; for the
+    /// end of those see [`Transport::drained`].
+    ///
+    /// Every request carries its `Arc<Connection>` in its extensions. Connections run on the tokio runtime of the
+    /// caller. Several calls may run at the same time, also on several runtimes. Not cancel safe: dropping the future
+    /// ends the connections that came through it.
+    pub async fn serve<S, B>(&self, listeners: Vec<Listener>, service: S, shutdown: Shutdown)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let shared = &self.shared;
+        let mut port =
+            Port { shared, number: shared.live.next_port.fetch_add(1, Ordering::Relaxed), served: false };
+        // The block drops the listeners before the drain: who comes then is refused by the kernel, not left waiting.
+        {
+            let builder = shared.builder();
+            let accept = join_all(listeners.into_iter().map(|listener| {
+                let (builder, service, port) = (&builder, &service, port.number);
+                async move {
+                    let mut acceptor = Acceptor::new(shared, port);
+                    loop {
+                        let (socket, peer) = acceptor.next(&listener).await;
+                        if let Some(presence) = acceptor.admit(peer) {
+                            shared.start(builder, service.clone(), socket, presence);
+                        }
+                    }
+                }
+            }));
+            let work = pin!(join(accept, shared.sweep_for_ever()));
+            drop(select(pin!(shutdown.cancelled()), work).await);
+        }
+        port.served = true;
+    }
+
+    /// Waits until all connections have ended, and cuts those whose calls run for longer than `grace`. To be called
+    /// when nothing is served any more or the shutdown of everything served has been told. Not cancel safe: the count
+    /// of what was cut is lost.
+    pub async fn drained(&self, grace: Duration) -> Drained {
+        self.shared.drain(grace).await
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("limits", &self.shared.limits)
+            .field("counters", &self.shared.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn builder(&self) -> http2::Builder<Calls> {
+        let limits = &self.limits;
+        let mut builder = http2::Builder::new(Calls(self.env.clone()));
+        builder
+            .timer(EnvTimer::new(self.env.clone()))
+            .max_concurrent_streams(limits.streams_per_connection_max)
+            .max_local_error_reset_streams(limits.local_reset_streams_max)
+            .max_pending_accept_reset_streams(limits.pending_reset_streams_max)
+            .max_header_list_size(limits.header_list_bytes_max)
+            .initial_stream_window_size(limits.stream_window.min(WINDOW_MAX))
+            .initial_connection_window_size(limits.connection_window.min(WINDOW_MAX))
+            .max_send_buf_size(limits.stream_send_bytes_max.min(WINDOW_MAX as usize))
+            .keep_alive_interval((!limits.ping_interval.is_zero()).then_some(limits.ping_interval))
+            .keep_alive_timeout(limits.ping_timeout)
+            // gRPC has no use for it, and a trace that ticks with the wall clock cannot be compared.
+            .auto_date_header(false);
+        builder
+    }
+
+    /// Starts the task of a connection.
+    fn start<S, B>(&self, builder: &http2::Builder<Calls>, service: S, socket: Socket, presence: Presence)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let connection = Arc::clone(&presence.connection);
+        let wire = Wire::new(socket, Arc::clone(&connection), self.limits.pings_per_second_max);
+        let served =
+            builder.serve_connection(TokioIo::new(wire), Tagged::new(service, Arc::clone(&connection)));
+        // The task is known by its connection, which ends it.
+        self.env.detach(async move {
+            // Whole, so that it lives as long as the task, and before the connection, so that it goes after it.
+            let mut presence = presence;
+            let mut served = pin!(served);
+            let mut stage = Stage::Serve;
+            presence.end = std::future::poll_fn(|context| {
+                let ordered = connection.ordered(context.waker());
+                if ordered != stage {
+                    stage = ordered;
+                    served.as_mut().graceful_shutdown();
+                }
+                match served.as_mut().poll(context) {
+                    Poll::Ready(outcome) => Poll::Ready(end_of(&connection, stage, outcome)),
+                    // One poll was the chance to say goodbye.
+                    Poll::Pending if stage == Stage::Close => Poll::Ready(end_of(&connection, stage, Ok(()))),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await;
+        });
+    }
+
+    async fn sweep_for_ever(&self) {
+        let tick = self.tick();
+        loop {
+            self.env.sleep(tick).await;
+            self.sweep();
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        let limits = &self.limits;
+        let shortest = [limits.preface_timeout, limits.idle_timeout, self.stall_timeout()]
+            .into_iter()
+            .filter(|timeout| !timeout.is_zero())
+            .fold(SWEEP_INTERVAL * 4, Duration::min);
+        (shortest / 4).max(Duration::from_millis(1))
+    }
+
+    /// Whoever reads nothing for this long cannot have answered a ping. Zero is never.
+    fn stall_timeout(&self) -> Duration {
+        if self.limits.ping_interval.is_zero() {
+            return Duration::ZERO;
+        }
+        self.limits.ping_interval.saturating_add(self.limits.ping_timeout)
+    }
+
+    /// Ends the connections whose time is over. One task looks at all of them, which costs each nothing: no timer, no
+    /// clock on the path of a call.
+    fn sweep(&self) {
+        let now = self.env.now();
+        let mut idle = Vec::new();
+        for watched in self.live.connections.lock().values_mut() {
+            match self.verdict(watched, now) {
+                Some(End::Idle) => idle.push(Arc::clone(&watched.connection)),
+                Some(end) => watched.connection.end(end),
+                None => {}
+            }
+        }
+        // Outside of the lock: what the observer does is not known here.
+        idle.retain(|connection| self.observer.may_close(connection));
+        for connection in idle {
+            connection.end(End::Idle);
+        }
+    }
+
+    fn verdict(&self, watched: &mut Watched, now: Instant) -> Option<End> {
+        let over = |since: Instant, timeout: Duration| !timeout.is_zero() && now.since(since) >= timeout;
+        let Watched { connection, quiet, blocked, .. } = watched;
+        let traffic = &connection.traffic;
+        if !traffic.has_begun() {
+            return over(connection.opened(), self.limits.preface_timeout).then_some(End::Mute);
+        }
+        *blocked = traffic.blocked_at().map(|written| match *blocked {
+            Some((before, since)) if before == written => (before, since),
+            _ => (written, now),
+        });
+        if blocked.is_some_and(|(_, since)| over(since, self.stall_timeout())) {
+            return Some(End::Stalled);
+        }
+        if connection.calls() > 0 || traffic.calls_total() != quiet.0 {
+            *quiet = (traffic.calls_total(), now);
+        }
+        over(quiet.1, self.limits.idle_timeout).then_some(End::Idle)
+    }
+
+    async fn drain(&self, grace: Duration) -> Drained {
+        let live = &self.live;
+        let begun = self.env.now();
+        live.each(Connection::drain);
+        let mut drained = Drained::default();
+        let mut cutting = false;
+        while !live.connections.lock().is_empty() {
+            let elapsed = self.env.now().since(begun);
+            if elapsed >= grace && !cutting {
+                cutting = true;
+                live.each(|connection| {
+                    let calls = connection.calls();
+                    drained.cut += usize::from(calls > 0);
+                    drained.calls_cut += calls;
+                    connection.end(if calls > 0 { End::Cut } else { End::Drained });
+                });
+            }
+            // Without calls and answers on their way there is nothing to wait for but the peer's part of the goodbye,
+            // and for that only if the peer speaks at all.
+            let patient = elapsed < FAREWELL;
+            live.each(|connection| {
+                if connection.is_quiet() && !(patient && connection.traffic.has_begun()) {
+                    connection.end(End::Drained);
+                }
+            });
+            let left = pin!(live.left.notified());
+            let tick = pin!(self.env.sleep(Duration::from_millis(20)));
+            select(left, tick).await;
+        }
+        drained
+    }
+}
+
+// === impl Calls ===
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        self.0.detach(call);
+    }
+}
+
+// === impl Acceptor ===
+
+impl<'a> Acceptor<'a> {
+    fn new(shared: &'a Arc<Shared>, port: u64) -> Self {
+        Self {
+            shared,
+            port,
+            pause: ACCEPT_PAUSE.0,
+            errors: Complaint::default(),
+            refusals: Complaint::default(),
+        }
+    }
+
+    /// Waits for the next connection. When the system has no room, it pauses instead of asking again at once.
+    async fn next(&mut self, listener: &Listener) -> (Socket, Peer) {
+        loop {
+            match listener.accept().await {
+                Ok(accepted) => {
+                    self.pause = ACCEPT_PAUSE.0;
+                    return accepted;
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    self.shared.counters.count_accept_error();
+                    if let Some(unsaid) = self.errors.due(self.shared.env.now()) {
+                        tracing::warn!(%listener, %error, unsaid, "cannot accept connections, raise the limit of open files");
+                    }
+                    self.shared.env.sleep(self.pause).await;
+                    self.pause = (self.pause * 2).min(ACCEPT_PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// Takes the connection in, or counts why not.
+    fn admit(&mut self, peer: Peer) -> Option<Presence> {
+        let shared = self.shared;
+        match shared.admitted.lock().enter(peer.origin(), &shared.limits) {
+            Ok(()) => Some(Presence::new(shared, self.port, peer)),
+            Err(refusal) => {
+                shared.counters.count_refused(refusal);
+                if let Some(unsaid) = self.refusals.due(shared.env.now()) {
+                    tracing::warn!(%peer, reason = refusal.name(), unsaid, "refused a connection");
+                }
+                None
+            }
+        }
+    }
+}
+
+// === impl Admitted ===
+
+impl Admitted {
+    fn enter(&mut self, origin: Origin, limits: &Limits) -> Result<(), Refusal> {
+        if self.total >= limits.connections_max {
+            return Err(Refusal::Full);
+        }
+        let count = self.by_origin.get(&origin).copied().unwrap_or_default();
+        if count >= limits.connections_per_peer_max {
+            return Err(Refusal::PeerFull);
+        }
+        self.total += 1;
+        self.by_origin.insert(origin, count + 1);
+        Ok(())
+    }
+
+    fn leave(&mut self, origin: Origin) {
+        self.total -= 1;
+        if let Entry::Occupied(mut count) = self.by_origin.entry(origin) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+// === impl Presence ===
+
+impl Presence {
+    fn new(shared: &Arc<Shared>, port: u64, peer: Peer) -> Self {
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection =
+            Connection::new(id, peer, shared.env.clone(), shared.limits.connection_send_bytes_max);
+        let connection = Arc::new(connection);
+        let quiet = (0, connection.opened());
+        let watched = Watched { port, connection: Arc::clone(&connection), quiet, blocked: None };
+        shared.live.connections.lock().insert(id, watched);
+        shared.counters.count_accepted();
+        tracing::debug!(connection = id, %peer, "connection opened");
+        shared.observer.opened(&connection);
+        // The end that stands when the whole task is dropped, with its runtime.
+        Self { shared: Arc::clone(shared), connection, end: End::Cut }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let Self { shared, connection, end } = self;
+        tracing::debug!(connection = connection.id(), peer = %connection.peer(), reason = end.name(), "connection closed");
+        shared.admitted.lock().leave(connection.peer().origin());
+        shared.counters.count_ended(*end);
+        shared.observer.closed(connection);
+        shared.live.connections.lock().remove(&connection.id());
+        shared.live.left.notify_waiters();
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    fn each(&self, mut order: impl FnMut(&Connection)) {
+        for watched in self.connections.lock().values() {
+            order(&watched.connection);
+        }
+    }
+}
+
+// === impl Port ===
+
+impl Drop for Port<'_> {
+    fn drop(&mut self) {
+        let connections = self.shared.live.connections.lock();
+        for watched in connections.values().filter(|watched| watched.port == self.number) {
+            if self.served {
+                watched.connection.drain();
+            } else {
+                watched.connection.end(End::Cut);
+            }
+        }
+    }
+}
+
+// === impl Complaint ===
+
+impl Complaint {
+    /// Returns how often it went unsaid if it is to be said now.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now.since(last) < COMPLAINT_INTERVAL) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+/// Says why a connection ended, from what was ordered and what HTTP/2 says.
+fn end_of(connection: &Connection, stage: Stage, outcome: hyper::Result<()>) -> End {
+    if let Some(end) = connection.ordered_end() {
+        return end;
+    }
+    if connection.traffic.is_flooded() {
+        return End::Flooded;
+    }
+    match outcome {
+        Ok(()) if stage == Stage::Serve => End::Left,
+        Ok(()) => End::Drained,
+        Err(error) => {
+            let end = if error.is_timeout() {
+                End::Lost
+            } else if has_left(&error) {
+                End::Left
+            } else {
+                End::Violation
+            };
+            let (id, peer) = (connection.id(), connection.peer());
+            tracing::debug!(connection = id, %peer, ?error, "connection broke");
+            end
+        }
+    }
+}
+
+/// Says whether the socket broke or the peer said goodbye, rather than that we threw it out.
+fn has_left(error: &hyper::Error) -> bool {
+    let left = |error: &h2::Error| error.is_io() || (error.is_go_away() && error.is_remote());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<io::Error>() || error.downcast_ref().is_some_and(left) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
