@@ -20,11 +20,12 @@ use tower::util::Oneshot;
 
 use crate::budget::Place;
 use crate::connection::Connection;
+use crate::request::RequestBody;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// How long an answer waits for the peer to read before its stream ends.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer or a request waits for room before its stream ends.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Hands the requests of one connection to the service.
 #[derive(Debug)]
@@ -39,10 +40,10 @@ struct Running(Arc<Connection>);
 
 pin_project! {
     /// A call that waits for its answer.
-    pub(crate) struct Call<S> where S: Service<Request<Incoming>> {
+    pub(crate) struct Call<S> where S: Service<Request<RequestBody>> {
         // Absent for a request that is refused here.
         #[pin]
-        answer: Option<Oneshot<S, Request<Incoming>>>,
+        answer: Option<Oneshot<S, Request<RequestBody>>>,
         running: Option<Running>,
     }
 }
@@ -86,18 +87,19 @@ impl<S> Tagged<S> {
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Tagged<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
 {
     type Response = Response<Answer<B>>;
     type Error = S::Error;
     type Future = Call<S>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Call<S> {
+    fn call(&self, request: Request<Incoming>) -> Call<S> {
         let running = Some(Running::new(&self.connection));
         // No service of ours is a proxy, and HTTP/2 would take an answer to this for a tunnel.
         if request.method() == Method::CONNECT {
             return Call { answer: None, running };
         }
+        let mut request = request.map(|body| RequestBody::new(body, &self.connection));
         request.extensions_mut().insert(Arc::clone(&self.connection));
         Call { answer: Some(Oneshot::new(self.service.clone(), request)), running }
     }
@@ -107,7 +109,7 @@ where
 
 impl<S, B> Future for Call<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
 {
     type Output = Result<Response<Answer<B>>, S::Error>;
 

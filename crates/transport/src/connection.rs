@@ -13,6 +13,8 @@ use futures::task::AtomicWaker;
 
 use crate::budget::Budget;
 use crate::frames::Flood;
+use crate::limits::Limits;
+use crate::request::Allowance;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,7 +70,10 @@ pub struct Connection {
     opened: Instant,
     owner: OnceLock<Box<dyn Any + Send + Sync>>,
     pub(crate) env: Env,
+    /// For answers.
     pub(crate) budget: Budget,
+    /// For requests.
+    pub(crate) allowance: Allowance,
     pub(crate) traffic: Traffic,
     order: Order,
 }
@@ -113,14 +118,15 @@ pub(crate) enum Stage {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(id: u64, peer: Peer, env: Env, send_bytes_max: usize) -> Self {
+    pub(crate) fn new(id: u64, peer: Peer, env: Env, limits: &Limits) -> Self {
         Self {
             id,
             peer,
             opened: env.now(),
             owner: OnceLock::new(),
             env,
-            budget: Budget::new(send_bytes_max),
+            budget: Budget::new(limits.connection_send_bytes_max),
+            allowance: Allowance::new(limits),
             traffic: Traffic::default(),
             order: Order::default(),
         }
@@ -351,7 +357,8 @@ mod tests {
 
     #[test]
     fn the_first_reason_of_an_end_stays() {
-        let connection = Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), 1);
+        let connection =
+            Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &Limits::default());
         assert_eq!(connection.ordered_end(), None);
         for end in End::ALL {
             connection.end(end);

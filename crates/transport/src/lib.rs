@@ -16,6 +16,7 @@
 //! | many streams, or streams that must be reset | HTTP/2, with all its limits set |
 //! | PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown frames without work | frames are read along and counted |
 //! | requests that we are slow to read | the windows |
+//! | many large requests that never end | room for the sum of their declared lengths |
 //! | answers that it does not read | a budget of bytes; who waits 30 s for room is reset |
 
 #[cfg(feature = "abuse")]
@@ -27,6 +28,7 @@ mod counters;
 mod frames;
 mod limits;
 mod listen;
+mod request;
 mod serve;
 mod timer;
 mod wire;
@@ -35,4 +37,5 @@ pub use connection::{Connection, End, Peer};
 pub use counters::{Counters, Refusal};
 pub use limits::Limits;
 pub use listen::Listener;
+pub use request::RequestBody;
 pub use serve::{Drained, Observer, Transport};

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures::future::{join, join_all, select};
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
@@ -30,6 +29,7 @@ use crate::connection::{Connection, End, Origin, Peer, Stage};
 use crate::counters::{Counters, Refusal};
 use crate::limits::Limits;
 use crate::listen::Listener;
+use crate::request::RequestBody;
 use crate::timer::EnvTimer;
 use crate::wire::{Socket, Wire};
 
@@ -181,7 +181,7 @@ impl Transport {
     /// ends the connections that came through it.
     pub async fn serve<S, B>(&self, listeners: Vec<Listener>, service: S, shutdown: Shutdown)
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes> + Send + 'static,
@@ -253,7 +253,7 @@ impl Shared {
     /// Starts the task of a connection.
     fn start<S, B>(&self, builder: &http2::Builder<Calls>, service: S, socket: Socket, presence: Presence)
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes> + Send + 'static,
@@ -476,8 +476,7 @@ impl Admitted {
 impl Presence {
     fn new(shared: &Arc<Shared>, port: u64, peer: Peer) -> Self {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let connection =
-            Connection::new(id, peer, shared.env.clone(), shared.limits.connection_send_bytes_max);
+        let connection = Connection::new(id, peer, shared.env.clone(), &shared.limits);
         let connection = Arc::new(connection);
         let quiet = (0, connection.opened());
         let watched = Watched { port, connection: Arc::clone(&connection), quiet, blocked: None };

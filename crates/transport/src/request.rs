@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The body of a request, received no faster than there is room for.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use atomix_env::Env;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use crate::answer::{BoxError, PATIENCE};
+use crate::connection::Connection;
+use crate::limits::Limits;
+
+/// Bytes of a message that need no room: the number of streams bounds their sum.
+const SMALL_BYTES: usize = 4 << 10;
+/// Bytes before each message of gRPC: whether it is compressed, and its length in four bytes.
+const PREFIX_BYTES: usize = 5;
+
+/// The body of a request.
+///
+/// gRPC collects a message before it is decoded, so the windows bound only what was not yet looked at: a thousand
+/// streams that each send all but the last byte of a message of 4 MiB would cost 4 GiB. Each message says its length
+/// first. A large one takes that length from what its connection may receive, in order of arrival, and gives it back
+/// when the next one begins or the body is dropped.
+///
+/// Who waits keeps a window full of unread bytes, and all streams share the window of the connection; were it full of
+/// those, nobody could go on. So only as many wait as fill half of it, and more are refused at once.
+pub struct RequestBody {
+    body: Incoming,
+    connection: Arc<Connection>,
+    messages: Messages,
+    /// The room of the message that is being received.
+    room: Option<OwnedSemaphorePermit>,
+    waiting: Option<Waiting>,
+}
+
+/// What one connection may receive.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    room: Arc<Semaphore>,
+    bytes_max: u32,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+}
+
+/// Finds messages, however their bytes are cut.
+#[derive(Debug, Default)]
+struct Messages {
+    prefix: [u8; PREFIX_BYTES],
+    have: usize,
+    /// Bytes until the next prefix.
+    rest: usize,
+}
+
+/// Bytes that wait for room.
+struct Waiting {
+    frame: Frame<Bytes>,
+    room: BoxFuture<'static, Option<OwnedSemaphorePermit>>,
+    connection: Arc<Connection>,
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, connection: &Arc<Connection>) -> Self {
+        let connection = Arc::clone(connection);
+        Self { body, connection, messages: Messages::default(), room: None, waiting: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if this.waiting.is_none() {
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
+            };
+            let begun = frame.data_ref().and_then(|bytes| this.messages.read(bytes));
+            let Some(bytes) = begun.filter(|bytes| *bytes > SMALL_BYTES) else {
+                return Poll::Ready(Some(Ok(frame)));
+            };
+            // The message before is whole.
+            this.room = None;
+            let allowance = &this.connection.allowance;
+            this.room = allowance.try_take(bytes);
+            if this.room.is_some() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            this.waiting = Waiting::new(&this.connection, frame, bytes);
+            if this.waiting.is_none() {
+                return Poll::Ready(Some(Err(no_room())));
+            }
+        }
+        let waiting = this.waiting.as_mut().expect("it waits if it did not return");
+        this.room = ready!(waiting.room.as_mut().poll(context));
+        let frame = this.waiting.take().map(Waiting::into_frame);
+        Poll::Ready(if this.room.is_some() { frame.map(Ok) } else { Some(Err(no_room())) })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.waiting.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.waiting.is_none() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("connection", &self.connection.id()).finish_non_exhaustive()
+    }
+}
+
+// === impl Allowance ===
+
+impl Allowance {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let bytes_max = limits.connection_receive_bytes_max.min(Semaphore::MAX_PERMITS);
+        let waiting_max = limits.connection_window / 2 / limits.stream_window.max(1);
+        Self {
+            room: Arc::new(Semaphore::new(bytes_max)),
+            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+            waiting: AtomicUsize::new(0),
+            waiting_max: waiting_max as usize,
+        }
+    }
+
+    /// Takes room if there is some and nobody waits for it.
+    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_many_owned(self.share(bytes)).ok()
+    }
+
+    fn take(&self, bytes: usize, env: Env) -> BoxFuture<'static, Option<OwnedSemaphorePermit>> {
+        let room = Arc::clone(&self.room).acquire_many_owned(self.share(bytes));
+        Box::pin(async move { env.timeout(PATIENCE, room).await.ok()?.ok() })
+    }
+
+    /// What is larger than everything takes everything: whether it is too large is for its service to say.
+    fn share(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max)
+    }
+}
+
+// === impl Messages ===
+
+impl Messages {
+    /// Reads along; returns the length of a message that begins in `bytes` and does not end in them.
+    fn read(&mut self, mut bytes: &[u8]) -> Option<usize> {
+        let mut begun = None;
+        loop {
+            let skipped = self.rest.min(bytes.len());
+            self.rest -= skipped;
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                return begun.filter(|_| self.rest > 0);
+            }
+            let taken = (PREFIX_BYTES - self.have).min(bytes.len());
+            self.prefix[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == PREFIX_BYTES {
+                let [_, length @ ..] = self.prefix;
+                self.have = 0;
+                self.rest = u32::from_be_bytes(length) as usize;
+                begun = Some(self.rest);
+            }
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Queues up, unless too many wait already.
+    fn new(connection: &Arc<Connection>, frame: Frame<Bytes>, bytes: usize) -> Option<Self> {
+        let allowance = &connection.allowance;
+        if allowance.waiting.fetch_add(1, Ordering::AcqRel) >= allowance.waiting_max {
+            allowance.waiting.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        let room = allowance.take(bytes, connection.env.clone());
+        Some(Self { frame, room, connection: Arc::clone(connection) })
+    }
+
+    fn into_frame(mut self) -> Frame<Bytes> {
+        std::mem::replace(&mut self.frame, Frame::data(Bytes::new()))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.connection.allowance.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Says that there was no room for a message. gRPC's own error, because that is what a service finds again however its
+/// framework wraps the errors of bodies.
+fn no_room() -> BoxError {
+    Box::new(Status::resource_exhausted(
+        "too many large messages at the same time on one connection, send fewer or open another",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_found_however_the_bytes_are_cut() {
+        let mut bytes = vec![0, 0, 0, 0, 3, 1, 2, 3];
+        bytes.extend([0, 0, 0, 0, 0]);
+        bytes.extend([1, 0, 0, 1, 44]);
+        bytes.extend([7; 300]);
+        for cut in 1..=13 {
+            let mut messages = Messages::default();
+            let found: Vec<usize> = bytes.chunks(cut).filter_map(|piece| messages.read(piece)).collect();
+            assert_eq!(found.last(), Some(&300), "pieces of {cut}");
+            assert!(found[..found.len() - 1].iter().all(|length| *length == 3));
+            assert_eq!((messages.rest, messages.have), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_message_that_came_whole_needs_no_room() {
+        let mut messages = Messages::default();
+        assert_eq!(messages.read(&[0, 0, 0, 0, 2, 9, 9]), None);
+        assert_eq!(messages.read(&[0, 0, 0, 0, 2, 9]), Some(2));
+        assert_eq!(messages.read(&[9, 0, 0]), None);
+    }
+
+    #[test]
+    fn a_message_larger_than_everything_takes_everything() {
+        let allowance = Allowance::new(&Limits::default());
+        let all = allowance.try_take(usize::MAX);
+        assert!(all.is_some());
+        assert!(allowance.try_take(1).is_none());
+        drop(all);
+        assert!(allowance.try_take(1).is_some());
+    }
+}
