@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A small service, in this process or in a child.
+
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use atomix_env::{Env, Shutdown};
+use atomix_transport::abuse::{Call, Target};
+use atomix_transport::{Connection, Counters, Drained, Limits, Listener, Observer, RequestBody, Transport};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::runtime::Runtime;
+
+/// The bytes of a large answer.
+pub(crate) const LARGE: usize = 1 << 20;
+
+/// What the observer heard and what runs.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) opened: Mutex<Vec<Arc<Connection>>>,
+    pub(crate) closed: Mutex<Vec<(u64, Instant)>>,
+    pub(crate) busy: AtomicUsize,
+    pub(crate) waiting: AtomicUsize,
+}
+
+/// A server in this process.
+pub(crate) struct Server {
+    pub(crate) runtime: Runtime,
+    pub(crate) target: Target,
+    pub(crate) heard: Arc<Heard>,
+    pub(crate) counters: Arc<Counters>,
+    shutdown: Shutdown,
+    ended: Option<tokio::task::JoinHandle<Drained>>,
+}
+
+/// A server in a process of its own, so that its memory can be measured.
+pub(crate) struct ChildServer {
+    child: Child,
+    pub(crate) target: Target,
+}
+
+struct Hears(Arc<Heard>);
+
+/// An answer that is made when it is asked for.
+enum Reply {
+    Small(Option<Bytes>),
+    Large(usize),
+}
+
+/// Counts calls of `/wait` that were not dropped.
+struct Waits(Arc<Heard>);
+
+impl Observer for Hears {
+    fn opened(&self, connection: &Arc<Connection>) {
+        connection.set_owner(connection.id());
+        self.0.opened.lock().unwrap().push(Arc::clone(connection));
+    }
+
+    fn closed(&self, connection: &Arc<Connection>) {
+        self.0.closed.lock().unwrap().push((connection.id(), Instant::now()));
+    }
+
+    fn may_close(&self, _connection: &Arc<Connection>) -> bool {
+        self.0.busy.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(match &mut *self {
+            Self::Small(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Self::Large(0) => None,
+            Self::Large(rest) => {
+                *rest -= 1;
+                Some(Ok(Frame::data(vec![7; LARGE].into())))
+            }
+        })
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Response<Reply>, Infallible> {
+    let connection = Arc::clone(request.extensions().get::<Arc<Connection>>().unwrap());
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await;
+    let text = |text: String| Reply::Small(Some(text.into()));
+    let reply = match (path.as_str(), body) {
+        (_, Err(error)) => text(error.to_string()),
+        ("/who", _) => text(format!("{} {}", connection.owner::<u64>().unwrap(), connection.peer())),
+        ("/large", _) => Reply::Large(1),
+        ("/stream", _) => Reply::Large(64),
+        ("/nap", _) => {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            text("rested".to_owned())
+        }
+        ("/wait", _) => {
+            heard.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waits = Waits(heard);
+            std::future::pending().await
+        }
+        (_, Ok(body)) => Reply::Small(Some(body.to_bytes())),
+    };
+    Ok(Response::new(reply))
+}
+
+async fn run(transport: Transport, heard: Arc<Heard>, listeners: Vec<Listener>, shutdown: Shutdown) {
+    let service = tower::service_fn(move |request| answer(Arc::clone(&heard), request));
+    transport.serve(listeners, service, shutdown).await;
+}
+
+pub(crate) fn call(path: &str) -> Call {
+    Call { path: path.to_owned(), message: b"hello".to_vec() }
+}
+
+fn target(address: SocketAddr) -> Target {
+    Target { address, small: call("/echo"), large: call("/large") }
+}
+
+impl Server {
+    pub(crate) fn start(limits: Limits) -> Self {
+        Self::start_at(limits, |_| Vec::new())
+    }
+
+    /// Also listens where `more` says.
+    pub(crate) fn start_at(limits: Limits, more: impl FnOnce(&Runtime) -> Vec<Listener>) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(Listener::tcp("127.0.0.1", 0)).unwrap();
+        let target = target(listener.address().unwrap());
+        let mut listeners = more(&runtime);
+        listeners.push(listener);
+        let (heard, shutdown) = (Arc::<Heard>::default(), Shutdown::new());
+        let transport = Transport::new(limits, Hears(Arc::clone(&heard)), Env::real());
+        let counters = transport.counters();
+        let serving = run(transport.clone(), Arc::clone(&heard), listeners, shutdown.clone());
+        let ended = runtime.spawn(async move {
+            serving.await;
+            transport.drained(Duration::from_secs(1)).await
+        });
+        Self { runtime, target, heard, counters, shutdown, ended: Some(ended) }
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Shuts down; returns what was cut and how long it took.
+    pub(crate) fn drain(&mut self) -> (Drained, Duration) {
+        let begun = Instant::now();
+        self.shut_down();
+        let ended = self.ended.take().unwrap();
+        (self.runtime.block_on(ended).unwrap(), begun.elapsed())
+    }
+
+    /// Waits until the observer heard of `count` ends; returns how long after `since` the last one came.
+    pub(crate) fn wait_for_closed(&self, count: usize, since: Instant) -> Duration {
+        eventually(|| self.heard.closed.lock().unwrap().len() >= count);
+        let closed = self.heard.closed.lock().unwrap();
+        assert_eq!(closed.len(), count, "each end is heard once");
+        closed.last().unwrap().1.duration_since(since)
+    }
+}
+
+/// Waits at most five seconds for a fact.
+pub(crate) fn eventually(fact: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !fact() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it did not come true");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const CHILD: &str = "server::serves_the_attackers";
+
+/// The child's part: this test binary again, with only this "test".
+#[test]
+#[ignore = "the suite starts it in a process of its own"]
+fn serves_the_attackers() {
+    let limits = Limits { preface_timeout: Duration::from_millis(800), ..Limits::default() };
+    let server = Server::start(limits);
+    println!("\nlistening={}", server.target.address);
+    // Ends with the parent.
+    let mut nothing = Vec::new();
+    std::io::stdin().read_to_end(&mut nothing).unwrap();
+}
+
+impl ChildServer {
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", CHILD, "--ignored", "--nocapture", "--test-threads=1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let address = lines.find_map(|line| line.strip_prefix("listening=").map(|it| it.parse().unwrap()));
+        // The child goes on to print nothing.
+        Self { child, target: target(address.unwrap()) }
+    }
+
+    /// Returns a line of the child's status, in KiB.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|it| it.starts_with(line)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for ChildServer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
