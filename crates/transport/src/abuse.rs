@@ -8,6 +8,7 @@
     clippy::disallowed_methods,
     reason = "a testing tool: the real clock and real waiting are the point"
 )]
+#![allow(clippy::wildcard_enum_match_arm, reason = "most attacks differ from the usual in one point only")]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -99,6 +100,8 @@ pub enum Attack {
     UnfinishedStreams,
     /// Opens streams whose messages lack their end.
     UnfinishedMessages,
+    /// Sends more than the windows allow, on streams whose messages lack their end.
+    WindowsIgnored,
     /// Connects and says nothing, many times.
     Mute,
     /// Connects, begins HTTP/2 and does nothing, many times.
@@ -197,7 +200,7 @@ enum Stream {
 
 impl Attack {
     /// All attacks.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::RapidReset,
         Self::ZeroWindowUpdate,
         Self::DataAfterEnd,
@@ -212,6 +215,7 @@ impl Attack {
         Self::UnknownFlood,
         Self::UnfinishedStreams,
         Self::UnfinishedMessages,
+        Self::WindowsIgnored,
         Self::Mute,
         Self::Idle,
         Self::AnswersWithoutWindow,
@@ -257,10 +261,7 @@ impl Attack {
     /// How often the attack repeats. Answers are asked for as often as a connection has streams.
     fn units(self) -> u32 {
         match self {
-            Self::AnswersWithoutWindow
-            | Self::AnswersUnread
-            | Self::UnfinishedMessages
-            | Self::HugeMessages => 1_000,
+            Self::AnswersWithoutWindow | Self::AnswersUnread | Self::HugeMessages => STREAMS,
             Self::HeaderBomb | Self::LargeHeaders => 2_000,
             _ => UNITS_MAX,
         }
@@ -305,6 +306,12 @@ impl Attack {
                 } else {
                     raw.fill(2 * (unit % STREAMS) + 1);
                 }
+            }
+            Self::WindowsIgnored => {
+                let stream = raw.open(open, small);
+                let mut piece = vec![0, 0, 0x3f, 0xff, 0xfb];
+                piece.resize(16_000, 7);
+                raw.frame(DATA, 0, stream, &piece);
             }
             Self::HugeMessages => {
                 let stream = raw.open(open, small);

@@ -253,3 +253,85 @@ impl StdError for Unread {
         Some(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Peer;
+    use crate::limits::Limits;
+    use atomix_env::{Env, ManualClock};
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use std::convert::Infallible;
+
+    /// Ten bytes at a time, without end; counts how many it had to make.
+    struct Endless(usize);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0 += 1;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"0123456789")))))
+        }
+    }
+
+    type Next = Option<Result<Frame<Charged<Bytes>>, BoxError>>;
+
+    fn next(answer: &mut Answer<Endless>) -> Option<Next> {
+        std::future::poll_fn(|context| Pin::new(&mut *answer).poll_frame(context)).now_or_never()
+    }
+
+    fn answers(clock: &Arc<ManualClock>) -> [Answer<Endless>; 2] {
+        let limits = Limits { connection_send_bytes_max: 15, ..Limits::default() };
+        let env = Env::simulated(Arc::clone(clock), 1);
+        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, env, &limits));
+        [0, 1].map(|_| {
+            let gate = Gate { running: Running::new(&connection), place: Place::default(), timer: None };
+            Answer { body: Some(Endless(0)), gate }
+        })
+    }
+
+    #[test]
+    fn an_answer_is_not_made_before_there_is_room_for_it() {
+        let [mut one, mut other] = answers(&ManualClock::new());
+        let first = next(&mut one).unwrap().unwrap().unwrap();
+        let second = next(&mut other).unwrap().unwrap().unwrap();
+        assert!(next(&mut one).is_none() && next(&mut other).is_none());
+        assert_eq!(one.body.as_ref().map(|body| body.0), Some(1));
+        drop(first);
+        assert!(next(&mut other).is_none(), "the other came first");
+        let third = next(&mut one).unwrap();
+        assert!(next(&mut other).is_none());
+        drop((second, third));
+        assert!(next(&mut other).is_some());
+    }
+
+    #[test]
+    fn an_answer_that_waits_too_long_ends_with_a_code_that_grpc_knows() {
+        let clock = ManualClock::new();
+        let [mut one, mut other] = answers(&clock);
+        let _held = (next(&mut one), next(&mut one));
+        assert!(next(&mut other).is_none());
+        clock.advance(Duration::from_secs(29));
+        assert!(next(&mut other).is_none());
+        clock.advance(Duration::from_secs(1));
+        let error = next(&mut other).unwrap().unwrap().unwrap_err();
+        let code = error.source().and_then(|source| source.downcast_ref()).and_then(h2::Error::reason);
+        assert_eq!(code, Some(h2::Reason::ENHANCE_YOUR_CALM));
+    }
+
+    #[test]
+    fn a_call_runs_until_its_answer_is_dropped() {
+        let [one, other] = answers(&ManualClock::new());
+        let connection = Arc::clone(&one.gate.running.0);
+        assert_eq!(connection.calls(), 2);
+        drop((one, other));
+        assert!(connection.is_quiet());
+        assert_eq!(connection.traffic.calls_total(), 2);
+    }
+}

@@ -14,6 +14,7 @@ const GROWTH_MAX_KIB: u64 = 16 << 10;
 const DURATION: Duration = Duration::from_millis(1_500);
 const ENHANCE_YOUR_CALM: u32 = 11;
 const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const COMPRESSION_ERROR: u32 = 9;
 
@@ -89,6 +90,7 @@ thrown_out! {
     more_streams_than_allowed_are_thrown_out UnfinishedStreams [ENHANCE_YOUR_CALM];
     headers_that_unpack_to_too_much_are_thrown_out HeaderBomb [ENHANCE_YOUR_CALM];
     large_headers_are_thrown_out LargeHeaders [ENHANCE_YOUR_CALM, COMPRESSION_ERROR];
+    more_than_the_windows_allow_is_thrown_out WindowsIgnored [FLOW_CONTROL_ERROR];
     another_protocol_is_thrown_out OtherProtocol [PROTOCOL_ERROR];
     connections_that_say_nothing_are_closed Mute [];
 }
@@ -129,4 +131,20 @@ fn answers_that_are_not_read_are_bounded() {
 #[test]
 fn messages_of_four_gigabytes_are_bounded() {
     attack(Attack::HugeMessages);
+}
+
+#[test]
+fn a_server_without_files_waits_instead_of_spinning_and_recovers() {
+    let server = ChildServer::start_with_files(48);
+    let mut first = Client::connect(server.target.address).unwrap();
+    first.call(&server.target.small).unwrap();
+    let clients: Vec<Client> = (0..60).map(|_| Client::connect(server.target.address).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let before = server.ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    let ticks = server.ticks() - before;
+    assert!(ticks <= 10, "{ticks} ticks in half a second");
+    first.call(&server.target.small).unwrap();
+    drop(clients);
+    Client::connect(server.target.address).unwrap().call(&server.target.small).unwrap();
 }

@@ -205,7 +205,14 @@ fn serves_the_attackers() {
 
 impl ChildServer {
     pub(crate) fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::start_with_files(1_024)
+    }
+
+    /// Starts a server that may have so many files open.
+    pub(crate) fn start_with_files(max: u32) -> Self {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")])
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", CHILD, "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -222,6 +229,15 @@ impl ChildServer {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|it| it.starts_with(line)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl ChildServer {
+    /// Returns the time that the child's threads have run, in ticks of 10 ms.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let numbers = stat.rsplit(')').next().unwrap().split_whitespace().skip(11);
+        numbers.take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 }
 
