@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The conformance suite on the memory store.
+
+mod memory;
+
+fn main() -> std::process::ExitCode {
+    atomix_kv_testkit::conformance(&(std::sync::Arc::new(memory::Memory) as _))
+}

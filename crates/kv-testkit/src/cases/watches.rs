@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Watches. The names of the first properties are those of etcd's own validator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atomix_kv::{Commit, Entry, ErrorKind, Revision, Txn, WatchFrom, WatchItem};
+use bytes::Bytes;
+use futures::future::{join, join_all};
+use futures::{FutureExt, StreamExt};
+
+use super::{Ground, Needs, add, after, cases, delete, delete_range, put, stamp};
+
+cases! {
+    a_watch_is_ordered_unique_atomic_and_reliable;
+    a_watch_is_resumable_after_every_revision;
+    a_watch_is_bookmarkable_it_begins_with_its_revision;
+    a_watch_brings_the_previous_value_and_tells_creation;
+    a_watch_brings_the_changes_of_every_kind_of_write;
+    a_watch_after_a_future_revision_waits_for_it;
+    a_watch_begun_before_the_first_commit_sees_it;
+    many_watches_see_the_same;
+    a_dropped_watch_disturbs_nobody;
+    a_slow_watch_ends_with_compacted_and_can_begin_there: Needs::Forgetful(8);
+    a_watch_before_the_history_is_refused_with_where_it_begins: Needs::Forgetful(8);
+}
+
+async fn collect(ground: &Ground, from: Revision, to: Revision) -> Vec<Arc<Commit>> {
+    let mut watch = ground.watch(after(from)).await;
+    let mut commits: Vec<Arc<Commit>> = Vec::new();
+    while commits.last().map_or(from, |commit| commit.revision) < to {
+        commits.push(ground.next(&mut watch).await);
+    }
+    commits
+}
+
+fn replay(commits: &[Arc<Commit>]) -> BTreeMap<Bytes, Entry> {
+    let mut state = BTreeMap::new();
+    for commit in commits {
+        for change in &commit.changes {
+            assert_eq!(
+                change.previous.as_ref(),
+                state.get(&change.key),
+                "the previous value is the one before"
+            );
+            match &change.current {
+                Some(entry) => drop(state.insert(change.key.clone(), entry.clone())),
+                None => drop(state.remove(&change.key)),
+            }
+        }
+    }
+    state
+}
+
+async fn a_watch_is_ordered_unique_atomic_and_reliable(ground: Ground) {
+    let from = ground.read(vec![]).await.revision;
+    let writers = (0..8).map(|writer| {
+        let ground = ground.clone();
+        async move {
+            for round in 0..50 {
+                let key = format!("k{}", (writer + round) % 5);
+                let txn = match round % 4 {
+                    0 => Txn::new().write(delete(&key)).write(add("n", 1)),
+                    1 => Txn::new().write(stamp("s/", "x")).write(put(&key, &round.to_string())),
+                    _ => Txn::new().write(put(&key, &round.to_string())).write(add("n", 1)),
+                };
+                ground.commit(txn).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let follow = async {
+        let mut watch = ground.watch(after(from)).await;
+        let mut commits = Vec::new();
+        while commits.len() < 400 {
+            commits.push(ground.next(&mut watch).await);
+        }
+        commits
+    };
+    let (_, commits) = join(join_all(writers), follow).await;
+    assert!(commits.windows(2).all(|pair| pair[0].revision < pair[1].revision), "ordered and unique");
+    let state = replay(&commits);
+    let now: BTreeMap<Bytes, Entry> =
+        ground.all().await.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+    assert_eq!(state, now, "nothing was lost, invented or torn");
+    let last = commits.last().expect("there are commits").revision;
+    assert_eq!(collect(&ground, from, last).await, commits, "a later watch brings the same");
+}
+
+async fn a_watch_is_resumable_after_every_revision(ground: Ground) {
+    let mut revisions = vec![ground.read(vec![]).await.revision];
+    for round in 0..20 {
+        revisions.push(ground.put("k", &round.to_string()).await.revision);
+    }
+    let last = *revisions.last().expect("there are revisions");
+    for (at, from) in revisions.iter().enumerate() {
+        let seen: Vec<_> = collect(&ground, *from, last).await.iter().map(|commit| commit.revision).collect();
+        assert_eq!(seen, revisions[at + 1..]);
+    }
+}
+
+async fn a_watch_is_bookmarkable_it_begins_with_its_revision(ground: Ground) {
+    let last = ground.put("k", "1").await.revision;
+    let mut watch = ground.watch(WatchFrom::Now).await;
+    let WatchItem::Progress(revision) = ground.item(&mut watch).await.expect("it begins") else {
+        panic!("the first item is not the revision")
+    };
+    assert!(revision >= last);
+    let next = ground.put("k", "2").await.revision;
+    assert_eq!(ground.next(&mut watch).await.revision, next);
+}
+
+async fn a_watch_brings_the_previous_value_and_tells_creation(ground: Ground) {
+    let from = ground.read(vec![]).await.revision;
+    let created = ground.put("k", "1").await.revision;
+    let updated = ground.put("k", "2").await.revision;
+    let deleted = ground.commit(Txn::new().write(delete("k"))).await.revision;
+    let commits = collect(&ground, from, deleted).await;
+    let change = |at: usize| commits[at].changes[0].clone();
+    assert_eq!((change(0).previous, commits[0].revision), (None, created));
+    let entry = change(1).current.expect("it was put");
+    assert_eq!((entry.created, entry.modified), (created, updated));
+    assert_eq!(change(1).previous.expect("there was one").value, "1");
+    assert_eq!(change(2).previous, Some(entry));
+    assert_eq!(change(2).current, None);
+}
+
+async fn a_watch_brings_the_changes_of_every_kind_of_write(ground: Ground) {
+    let from = ground.read(vec![]).await.revision;
+    for txn in [
+        Txn::new().write(put("a1", "x")),
+        Txn::new().write(put("a2", "x")),
+        Txn::new().write(add("n", 5)),
+        Txn::new().write(stamp("s/", "x")),
+        Txn::new().write(put("a1", "x")),
+        Txn::new().write(delete_range("a")),
+    ] {
+        ground.commit(txn).await;
+    }
+    let last = ground.read(vec![]).await.revision;
+    let commits = collect(&ground, from, last).await;
+    assert_eq!(commits.len(), 6, "a put of the same value is a change");
+    assert_eq!(commits[5].changes.len(), 2);
+    assert_eq!(replay(&commits).len(), 2);
+}
+
+async fn a_watch_after_a_future_revision_waits_for_it(ground: Ground) {
+    let first = ground.put("k", "1").await.revision;
+    let mut probe = ground.watch(WatchFrom::Now).await;
+    let second = ground.put("k", "2").await.revision;
+    // On stores whose revisions have gaps the next one is not known; this one is far enough.
+    let future = Revision(second.0 + (second.0 - first.0).max(1));
+    let mut watch = ground.watch(after(future)).await;
+    assert_eq!(ground.next(&mut probe).await.revision, second);
+    let later = loop {
+        let revision = ground.put("k", "x").await.revision;
+        if revision > future {
+            break revision;
+        }
+    };
+    let seen = ground.next(&mut watch).await.revision;
+    assert!(seen > future && seen <= later);
+}
+
+async fn a_watch_begun_before_the_first_commit_sees_it(ground: Ground) {
+    let mut watch = ground.watch(after(Revision(0))).await;
+    assert!(watch.next().now_or_never().is_none(), "there is nothing to say yet");
+    let first = ground.put("k", "1").await.revision;
+    assert_eq!(ground.next(&mut watch).await.revision, first);
+}
+
+async fn many_watches_see_the_same(ground: Ground) {
+    let from = ground.read(vec![]).await.revision;
+    let watches = join_all((0..100).map(|_| ground.watch(after(from)))).await;
+    for round in 0..20 {
+        ground.put("k", &round.to_string()).await;
+    }
+    let follow = watches.into_iter().map(|mut watch| {
+        let ground = ground.clone();
+        async move {
+            let mut seen = Vec::new();
+            for _ in 0..20 {
+                seen.push(ground.next(&mut watch).await.revision);
+            }
+            seen
+        }
+    });
+    let seen = join_all(follow).await;
+    assert!(seen.iter().all(|one| *one == seen[0]));
+}
+
+async fn a_dropped_watch_disturbs_nobody(ground: Ground) {
+    let from = ground.read(vec![]).await.revision;
+    let mut kept = ground.watch(after(from)).await;
+    for _ in 0..100 {
+        drop(ground.watch(WatchFrom::Now).await);
+    }
+    let revision = ground.put("k", "1").await.revision;
+    assert_eq!(ground.next(&mut kept).await.revision, revision);
+}
+
+async fn a_slow_watch_ends_with_compacted_and_can_begin_there(ground: Ground) {
+    let mut slow = ground.watch(WatchFrom::Now).await;
+    let mut last = Revision(0);
+    for round in 0..500 {
+        last = ground.put("k", &round.to_string()).await.revision;
+    }
+    let ErrorKind::Compacted { oldest } = ground.end(&mut slow).await else {
+        panic!("it ends with another reason")
+    };
+    assert!(oldest < last);
+    let commits = collect(&ground, oldest, last).await;
+    assert!(!commits.is_empty() && commits[0].revision > oldest);
+}
+
+async fn a_watch_before_the_history_is_refused_with_where_it_begins(ground: Ground) {
+    for round in 0..500 {
+        ground.put("k", &round.to_string()).await;
+    }
+    let refused = match ground.store.watch(&ground.keyspace, after(Revision(1))).await {
+        Ok(mut watch) => ground.end(&mut watch).await,
+        Err(error) => error.kind(),
+    };
+    let ErrorKind::Compacted { oldest } = refused else { panic!("{refused:?}") };
+    drop(ground.watch(after(oldest)).await);
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A store against the engine: the same random programs, the same answers, the same watches.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{
+    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Revision, Snapshot, Txn,
+    WatchFrom, WatchItem, WatchStream, Write,
+};
+use futures::StreamExt;
+
+use crate::Subject;
+use crate::program::{Act, Dice, KEYSPACES, Step, generate};
+
+/// Steps of one program; each program runs on a fresh store.
+const STEPS: usize = 200;
+/// Longer than any store takes to bring what it has promised.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Commits at the end of a program.
+const LAST: u64 = 8;
+
+/// A program on which a store and the engine differ, as small as it could be made.
+#[derive(Debug, Clone)]
+pub struct Mismatch {
+    /// The seed of the run, to be replayed with `ATOMIX_DIFF_SEED`.
+    pub seed: u64,
+    /// What the program does.
+    pub steps: Vec<String>,
+    /// What differs.
+    pub difference: String,
+}
+
+/// Runs random programs of together at least `transactions` steps against `subject` and the engine.
+pub async fn differential(
+    subject: &dyn Subject,
+    seed: u64,
+    transactions: usize,
+) -> Result<(), Box<Mismatch>> {
+    let mut dice = Dice::new(seed);
+    for _ in 0..transactions.div_ceil(STEPS) {
+        let program = generate(&mut dice, STEPS);
+        if let Err(difference) = play(subject, &program).await {
+            return Err(Box::new(shrink(subject, seed, program, difference).await));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the seed and the number of transactions from `ATOMIX_DIFF_SEED` and `ATOMIX_DIFF_TXNS`; without them a seed of
+/// chance and 100,000. Prints both, so that a run can be repeated.
+#[allow(clippy::print_stdout, reason = "a test tells how to repeat it")]
+pub fn from_environment() -> (u64, usize) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seed = number("ATOMIX_DIFF_SEED").unwrap_or_else(|| Env::real().random());
+    let transactions = number("ATOMIX_DIFF_TXNS").unwrap_or(100_000);
+    println!("ATOMIX_DIFF_SEED={seed} ATOMIX_DIFF_TXNS={transactions}");
+    (seed, usize::try_from(transactions).unwrap_or(usize::MAX))
+}
+
+/// The engine's side of one keyspace, with all its commits.
+#[derive(Default)]
+struct Model {
+    engine: Engine,
+    commits: Vec<Commit>,
+}
+
+struct Watching {
+    keyspace: usize,
+    from: Revision,
+    watch: WatchStream,
+}
+
+async fn play(subject: &dyn Subject, program: &[Step]) -> Result<(), String> {
+    let store = subject.open().await.map_err(|error| error.to_string())?;
+    let names: Vec<Keyspace> = (0..KEYSPACES).map(|at| Keyspace::new(format!("map/{at}"))).collect();
+    let mut models: Vec<Model> = (0..KEYSPACES).map(|_| Model::default()).collect();
+    let limits = store.profile().limits.clone();
+    let mut watching = Vec::new();
+    for (at, step) in program.iter().enumerate() {
+        let (keyspace, model) = (&names[step.keyspace], &mut models[step.keyspace]);
+        let told = |what: &str, store: &dyn fmt::Debug, engine: &dyn fmt::Debug| {
+            format!("step {at}: {what}\n  store:  {store:?}\n  engine: {engine:?}")
+        };
+        match &step.act {
+            Act::Commit(txn) => {
+                let outcome = store.commit(keyspace, txn.clone()).await.map_err(kind);
+                let expected = model.apply(txn, &limits).map_err(kind);
+                if outcome != expected {
+                    return Err(told("another outcome", &outcome, &expected));
+                }
+            }
+            Act::Read(reads) => {
+                let snapshot = store.read(keyspace, reads.clone(), Level::Latest).await.map_err(kind);
+                let expected: Result<Snapshot, ErrorKind> = model.engine.read(reads, &limits).map_err(kind);
+                if snapshot != expected {
+                    return Err(told("another answer", &snapshot, &expected));
+                }
+            }
+            Act::Watch(from) => match store.watch(keyspace, WatchFrom::After(*from)).await {
+                Ok(watch) => watching.push(Watching { keyspace: step.keyspace, from: *from, watch }),
+                Err(error) => return Err(told("a watch cannot begin", &error, &"it can")),
+            },
+        }
+    }
+    // Commits that every watch must bring, some of them after its beginning: one that was kept from a watch before shows
+    // at once, as another in its place, and not only when patience is over.
+    let furthest = watching.iter().map(|watching| watching.from).max().unwrap_or_default();
+    for (name, model) in names.iter().zip(&mut models) {
+        for _ in 0..LAST + furthest.0.saturating_sub(model.engine.revision().0) {
+            let txn = Txn::new().write(Write::Put { key: "last".into(), value: "".into() });
+            let (outcome, expected) = (store.commit(name, txn.clone()).await, model.apply(&txn, &limits));
+            if outcome.map_err(kind) != expected.map_err(kind) {
+                return Err("the last commits differ".to_owned());
+            }
+        }
+    }
+    for mut watching in watching {
+        let expected: Vec<&Commit> = models[watching.keyspace]
+            .commits
+            .iter()
+            .filter(|commit| commit.revision > watching.from)
+            .collect();
+        for commit in expected {
+            let seen = next(&mut watching.watch).await?;
+            if *seen != *commit {
+                return Err(format!(
+                    "a watch brings another commit\n  store:  {seen:?}\n  engine: {commit:?}"
+                ));
+            }
+        }
+    }
+    store.close(Duration::ZERO).await;
+    Ok(())
+}
+
+async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, String> {
+    loop {
+        match Env::real().timeout(PATIENCE, watch.next()).await {
+            Err(_) => return Err("a watch does not bring a commit".to_owned()),
+            Ok(None) => return Err("a watch ended without a reason".to_owned()),
+            Ok(Some(Err(error))) => return Err(format!("a watch ended: {error}")),
+            Ok(Some(Ok(WatchItem::Progress(_)))) => {}
+            Ok(Some(Ok(WatchItem::Commit(commit)))) => return Ok(commit),
+        }
+    }
+}
+
+// === impl Model ===
+
+impl Model {
+    fn apply(&mut self, txn: &Txn, limits: &Limits) -> Result<Outcome, Error> {
+        let (outcome, changes): (Outcome, Vec<Change>) = self.engine.apply(txn, limits)?;
+        if !changes.is_empty() {
+            self.commits.push(Commit { revision: outcome.revision, changes });
+        }
+        Ok(outcome)
+    }
+}
+
+/// Takes away whatever can be taken away while store and engine still differ: first steps, then parts of steps, and again
+/// steps, because a step whose parts are gone may not be needed any more.
+async fn shrink(subject: &dyn Subject, seed: u64, program: Vec<Step>, difference: String) -> Mismatch {
+    let mut smallest = (program, difference);
+    loop {
+        let before = smallest.0.clone();
+        drop_steps(subject, &mut smallest).await;
+        drop_parts(subject, &mut smallest).await;
+        if smallest.0 == before {
+            let (program, difference) = smallest;
+            let steps = program.iter().map(|step| format!("{step:?}")).collect();
+            return Mismatch { seed, steps, difference };
+        }
+    }
+}
+
+async fn drop_steps(subject: &dyn Subject, smallest: &mut (Vec<Step>, String)) {
+    let mut chunk = smallest.0.len();
+    while chunk > 0 {
+        let mut at = 0;
+        while at < smallest.0.len() {
+            let mut program = smallest.0.clone();
+            program.drain(at..(at + chunk).min(program.len()));
+            match play(subject, &program).await {
+                Err(difference) => *smallest = (program, difference),
+                Ok(()) => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+}
+
+async fn drop_parts(subject: &dyn Subject, smallest: &mut (Vec<Step>, String)) {
+    'again: loop {
+        for at in 0..smallest.0.len() {
+            for simpler in simpler(&smallest.0[at]) {
+                let mut program = smallest.0.clone();
+                program[at] = simpler;
+                if let Err(difference) = play(subject, &program).await {
+                    *smallest = (program, difference);
+                    continue 'again;
+                }
+            }
+        }
+        return;
+    }
+}
+
+/// The same step without one of its parts.
+fn simpler(step: &Step) -> Vec<Step> {
+    let without = |act| Step { keyspace: step.keyspace, act };
+    let mut simpler = Vec::new();
+    match &step.act {
+        Act::Commit(txn) => {
+            let mut part = |change: &dyn Fn(&mut Txn)| {
+                let mut less = txn.clone();
+                change(&mut less);
+                simpler.push(without(Act::Commit(less)));
+            };
+            (0..txn.guards.len()).for_each(|at| part(&|txn| drop(txn.guards.remove(at))));
+            (0..txn.writes.len()).for_each(|at| part(&|txn| drop(txn.writes.remove(at))));
+            (0..txn.reads.len()).for_each(|at| part(&|txn| drop(txn.reads.remove(at))));
+            if txn.once.is_some() {
+                part(&|txn| txn.once = None);
+            }
+        }
+        Act::Read(reads) => {
+            for at in 0..reads.len() {
+                let mut less = reads.clone();
+                less.remove(at);
+                simpler.push(without(Act::Read(less)));
+            }
+        }
+        Act::Watch(_) => {}
+    }
+    simpler
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
+fn kind(error: Error) -> ErrorKind {
+    error.kind()
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the store is not the engine: ATOMIX_DIFF_SEED={}", self.seed)?;
+        for (at, step) in self.steps.iter().enumerate() {
+            writeln!(f, "{at}: {step}")?;
+        }
+        f.write_str(&self.difference)
+    }
+}
