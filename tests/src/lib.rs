@@ -111,7 +111,8 @@ impl Server {
 
     /// Returns the resident memory of the program in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the program runs");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the program runs");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
         kib * 1024
@@ -132,7 +133,11 @@ pub fn program() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().expect("a test has a path");
-    let built = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps").join("atomix");
+    let built = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("tests lie in target/PROFILE/deps")
+        .join("atomix");
     assert!(built.exists(), "build the program first: cargo build -p atomix");
     built
 }

@@ -29,15 +29,20 @@ fn a_wrong_setting_is_named_and_nothing_starts() {
     let output = Command::new(program()).args(["serve", "--config"]).arg(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("limits.value-bytes-maxx") && message.contains("limits.value-bytes-max"), "{message}");
+    assert!(
+        message.contains("limits.value-bytes-maxx") && message.contains("limits.value-bytes-max"),
+        "{message}"
+    );
 }
 
 #[test]
 fn the_configuration_is_checked_and_printed_with_origins() {
     let check = Command::new(program()).args(["serve", "--check-config"]).output().unwrap();
     assert!(check.status.success(), "{check:?}");
-    let print =
-        Command::new(program()).args(["serve", "--print-config", "--listen", "127.0.0.1:7"]).output().unwrap();
+    let print = Command::new(program())
+        .args(["serve", "--print-config", "--listen", "127.0.0.1:7"])
+        .output()
+        .unwrap();
     let printed = String::from_utf8_lossy(&print.stdout).into_owned();
     assert!(printed.contains("127.0.0.1:7") && printed.contains("flag --listen"), "{printed}");
 }
@@ -82,7 +87,8 @@ async fn a_killed_client_frees_its_candidacy_within_a_second() {
     let server = Server::start();
     let client = server.client().await;
     let election = client.election("boss").open().await.unwrap();
-    let mut leader = server.command(&["elect", "boss", "--candidate", "a", "--", "sleep", "60"]).spawn().unwrap();
+    let mut leader =
+        server.command(&["elect", "boss", "--candidate", "a", "--", "sleep", "60"]).spawn().unwrap();
     let mut terms = election.watch().await.unwrap();
     let first = terms.next().await.unwrap().unwrap();
     assert_eq!(first.leader.as_deref(), Some("a"));

@@ -77,7 +77,8 @@ fn arrows_point_down() {
         } else if name == "atomix" {
             continue;
         } else {
-            let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("a crate without arrows: {name}"));
+            let allowed =
+                allowed.get(name.as_str()).unwrap_or_else(|| panic!("a crate without arrows: {name}"));
             allowed.iter().map(|name| (*name).to_owned()).collect()
         };
         let wrong: Vec<_> = uses.difference(&allowed).collect();
@@ -138,7 +139,8 @@ fn links_between_documents_lead_somewhere() {
 
 #[test]
 fn every_decision_has_a_number_of_its_own() {
-    let decisions: Vec<String> = tracked(".md").into_iter().filter(|path| path.starts_with("docs/adr/")).collect();
+    let decisions: Vec<String> =
+        tracked(".md").into_iter().filter(|path| path.starts_with("docs/adr/")).collect();
     let numbers: BTreeSet<&str> = decisions.iter().map(|path| &path["docs/adr/".len()..][..4]).collect();
     assert_eq!(numbers.len(), decisions.len());
     for path in &decisions {

@@ -83,9 +83,11 @@ fn a_second_terminal_sees_changes_as_they_happen() {
 fn a_second_store_is_connected_and_chosen_by_tag() {
     let server = Server::start();
     text(&server.run(&["store", "connect", "second", "memory/v1", "{}"]));
-    let routes = r#"[{"store":{"name":"memory"},"rules":[]},{"store":{"name":"second"},"rules":[{"tags":["fast"]}]}]"#;
+    let routes =
+        r#"[{"store":{"name":"memory"},"rules":[]},{"store":{"name":"second"},"rules":[{"tags":["fast"]}]}]"#;
     text(&server.run(&["route", "program", routes]));
-    let explained = text(&server.run(&["route", "explain", "Map", "users", "--tag", "fast", "--output", "json"]));
+    let explained =
+        text(&server.run(&["route", "explain", "Map", "users", "--tag", "fast", "--output", "json"]));
     assert!(explained.contains("second"), "{explained}");
     text(&server.run(&["map", "put", "users", "alice", "1", "--tag", "fast"]));
     let primitives = text(&server.run(&["inspect", "primitives", "--output", "json"]));
@@ -145,8 +147,11 @@ fn completions_and_help_need_no_server() {
 #[test]
 fn a_server_that_is_not_there_is_told_plainly() {
     let server = Server::start();
-    let output =
-        server.command(&["counter", "get", "hits"]).env("ATOMIX_SERVER", "http://127.0.0.1:9").output().unwrap();
+    let output = server
+        .command(&["counter", "get", "hits"])
+        .env("ATOMIX_SERVER", "http://127.0.0.1:9")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(5), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("atomix serve"), "{output:?}");
 }

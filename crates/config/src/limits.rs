@@ -126,7 +126,7 @@ limits! {
     /// Answers that wait for a slow reader on one stream; then the stream ends with a reason.
     "stream-send-bytes-max" stream_send_bytes_max: bytes in "bytes" = mib(1), kib(64) => gib(1);
     /// Answers that wait for a slow reader on one connection; then streams end with a reason.
-    "connection-send-bytes-max" connection_send_bytes_max: bytes in "bytes" = mib(8), kib(64) => gib(1);
+    "connection-send-bytes-max" connection_send_bytes_max: bytes in "bytes" = mib(4), kib(64) => gib(1);
     /// Large requests that are being received on one connection; more wait their turn.
     "connection-receive-bytes-max" connection_receive_bytes_max: bytes in "bytes" = mib(8), kib(64) => gib(1);
     /// Calls that wait for one lock, or candidates for one election.

@@ -59,7 +59,7 @@ impl Default for Limits {
             pings_per_second_max: 10,
             idle_timeout: Duration::from_mins(15),
             stream_send_bytes_max: 1 << 20,
-            connection_send_bytes_max: 8 << 20,
+            connection_send_bytes_max: 4 << 20,
             connection_receive_bytes_max: 8 << 20,
         }
     }

@@ -210,10 +210,10 @@ impl Drop for Waiting {
     }
 }
 
-/// Says that there was no room for a message. gRPC's own error, because that is what a service finds again however its
+/// Says that there was no room for a message, so certainly nothing was applied. gRPC's own error, because that is what a service finds again however its
 /// framework wraps the errors of bodies.
 fn no_room() -> BoxError {
-    Box::new(Status::resource_exhausted(
+    Box::new(Status::unavailable(
         "too many large messages at the same time on one connection, send fewer or open another",
     ))
 }

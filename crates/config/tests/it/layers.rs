@@ -75,7 +75,7 @@ fn defaults_are_those_of_the_design() {
         (connection_window, 1 << 20),
         (stream_send_bytes_max, 1 << 20),
         (connection_receive_bytes_max, 8 << 20),
-        (connection_send_bytes_max, 8 << 20),
+        (connection_send_bytes_max, 4 << 20),
     ];
     for (size, bytes) in sizes {
         assert_eq!(size.bytes(), bytes);
