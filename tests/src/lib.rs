@@ -39,8 +39,8 @@ impl Server {
         while output.read_line(&mut line).expect("the greeting is text") > 0 {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
-                (Some("primitives"), Some(address)) => listen = address.trim_end_matches(',').to_owned(),
-                (Some("control"), Some(address)) => control = address.trim_end_matches(',').to_owned(),
+                (Some("primitives"), Some(address)) => address.trim_end_matches(',').clone_into(&mut listen),
+                (Some("control"), Some(address)) => address.trim_end_matches(',').clone_into(&mut control),
                 (Some("try:"), _) => break,
                 _ => {}
             }

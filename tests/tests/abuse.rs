@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every known HTTP/2 abuse against the built program: bounded growth, and another client is served all the while.
 #![allow(
+    clippy::unwrap_used,
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
     clippy::print_stdout,

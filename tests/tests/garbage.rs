@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes that are no HTTP/2, calls that are no calls, arguments beyond every limit: an answer or a closed connection,
 //! and nobody else is harmed.
-#![allow(clippy::disallowed_methods, reason = "sockets are awaited in real time")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "sockets are awaited in real time")]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

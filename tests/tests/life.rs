@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program's beginning, its end, and its clients' ends.
-#![allow(clippy::disallowed_methods, reason = "processes are awaited in real time")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ async fn sigterm_drains_and_exits_with_zero() {
     let held = lock.acquire().await.unwrap();
     let other = server.client().await;
     let waiting = other.lock("l").open().await.unwrap();
-    let waiting = tokio::spawn(async move { waiting.acquire().timeout(Duration::from_secs(60)).await });
+    let waiting = tokio::spawn(async move { waiting.acquire().timeout(Duration::from_mins(1)).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     terminate(&server);
     // The stream ends with the code that makes clients open it elsewhere; the waiting call ends too.

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs the scenarios of `clients/` against the built program.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "processes are awaited in real time")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "processes are awaited in real time"
+)]
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;

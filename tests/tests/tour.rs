@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The newcomer's tour of the README, by the commands alone.
-#![allow(clippy::disallowed_methods, reason = "processes are awaited in real time")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Output, Stdio};

@@ -413,7 +413,7 @@ mod tests {
         let mut state = State::default();
         state.enter("A", owner(1));
         state.enter("A", owner(1));
-        assert_eq!(shown(&state), (1, "A".into(), "".into()));
+        assert_eq!(shown(&state), (1, "A".into(), String::new()));
         state.enter("A", owner(2));
         state.enter("B", owner(3));
         state.enter("B", owner(4));

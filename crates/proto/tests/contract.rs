@@ -13,10 +13,7 @@ use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 fn expected() -> BTreeSet<String> {
     let (mut package, mut block) = ("", "");
     let mut facts = BTreeSet::new();
-    for line in include_str!("contract.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
+    for line in include_str!("contract.txt").lines().filter(|line| !line.starts_with('#')) {
         if let Some(name) = line.strip_prefix("package ") {
             package = name;
         } else if let Some(fact) = line.strip_prefix("  ") {
@@ -25,9 +22,7 @@ fn expected() -> BTreeSet<String> {
                 facts.insert(format!("{package}.{message}: {}", words.join(" ")));
             } else {
                 let service = block.strip_prefix("service ").unwrap();
-                let [method, request, response, kind] = words.as_slice() else {
-                    panic!("odd line: {line}")
-                };
+                let [method, request, response, kind] = words.as_slice() else { panic!("odd line: {line}") };
                 facts.insert(format!(
                     "/{package}.{service}/{method}: {package}.{request} {package}.{response} {kind}"
                 ));
@@ -41,11 +36,7 @@ fn expected() -> BTreeSet<String> {
 }
 
 fn absolute(package: &str, word: &str) -> String {
-    if word.starts_with('.') {
-        format!("{package}{word}")
-    } else {
-        word.to_owned()
-    }
+    if word.starts_with('.') { format!("{package}{word}") } else { word.to_owned() }
 }
 
 /// Says the same sentences about the descriptor set, for the packages of the contract.
@@ -64,11 +55,7 @@ fn actual() -> BTreeSet<String> {
             facts.insert(format!("{package}: service {}", service.name()));
             for method in &service.method {
                 assert!(!method.client_streaming());
-                let kind = if method.server_streaming() {
-                    "stream"
-                } else {
-                    "unary"
-                };
+                let kind = if method.server_streaming() { "stream" } else { "unary" };
                 facts.insert(format!(
                     "/{package}.{}/{}: {} {} {kind}",
                     service.name(),
@@ -83,18 +70,11 @@ fn actual() -> BTreeSet<String> {
 }
 
 fn add_message(package: &str, outer: &str, message: &DescriptorProto, facts: &mut BTreeSet<String>) {
-    let name = if outer.is_empty() {
-        message.name().to_owned()
-    } else {
-        format!("{outer}.{}", message.name())
-    };
+    let name =
+        if outer.is_empty() { message.name().to_owned() } else { format!("{outer}.{}", message.name()) };
     facts.insert(format!("{package}: message {name}"));
     for field in &message.field {
-        let label = if field.label() == Label::Repeated {
-            "repeated "
-        } else {
-            ""
-        };
+        let label = if field.label() == Label::Repeated { "repeated " } else { "" };
         let arm = field.oneof_index.map_or_else(String::new, |index| {
             let index = usize::try_from(index).unwrap();
             format!(" oneof {}", message.oneof_decl[index].name())
@@ -112,11 +92,7 @@ fn add_message(package: &str, outer: &str, message: &DescriptorProto, facts: &mu
 }
 
 fn type_name(field: &FieldDescriptorProto) -> String {
-    let scalar = field
-        .r#type()
-        .as_str_name()
-        .trim_start_matches("TYPE_")
-        .to_lowercase();
+    let scalar = field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase();
     if field.r#type() == Type::Message {
         field.type_name().trim_start_matches('.').to_owned()
     } else {
@@ -139,30 +115,19 @@ fn every_fact_of_the_contract_is_on_the_wire() {
 #[test]
 fn every_byte_field_is_shared_and_not_copied() {
     let value = bytes::Bytes::from_static(b"abc");
-    let request = atomix_proto::map::PutRequest {
-        value: value.clone(),
-        ..Default::default()
-    };
-    let connect = atomix_proto::runtime::ConnectRequest {
-        config: value.clone(),
-        ..Default::default()
-    };
+    let request = atomix_proto::map::PutRequest { value: value.clone(), ..Default::default() };
+    let connect = atomix_proto::runtime::ConnectRequest { config: value.clone(), ..Default::default() };
     assert_eq!((request.value, connect.config), (value.clone(), value));
 }
 
 #[test]
 fn an_entry_of_a_multimap_skips_number_two() {
-    let entry = atomix_proto::multimap::Entry {
-        key: "k".into(),
-        values: vec!["v".into()],
-    };
+    let entry = atomix_proto::multimap::Entry { key: "k".into(), values: vec!["v".into()] };
     assert_eq!(entry.encode_to_vec(), b"\x0a\x01k\x1a\x01v");
 }
 
 #[test]
 fn an_event_of_a_map_has_number_two() {
-    let response = atomix_proto::map::EventsResponse {
-        event: Some(atomix_proto::map::Event::default()),
-    };
+    let response = atomix_proto::map::EventsResponse { event: Some(atomix_proto::map::Event::default()) };
     assert_eq!(response.encode_to_vec(), b"\x12\x00");
 }
