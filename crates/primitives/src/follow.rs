@@ -56,9 +56,12 @@ where
     C: Fn(&Change) -> Option<T> + Send + 'static,
 {
     let watch = if watch { Some(begin(backing).await?.0) } else { None };
-    let listing =
-        Listing { backing: backing.clone(), range, rest: None, pages: Vec::new(), watch, item, change };
-    let steps = stream::unfold(Some(listing), |listing| async move {
+    let rest = Progress::Listing(range.clone());
+    let mut listing =
+        Listing { backing: backing.clone(), range, rest, pages: Vec::new(), watch, item, change };
+    // The first page is read now and not when the reader asks: what is changed after this call is shown as a change.
+    let first = listing.step().await?;
+    let rest = stream::unfold(Some(listing), |listing| async move {
         let mut listing = listing?;
         match listing.step().await {
             Ok(Some(items)) => Some((Ok(items), Some(listing))),
@@ -66,14 +69,14 @@ where
             Err(error) => Some((Err(error), None)),
         }
     });
+    let steps = stream::iter(first.map(Ok)).chain(rest);
     Ok(until_closed(steps.boxed(), caller))
 }
 
 struct Listing<I, C> {
     backing: Backing,
     range: Range,
-    /// Where the next page begins; `None` before the first page.
-    rest: Option<Progress>,
+    rest: Progress,
     /// The last key and the moment of each page that was read. A missing key stands for the end of the range.
     pages: Vec<(Option<Bytes>, Revision)>,
     watch: Option<WatchStream>,
@@ -82,6 +85,7 @@ struct Listing<I, C> {
 }
 
 enum Progress {
+    /// This much of the range was not read yet.
     Listing(Range),
     Listed,
 }
@@ -95,9 +99,8 @@ impl<I, C> Listing<I, C> {
         C: Fn(&Change) -> Option<T>,
     {
         match &self.rest {
-            None => self.page(self.range.clone()).await.map(Some),
-            Some(Progress::Listing(rest)) => self.page(rest.clone()).await.map(Some),
-            Some(Progress::Listed) => self.follow().await,
+            Progress::Listing(rest) => self.page(rest.clone()).await.map(Some),
+            Progress::Listed => self.follow().await,
         }
     }
 
@@ -109,7 +112,7 @@ impl<I, C> Listing<I, C> {
         let snapshot = self.backing.read_raw(vec![scan]).await?;
         let entries = snapshot.reads[0].entries();
         let last = entries.last().map(|entry| entry.key.clone()).filter(|_| snapshot.reads[0].more());
-        self.rest = Some(last.as_ref().map_or(Progress::Listed, |last| Progress::Listing(range.after(last))));
+        self.rest = last.as_ref().map_or(Progress::Listed, |last| Progress::Listing(range.after(last)));
         self.pages.push((last, snapshot.revision));
         Ok(entries.iter().filter_map(&self.item).collect())
     }

@@ -16,9 +16,13 @@ mod ground;
 
 mod counter;
 mod countermap;
+mod election;
 mod expiry;
+mod indexedmap;
+mod list;
 mod lock;
 mod map;
+mod multimap;
 mod queue;
 mod set;
 mod topic;
