@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes over the wire, by generated clients: codes, presence, configurations, the life of stores and streams.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and waits in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unnecessary_wraps,
+    clippy::unwrap_used,
+    reason = "a test may fail, waits in real time, and writes messages as they are"
+)]
 
 use std::time::Duration;
 

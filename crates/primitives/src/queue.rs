@@ -419,6 +419,9 @@ impl Shared {
             match self.mirror().await {
                 Ok(()) => return,
                 Err(error) if error.reason() == Reason::WatchOverrun => retry = Retry::default(),
+                Err(error) if error.reason() == Reason::StoreClosed => {
+                    return self.state.lock().give_up(&error);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the queues of a lock cannot be followed, trying again");
                     retry.pause(self.backing.env()).await;
@@ -576,6 +579,16 @@ impl State {
             self.tell(waiter, Ok(()));
         } else if !waiter.stamps.iter().all(|stamp| mirror.holds(stamp, waiter.revision)) {
             self.tell(waiter, Err(taken_away()));
+        }
+    }
+
+    /// Tells everybody who waits that nothing will come any more.
+    fn give_up(&mut self, error: &Error) {
+        self.mirror = None;
+        self.following = false;
+        let waiters: Vec<Arc<Waiter>> = self.waiting.values().cloned().collect();
+        for waiter in waiters {
+            self.tell(&waiter, Err(error.clone()));
         }
     }
 

@@ -242,3 +242,16 @@ async fn a_lock_is_one_for_all_runtimes_of_a_store() {
     assert!(second > first);
     assert_eq!(here.token().await, Ok(second));
 }
+
+#[tokio::test]
+async fn a_waiting_call_ends_when_its_store_is_disconnected() {
+    let ground = Ground::real();
+    let lock = Lock::open(ground.backing(Kind::Lock));
+    lock.lock(&caller(1), None).await.unwrap();
+    let waiter = caller(2);
+    let mut waiting = std::pin::pin!(lock.lock(&waiter, None));
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    settle().await;
+    ground.store.close(std::time::Duration::ZERO).await;
+    assert_eq!(reason(soon(waiting).await), Reason::StoreClosed);
+}
