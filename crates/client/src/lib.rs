@@ -1,41 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The client of Atomix: distributed primitives over gRPC.
 //!
-//! ```no_run
-//! # async fn example() -> atomix_client::Result<()> {
+//! ```
+//! # let served = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/served.rs"));
+//! # served(|endpoint, _control| Box::pin(async move {
 //! use std::time::Duration;
 //! use atomix_client::Client;
 //! use serde::{Deserialize, Serialize};
 //!
-//! #[derive(Debug, Serialize, Deserialize)]
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
 //! struct User {
 //!     role: String,
 //! }
 //!
-//! let client = Client::builder().endpoint("http://127.0.0.1:5678").connect().await?;
+//! // Usually `http://127.0.0.1:5678`.
+//! let client = Client::builder().endpoint(endpoint).connect().await?;
 //!
-//! // A map of users, in the store that the routes choose for the tag.
+//! // A map of users, in the store that the routes choose for the tag. Every change from now on is seen.
 //! let users = client.map("users").tag("durable").json::<User>().open().await?;
-//! users.put("alice", &User { role: "admin".to_owned() }).ttl(Duration::from_secs(60)).await?;
-//! let alice = users.get("alice").await?;
-//! println!("{alice:?}");
-//!
-//! // Every change from now on.
 //! let mut changes = users.events().await?;
-//! while let Some(change) = changes.next().await {
-//!     println!("{:?}", change?);
-//! }
+//!
+//! let admin = User { role: "admin".to_owned() };
+//! users.put("alice", &admin).ttl(Duration::from_secs(60)).await?;
+//! let alice = users.get("alice").await?.expect("she was put a moment ago");
+//! assert_eq!(alice.value, admin);
+//!
+//! // Somebody who has not seen the newest version writes nothing.
+//! let outdated = users.put("alice", &User { role: "guest".to_owned() }).if_version(alice.version + 1).await;
+//! assert_eq!(outdated.unwrap_err().kind(), atomix_client::Kind::Conflict);
+//!
+//! println!("{:?}", changes.next().await.expect("the stream goes on")?);
 //!
 //! // One worker at a time, in all processes.
 //! let lock = client.lock("nightly-report").open().await?;
 //! let guard = lock.acquire().timeout(Duration::from_secs(30)).await?;
-//! tokio::select! {
-//!     () = write_report(guard.token()) => guard.release().await?,
-//!     () = guard.lost() => println!("the connection is gone, and the lock with it"),
-//! }
-//! # async fn write_report(_token: u64) {}
+//! println!("working with token {}", guard.token());
+//! guard.release().await?;
 //! # Ok(())
-//! # }
+//! # }));
+//! ```
+//!
+//! Counters, topics, elections and all others open the same way:
+//!
+//! ```
+//! # let served = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/served.rs"));
+//! # served(|endpoint, control| Box::pin(async move {
+//! # use atomix_client::Client;
+//! let client = Client::builder().endpoint(endpoint).control(control).connect().await?;
+//!
+//! let hits = client.counter("hits").open().await?;
+//! assert_eq!(hits.increment(41).await?, 41);
+//! assert_eq!(hits.increment(1).await?, 42);
+//!
+//! // A subscription sees what is published after it.
+//! let news = client.topic("news").text().open().await?;
+//! let mut messages = news.subscribe().await?;
+//! news.publish(&"hello".to_owned()).await?;
+//! assert_eq!(messages.next().await.expect("the stream goes on")?.payload, "hello");
+//!
+//! // Who enters first leads, until it withdraws or its connection ends.
+//! let election = client.election("boss").open().await?;
+//! let candidacy = election.candidacy("me").await?;
+//! assert!(candidacy.leads());
+//! candidacy.withdraw().await?;
+//!
+//! // Operators ask the control services.
+//! let stores = client.inspect().stores().await?;
+//! assert_eq!(stores[0].store.name, "memory");
+//! # Ok(())
+//! # }));
 //! ```
 //!
 //! # The connection is the session
