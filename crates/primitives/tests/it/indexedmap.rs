@@ -204,7 +204,7 @@ async fn random_calls_do_what_an_ordered_map_does() {
             },
             _ => match (map.remove(by_key(&key), 0).await, here) {
                 (Ok(entry), Some(index)) => {
-                    assert_eq!((entry.index, model.remove(&index).is_some()), (index, true))
+                    assert_eq!((entry.index, model.remove(&index).is_some()), (index, true));
                 }
                 (outcome, _) => assert_eq!((reason(outcome), here), (Reason::KeyNotFound, None)),
             },

@@ -26,7 +26,7 @@ fn apply(model: &mut Vec<Bytes>, event: Event) {
         }
         ItemChange::Inserted { value } => model.insert(index, value),
         ItemChange::Updated { value, previous } => {
-            assert_eq!(std::mem::replace(&mut model[index], value), previous)
+            assert_eq!(std::mem::replace(&mut model[index], value), previous);
         }
         ItemChange::Removed { value } => assert_eq!(model.remove(index), value),
     }

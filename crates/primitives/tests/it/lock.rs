@@ -252,6 +252,6 @@ async fn a_waiting_call_ends_when_its_store_is_disconnected() {
     let mut waiting = std::pin::pin!(lock.lock(&waiter, None));
     assert!(futures::poll!(waiting.as_mut()).is_pending());
     settle().await;
-    ground.store.close(std::time::Duration::ZERO).await;
+    ground.store.close(Duration::ZERO).await;
     assert_eq!(reason(soon(waiting).await), Reason::StoreClosed);
 }
