@@ -128,3 +128,22 @@ async fn with_the_identity_of_the_runtime_all_clients_are_one_owner() {
     other.unlock(["k"]).await.unwrap();
     drop(held);
 }
+
+#[test]
+fn a_unix_socket_serves_like_a_port_and_goes_with_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("atomix.sock");
+    let address = format!("unix:{}", socket.display());
+    let mut server = Server::start_with(&["--listen", &address]);
+    let run =
+        || server.command(&["counter", "incr", "hits"]).env("ATOMIX_SERVER", &address).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&run().stdout).trim(), "1");
+    assert_eq!(String::from_utf8_lossy(&server.run(&["counter", "get", "hits"]).stdout).trim(), "1");
+    let second =
+        Command::new(program()).args(["serve", "--listen", &address, "--control", "127.0.0.1:0"]).output();
+    let refused = String::from_utf8_lossy(&second.unwrap().stderr).into_owned();
+    assert!(refused.contains("another process listens"), "{refused}");
+    terminate(&server);
+    assert_eq!(server.wait(Duration::from_secs(12)), Some(0));
+    assert!(!socket.exists());
+}
