@@ -107,6 +107,11 @@ impl Env {
         self.spawner.spawn(Box::pin(future));
     }
 
+    /// Starts a thread for work that blocks, such as syncing a disk. It is not waited for when the process ends.
+    pub fn thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.spawner.thread(name, Box::new(work))
+    }
+
     /// Starts a task. It runs until it ends, is aborted through the [`Task`], or the tokio runtime ends; dropping
     /// the [`Task`] lets it run on.
     pub fn spawn<F>(&self, future: F) -> Task

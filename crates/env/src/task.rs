@@ -7,6 +7,10 @@ use futures::future::{AbortHandle, BoxFuture};
 pub trait Spawner: Send + Sync + 'static {
     /// Runs `future` to its end beside the caller.
     fn spawn(&self, future: BoxFuture<'static, ()>);
+
+    /// Runs `work`, which may block for as long as it likes, on a thread of its own. An error if there is no thread to
+    /// be had.
+    fn thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
 }
 
 /// A started task. Dropping it lets the task run on.
@@ -35,5 +39,9 @@ impl Spawner for RealSpawner {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             drop(runtime.spawn(future));
         }
+    }
+
+    fn thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
     }
 }

@@ -98,6 +98,38 @@ impl History {
         }
     }
 
+    /// Puts older commits back in front: those after `floor` up to and including [`History::floor`], in order. For hosts
+    /// that keep more history elsewhere than in this window. Nothing happens if the window reaches back as far already.
+    pub fn extend_back(&self, floor: Revision, commits: Vec<Arc<Commit>>) {
+        let mut window = self.window.lock();
+        if floor >= window.floor {
+            return;
+        }
+        for commit in commits.into_iter().rev() {
+            // The window may have been extended by somebody else meanwhile.
+            if commit.revision <= window.floor {
+                window.bytes += bytes(&commit);
+                window.commits.push_front(commit);
+            }
+        }
+        window.floor = floor;
+    }
+
+    /// Returns the revision after which every commit is in the window.
+    pub fn floor(&self) -> Revision {
+        self.window.lock().floor
+    }
+
+    /// Returns the revision of the newest commit.
+    pub fn tip(&self) -> Revision {
+        self.window.lock().tip
+    }
+
+    /// Returns how many watches follow.
+    pub fn followers(&self) -> usize {
+        self.window.lock().waiting.len()
+    }
+
     /// Follows the keyspace, see [`crate::Store::watch`].
     pub fn follow(&self, from: WatchFrom) -> Result<WatchStream, Error> {
         let mut window = self.window.lock();
@@ -308,6 +340,23 @@ mod tests {
         let error = follower.next().now_or_never().unwrap().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed);
         assert!(history.follow(WatchFrom::Now).is_err());
+    }
+
+    #[test]
+    fn a_window_that_is_extended_back_serves_who_could_not_begin() {
+        let history = History::new(Revision(5));
+        history.push(commit(6), Retention::default());
+        assert!(history.follow(WatchFrom::After(Revision(2))).is_err());
+        let older: Vec<Arc<Commit>> = (3..=5).map(|at| Arc::new(commit(at))).collect();
+        history.extend_back(Revision(2), older.clone());
+        history.extend_back(Revision(2), older);
+        assert_eq!(history.floor(), Revision(2));
+        let mut follower = history.follow(WatchFrom::After(Revision(2))).unwrap();
+        for at in 3..=6 {
+            assert_eq!(next(&mut follower), Some(at));
+        }
+        assert_eq!(next(&mut follower), None);
+        assert_eq!((history.tip(), history.followers()), (Revision(6), 1));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! What a store promises.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -32,6 +33,13 @@ pub enum Consistency {
 pub enum Durability {
     /// Nothing survives the end of the process.
     Process,
+    /// What was answered is synced to the disk of this machine: it survives a killed process and a power cut.
+    Disk,
+    /// What was answered is synced to the disk of this machine within this time: a killed process or a power cut takes
+    /// at most what was answered in it.
+    Interval(Duration),
+    /// What was answered is synced to the disks of a majority of the backend's servers.
+    Quorum,
 }
 
 /// The sizes that a store accepts. What is beyond is refused before it reaches the store.
@@ -121,8 +129,13 @@ impl fmt::Display for Consistency {
 
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process => "none: lost when the process ends",
-        })
+        match self {
+            Self::Process => f.write_str("none: lost when the process ends"),
+            Self::Disk => f.write_str("disk: what was answered survives a power cut"),
+            Self::Interval(time) => {
+                write!(f, "interval: a crash takes at most what was answered in the last {time:?}")
+            }
+            Self::Quorum => f.write_str("quorum: what was answered is on the disks of a majority of servers"),
+        }
     }
 }
