@@ -149,6 +149,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
         name_bytes_max: limits.name_bytes_max.as_usize(),
         primitives_max: limits.primitives_max as usize,
         close_grace: config.drain.grace.get(),
+        session_timeout: config.sessions.timeout.get(),
     });
     for store in &config.stores {
         let connected = runtime.connect(store.id(), store.driver.clone(), store.config.clone()).await;

@@ -228,7 +228,8 @@ impl inspect::inspector_server::Inspector for Services {
 
 impl Services {
     fn session_name(&self, owner: Owner) -> String {
-        self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
+        // A session of another runtime is shown as the store knows it.
+        self.runtime.session_of(owner).map_or_else(|| owner.to_string(), |session| session.name())
     }
 
     fn election(&self, name: &str, state: election::State) -> inspect::Election {
