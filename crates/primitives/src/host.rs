@@ -28,7 +28,7 @@ use atomix_kv::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 
 use crate::backing::PAGE;
 use crate::{Error, Reason, keys};
@@ -166,10 +166,22 @@ impl Hosts {
         if self.confirmed(id)? {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         if self.confirmed(id)? {
             return Ok(());
         }
+        self.asked(id, turn).await
+    }
+
+    /// Makes sure of the same, and does not trust the last renewal.
+    pub(crate) async fn ask(&self, id: u64) -> Result<(), Error> {
+        if !self.shared() {
+            return self.confirm(id).await;
+        }
+        self.asked(id, self.turn.lock().await).await
+    }
+
+    async fn asked(&self, id: u64, _turn: MutexGuard<'_, ()>) -> Result<(), Error> {
         match self.renew().await {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error.into()),
             // Nothing that the caller asked for was sent: also when the fate of the renewal is not known.

@@ -171,7 +171,7 @@ impl Queues {
             Ok(Err(error)) => {
                 if error.reason() == Reason::Closed {
                     // Others take a place away only from a host that they took for dead.
-                    hosts.confirm(host).await?;
+                    hosts.ask(host).await?;
                 }
                 place.leave().await;
                 Err(error)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{Driver, Profile};
-use atomix_primitives::{Error, Reason};
+use atomix_primitives::{Error, HostDetails, Reason};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
 
@@ -56,6 +56,8 @@ pub struct StoreDetails {
     pub generation: u64,
     /// What it promises, if it was ever reached.
     pub profile: Option<Profile>,
+    /// The hosts that work on it, if it is shared.
+    pub hosts: Vec<HostDetails>,
     /// How many primitives of this runtime it keeps.
     pub primitives: usize,
 }
@@ -152,6 +154,7 @@ impl Registry {
                     since,
                     generation: slot.generation(),
                     profile: slot.known_profile().cloned(),
+                    hosts: slot.hosts().map(|hosts| hosts.list()).unwrap_or_default(),
                     primitives: 0,
                 }
             })

@@ -13,9 +13,11 @@ use atomix_kv::{
     Consistency, Context, Driver, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read,
     Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
-use atomix_primitives::{Caller, Kind, Reason};
+use atomix_primitives::{Caller, HostDetails, Kind, Reason};
 use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 /// How long a host may be silent.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ pub(crate) struct Client {
 }
 
 /// A primitive as a client has it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Has<P> {
     pub(crate) open: Arc<Open>,
     session: Arc<Session>,
@@ -56,7 +58,7 @@ pub(crate) struct Has<P> {
 #[derive(Debug)]
 struct Way {
     world: World,
-    cut: AtomicBool,
+    cut: watch::Sender<bool>,
     closed: AtomicBool,
 }
 
@@ -94,7 +96,7 @@ impl World {
 
     /// Starts a runtime without stores and routes.
     pub(crate) fn start_bare(&self) -> Node {
-        let (cut, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (cut, closed) = (watch::Sender::new(false), AtomicBool::new(false));
         let way = Arc::new(Way { world: self.clone(), cut, closed });
         let clock = ManualClock::new();
         // Chance must differ from runtime to runtime, time must not.
@@ -110,6 +112,11 @@ impl World {
             session_timeout: TIMEOUT,
         });
         Node { runtime, clock, way }
+    }
+
+    /// Commits to a keyspace, past all runtimes.
+    pub(crate) async fn write(&self, keyspace: &str, txn: Txn) {
+        self.backend.commit(&Keyspace::new(keyspace.to_owned()), txn).await.unwrap();
     }
 
     /// Counts the entries of a keyspace.
@@ -143,6 +150,11 @@ impl Node {
         self.runtime.program(Routes::Later(routes.iter().map(route).collect())).unwrap();
     }
 
+    /// Returns the hosts of the store.
+    pub(crate) fn hosts(&self) -> Vec<HostDetails> {
+        self.runtime.stores().remove(0).hosts
+    }
+
     /// Connects a client.
     pub(crate) fn client(&self) -> Client {
         let session = self.runtime.open_session("test".to_owned(), Box::new(|| {}));
@@ -156,12 +168,12 @@ impl Node {
 
     /// Cuts the way to the backend: the network, or this runtime, stands still.
     pub(crate) fn cut(&self) {
-        self.way.cut.store(true, Ordering::SeqCst);
+        self.way.cut.send_replace(true);
     }
 
     /// Mends the way to the backend.
     pub(crate) fn mend(&self) {
-        self.way.cut.store(false, Ordering::SeqCst);
+        self.way.cut.send_replace(false);
     }
 }
 
@@ -213,6 +225,12 @@ impl<P: Of> Has<P> {
     }
 }
 
+impl<P> Clone for Has<P> {
+    fn clone(&self) -> Self {
+        Self { open: Arc::clone(&self.open), session: Arc::clone(&self.session), of: self.of }
+    }
+}
+
 impl<P: Of> std::ops::Deref for Has<P> {
     type Target = P;
 
@@ -228,7 +246,7 @@ impl Way {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::closed());
         }
-        if self.cut.load(Ordering::SeqCst) {
+        if *self.cut.borrow() {
             return Err(Error::unavailable("cut by the test"));
         }
         Ok(())
@@ -266,7 +284,17 @@ impl Store for Way {
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
         Box::pin(async move {
             self.check()?;
-            self.world.backend.watch(keyspace, from).await
+            let items = self.world.backend.watch(keyspace, from).await?;
+            let cut = self.cut.subscribe();
+            // What happens meanwhile is brought when the way is mended.
+            let passed = items.then(move |item| {
+                let mut cut = cut.clone();
+                async move {
+                    cut.wait_for(|cut| !cut).await.map(drop).ok();
+                    item
+                }
+            });
+            Ok(passed.boxed())
         })
     }
 

@@ -8,4 +8,5 @@
 )]
 
 mod ground;
+mod hosts;
 mod restart;
