@@ -10,3 +10,4 @@
 mod ground;
 mod hosts;
 mod restart;
+mod shared;
