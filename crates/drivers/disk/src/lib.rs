@@ -1,0 +1,1 @@
+mod error; mod files; mod frame; mod record; mod recover; mod space;
