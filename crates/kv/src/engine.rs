@@ -135,6 +135,11 @@ impl Engine {
         self.once.iter().flat_map(|once| once.order.iter().map(|name| (name, &once.outcomes[name])))
     }
 
+    /// Tells whether the outcome of the request of this name is remembered.
+    pub fn remembers(&self, name: &Bytes) -> bool {
+        self.once.as_ref().is_some_and(|once| once.outcomes.contains_key(name))
+    }
+
     /// Remembers the outcome of a named request that another engine has applied.
     pub fn remember(&mut self, name: Bytes, outcome: Outcome, limits: &Limits) {
         let once = self.once.get_or_insert_default();

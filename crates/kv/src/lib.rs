@@ -39,4 +39,4 @@ pub use model::{
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};
-pub use store::{Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};
+pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

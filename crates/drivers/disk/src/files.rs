@@ -149,7 +149,7 @@ impl File for fs::File {
             Ok(()) => Ok(()),
             // A file system that cannot take room takes zeros.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+                static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
                 let mut left = len;
                 while left > 0 {
                     let chunk = left.min(ZEROS.len() as u64);
@@ -171,9 +171,7 @@ impl File for fs::File {
 fn trouble(path: &Path, what: &str, error: io::Error) -> Error {
     let message = format!("cannot {what} the folder of the store: path=`{}`", path.display());
     // A missing right or a file in the way is for an operator to mend, and the store is tried again until then.
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
-        _ => ErrorKind::Unavailable,
-    };
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
     Error::new(kind, message).caused_by(error)
 }

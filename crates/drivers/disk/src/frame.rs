@@ -102,14 +102,7 @@ pub(crate) fn room(len: usize) -> usize {
 /// Appends a frame to `buffer`. `unsynced` frames before it may still be lost.
 ///
 /// A payload of 4 GiB or more is a mistake of the caller, who bounds what it collects.
-pub(crate) fn put(
-    buffer: &mut Vec<u8>,
-    kind: Kind,
-    number: u64,
-    unsynced: usize,
-    salt: u32,
-    payload: &[u8],
-) {
+pub(crate) fn put(buffer: &mut Vec<u8>, kind: Kind, number: u64, unsynced: usize, salt: u32, payload: &[u8]) {
     let mut head = [0; HEAD];
     head[..4].copy_from_slice(&MAGIC);
     head[4] = kind as u8;
@@ -137,15 +130,8 @@ pub(crate) fn crc(salt: u32, bytes: &[u8]) -> u32 {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 7] = [
-        Self::Header,
-        Self::Batch,
-        Self::Keyspace,
-        Self::Entries,
-        Self::Commits,
-        Self::Named,
-        Self::End,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Header, Self::Batch, Self::Keyspace, Self::Entries, Self::Commits, Self::Named, Self::End];
 }
 
 // === impl Reader ===
@@ -289,7 +275,7 @@ mod tests {
         loop {
             match reader.next().unwrap() {
                 Found::Frame(frame) => payloads.push(frame.payload),
-                end => return (payloads, end),
+                end @ (Found::Nothing | Found::Damage(_)) => return (payloads, end),
             }
         }
     }

@@ -211,7 +211,10 @@ mod tests {
         }
         let mut found = Vec::new();
         each(&payload, |stored: StoredCommit| {
-            assert_eq!((&stored.keyspace, &stored.named), (keyspace.as_bytes(), &Some((name.clone(), outcome.clone()))));
+            assert_eq!(
+                (&stored.keyspace, &stored.named),
+                (keyspace.as_bytes(), &Some((name.clone(), outcome.clone())))
+            );
             found.push(stored.commit());
             Ok(())
         })

@@ -23,8 +23,8 @@ pub(crate) struct Recovered {
     pub(crate) store: Option<u128>,
     /// The number of the next batch.
     pub(crate) next: u64,
-    /// Logs that are still needed, the oldest first, and their bytes.
-    pub(crate) logs: Vec<String>,
+    /// The first batches of the logs that are still needed, and their bytes.
+    pub(crate) logs: Vec<u64>,
     pub(crate) log_bytes: u64,
     /// The snapshot that was read.
     pub(crate) snapshot: Option<String>,
@@ -101,7 +101,7 @@ pub(crate) fn recover(files: &dyn Files, limits: &Limits, retention: Retention) 
             return Err(damaged(&name, 0, "the log before it is missing"));
         }
         recovered.log(files, &name, *first, needed.get(at + 1).copied())?;
-        recovered.logs.push(name);
+        recovered.logs.push(*first);
     }
     Ok(recovered)
 }
@@ -121,13 +121,7 @@ impl Recovered {
     }
 
     /// Reads the log that begins with batch `first`, up to the batch before `until`.
-    fn log(
-        &mut self,
-        files: &dyn Files,
-        name: &str,
-        first: u64,
-        until: Option<u64>,
-    ) -> Result<(), Error> {
+    fn log(&mut self, files: &dyn Files, name: &str, first: u64, until: Option<u64>) -> Result<(), Error> {
         let file = open(files, name)?;
         let mut reading = Reading::new(name, file.as_ref())?;
         let last = until.is_none();
