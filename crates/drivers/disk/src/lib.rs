@@ -15,6 +15,11 @@ mod space;
 mod store;
 mod writer;
 
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod sim;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,8 +25,9 @@ pub(crate) struct Segment {
     unsynced: usize,
 }
 
-/// Room is taken in steps of this size. A new log makes do with less when the disk is nearly full.
-const STEPS: [u64; 3] = [4 << 20, 1 << 20, 256 << 10];
+/// Room is taken in steps of this size. A new log makes do with less when the disk is nearly full. Tests take little, so
+/// that logs grow in them.
+const STEPS: [u64; 3] = if cfg!(test) { [16 << 10, 8 << 10, 4 << 10] } else { [4 << 20, 1 << 20, 256 << 10] };
 
 // === impl Segment ===
 

@@ -39,8 +39,9 @@ pub(crate) struct Writer {
     _done: oneshot::Sender<()>,
 }
 
-/// Room that is kept for deletions when the disk is full.
-const RESERVE: u64 = 128 << 10;
+/// Room that is kept for deletions when the disk is full: enough for one of the largest value that primitives take, which
+/// is written once more for those who watch.
+const RESERVE: u64 = if cfg!(test) { 2 << 10 } else { 1280 << 10 };
 /// Unsynced bytes after which a sync does not wait for its interval.
 const UNSYNCED_MAX: usize = 16 << 20;
 /// How often a disk that has trouble is tried again.
