@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Error, ErrorKind, Keyspace, Level, Order, Range, Read, Revision, Store, Txn, WatchFrom,
+    Commit, Error, ErrorKind, Guard, Keyspace, Level, Order, Range, Read, Revision, Store, Txn, WatchFrom,
     WatchItem, Write, number,
 };
 use bytes::Bytes;
@@ -67,10 +67,10 @@ fn keyspace() -> Keyspace {
 
 fn transaction(at: u64, filler: usize) -> Txn {
     let text: Bytes = at.to_string().into();
-    let mut filled = text.to_vec();
-    filled.resize(text.len() + filler, b'.');
+    let mut value = text.to_vec();
+    value.resize(text.len() + filler, b'.');
     Txn::new()
-        .write(Write::Put { key: "k".into(), value: filled.into() })
+        .write(Write::Put { key: "k".into(), value: value.into() })
         .write(Write::Add { key: "from".into(), delta: -1 })
         .write(Write::Add { key: "to".into(), delta: 1 })
         .write(Write::Stamp { prefix: "q/".into(), value: text.clone() })
@@ -83,14 +83,22 @@ async fn run(store: &DiskStore, from: u64, filler: usize) -> Told {
     let name = keyspace();
     for at in from..from + RUN {
         let commit = store.commit(&name, transaction(at, filler));
-        let reader = async {
-            // Reads while the commit is on its way.
-            let count = Read::Count { range: Range::prefix("q") };
-            store.read(&name, vec![count], Level::Latest).await
-        };
-        let (outcome, read) = futures::join!(commit, reader);
-        if let Ok(snapshot) = read {
-            told.shown = told.shown.max(usize::try_from(snapshot.reads[0].count()).unwrap());
+        // While the commit is on its way: the same request again, a read, and a refusal, which is a read as well.
+        let count = Read::Count { range: Range::prefix("q") };
+        let again = store.commit(&name, transaction(at, filler));
+        let read = store.read(&name, vec![count.clone()], Level::Latest);
+        let refusal = Txn::new().guard(Guard::Present { key: "nothing".into() }).read(count);
+        let refusal = store.commit(&name, refusal);
+        let (outcome, again, read, refusal) = futures::join!(commit, again, read, refusal);
+        let read = read.map(|snapshot| snapshot.reads[0].count());
+        let refusal = refusal.map(|refused| refused.reads[0].count());
+        for shown in [read, refusal].into_iter().flatten() {
+            told.shown = told.shown.max(usize::try_from(shown).unwrap());
+        }
+        if again.is_ok() && outcome.is_err() {
+            // The first one was taken back, and this one was the first then.
+            told.done.push(at);
+            continue;
         }
         match outcome {
             Ok(outcome) => {
@@ -98,10 +106,12 @@ async fn run(store: &DiskStore, from: u64, filler: usize) -> Told {
                 told.done.push(at);
             }
             Err(error) => {
-                match error.kind() {
-                    ErrorKind::OutcomeUnknown => told.unknown.push(at),
-                    ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::Closed => told.refused.push(at),
-                    kind => panic!("{kind:?}: {error}"),
+                if error.kind() == ErrorKind::OutcomeUnknown {
+                    told.unknown.push(at);
+                } else {
+                    let refused = [ErrorKind::Unavailable, ErrorKind::Full, ErrorKind::Closed];
+                    assert!(refused.contains(&error.kind()), "{error:?}");
+                    told.refused.push(at);
                 }
                 told.errors.push(error);
             }
@@ -268,7 +278,7 @@ async fn a_disk_that_works_again_is_written_again_without_a_restart() {
     assert_eq!(held(&store).await.applied, first.done, "reads go on and show what is on the disk");
     assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
     disk.set(Faults::default());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    Env::real().sleep(Duration::from_millis(500)).await;
     store.check().await.unwrap();
     let last = run(&store, 200, 10).await;
     assert_eq!(last.done.len() as u64, RUN);
@@ -293,7 +303,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_it_again_when_there_is_room() 
     let deleted = store.commit(&keyspace(), delete).await.unwrap();
     assert!(deleted.writes[0].previous().is_some(), "deletes go on");
     disk.set(Faults::default());
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    Env::real().sleep(Duration::from_millis(900)).await;
     store.check().await.unwrap();
     store.commit(&keyspace(), transaction(500, 1000)).await.unwrap();
     let left = open(&disk.after_power_cut(&mut Dice(2)), settings(1 << 20)).unwrap();

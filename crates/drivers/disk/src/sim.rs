@@ -113,12 +113,12 @@ impl Disk {
         Self::of(names.iter().map(|(name, content)| (name.clone(), survive(content, dice))).collect())
     }
 
-    /// What is left when the process is killed now: all that was written.
+    /// What is left when the process is killed now: all that was written. A power cut may still take what was not synced.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.state.lock();
         let copy = |content: &Arc<Mutex<Content>>| {
-            let bytes = content.lock().bytes.clone();
-            Arc::new(Mutex::new(Content { synced: bytes.clone(), bytes }))
+            let Content { bytes, synced } = &*content.lock();
+            Arc::new(Mutex::new(Content { bytes: bytes.clone(), synced: synced.clone() }))
         };
         Self::of(state.names.iter().map(|(name, content)| (name.clone(), copy(content))).collect())
     }
