@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The drivers that this program was built with: the one place that names them.
+
+use std::sync::Arc;
+
+use atomix_cli::Offline;
+use atomix_kv::Driver;
+
+/// Returns the drivers.
+pub(crate) fn all() -> Vec<Arc<dyn Driver>> {
+    vec![
+        #[cfg(feature = "driver-memory")]
+        Arc::new(atomix_driver_memory::MemoryDriver),
+        #[cfg(feature = "driver-disk")]
+        Arc::new(atomix_driver_disk::DiskDriver),
+    ]
+}
+
+/// What can be done with the files of a store.
+#[cfg(feature = "driver-disk")]
+pub(crate) const OFFLINE: Offline = Offline {
+    verify: |path| Ok(atomix_driver_disk::verify(path)?.to_string()),
+    restore: |backup, dir| Ok(atomix_driver_disk::restore(backup, dir)?.to_string()),
+};
+
+/// What can be done with the files of a store: nothing, without a driver that has files.
+#[cfg(not(feature = "driver-disk"))]
+pub(crate) const OFFLINE: Offline = Offline {
+    verify: |_| Err("this program was built without the disk driver".into()),
+    restore: |_, _| Err("this program was built without the disk driver".into()),
+};
