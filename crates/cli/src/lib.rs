@@ -134,13 +134,16 @@ pub enum Command {
     },
 }
 
-/// What the program can do with the files of a store without a server; each tells what it found.
+/// What was found in the files of a store, or why it was not.
+pub type Found = Result<String, Box<dyn Error>>;
+
+/// What the program can do with the files of a store without a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Offline {
     /// Reads a backup or the folder of a store.
-    pub verify: fn(&Path) -> Result<String, Box<dyn Error>>,
+    pub verify: fn(&Path) -> Found,
     /// Makes the folder of a store from a backup.
-    pub restore: fn(&Path, &Path) -> Result<String, Box<dyn Error>>,
+    pub restore: fn(&Path, &Path) -> Found,
 }
 
 /// What a command needs while it runs.

@@ -403,7 +403,7 @@ impl Inspect {
         let client = self.client.clone();
         Ok(Subscription::new(pieces.map(move |piece| {
             let _alive = &client;
-            piece.map(|piece| piece.piece.into()).map_err(|status| Error::from_status(status, Access::Read))
+            piece.map(|piece| piece.piece).map_err(|status| Error::from_status(status, Access::Read))
         })))
     }
 

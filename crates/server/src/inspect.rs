@@ -235,7 +235,7 @@ impl inspect::inspector_server::Inspector for Services {
         let id = store_id(request.into_inner().store_id);
         let pieces = self.runtime.backup(&id).await.map_err(status)?;
         let answers = pieces.map(|piece| match piece {
-            Ok(piece) => Ok(inspect::BackupStoreResponse { piece: piece.into() }),
+            Ok(piece) => Ok(inspect::BackupStoreResponse { piece }),
             Err(error) => Err(status(error.into())),
         });
         Ok(Response::new(answers.boxed()))

@@ -11,9 +11,9 @@ use atomix_client::{DriverId, StoreId};
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
-use crate::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{ago, value as read_value};
+use crate::{Context, Found};
 
 /// What to do with stores. A store is named NAME or NAMESPACE/NAME.
 #[derive(Debug, Subcommand)]
@@ -96,11 +96,7 @@ impl Verb {
 }
 
 /// Says what was found in the files of a store.
-fn tell(
-    context: &Context,
-    done: &str,
-    found: Result<String, Box<dyn std::error::Error>>,
-) -> Result<ExitCode, Failure> {
+fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {
     let found = found.map_err(|error| Failure::Files(error.to_string()))?;
     context.printer.line(format!("{done}: {found}"), &json!({done: found}))?;
     Ok(DONE)
