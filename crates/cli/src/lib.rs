@@ -146,6 +146,13 @@ pub struct Offline {
     pub restore: fn(&Path, &Path) -> Found,
 }
 
+impl Offline {
+    /// What a program can do that has no driver with files.
+    pub const NOTHING: Self = Self { verify: |_| Err(NO_FILES.into()), restore: |_, _| Err(NO_FILES.into()) };
+}
+
+const NO_FILES: &str = "this program was built without a driver that keeps files";
+
 /// What a command needs while it runs.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -359,8 +366,7 @@ mod tests {
         let folder = std::env::temp_dir().join("atomix-no-such-socket");
         let program = parse(&format!("--server unix:{} map size users", folder.display())).unwrap();
         let All::Ours(command) = program.command else { panic!("serve") };
-        let none = Offline { verify: |_| Ok(String::new()), restore: |_, _| Ok(String::new()) };
-        let code = run(Program::command(), program.options, none, command).await;
+        let code = run(Program::command(), program.options, Offline::NOTHING, command).await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(5)));
     }
 }
