@@ -28,6 +28,8 @@ mod cases;
 mod differential;
 pub mod planted;
 mod program;
+#[cfg(feature = "servers")]
+pub mod servers;
 
 pub use differential::{Mismatch, differential, from_environment};
 

@@ -21,6 +21,7 @@
 //! ```
 
 mod driver;
+pub mod emulate;
 mod engine;
 mod error;
 mod history;
