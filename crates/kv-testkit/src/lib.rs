@@ -30,8 +30,9 @@ pub mod planted;
 mod program;
 #[cfg(feature = "servers")]
 pub mod servers;
+mod translation;
 
-pub use differential::{Mismatch, differential, from_environment};
+pub use differential::{Mismatch, differential, from_environment, from_environment_or};
 
 use std::fmt;
 use std::process::ExitCode;
@@ -45,6 +46,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub trait Subject: fmt::Debug + Send + Sync + 'static {
     /// Makes a store with the driver's defaults.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
+
+    /// Tells whether the store has revisions and names of stamps of its own, in the order of the engine's. Else they are
+    /// compared exactly: revisions count 1, 2, 3, ….
+    fn is_foreign(&self) -> bool {
+        false
+    }
 
     /// Makes a store that keeps about `commits` commits for watches. `None` if the driver cannot: the cases about lost
     /// history are then counted as ignored.

@@ -42,6 +42,10 @@ impl Subject for Subjects {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(self.connect(json!({})))
     }
+
+    fn is_foreign(&self) -> bool {
+        true
+    }
 }
 
 /// Connects a store of this configuration.
