@@ -2,8 +2,8 @@
 //! Compiles the part of etcd's API that the driver speaks. `protox` is a compiler in Rust: no `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/etcd.proto");
-    let descriptors = protox::compile(["proto/etcd.proto"], ["proto"])?;
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(["proto/etcd.proto", "proto/stored.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_server(false)

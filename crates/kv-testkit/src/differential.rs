@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision, Snapshot, Store,
-    Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision, Snapshot,
+    Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use futures::StreamExt;
 
@@ -146,13 +146,19 @@ async fn commit(store: &dyn Store, keyspace: &Keyspace, model: &mut Model, txn: 
 }
 
 /// Reads on both sides and compares the answers.
-async fn read(store: &dyn Store, keyspace: &Keyspace, model: &mut Model, reads: &[Read]) -> Result<(), String> {
+async fn read(
+    store: &dyn Store,
+    keyspace: &Keyspace,
+    model: &mut Model,
+    reads: &[Read],
+) -> Result<(), String> {
     let asked = match &model.foreign {
         Some(foreign) => foreign.reads_for_store(reads.to_vec()),
         None => reads.to_vec(),
     };
     let mut snapshot = store.read(keyspace, asked, Level::Latest).await.map_err(kind);
-    let expected: Result<Snapshot, ErrorKind> = model.engine.read(reads, &store.profile().limits).map_err(kind);
+    let expected: Result<Snapshot, ErrorKind> =
+        model.engine.read(reads, &store.profile().limits).map_err(kind);
     if let (Some(foreign), Ok(answer)) = (&mut model.foreign, &snapshot) {
         foreign.note_read(answer)?;
         snapshot = snapshot.map(|snapshot| foreign.snapshot(snapshot));

@@ -36,7 +36,10 @@ impl Process {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         let child = command.spawn().map_err(|error| {
-            std::io::Error::new(error.kind(), format!("{program} cannot be started; is it installed? {error}"))
+            std::io::Error::new(
+                error.kind(),
+                format!("{program} cannot be started; is it installed? {error}"),
+            )
         })?;
         Ok(Self { child })
     }
@@ -64,7 +67,8 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("the server is ours and was not waited for");
+        kill_process(Pid::from_child(&self.child), signal)
+            .expect("the server is ours and was not waited for");
     }
 }
 
@@ -84,7 +88,8 @@ pub fn free_port() -> u16 {
 async fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     let length = body.len();
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -169,10 +169,9 @@ impl Translation {
     fn found(&self, found: Found) -> Found {
         match found {
             Found::Entry(entry) => Found::Entry(entry.map(|entry| self.entry(entry))),
-            Found::Entries { entries, more } => Found::Entries {
-                entries: entries.into_iter().map(|entry| self.entry(entry)).collect(),
-                more,
-            },
+            Found::Entries { entries, more } => {
+                Found::Entries { entries: entries.into_iter().map(|entry| self.entry(entry)).collect(), more }
+            }
             Found::Count(_) => found,
         }
     }

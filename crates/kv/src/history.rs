@@ -62,14 +62,8 @@ const TAKE_MAX: usize = 64;
 impl History {
     /// Makes an empty window that begins at `tip`.
     pub fn new(tip: Revision) -> Self {
-        let window = Window {
-            commits: VecDeque::new(),
-            bytes: 0,
-            floor: tip,
-            tip,
-            waiting: Slab::new(),
-            end: None,
-        };
+        let window =
+            Window { commits: VecDeque::new(), bytes: 0, floor: tip, tip, waiting: Slab::new(), end: None };
         Self { window: Arc::new(Mutex::new(window)) }
     }
 

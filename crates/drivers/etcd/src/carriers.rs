@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How independent requests share a round trip to etcd.
 //!
-//! Transactions become branches of one transaction. etcd gives all of it one revision, and a revision of a keyspace is one
-//! commit: so no two transactions on one keyspace share a round trip if they may write. Between keyspaces revisions are not
-//! compared, and their keys do not meet. Reads share without condition: they are of one moment, later than all calls.
+//! Transactions become branches of one transaction, which etcd gives one revision. Those that share it do not touch what
+//! another one writes, so that they are what they would have been one by one. If some of them are on one keyspace, a key is
+//! written before all others that tells watches which change is whose. Reads share without condition: they are of one
+//! moment, later than all calls.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use atomix_kv::emulate::Carrier;
 use atomix_kv::{Error, ErrorKind, Revision};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
+use prost::Message;
 
 use crate::error::Failure;
-use crate::plan;
+use crate::keys::{Space, Span, TOGETHER_MAX};
+use crate::plan::{self, Touches};
 use crate::store::Core;
+use crate::wire::stored::{Keys, Together};
 use crate::wire::{RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op, response_op};
 
 /// A transaction that is ready to go.
 #[derive(Debug)]
 pub(crate) struct Request {
+    pub(crate) space: Space,
     pub(crate) txn: TxnRequest,
-    /// The keyspace, if the transaction may write there.
-    pub(crate) writes_in: Option<Bytes>,
+    pub(crate) touches: Touches,
     pub(crate) operations: usize,
     pub(crate) bytes: usize,
 }
@@ -30,6 +35,25 @@ pub(crate) struct Request {
 /// Carries transactions.
 pub(crate) struct Writes {
     core: Arc<Core>,
+}
+
+/// What the transactions of a pack touch, and how large they are.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    spaces: HashMap<Bytes, Touched>,
+    transactions: usize,
+    operations: usize,
+    bytes: usize,
+}
+
+/// What is touched in one keyspace.
+#[derive(Debug, Default)]
+struct Touched {
+    writes: HashSet<Bytes>,
+    stamps: HashSet<Bytes>,
+    reads: HashSet<Bytes>,
+    ranges: Vec<Span>,
+    anything: bool,
 }
 
 /// Ranges that are asked for together.
@@ -40,9 +64,6 @@ pub(crate) struct Questions(pub(crate) Vec<RangeRequest>);
 pub(crate) struct Reads {
     core: Arc<Core>,
 }
-
-/// Transactions in one round trip: each is an operation of the outer one, which leaves half of etcd's limit to the inner.
-const PACK_MAX: usize = 64;
 
 // === impl Writes ===
 
@@ -57,10 +78,13 @@ impl Writes {
     }
 
     async fn send_packed(&self, pack: &[Request]) -> Result<Vec<(Revision, TxnResponse)>, Error> {
-        let branch = |request: &Request| RequestOp { request: Some(request_op::Request::Txn(request.txn.clone())) };
-        let success = pack.iter().map(branch).collect();
+        let branch =
+            |request: &Request| RequestOp { request: Some(request_op::Request::Txn(request.txn.clone())) };
+        let mut success = together(pack);
+        let ours = success.len();
+        success.extend(pack.iter().map(branch));
         let (revision, response) = self.send(TxnRequest { success, ..TxnRequest::default() }).await?;
-        let answers = response.responses.into_iter().map(|op| match op.response {
+        let answers = response.responses.into_iter().skip(ours).map(|op| match op.response {
             Some(response_op::Response::Txn(inner)) => Ok((revision, inner)),
             _ => Err(plan::unexpected("branch")),
         });
@@ -71,20 +95,26 @@ impl Writes {
 impl Carrier for Writes {
     type Request = Request;
     type Answer = (Revision, TxnResponse);
+    type Load = Load;
 
-    fn joins(&self, pack: &[Request], request: &Request) -> bool {
+    fn join(&self, load: &mut Load, request: &Request) -> bool {
         let settings = &self.core.settings;
-        let (mut bytes, mut operations) = (request.bytes, request.operations);
-        for member in pack {
-            if member.writes_in.is_some() && member.writes_in == request.writes_in {
-                return false;
-            }
-            bytes += member.bytes;
-            operations = operations.max(member.operations);
+        let operations = load.operations.max(request.operations);
+        // Each transaction is an operation of the outer one, and so is what tells those on one keyspace apart.
+        let fits = load.transactions < TOGETHER_MAX
+            && operations + load.transactions + 1 + load.spaces.len() < settings.txn_ops_max
+            && load.bytes + request.bytes <= settings.request_bytes_max / 4;
+        let touches = &request.touches;
+        if load.transactions > 0 && !fits
+            || load.spaces.get(request.space.base()).is_some_and(|touched| touched.meets(touches))
+        {
+            return false;
         }
-        pack.len() < PACK_MAX
-            && operations + pack.len() < settings.txn_ops_max
-            && bytes <= settings.request_bytes_max / 4
+        load.transactions += 1;
+        load.operations = operations;
+        load.bytes += request.bytes;
+        load.spaces.entry(request.space.base().clone()).or_default().add(touches);
+        true
     }
 
     fn carry(&self, mut pack: Vec<Request>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
@@ -100,11 +130,33 @@ impl Carrier for Writes {
                 Err(error) if is_refusal(error.kind()) => {
                     join_all(pack.into_iter().map(|request| self.send(request.txn))).await
                 }
-                Err(error) => {
-                    pack.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
-                }
+                Err(error) => pack.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect(),
             }
         })
+    }
+}
+
+// === impl Touched ===
+
+impl Touched {
+    /// Tells whether a transaction writes what is touched here, or touches what is written here.
+    fn meets(&self, touches: &Touches) -> bool {
+        let read =
+            |key: &Bytes| self.reads.contains(key) || self.ranges.iter().any(|range| range.contains(key));
+        self.anything
+            || touches.anything
+            || touches.writes.iter().any(|key| self.writes.contains(key) || read(key))
+            || touches.stamps.iter().any(|prefix| self.stamps.contains(prefix))
+            || touches.reads.iter().any(|key| self.writes.contains(key))
+            || touches.ranges.iter().any(|range| self.writes.iter().any(|key| range.contains(key)))
+    }
+
+    fn add(&mut self, touches: &Touches) {
+        self.writes.extend(touches.writes.iter().cloned());
+        self.stamps.extend(touches.stamps.iter().cloned());
+        self.reads.extend(touches.reads.iter().cloned());
+        self.ranges.extend(touches.ranges.iter().cloned());
+        self.anything |= touches.anything;
     }
 }
 
@@ -136,7 +188,10 @@ impl Reads {
     }
 
     /// Asks for fewer entries as long as the answer is too large.
-    async fn send_smaller(&self, mut ranges: Vec<RangeRequest>) -> Result<(Revision, Vec<RangeResponse>), Error> {
+    async fn send_smaller(
+        &self,
+        mut ranges: Vec<RangeRequest>,
+    ) -> Result<(Revision, Vec<RangeResponse>), Error> {
         loop {
             match self.send(ranges.clone()).await {
                 Err(failure) if failure.is_large_answer() => {
@@ -159,10 +214,15 @@ impl Reads {
 impl Carrier for Reads {
     type Request = Questions;
     type Answer = (Revision, Vec<RangeResponse>);
+    type Load = usize;
 
-    fn joins(&self, pack: &[Questions], request: &Questions) -> bool {
-        let operations = pack.iter().map(|questions| questions.0.len()).sum::<usize>() + request.0.len();
-        operations <= self.core.settings.txn_ops_max
+    fn join(&self, operations: &mut usize, request: &Questions) -> bool {
+        let joined = *operations + request.0.len();
+        if *operations > 0 && joined > self.core.settings.txn_ops_max {
+            return false;
+        }
+        *operations = joined;
+        true
     }
 
     fn carry(&self, mut pack: Vec<Questions>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
@@ -187,13 +247,34 @@ impl Carrier for Reads {
                 Err(failure) => {
                     let error = failure.of_read();
                     if is_refusal(error.kind()) {
-                        return join_all(pack.into_iter().map(|questions| self.send_smaller(questions.0))).await;
+                        return join_all(pack.into_iter().map(|questions| self.send_smaller(questions.0)))
+                            .await;
                     }
                     pack.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
                 }
             }
         })
     }
+}
+
+/// Returns what is written before the transactions of a pack: for every keyspace that several of them write in, who writes
+/// which keys.
+fn together(pack: &[Request]) -> Vec<RequestOp> {
+    let mut by_space: Vec<(&Space, Vec<Keys>)> = Vec::new();
+    for request in pack.iter().filter(|request| !request.touches.writes.is_empty()) {
+        let keys = request.touches.writes.iter().map(|key| request.space.strip(key)).collect();
+        match by_space.iter_mut().find(|(space, _)| *space == &request.space) {
+            Some((_, transactions)) => transactions.push(Keys { keys }),
+            None => by_space.push((&request.space, vec![Keys { keys }])),
+        }
+    }
+    let shared = by_space.into_iter().filter(|(_, transactions)| transactions.len() > 1);
+    shared
+        .map(|(space, transactions)| {
+            let value = Together { transactions }.encode_to_vec();
+            plan::put(space.together_key(), value.into(), false)
+        })
+        .collect()
 }
 
 /// Tells whether etcd refuses a pack for what is in it, and not for how it is itself.

@@ -20,9 +20,9 @@ use prost::Message;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::carriers::{Request, Writes};
-use crate::keys::Space;
+use crate::keys::{Space, complete};
 use crate::once;
-use crate::plan::{self, End, Given, Pin, Plan};
+use crate::plan::{self, End, Given, Pin, Plan, Touches};
 use crate::store::Core;
 
 /// Commits transactions.
@@ -94,7 +94,7 @@ impl Committer {
                 self.core.env.sleep(self.core.env.jitter(pause)).await;
             }
             let plan = Plan::new(space, txn, &given);
-            let (revision, end, answers) = self.send(space, txn, plan).await?;
+            let (revision, end, answers) = self.send(space, txn, &given, plan).await?;
             let applied = match end {
                 End::Applied => true,
                 End::Refused => false,
@@ -129,15 +129,15 @@ impl Committer {
         &self,
         space: &Space,
         txn: &Txn,
+        given: &Given,
         mut plan: Plan,
     ) -> Result<(Revision, End, Vec<crate::wire::ResponseOp>), Error> {
         let request = std::mem::take(&mut plan.request);
         let (bytes, operations) = (request.encoded_len(), plan::operations(&request));
         self.core.check_size(bytes, operations)?;
-        let writes = !txn.writes.is_empty() || txn.once.is_some();
-        let writes_in = writes.then(|| space.base().clone());
-        let (revision, response) =
-            self.writes.run(Request { txn: request, writes_in, operations, bytes }).await?;
+        let touches = Touches::new(space, txn, given);
+        let request = Request { space: space.clone(), txn: request, touches, operations, bytes };
+        let (revision, response) = self.writes.run(request).await?;
         let (end, answers) = plan.end(response)?;
         Ok((revision, end, answers))
     }
@@ -210,8 +210,7 @@ fn note(txn: &Txn, outcome: &Outcome, numbers: &mut [(Bytes, OwnedMutexGuard<Pin
         if let (Write::Add { key, .. }, Written::Added { value }) = (write, written)
             && let Some((_, known)) = numbers.iter_mut().find(|(number, _)| number == key)
         {
-            let modified = i64::try_from(outcome.revision.0).unwrap_or(i64::MAX);
-            **known = Pin { modified, value: Some(number_bytes(*value)) };
+            **known = Pin { modified: complete(outcome.revision), value: Some(number_bytes(*value)) };
         }
     }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use atomix_kv::{Error, Retention, StoreConfig, parse_config};
-use serde::de::{Deserializer, Error as _, IgnoredAny, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, Visitor};
 
 /// The configuration of an etcd store. The names are those of etcd's own client where it has the setting.
 #[derive(Clone, PartialEq, Eq, Deserialize)]

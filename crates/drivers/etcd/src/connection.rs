@@ -95,10 +95,11 @@ impl Connection {
             ended.cancel();
         });
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        let origin = format!("{scheme}://{host}:{port}").parse().map_err(|error: http::uri::InvalidUri| {
-            Error::config(format!("store configuration is wrong: `endpoints`: endpoint=`{endpoint}`"))
-                .caused_by(error)
-        })?;
+        let origin =
+            format!("{scheme}://{host}:{port}").parse().map_err(|error: http::uri::InvalidUri| {
+                Error::config(format!("store configuration is wrong: `endpoints`: endpoint=`{endpoint}`"))
+                    .caused_by(error)
+            })?;
         Ok(Self { endpoint: endpoint.into(), origin, requests, gone })
     }
 
@@ -140,9 +141,10 @@ impl tower_service::Service<http::Request<Body>> for Connection {
         let response = self.requests.try_send_request(request);
         Box::pin(async move {
             // A request that comes back was never put on the wire.
-            response
-                .await
-                .map_err(|mut error| Broken { sent: error.take_message().is_none(), source: error.into_error() })
+            response.await.map_err(|mut error| Broken {
+                sent: error.take_message().is_none(),
+                source: error.into_error(),
+            })
         })
     }
 }
@@ -171,7 +173,8 @@ fn client(tls: &Tls) -> Result<ClientConfig, Error> {
     let wrong = |field: &str| {
         let field = field.to_owned();
         move |error: tokio_rustls::rustls::pki_types::pem::Error| {
-            Error::config(format!("store configuration is wrong: `tls.{field}` cannot be read")).caused_by(error)
+            Error::config(format!("store configuration is wrong: `tls.{field}` cannot be read"))
+                .caused_by(error)
         }
     };
     let refused = |field: &str| {

@@ -309,12 +309,7 @@ mod tests {
                 ErrorKind::Denied,
                 ErrorKind::Denied,
             ),
-            (
-                Code::Unavailable,
-                "etcdserver: not capable",
-                ErrorKind::Unsupported,
-                ErrorKind::Unsupported,
-            ),
+            (Code::Unavailable, "etcdserver: not capable", ErrorKind::Unsupported, ErrorKind::Unsupported),
             (Code::DataLoss, "etcdserver: corrupt cluster", ErrorKind::Corrupt, ErrorKind::Corrupt),
             (
                 Code::InvalidArgument,

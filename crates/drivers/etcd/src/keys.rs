@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | prefix, keyspace, `00`, `d`, key | the value as it is | while the entry exists |
 //! | prefix, keyspace, `00`, `o`, name of a request | what the request did, see `once` | until enough younger ones exist |
+//! | prefix, keyspace, `00`, `c` | which transactions shared a revision, see [`revision`] | once written, for ever |
 //!
 //! In the name of a keyspace a zero byte is written as `00 ff`, so that no keyspace begins with another one.
 
@@ -26,8 +27,20 @@ pub(crate) struct Span {
     pub(crate) end: Bytes,
 }
 
+/// Transactions that share a revision of etcd at most, if they are on one keyspace.
+pub(crate) const TOGETHER_MAX: usize = 64;
+
+const TOGETHER: u8 = b'c';
 const ENTRIES: u8 = b'd';
 const NAMES: u8 = b'o';
+
+// === impl Span ===
+
+impl Span {
+    pub(crate) fn contains(&self, key: &Bytes) -> bool {
+        self.start <= *key && *key < self.end
+    }
+}
 
 // === impl Space ===
 
@@ -73,9 +86,14 @@ impl Space {
         Some(Span { start: self.entry_key(&range.start), end })
     }
 
-    /// Returns where all entries are.
-    pub(crate) fn all_entries(&self) -> Span {
-        Span { start: self.key(ENTRIES, &[]), end: self.key(ENTRIES + 1, &[]) }
+    /// Returns where all entries are, and before them the key that tells which transactions shared a revision.
+    pub(crate) fn watched(&self) -> Span {
+        Span { start: self.together_key(), end: self.key(ENTRIES + 1, &[]) }
+    }
+
+    /// Returns the key that tells which transactions shared a revision.
+    pub(crate) fn together_key(&self) -> Bytes {
+        self.key(TOGETHER, &[])
     }
 
     /// Returns where all remembered requests are.
@@ -107,9 +125,23 @@ impl Space {
     }
 }
 
-/// Reads a revision of etcd, which is never negative.
-pub(crate) fn revision(revision: i64) -> Revision {
-    Revision(u64::try_from(revision).unwrap_or_default())
+/// Returns the revision that stands for one of etcd.
+///
+/// Transactions that were packed into one of etcd's share its revision. Those on one keyspace are commits of their own all
+/// the same, so each revision of etcd has room for some: the last commit has this revision, those before it the ones below.
+/// Entries and outcomes show this one whichever commit they are from: no two of these commits touch the same key.
+pub(crate) fn revision(etcd: i64) -> Revision {
+    Revision(u64::try_from(etcd).unwrap_or_default() * TOGETHER_MAX as u64)
+}
+
+/// Returns the revision of etcd that is complete at a revision of ours.
+pub(crate) fn complete(revision: Revision) -> i64 {
+    i64::try_from(revision.0 / TOGETHER_MAX as u64).unwrap_or(i64::MAX)
+}
+
+/// Returns the revision of etcd that a revision of ours belongs to.
+pub(crate) fn containing(revision: Revision) -> i64 {
+    i64::try_from(revision.0.div_ceil(TOGETHER_MAX as u64)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -125,7 +157,7 @@ mod tests {
         let names: [&[u8]; 7] = [b"a", b"a\0", b"a\0d", b"a\0\xff", b"a\0dx", b"ab", b"\0"];
         for one in names {
             for other in names.iter().filter(|other| **other != one) {
-                let (whole, key) = (space(one).all_entries(), space(other).entry_key(b"k"));
+                let (whole, key) = (space(one).watched(), space(other).entry_key(b"k"));
                 assert!(!(whole.start <= key && key < whole.end), "{one:?} contains {other:?}");
                 let key = space(other).name_key(b"k");
                 assert!(!(whole.start <= key && key < whole.end), "{one:?} contains a name of {other:?}");
@@ -137,11 +169,24 @@ mod tests {
     fn entries_and_names_are_apart_and_in_order() {
         let space = space(b"map/one");
         assert!(space.entry_key(b"a") < space.entry_key(b"b"));
-        let (entries, names) = (space.all_entries(), space.all_names());
-        assert!(entries.end <= names.start);
+        let (watched, names) = (space.watched(), space.all_names());
+        assert!(watched.end <= names.start);
         assert_eq!(space.strip(&space.entry_key(b"key")), "key");
         let range = space.entries(&Range::prefix("")).unwrap();
-        assert_eq!(range, entries);
+        assert_eq!(range.end, watched.end);
+        assert!(space.together_key() == watched.start && watched.start < range.start);
         assert_eq!(space.entries(&Range { start: "b".into(), end: Some("a".into()) }), None);
+    }
+
+    #[test]
+    fn every_revision_of_ours_belongs_to_one_of_etcd() {
+        for etcd in [1, 2, 1_000_000] {
+            let last = revision(etcd);
+            assert_eq!((complete(last), containing(last)), (etcd, etcd));
+            for before in 1..TOGETHER_MAX as u64 {
+                let earlier = Revision(last.0 - before);
+                assert_eq!((complete(earlier), containing(earlier)), (etcd - 1, etcd));
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@ mod carriers;
 mod commit;
 mod config;
 mod connection;
+#[cfg(feature = "test-util")]
+pub mod direct;
 mod error;
 mod keys;
 mod link;
@@ -50,11 +52,7 @@ impl Driver for EtcdDriver {
         Settings::read(config).map(drop)
     }
 
-    fn connect(
-        &self,
-        config: StoreConfig,
-        context: Context,
-    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let store: Arc<dyn Store> =
                 Arc::new(EtcdStore::connect(Settings::read(&config)?, context.env).await?);

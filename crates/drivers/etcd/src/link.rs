@@ -214,14 +214,17 @@ impl Link {
             match self.dial_member(endpoint).await {
                 Ok(connection) => return Ok(connection),
                 // No other member has other credentials or another configuration.
-                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config) => return Err(error),
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::debug!(endpoint, %error, "a member of etcd cannot be used");
                     last = Some(error);
                 }
             }
         }
-        let error = Error::unavailable(format!("no member of etcd can be used: members=`{}`", endpoints.len()));
+        let error =
+            Error::unavailable(format!("no member of etcd can be used: members=`{}`", endpoints.len()));
         Err(match last {
             Some(last) => error.caused_by(last),
             None => error,
@@ -255,10 +258,15 @@ impl Link {
             name: self.settings.username.clone(),
             password: self.settings.password.clone(),
         };
-        let value = match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await {
+        let value = match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await
+        {
             Ok(Ok(response)) => {
                 let token = response.into_inner().token;
-                Some(token.parse().map_err(|_| Error::new(ErrorKind::Internal, "etcd gave a token of no use"))?)
+                Some(
+                    token
+                        .parse()
+                        .map_err(|_| Error::new(ErrorKind::Internal, "etcd gave a token of no use"))?,
+                )
             }
             // As etcd's own client: who has a password but need not show it is let in.
             Ok(Err(status)) if status.message() == "etcdserver: authentication is not enabled" => None,

@@ -29,12 +29,8 @@ struct Remembered {
 pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, stamps: &[Bytes]) -> Memory {
     let writes: Vec<Write> = txn.writes.iter().map(without_value).collect();
     let text = |applied| {
-        let remembered = Remembered {
-            applied,
-            writes: writes.clone(),
-            stamps: stamps.to_vec(),
-            reads: txn.reads.clone(),
-        };
+        let remembered =
+            Remembered { applied, writes: writes.clone(), stamps: stamps.to_vec(), reads: txn.reads.clone() };
         Bytes::from(serde_json::to_vec(&remembered).expect("plain values can be written down"))
     };
     Memory { key: space.name_key(name), applied: text(true), refused: text(false) }
@@ -45,8 +41,9 @@ pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, stamps: &[Bytes]) -
 /// An error of kind [`ErrorKind::OutcomeUnknown`] if etcd has compacted the history in which the outcome was.
 pub(crate) async fn recall(core: &Core, space: &Space, remembered: KeyValue) -> Result<Outcome, Error> {
     let at = remembered.mod_revision;
-    let told: Remembered = serde_json::from_slice(&remembered.value)
-        .map_err(|error| Error::new(ErrorKind::Corrupt, "a remembered request is damaged").caused_by(error))?;
+    let told: Remembered = serde_json::from_slice(&remembered.value).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "a remembered request is damaged").caused_by(error)
+    })?;
     let mut writes = Vec::with_capacity(told.writes.len());
     let mut stamps = told.stamps.into_iter();
     for write in told.writes.iter().filter(|_| told.applied) {
@@ -61,7 +58,9 @@ pub(crate) async fn recall(core: &Core, space: &Space, remembered: KeyValue) -> 
             Write::Stamp { .. } => {
                 Written::Stamped { key: stamps.next().ok_or_else(|| plan::unexpected("stamp"))? }
             }
-            Write::DeleteRange { range } => Written::RangeDeleted { count: count(core, space, range, at - 1).await? },
+            Write::DeleteRange { range } => {
+                Written::RangeDeleted { count: count(core, space, range, at - 1).await? }
+            }
         });
     }
     let mut reads = Vec::with_capacity(told.reads.len());
@@ -111,12 +110,7 @@ fn without_value(write: &Write) -> Write {
     }
 }
 
-async fn entry(
-    core: &Core,
-    space: &Space,
-    key: &Bytes,
-    at: i64,
-) -> Result<Option<atomix_kv::Entry>, Error> {
+async fn entry(core: &Core, space: &Space, key: &Bytes, at: i64) -> Result<Option<atomix_kv::Entry>, Error> {
     let question = RangeRequest { revision: at, ..plan::get(space.entry_key(key)) };
     Ok(history(core, question).await?.kvs.into_iter().next().map(|kv| space.entry(kv)))
 }

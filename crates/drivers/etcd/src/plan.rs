@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use atomix_kv::{
-    Entry, Error, ErrorKind, Found, Guard, Limits, Order, Outcome, Read, Revision, Txn, Write, Written, number,
-    number_bytes,
+    Entry, Error, ErrorKind, Found, Guard, Limits, Order, Outcome, Read, Revision, Txn, Write, Written,
+    number, number_bytes,
 };
 use bytes::Bytes;
 
-use crate::keys::{Space, Span, revision};
+use crate::keys::{Space, Span, containing, revision};
 use crate::wire::compare::{Result as Is, Target, TargetUnion};
 use crate::wire::range_request::{SortOrder, SortTarget};
 use crate::wire::{
@@ -128,7 +128,8 @@ impl Plan {
             }
         }
         if !given.pins.is_empty() {
-            let same = given.pins.iter().map(|(key, pin)| modified(space.entry_key(key), pin.modified)).collect();
+            let same =
+                given.pins.iter().map(|(key, pin)| modified(space.entry_key(key), pin.modified)).collect();
             let now = given.pins.keys().map(|key| get(space.entry_key(key)).into()).collect();
             step = Step::branch(same, step, Step::End(End::Moved, now));
         }
@@ -203,7 +204,12 @@ pub(crate) fn questions(space: &Space, reads: &[Read], page: usize) -> Vec<Optio
 }
 
 /// Understands the answer to one read; `None` for one that was not asked.
-pub(crate) fn found_or_nothing(space: &Space, read: &Read, limits: &Limits, answer: Option<RangeResponse>) -> Found {
+pub(crate) fn found_or_nothing(
+    space: &Space,
+    read: &Read,
+    limits: &Limits,
+    answer: Option<RangeResponse>,
+) -> Found {
     answer.map_or_else(|| nothing(read), |answer| found(space, read, limits, answer))
 }
 
@@ -336,6 +342,60 @@ impl Pin {
     }
 }
 
+/// What a transaction touches, by keys in etcd: what may share a revision with it must keep off.
+#[derive(Debug, Default)]
+pub(crate) struct Touches {
+    pub(crate) writes: Vec<Bytes>,
+    /// The prefixes of stamps: their order is that of their revisions, so two of a prefix need two.
+    pub(crate) stamps: Vec<Bytes>,
+    pub(crate) reads: Vec<Bytes>,
+    pub(crate) ranges: Vec<Span>,
+    /// It writes what cannot be told beforehand.
+    pub(crate) anything: bool,
+}
+
+// === impl Touches ===
+
+impl Touches {
+    pub(crate) fn new(space: &Space, txn: &Txn, given: &Given) -> Self {
+        let mut touches = Self::default();
+        let mut stamps = given.stamps.iter();
+        for write in &txn.writes {
+            match write {
+                Write::Put { key, .. } | Write::Add { key, .. } | Write::Delete { key } => {
+                    touches.writes.push(space.entry_key(key));
+                }
+                Write::Stamp { prefix, .. } => {
+                    touches.stamps.push(space.entry_key(prefix));
+                    touches.writes.extend(stamps.next().map(|key| space.entry_key(key)));
+                }
+                Write::DeleteRange { .. } => touches.anything = true,
+            }
+        }
+        touches.writes.extend(given.once.iter().map(|memory| memory.key.clone()));
+        touches.reads.extend(given.pins.keys().map(|key| space.entry_key(key)));
+        for guard in &txn.guards {
+            match guard {
+                Guard::Absent { key }
+                | Guard::Present { key }
+                | Guard::CreatedAt { key, .. }
+                | Guard::ModifiedAt { key, .. }
+                | Guard::ValueIs { key, .. }
+                | Guard::ValueIsNot { key, .. } => touches.reads.push(space.entry_key(key)),
+            }
+        }
+        for read in &txn.reads {
+            match read {
+                Read::Get { key } => touches.reads.push(space.entry_key(key)),
+                Read::Scan { range, .. } | Read::Count { range } => {
+                    touches.ranges.extend(space.entries(range))
+                }
+            }
+        }
+        touches
+    }
+}
+
 /// Returns the keys that must be read before a transaction can be written down: those of additions, because etcd has none,
 /// and those of guards with values so large that they would not fit beside what is written.
 pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
@@ -344,7 +404,9 @@ pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
         Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
     });
     let compared = txn.guards.iter().filter_map(|guard| match guard {
-        Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } if is_large(value) => Some(key.clone()),
+        Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } if is_large(value) => {
+            Some(key.clone())
+        }
         _ => None,
     });
     added.chain(compared).collect()
@@ -371,9 +433,7 @@ fn writes<'a>(space: &'a Space, txn: &'a Txn, given: &'a Given) -> impl Iterator
             let key = stamps.next().expect("a stamp is given for each");
             Some(put(space.entry_key(key), value.clone(), false))
         }
-        Write::Delete { key } => {
-            Some(delete(Span { start: space.entry_key(key), end: Bytes::new() }, true))
-        }
+        Write::Delete { key } => Some(delete(Span { start: space.entry_key(key), end: Bytes::new() }, true)),
         Write::DeleteRange { range } => space.entries(range).map(|span| delete(span, false)),
     })
 }
@@ -470,12 +530,9 @@ fn nothing(read: &Read) -> Found {
     }
 }
 
-/// A revision that an entry can have: etcd takes zero for "absent", and no guard means that by a revision.
+/// The revision of etcd that a guard names: etcd takes zero for "absent", which no guard means by a revision.
 fn existing(revision: Revision) -> i64 {
-    match revision.0 {
-        0 => -1,
-        revision => i64::try_from(revision).unwrap_or(i64::MAX),
-    }
+    if revision.0 == 0 { -1 } else { containing(revision) }
 }
 
 fn created(key: Bytes, revision: i64, is: Is) -> Compare {
@@ -498,7 +555,7 @@ pub(crate) fn get(key: Bytes) -> RangeRequest {
     RangeRequest { key, ..RangeRequest::default() }
 }
 
-fn put(key: Bytes, value: Bytes, prev_kv: bool) -> RequestOp {
+pub(crate) fn put(key: Bytes, value: Bytes, prev_kv: bool) -> RequestOp {
     RequestOp { request: Some(request_op::Request::Put(PutRequest { key, value, prev_kv })) }
 }
 
@@ -519,5 +576,8 @@ pub(crate) fn at(header: Option<&crate::wire::ResponseHeader>) -> Revision {
 }
 
 pub(crate) fn unexpected(what: &str) -> Error {
-    Error::new(ErrorKind::Internal, format!("etcd answered something else than it was asked: expected=`{what}`"))
+    Error::new(
+        ErrorKind::Internal,
+        format!("etcd answered something else than it was asked: expected=`{what}`"),
+    )
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use atomix_env::Env;
 use atomix_kv::emulate::Batcher;
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Revision, Snapshot,
-    Store, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Revision,
+    Snapshot, Store, Txn, WatchFrom, WatchStream,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -77,7 +77,7 @@ impl EtcdStore {
         let mut ops: Vec<RangeRequest> = asked.iter().flatten().cloned().collect();
         if ops.is_empty() {
             // Something must be asked to learn the revision.
-            ops.push(RangeRequest { count_only: true, ..plan::get(space.all_entries().start) });
+            ops.push(RangeRequest { count_only: true, ..plan::get(space.together_key()) });
         }
         let (revision, answers) = self.ask(ops, level).await?;
         let mut answers = answers.into_iter();
@@ -92,7 +92,11 @@ impl EtcdStore {
         Ok(Snapshot { revision, reads })
     }
 
-    async fn ask(&self, ops: Vec<RangeRequest>, level: Level) -> Result<(Revision, Vec<RangeResponse>), Error> {
+    async fn ask(
+        &self,
+        ops: Vec<RangeRequest>,
+        level: Level,
+    ) -> Result<(Revision, Vec<RangeResponse>), Error> {
         if level == Level::Local {
             let (revision, answers) = self.reads.carrier().local(ops.clone()).await?;
             // A member that lags behind what was shown before does not answer.
@@ -204,7 +208,7 @@ impl fmt::Debug for EtcdStore {
 // === impl Core ===
 
 impl Core {
-    fn new(settings: Settings, env: Env) -> Self {
+    pub(crate) fn new(settings: Settings, env: Env) -> Self {
         // Some operations of a transaction are ours: levels of nesting, and the key that remembers its name.
         let operations = settings.txn_ops_max - 8;
         let limits = Limits {

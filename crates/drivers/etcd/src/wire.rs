@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The messages and clients of `proto/etcd.proto`; nothing here is by hand.
+//! The messages and clients of `proto/`; nothing here is by hand.
 #![allow(
     clippy::all,
     clippy::pedantic,
@@ -13,3 +13,7 @@
 )]
 
 tonic::include_proto!("etcdserverpb");
+
+pub mod stored {
+    tonic::include_proto!("stored");
+}

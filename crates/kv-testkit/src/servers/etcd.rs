@@ -145,7 +145,9 @@ impl Cluster {
         let mut members: Vec<Etcd> = peers
             .iter()
             .enumerate()
-            .map(|(at, peer)| Etcd::new("http", at, *peer, &cluster, &["--heartbeat-interval=50", "--election-timeout=500"]))
+            .map(|(at, peer)| {
+                Etcd::new("http", at, *peer, &cluster, &["--heartbeat-interval=50", "--election-timeout=500"])
+            })
             .collect();
         // A member answers only when a majority is there.
         members.iter_mut().for_each(Etcd::spawn);

@@ -24,8 +24,12 @@ pub trait Carrier: Send + Sync + 'static {
     /// What it is answered with.
     type Answer: Send + 'static;
 
-    /// Tells whether `request` may share a round trip with those of `pack`.
-    fn joins(&self, pack: &[Self::Request], request: &Self::Request) -> bool;
+    /// What is known of the requests of a pack; the default is that of none.
+    type Load: Default + Send;
+
+    /// Adds `request` to the load of a pack if it may share a round trip with those that are in it. Into an empty pack
+    /// every request may come.
+    fn join(&self, load: &mut Self::Load, request: &Self::Request) -> bool;
 
     /// Carries a pack and returns one answer for each request, in their order. Every request keeps its own outcome: an
     /// error that only one of them deserves is not the answer of another.
@@ -54,6 +58,7 @@ struct State<C: Carrier> {
 
 /// Requests and who waits for their answers, side by side.
 struct Pack<C: Carrier> {
+    load: C::Load,
     requests: Vec<C::Request>,
     waiting: Vec<Waiting<C>>,
 }
@@ -127,15 +132,19 @@ impl<C: Carrier> Shared<C> {
         let mut state = self.state.lock();
         if state.under_way == 0 {
             state.under_way = 1;
-            return Ok(Some(Pack { requests: vec![request], waiting: vec![waiting] }));
+            let mut pack = Pack::default();
+            pack.push(request, waiting);
+            return Ok(Some(pack));
         }
-        if state.behind.is_empty() && state.open.joined_by(&request, &self.carrier) {
+        if state.behind.is_empty() && self.carrier.join(&mut state.open.load, &request) {
             state.open.push(request, waiting);
             return Ok(None);
         }
         if state.under_way < UNDER_WAY_MAX {
             state.under_way += 1;
             let pack = std::mem::take(&mut state.open);
+            let joined = self.carrier.join(&mut state.open.load, &request);
+            debug_assert!(joined, "an empty pack takes everything");
             state.open.push(request, waiting);
             return Ok(Some(pack));
         }
@@ -160,11 +169,12 @@ impl<C: Carrier> Shared<C> {
     fn next(&self) -> Option<Pack<C>> {
         let mut state = self.state.lock();
         let pack = std::mem::take(&mut state.open);
-        while let Some((request, _)) = state.behind.front()
-            && state.open.joined_by(request, &self.carrier)
-            && let Some((request, waiting)) = state.behind.pop_front()
+        let State { open, behind, .. } = &mut *state;
+        while let Some((request, _)) = behind.front()
+            && self.carrier.join(&mut open.load, request)
+            && let Some((request, waiting)) = behind.pop_front()
         {
-            state.open.push(request, waiting);
+            open.push(request, waiting);
         }
         if pack.requests.is_empty() {
             state.under_way -= 1;
@@ -202,10 +212,6 @@ impl<C: Carrier> Shared<C> {
 // === impl Pack ===
 
 impl<C: Carrier> Pack<C> {
-    fn joined_by(&self, request: &C::Request, carrier: &C) -> bool {
-        self.requests.is_empty() || carrier.joins(&self.requests, request)
-    }
-
     fn push(&mut self, request: C::Request, waiting: Waiting<C>) {
         self.requests.push(request);
         self.waiting.push(waiting);
@@ -214,7 +220,7 @@ impl<C: Carrier> Pack<C> {
 
 impl<C: Carrier> Default for Pack<C> {
     fn default() -> Self {
-        Self { requests: Vec::new(), waiting: Vec::new() }
+        Self { load: C::Load::default(), requests: Vec::new(), waiting: Vec::new() }
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::Streaming;
 use super::assemble::{Assembler, oldest};
 use super::hub::{Shared, create};
 use crate::error::{Failure, of_watch};
-use crate::keys::Space;
+use crate::keys::{Space, complete, revision};
 use crate::plan;
 use crate::store::Core;
 use crate::wire::watch_client::WatchClient;
@@ -89,7 +89,8 @@ impl Backlog {
                     Ok(Some(response)) if response.canceled => return Err(cancelled(&response)),
                     Ok(Some(response)) => {
                         let commits = assembler.take(&self.space, response)?;
-                        self.ready.extend(commits.into_iter().map(Arc::new));
+                        let new = commits.into_iter().filter(|commit| commit.revision > self.seen);
+                        self.ready.extend(new.map(Arc::new));
                     }
                     Ok(None) | Err(_) => {
                         self.source = Source::None;
@@ -139,7 +140,7 @@ async fn open(core: &Core, space: &Space, seen: Revision) -> Result<Streaming<Wa
 
 /// Makes sure that etcd still has everything after `seen`.
 pub(super) async fn reaches_back(core: &Core, seen: Revision) -> Result<(), Error> {
-    let Ok(at @ 1..) = i64::try_from(seen.0) else { return Ok(()) };
+    let at @ 1.. = complete(seen) else { return Ok(()) };
     // Any key will do: whether a revision is still there does not depend on it.
     let key = core.settings.prefix.clone().into_bytes();
     let key = if key.is_empty() { vec![0] } else { key };
@@ -147,7 +148,7 @@ pub(super) async fn reaches_back(core: &Core, seen: Revision) -> Result<(), Erro
         RangeRequest { revision: at, count_only: true, serializable: true, ..plan::get(key.into()) };
     match core.range(question).await {
         Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {
-            Err(Error::compacted(compacted(core).await?.max(Revision(seen.0 + 1))))
+            Err(Error::compacted(compacted(core).await?.max(revision(at + 1))))
         }
         answered => answered.map(drop),
     }

@@ -19,7 +19,7 @@ use super::assemble::Assembler;
 use super::backlog::{self, cancelled, reaches_back};
 use crate::connection::Connection;
 use crate::error::{Failure, is_token_error};
-use crate::keys::{Space, revision};
+use crate::keys::{Space, TOGETHER_MAX, complete, revision};
 use crate::store::Core;
 use crate::wire::watch_client::WatchClient;
 use crate::wire::{WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request};
@@ -88,7 +88,7 @@ struct Session<'a> {
 
 /// A keyspace whose first follower begins at most so many revisions back is watched from there; else from now on, and the
 /// follower catches up.
-const NEAR: u64 = 1_000;
+const NEAR: u64 = 1_000 * TOGETHER_MAX as u64;
 /// Requests on their way to etcd.
 const REQUESTS: usize = 256;
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -102,7 +102,12 @@ impl Hub {
     }
 
     /// Follows a keyspace whose latest revision is at least `latest`.
-    pub(crate) fn watch(&self, space: &Space, from: WatchFrom, latest: Revision) -> Result<WatchStream, Error> {
+    pub(crate) fn watch(
+        &self,
+        space: &Space,
+        from: WatchFrom,
+        latest: Revision,
+    ) -> Result<WatchStream, Error> {
         let after = match from {
             WatchFrom::Now => latest,
             WatchFrom::After(revision) => revision,
@@ -210,7 +215,12 @@ impl Shared {
             }
             match self.session(&mut watches).await {
                 Ok(()) => retry = RETRY_MIN,
-                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config | ErrorKind::Unsupported) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Denied | ErrorKind::Config | ErrorKind::Unsupported
+                    ) =>
+                {
                     for (id, watching) in watches.drain() {
                         self.end(id, &watching, &error);
                     }
@@ -339,7 +349,9 @@ impl Standing {
         }
         match self.history.follow(WatchFrom::After(after)) {
             // The window has moved in the very moment.
-            Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) && after < self.history.floor() => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Compacted { .. }) && after < self.history.floor() =>
+            {
                 Ok(None)
             }
             followed => followed.map(Some),
@@ -495,11 +507,12 @@ impl Session<'_> {
 
 /// Asks etcd for the commits of a keyspace after `seen`.
 pub(super) fn create(space: &Space, id: i64, seen: Revision) -> WatchCreateRequest {
-    let span = space.all_entries();
+    let span = space.watched();
     WatchCreateRequest {
         key: span.start,
         range_end: span.end,
-        start_revision: i64::try_from(seen.0).unwrap_or(i64::MAX - 1) + 1,
+        // What was seen of a revision in part comes again, and is left out by who takes it.
+        start_revision: complete(seen) + 1,
         progress_notify: true,
         prev_kv: true,
         watch_id: id,

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 /// Stores on one server, each under a prefix of its own.
 #[derive(Debug, Default)]
-pub struct Subjects {
+pub(crate) struct Subjects {
     server: OnceCell<Etcd>,
     stores: AtomicU64,
 }
@@ -27,7 +27,7 @@ impl Subjects {
     }
 
     /// Connects a store of its own on the shared server.
-    pub async fn connect(&self, more: Value) -> Result<Arc<dyn Store>, Error> {
+    pub(crate) async fn connect(&self, more: Value) -> Result<Arc<dyn Store>, Error> {
         let endpoint = self.server().await.endpoint();
         let number = self.stores.fetch_add(1, Ordering::Relaxed);
         let mut config = json!({"endpoints": [endpoint], "prefix": format!("test/{number}/")});
@@ -49,7 +49,7 @@ impl Subject for Subjects {
 }
 
 /// Connects a store of this configuration.
-pub async fn connect(config: Value) -> Result<Arc<dyn Store>, Error> {
+pub(crate) async fn connect(config: Value) -> Result<Arc<dyn Store>, Error> {
     let Value::Object(config) = config else { panic!("a configuration is an object") };
     EtcdDriver.connect(config, Context { env: Env::real(), store: "test".to_owned() }).await
 }
