@@ -133,8 +133,9 @@ impl tower_service::Service<http::Request<Body>> for Connection {
     type Error = Broken;
     type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.requests.poll_ready(context).map_err(|source| Broken { sent: false, source })
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        // A connection that is gone says so to the request: there it is known that nothing was sent.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {

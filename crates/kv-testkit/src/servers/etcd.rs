@@ -109,6 +109,16 @@ impl Etcd {
         self.post("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\"}}")).await;
     }
 
+    /// Takes back all alarms, as an operator does after making room.
+    pub async fn disarm(&self) {
+        let alarms = self.post("/v3/maintenance/alarm", r#"{"action":"GET"}"#).await;
+        let members = alarms.split("\"memberID\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for member in members {
+            let disarm = format!(r#"{{"action":"DEACTIVATE","alarm":"NOSPACE","memberID":"{member}"}}"#);
+            self.post("/v3/maintenance/alarm", &disarm).await;
+        }
+    }
+
     /// Tells whether the member leads its cluster.
     pub async fn leads(&self) -> bool {
         let metrics = http(self.metrics, "GET", "/metrics", "").await;

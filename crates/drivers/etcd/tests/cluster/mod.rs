@@ -2,6 +2,9 @@
 //! etcd servers for the tests of the driver, and stores on them.
 #![allow(dead_code, reason = "every test uses a part of it")]
 
+pub(crate) mod ledger;
+pub(crate) mod proxy;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
