@@ -201,7 +201,7 @@ impl Books {
                 wrong.push(format!("leases: {} is lost", lease.mark));
             }
             // What may have been there or not is decided now.
-            lease.earliest = there.then(|| lease.earliest.unwrap_or(lease.latest.min(told)));
+            lease.earliest = there.then(|| lease.earliest.unwrap_or_else(|| lease.latest.min(told)));
         }
         // Those that are over, or not there, are kept a while, to see that they do not come back.
         self.leases.retain(|lease| lease.latest + Duration::from_secs(2) > told);
@@ -223,7 +223,10 @@ impl Books {
         for (at, fact) in &court.diary.facts {
             match fact {
                 Fact::Token(token) if !tokens.insert(*token) || *token <= self.token => {
-                    court.tally.wrong.push(format!("lock: token {token} was given twice, or after {}", self.token));
+                    court
+                        .tally
+                        .wrong
+                        .push(format!("lock: token {token} was given twice, or after {}", self.token));
                 }
                 Fact::Token(token) if court.counts(*at) && guard.token() <= *token => {
                     court.tally.wrong.push(format!("lock: token {} after {token}", guard.token()));
@@ -264,7 +267,7 @@ impl Books {
         });
         for (at, mark, index) in told.chain(seen) {
             let kept = indexes.get(mark);
-            if kept.map_or(court.counts(at), |kept| *kept != index) {
+            if kept.map_or_else(|| court.counts(at), |kept| *kept != index) {
                 court.tally.wrong.push(format!("log: {mark} was shown at {index} and is at {kept:?}"));
             }
         }
@@ -302,7 +305,10 @@ impl Books {
             if let (Deed::Transfer(sent), Some(found)) = (&write.deed, receipts.get(&write.mark))
                 && sent != found
             {
-                court.tally.wrong.push(format!("bank: the receipt of {} is another one: {found:?}", write.mark));
+                court
+                    .tally
+                    .wrong
+                    .push(format!("bank: the receipt of {} is another one: {found:?}", write.mark));
             }
         }
         for receipt in receipts.values() {
@@ -321,7 +327,9 @@ impl Books {
             });
             let before = (court.end.dead, self.balances[account], self.versions[account]);
             for (at, shown, of) in facts.chain([before].into_iter().filter(|before| before.2 == version)) {
-                if (of > version && court.counts(at)) || (of == version && shown != balance && court.counts(at)) {
+                if (of > version && court.counts(at))
+                    || (of == version && shown != balance && court.counts(at))
+                {
                     court.tally.wrong.push(format!(
                         "bank: account {account} was {shown} in version {of} and is {balance} in {version}"
                     ));

@@ -46,7 +46,17 @@ impl Ram {
         let folder = tempfile::tempdir()?;
         let path = folder.path().to_owned();
         let size = format!("size={mib}m");
-        run("mount", ["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), size.as_ref(), "atomix".as_ref(), path.as_os_str()])?;
+        run(
+            "mount",
+            [
+                "-t".as_ref(),
+                "tmpfs".as_ref(),
+                "-o".as_ref(),
+                size.as_ref(),
+                "atomix".as_ref(),
+                path.as_os_str(),
+            ],
+        )?;
         Ok(Self { path, _folder: folder })
     }
 

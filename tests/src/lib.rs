@@ -38,6 +38,8 @@ impl Server {
 
     /// Starts the program by a command that was prepared, `serve` and its addresses included.
     pub fn start_command(mut command: Command) -> Self {
+        // It is for this crate; the program takes each variable of its own prefix for a setting.
+        command.env_remove("ATOMIX_BIN");
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program was built");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let (mut listen, mut control) = (String::new(), String::new());

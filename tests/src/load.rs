@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use atomix_client::map::{Committed, Operation};
 use atomix_client::{
-    Client, Counter, Election, Error, IndexedMap, Kind, List, Lock, Map, Result, Set, Topic, Value, indexedmap, list,
+    Client, Counter, Election, Error, IndexedMap, Kind, List, Lock, Map, Result, Set, Topic, Value,
+    indexedmap, list,
 };
 use tokio::task::JoinHandle;
 
@@ -157,7 +158,7 @@ struct Worker {
 }
 
 /// How many workers there are, each with a connection of its own.
-pub const WORKERS: usize = 6;
+pub const WORKERS: usize = 8;
 /// How many accounts the bank has.
 pub const ACCOUNTS: usize = 8;
 /// How long leases are.
@@ -214,7 +215,8 @@ impl Load {
         let mut load = Self { stop, workers: Vec::new(), watchers: Vec::new(), notes };
         for me in 0..WORKERS {
             let client = client(server).await;
-            let (stop, notes, dice) = (Arc::clone(&load.stop), load.notes.clone(), Dice::new(dice.roll(u64::MAX)));
+            let (stop, notes, dice) =
+                (Arc::clone(&load.stop), load.notes.clone(), Dice::new(dice.roll(u64::MAX)));
             load.workers.push(tokio::spawn(async move {
                 let Ok(all) = All::open(&client).await else { return Vec::new() };
                 let mut worker =
@@ -369,7 +371,8 @@ impl Worker {
     }
 
     fn note<T>(&mut self, began: Instant, deed: Deed, result: Result<T>) -> Result<()> {
-        let write = Write { mark: self.mark(), deed, outcome: Outcome::of(&result), began, ended: Instant::now() };
+        let write =
+            Write { mark: self.mark(), deed, outcome: Outcome::of(&result), began, ended: Instant::now() };
         self.writes.push(write);
         result.map(drop)
     }
@@ -509,7 +512,8 @@ impl Transfer {
     /// Reads a receipt.
     pub(crate) fn read(text: &str) -> Self {
         let text = unpadded(text);
-        let mut words = text.split(['>', ':']).map(|word| word.parse::<i64>().expect("a receipt has numbers"));
+        let mut words =
+            text.split(['>', ':']).map(|word| word.parse::<i64>().expect("a receipt has numbers"));
         let mut next = || words.next().expect("a receipt has three numbers");
         let mut account = || usize::try_from(next()).expect("small");
         let (from, to) = (account(), account());

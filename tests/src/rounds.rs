@@ -26,18 +26,23 @@ pub enum Durability {
 /// How long what was answered may not be on the disk yet, with [`Durability::Interval`].
 const INTERVAL: Duration = Duration::from_millis(50);
 /// A writer that finds the interval over has still to sync, on a machine that does other things as well.
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_millis(150);
 
-/// Prepares a server on a folder, with logs so short that snapshots are made all the time.
+/// Prepares a server on a folder, with logs so short that snapshots are made all the time. A second store, `ram`, gets
+/// nothing unless there are routes to it.
 pub fn serve(dir: &Path, durability: Durability) -> Command {
     let durability = match durability {
-        Durability::Sync => "\"durability\":\"sync\"".to_owned(),
+        Durability::Sync => r#""durability":"sync""#.to_owned(),
         Durability::Interval => {
-            format!("\"durability\":\"interval\",\"sync-interval\":\"{}ms\"", INTERVAL.as_millis())
+            format!(r#""durability":"interval","sync-interval":"{}ms""#, INTERVAL.as_millis())
         }
     };
-    let config = format!("{{\"dir\":{:?},{durability},\"log-bytes-max\":1048576}}", dir.display().to_string());
-    let stores = format!("stores=[{{\"name\":\"disk\",\"driver\":{{\"name\":\"disk\",\"version\":\"v1\"}},\"config\":{config}}}]");
+    let disk = format!(
+        r#"{{"name":"disk","driver":{{"name":"disk","version":"v1"}},"config":{{"dir":{:?},{durability},"log-bytes-max":1048576}}}}"#,
+        dir.display().to_string()
+    );
+    let ram = r#"{"name":"ram","driver":{"name":"memory","version":"v1"}}"#;
+    let stores = format!("stores=[{disk},{ram}]");
     let mut command = Command::new(program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     command.args(["--set", "log.level=off", "--set", &stores]);
@@ -64,7 +69,7 @@ pub async fn kills(dir: &Path, rounds: u64, seed: u64, durability: Durability) -
     Ok(books)
 }
 
-/// Cuts the power at random moments. In some rounds a sync has failed before.
+/// Cuts the power at random moments. In some rounds a sync has failed before, in some all are slow.
 pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &Shim) -> Result<Books> {
     let mut dice = Dice::new(seed);
     let mut disk = Disk::mount(96).expect("the caller has looked whether this works");
@@ -78,12 +83,17 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
     let mut books = Books::open(&server).await?;
     for _ in 0..rounds {
         let load = books.load(&server, &mut dice).await;
-        let pause = Duration::from_millis(10 + dice.roll(150));
+        let most = if durability == Durability::Sync { 150 } else { 450 };
+        let pause = Duration::from_millis(10 + dice.roll(most));
         tokio::time::sleep(pause).await;
-        if dice.roll(2) == 0 {
-            shim.fail_once();
+        match dice.roll(4) {
+            0 | 1 => shim.fail_once(),
+            2 => shim.delay(1 + dice.roll(40)),
+            _ => {}
         }
         tokio::time::sleep(pause).await;
+        let synced =
+            Instant::now().checked_sub(INTERVAL + LATE).filter(|_| durability == Durability::Interval);
         server.kill();
         let dead = Instant::now();
         disk.cut_power().expect("the disk can be mounted again");
@@ -94,7 +104,6 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
             disk.cut_power().expect("the disk can be mounted again");
         }
         server = start();
-        let synced = (durability == Durability::Interval).then(|| dead - INTERVAL - LATE);
         books.judge(&server, End { dead, synced }, diary).await?;
         if durability == Durability::Interval {
             // What the judge has changed must not be lost with the next round.

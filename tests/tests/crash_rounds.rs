@@ -3,6 +3,8 @@
 //!
 //! `CRASH_KILLS`, `CRASH_CUTS`: how many rounds. `CRASH_SEED`: where chance begins.
 
+#![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use atomix_tests::books::Books;
@@ -31,7 +33,8 @@ fn verdict(what: &str, seed: u64, books: &Books) {
 #[ignore = "takes minutes: run by tests/crash-rounds"]
 async fn kills_lose_nothing() {
     let (rounds, seed) = (number("CRASH_KILLS", 200), seed());
-    for (durability, rounds) in [(Durability::Sync, rounds - rounds / 2), (Durability::Interval, rounds / 2)] {
+    for (durability, rounds) in [(Durability::Sync, rounds - rounds / 2), (Durability::Interval, rounds / 2)]
+    {
         let folder = tempfile::tempdir().unwrap();
         let books = kills(&folder.path().join("store"), rounds, seed, durability).await.unwrap();
         verdict(&format!("kills, {durability:?}"), seed, &books);
@@ -47,7 +50,8 @@ async fn power_cuts_lose_nothing_but_what_an_interval_allows() {
         return;
     }
     let shim = Shim::build().unwrap();
-    for (durability, rounds) in [(Durability::Sync, rounds - rounds / 3), (Durability::Interval, rounds / 3)] {
+    for (durability, rounds) in [(Durability::Sync, rounds - rounds / 3), (Durability::Interval, rounds / 3)]
+    {
         let books = power_cuts(rounds, seed, durability, &shim).await.unwrap();
         verdict(&format!("power cuts, {durability:?}"), seed, &books);
     }
