@@ -456,3 +456,25 @@ async fn with_an_interval_a_kill_takes_nothing_and_a_power_cut_only_the_end() {
         assert_eq!(held_after.applied, told.done[..held_after.applied.len()], "seed {seed}, power cut");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_disk_that_keeps_up_is_not_said_to_lag() {
+    let (disk, env) = (Disk::default(), Env::real());
+    let interval = Settings { durability: Syncing::Interval, ..settings(1 << 20) };
+    let store = Arc::new(open(&disk, interval).unwrap());
+    let (sender, mut lags) = tokio::sync::mpsc::channel(8);
+    for caller in 0..8 {
+        let (store, sender) = (Arc::clone(&store), sender.clone());
+        env.spawn(async move {
+            let (name, mut refused) = (Keyspace::new(format!("map/{caller}")), None);
+            for at in 0..3000u64 {
+                let write = Write::Put { key: format!("k{caller}").into(), value: at.to_string().into() };
+                refused = store.commit(&name, Txn::new().write(write)).await.err().or(refused);
+            }
+            sender.send(refused).await.unwrap();
+        });
+    }
+    for _ in 0..8 {
+        assert_eq!(lags.recv().await.unwrap().map(|error| error.to_string()), None);
+    }
+}
