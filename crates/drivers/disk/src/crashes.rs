@@ -457,6 +457,22 @@ async fn with_an_interval_a_kill_takes_nothing_and_a_power_cut_only_the_end() {
     }
 }
 
+#[tokio::test]
+async fn with_an_interval_a_kill_takes_nothing_also_while_a_new_log_is_begun() {
+    let interval = Settings { durability: Syncing::Interval, ..settings(2000) };
+    for at in 5..60 {
+        for dead_at in at + 1..at + 8 {
+            let disk = Disk::default();
+            let store = open(&disk, interval.clone()).unwrap();
+            let fail = Some((at, 1, io::ErrorKind::Other));
+            disk.set(Faults { fail, dead_at: Some(dead_at), ..Faults::default() });
+            let told = run(&store, 1, 300).await;
+            let left = open(&disk.after_kill(), interval.clone()).unwrap();
+            check(&told, &held(&left).await, &format!("failed at {at}, dead at {dead_at}"));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_disk_that_keeps_up_is_not_said_to_lag() {
     let (disk, env) = (Disk::default(), Env::real());
