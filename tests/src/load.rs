@@ -231,9 +231,14 @@ impl Load {
         load
     }
 
+    /// Lets the workers begin nothing new.
+    pub fn halt(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for the workers, after their server has died or when they have done enough.
     pub async fn stop(self) -> Diary {
-        self.stop.store(true, Ordering::Relaxed);
+        self.halt();
         let mut writes = Vec::new();
         for worker in self.workers {
             writes.push(worker.await.expect("workers do not fail"));
@@ -286,6 +291,7 @@ impl Load {
         self.watchers.push(tokio::spawn(async move {
             while let Ok(value) = on.hits.get().await {
                 notes.fact(Fact::Counted(value));
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }));
     }

@@ -56,7 +56,7 @@ pub async fn kills(dir: &Path, rounds: u64, seed: u64, durability: Durability) -
     let mut books = Books::open(&server).await?;
     for _ in 0..rounds {
         let load = books.load(&server, &mut dice).await;
-        tokio::time::sleep(Duration::from_millis(20 + dice.roll(300))).await;
+        tokio::time::sleep(Duration::from_millis(30 + dice.roll(500))).await;
         server.kill();
         let end = End { dead: Instant::now(), synced: None };
         let diary = load.stop().await;
@@ -83,7 +83,7 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
     let mut books = Books::open(&server).await?;
     for _ in 0..rounds {
         let load = books.load(&server, &mut dice).await;
-        let most = if durability == Durability::Sync { 150 } else { 450 };
+        let most = if durability == Durability::Sync { 250 } else { 450 };
         let pause = Duration::from_millis(10 + dice.roll(most));
         tokio::time::sleep(pause).await;
         match dice.roll(4) {
@@ -96,6 +96,7 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
             Instant::now().checked_sub(INTERVAL + LATE).filter(|_| durability == Durability::Interval);
         server.kill();
         let dead = Instant::now();
+        load.halt();
         disk.cut_power().expect("the disk can be mounted again");
         shim.work();
         let diary = load.stop().await;
