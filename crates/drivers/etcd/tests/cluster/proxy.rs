@@ -39,7 +39,9 @@ impl Proxy {
                     continue;
                 }
                 tokio::task::spawn(async move {
-                    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+                    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+                        return;
+                    };
                     tokio::select! {
                         () = cut.cancelled() => {}
                         _ = copy_bidirectional(&mut client, &mut server) => {}
