@@ -558,6 +558,9 @@ async fn nothing_of_a_closed_store_lives_on() {
         env.timeout(Duration::from_secs(10), gone)
             .await
             .expect("the threads end, and the folder is free again");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_disk_that_keeps_up_is_not_said_to_lag() {
     let (disk, env) = (Disk::default(), Env::real());
