@@ -43,6 +43,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
     fn validate(&self, config: &StoreConfig) -> Result<(), Error>;
 
+    /// Returns how long connecting may take before it is given up and tried again. Default 10 s: a backend that does not
+    /// answer by then is away. More for drivers that read a whole store.
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// Connects a store.
     ///
     /// # Behaviour

@@ -27,7 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::Driver;
+use atomix_kv::{BackupStream, Driver, Store as _};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use parking_lot::{Mutex, RwLock};
 
@@ -228,6 +228,18 @@ impl Runtime {
         }
         slot.close().await;
         Ok(())
+    }
+
+    /// Waits until every store was tried once, well or not, but for `patience` at most. Cancel safe.
+    pub async fn stores_tried(&self, patience: Duration) {
+        // Whoever is not reached by then is tried on in the background.
+        let _late = self.env.timeout(patience, self.registry.tried()).await;
+    }
+
+    /// Copies everything that a store keeps; see [`atomix_kv::Store::backup`].
+    pub async fn backup(&self, id: &StoreId) -> Result<BackupStream, Error> {
+        let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        Ok(slot.backup().await?)
     }
 
     /// Returns the store of this id, connected or trying to be.

@@ -124,6 +124,11 @@ impl Registry {
         self.slots.write().remove(id).ok_or_else(|| not_connected(id))
     }
 
+    pub(crate) async fn tried(&self) {
+        let slots: Vec<Arc<Slot>> = self.slots.read().values().cloned().collect();
+        futures::future::join_all(slots.iter().map(|slot| slot.tried())).await;
+    }
+
     pub(crate) async fn close(&self) {
         let slots = std::mem::take(&mut *self.slots.write());
         futures::future::join_all(slots.values().map(|slot| slot.close())).await;
@@ -176,6 +181,6 @@ impl Registry {
     }
 }
 
-fn not_connected(id: &StoreId) -> Error {
+pub(crate) fn not_connected(id: &StoreId) -> Error {
     Error::new(Reason::NotKnown, format!("store is not connected: store=`{id}`"))
 }

@@ -11,8 +11,9 @@ use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{
-    Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome,
-    Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream,
+    BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
+    Limits, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem,
+    WatchStream,
 };
 use atomix_primitives::Hosts;
 use futures::future::BoxFuture;
@@ -37,6 +38,8 @@ pub struct Slot {
     /// Held while the configuration is exchanged, so that two exchanges do not cross.
     exchange: tokio::sync::Mutex<Object>,
     generation: AtomicU64,
+    /// Fires when the first attempt to connect has ended.
+    tried: Shutdown,
     closed: Shutdown,
 }
 
@@ -75,8 +78,6 @@ struct Status {
 /// Pauses between attempts to connect.
 const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
 const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a new configuration may take to prove itself.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connected store is asked whether it works.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -123,6 +124,7 @@ impl Slot {
             status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
             exchange: tokio::sync::Mutex::new(config),
             generation: AtomicU64::new(1),
+            tried: Shutdown::new(),
             closed,
         });
         let mut keep = Box::pin(Arc::clone(&slot).keep());
@@ -187,6 +189,14 @@ impl Slot {
         &self.closed
     }
 
+    /// Waits until the first attempt to connect has ended, well or not. Cancel safe.
+    pub(crate) async fn tried(&self) {
+        tokio::select! {
+            () = self.tried.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
     /// Tells whether the store was disconnected.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
@@ -223,9 +233,14 @@ impl Slot {
                 if self.current.load().is_some() {
                     return;
                 }
-                match self.candidate(&config).await {
-                    Ok(store) => return self.install(store),
+                let candidate = self.candidate(&config).await;
+                match candidate {
+                    Ok(store) => self.install(store),
                     Err(error) => self.set_state(StoreState::Connecting, &error.to_string()),
+                }
+                self.tried.cancel();
+                if self.current.load().is_some() {
+                    return;
                 }
             }
             self.env.sleep(self.env.jitter(retry)).await;
@@ -244,7 +259,7 @@ impl Slot {
             }
             Ok(store)
         };
-        match self.env.timeout(EXCHANGE_TIMEOUT, attempt).await {
+        match self.env.timeout(self.driver.connect_timeout(), attempt).await {
             Ok(candidate) => candidate,
             Err(_) => Err(Error::unavailable("the store does not answer")),
         }
@@ -379,6 +394,10 @@ impl Store for Slot {
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         Box::pin(async move { self.connected()?.store.check().await })
+    }
+
+    fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        Box::pin(async move { self.connected()?.store.backup().await })
     }
 
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {

@@ -19,6 +19,7 @@ use futures::{FutureExt, StreamExt};
 
 use crate::recover::UNFINISHED;
 use crate::sim::{Dice, Disk, Faults};
+use crate::space::Space;
 use crate::store::DiskStore;
 use crate::{Settings, Syncing};
 
@@ -454,5 +455,92 @@ async fn with_an_interval_a_kill_takes_nothing_and_a_power_cut_only_the_end() {
         let left = open(&cut, interval).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         let held_after = held(&left).await;
         assert_eq!(held_after.applied, told.done[..held_after.applied.len()], "seed {seed}, power cut");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_resumes_across_a_restart_or_ends_with_compacted() {
+    let disk = Disk::default();
+    let forgetful = Settings { history_commits_max: 10, ..settings(2000) };
+    let store = open(&disk, forgetful.clone()).unwrap();
+    let told = run(&store, 1, 10).await;
+    drop(store);
+    let last = told.done.len() as u64;
+    let store = open(&disk.after_kill(), forgetful).unwrap();
+    let mut resumed = store.watch(&keyspace(), WatchFrom::After(Revision(last - 10))).await.unwrap();
+    for revision in last - 9..=last {
+        let item = resumed.next().now_or_never().flatten().unwrap().unwrap();
+        assert!(matches!(item, WatchItem::Commit(commit) if commit.revision == Revision(revision)));
+    }
+    let more = run(&store, 1000, 10).await;
+    assert_eq!(more.done.len() as u64, RUN);
+    let item = resumed.next().now_or_never().flatten().unwrap();
+    assert!(item.is_ok() || item.is_err_and(|error| matches!(error.kind(), ErrorKind::Compacted { .. })));
+    let error = store.watch(&keyspace(), WatchFrom::After(Revision(1))).await.err().unwrap();
+    assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn commits_are_forgotten_when_they_are_old() {
+    let disk = Disk::default();
+    let store = open(&disk, settings(1 << 20)).unwrap();
+    run(&store, 1, 10).await;
+    let space = store.space(&keyspace());
+    let tip = space.history.tip();
+    for _ in 0..Space::TICKS {
+        space.tick();
+        assert_eq!(space.history.floor(), Revision(0));
+    }
+    run(&store, 1000, 10).await;
+    space.tick();
+    assert_eq!(space.history.floor(), tip);
+    assert!(space.history.tip() > tip);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_overtaken_by_trouble_does_not_count() {
+    for at in 0..40 {
+        let disk = Disk::default();
+        let store = open(&disk, settings(1 << 20)).unwrap();
+        let mut told = run(&store, 1, 100).await;
+        // The trouble comes at some point of the snapshot, and takes a commit back that the snapshot may have seen.
+        let journal = store.journal();
+        let fail = Some((disk.operations() + at, 2, io::ErrorKind::Other));
+        disk.set(Faults { fail, ..Faults::default() });
+        #[allow(clippy::disallowed_methods, reason = "a snapshot blocks, and is to be overtaken")]
+        let copying = std::thread::spawn(move || crate::snapshot::snapshot(&journal));
+        let more = run(&store, 1000, 100).await;
+        told.done.extend(more.done);
+        told.refused.extend(more.refused);
+        told.unknown.extend(more.unknown);
+        let copying = copying.join().expect("no panic");
+        for left in [disk.after_kill(), disk.after_power_cut(&mut Dice(at))] {
+            let left = open(&left, settings(1 << 20)).unwrap_or_else(|error| panic!("{at}: {error}"));
+            check(&told, &held(&left).await, &format!("trouble at {at}, {copying:?}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_closed_store_lives_on() {
+    for round in 0..20 {
+        let disk = Disk::default();
+        let store = open(&disk, settings(1 << 20)).unwrap();
+        run(&store, 1, 10).await;
+        store.journal().want_snapshot();
+        let journal = Arc::downgrade(&store.journal());
+        if round % 2 == 0 {
+            store.close(Duration::from_secs(5)).await;
+        }
+        drop(store);
+        let env = Env::real();
+        let gone = async {
+            while journal.upgrade().is_some() {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        env.timeout(Duration::from_secs(10), gone)
+            .await
+            .expect("the threads end, and the folder is free again");
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Queue {
     /// Those who want everything up to now to be on the disk.
     pub(crate) syncs: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(crate) stop: bool,
+    /// The writer has ended: nobody answers any more.
+    pub(crate) ended: bool,
     /// How often commits were taken back. What was copied across such a moment may hold what never was.
     pub(crate) undone: u64,
     /// Why the last batch could not be stored; `None` when it could.
@@ -139,6 +141,7 @@ impl Journal {
             rolls: Vec::new(),
             syncs: Vec::new(),
             stop: false,
+            ended: false,
             undone: 0,
             trouble: None,
             logs: logs.0.into(),
@@ -316,7 +319,13 @@ impl Journal {
 
     fn ask<T>(&self, put: impl FnOnce(&mut Queue, oneshot::Sender<Result<T, Error>>)) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
-        put(&mut self.queue.lock(), sender);
+        {
+            let mut queue = self.queue.lock();
+            if queue.ended {
+                return Err(Error::closed());
+            }
+            put(&mut queue, sender);
+        }
         self.work.notify_one();
         receiver.blocking_recv().unwrap_or_else(|_| Err(Error::closed()))
     }
@@ -332,6 +341,7 @@ impl Journal {
         self.closed.store(true, Ordering::Release);
         let _gate = self.gate.write();
         let mut queue = self.queue.lock();
+        queue.ended = true;
         queue.filling = Batch::default();
         queue.flying.clear();
         queue.rolls.clear();

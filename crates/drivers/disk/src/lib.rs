@@ -131,6 +131,11 @@ impl Driver for DiskDriver {
         Settings::read(config).map(drop)
     }
 
+    fn connect_timeout(&self) -> Duration {
+        // Everything is read, about a million entries a second. What cannot be read fails by itself.
+        Duration::from_hours(1)
+    }
+
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let settings = Settings::read(&config)?;

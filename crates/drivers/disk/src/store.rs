@@ -102,7 +102,12 @@ impl DiskStore {
         Ok(Self { profile, env, settings, journal, done })
     }
 
-    fn space(&self, keyspace: &Keyspace) -> Arc<Space> {
+    #[cfg(test)]
+    pub(crate) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+
+    pub(crate) fn space(&self, keyspace: &Keyspace) -> Arc<Space> {
         let content = &self.journal.content;
         content.spaces.open(keyspace, || {
             content.room.add_keyspace(keyspace);
