@@ -650,9 +650,9 @@ async fn a_reader_that_is_too_slow_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_mirror_of_a_watching_listing_equals_the_map() {
-    needs!(History);
     const KEYS: u64 = 3000;
     const ROUNDS: u64 = 3;
+    needs!(History);
     for round in 0..ROUNDS {
         let map = Arc::new(on(&Ground::on(forgetful_store(1 << 20), Env::real())).await);
         for number in 0..KEYS {

@@ -102,9 +102,9 @@ async fn a_subscriber_that_is_too_slow_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn all_subscribers_see_one_order_and_publishers_their_own() {
-    needs!(Dense);
     const PUBLISHERS: usize = 16;
     const EACH: usize = 50;
+    needs!(Dense);
     let topic = Arc::new(open());
     let mut readers = Vec::new();
     for session in 0..4 {
