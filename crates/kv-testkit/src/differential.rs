@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Revision, Snapshot, Txn,
-    WatchFrom, WatchItem, WatchStream, Write,
+    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision, Snapshot,
+    Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use futures::StreamExt;
 
 use crate::Subject;
 use crate::program::{Act, Dice, KEYSPACES, Step, generate};
+use crate::translation::Translation;
 
 /// Steps of one program; each program runs on a fresh store.
 const STEPS: usize = 200;
@@ -51,11 +52,16 @@ pub async fn differential(
 
 /// Reads the seed and the number of transactions from `ATOMIX_DIFF_SEED` and `ATOMIX_DIFF_TXNS`; without them a seed of
 /// chance and 100,000. Prints both, so that a run can be repeated.
-#[allow(clippy::print_stdout, reason = "a test tells how to repeat it")]
 pub fn from_environment() -> (u64, usize) {
+    from_environment_or(100_000)
+}
+
+/// As [`from_environment`], with another number of transactions for stores that are slower than a function call.
+#[allow(clippy::print_stdout, reason = "a test tells how to repeat it")]
+pub fn from_environment_or(transactions: u64) -> (u64, usize) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("ATOMIX_DIFF_SEED").unwrap_or_else(|| Env::real().random());
-    let transactions = number("ATOMIX_DIFF_TXNS").unwrap_or(100_000);
+    let transactions = number("ATOMIX_DIFF_TXNS").unwrap_or(transactions);
     println!("ATOMIX_DIFF_SEED={seed} ATOMIX_DIFF_TXNS={transactions}");
     (seed, usize::try_from(transactions).unwrap_or(usize::MAX))
 }
@@ -65,6 +71,8 @@ pub fn from_environment() -> (u64, usize) {
 struct Model {
     engine: Engine,
     commits: Vec<Commit>,
+    /// What the store calls the engine's revisions and stamps, if it has names of its own.
+    foreign: Option<Translation>,
 }
 
 struct Watching {
@@ -76,33 +84,23 @@ struct Watching {
 async fn play(subject: &dyn Subject, program: &[Step]) -> Result<(), String> {
     let store = subject.open().await.map_err(|error| error.to_string())?;
     let names: Vec<Keyspace> = (0..KEYSPACES).map(|at| Keyspace::new(format!("map/{at}"))).collect();
-    let mut models: Vec<Model> = (0..KEYSPACES).map(|_| Model::default()).collect();
-    let limits = store.profile().limits.clone();
+    let mut models: Vec<Model> = (0..KEYSPACES).map(|_| Model::new(subject)).collect();
     let mut watching = Vec::new();
     for (at, step) in program.iter().enumerate() {
         let (keyspace, model) = (&names[step.keyspace], &mut models[step.keyspace]);
-        let told = |what: &str, store: &dyn fmt::Debug, engine: &dyn fmt::Debug| {
-            format!("step {at}: {what}\n  store:  {store:?}\n  engine: {engine:?}")
-        };
+        let told = |difference: String| format!("step {at}: {difference}");
         match &step.act {
-            Act::Commit(txn) => {
-                let outcome = store.commit(keyspace, txn.clone()).await.map_err(kind);
-                let expected = model.apply(txn, &limits).map_err(kind);
-                if outcome != expected {
-                    return Err(told("another outcome", &outcome, &expected));
+            Act::Commit(txn) => commit(store.as_ref(), keyspace, model, txn).await.map_err(told)?,
+            Act::Read(reads) => read(store.as_ref(), keyspace, model, reads).await.map_err(told)?,
+            // What a foreign store will call a revision is not known before it is there.
+            Act::Watch(from) if model.foreign.is_some() && *from > model.engine.revision() => {}
+            Act::Watch(from) => {
+                let after = model.foreign.as_ref().map_or(*from, |foreign| foreign.revision_for_store(*from));
+                match store.watch(keyspace, WatchFrom::After(after)).await {
+                    Ok(watch) => watching.push(Watching { keyspace: step.keyspace, from: *from, watch }),
+                    Err(error) => return Err(told(format!("a watch cannot begin: {error}"))),
                 }
             }
-            Act::Read(reads) => {
-                let snapshot = store.read(keyspace, reads.clone(), Level::Latest).await.map_err(kind);
-                let expected: Result<Snapshot, ErrorKind> = model.engine.read(reads, &limits).map_err(kind);
-                if snapshot != expected {
-                    return Err(told("another answer", &snapshot, &expected));
-                }
-            }
-            Act::Watch(from) => match store.watch(keyspace, WatchFrom::After(*from)).await {
-                Ok(watch) => watching.push(Watching { keyspace: step.keyspace, from: *from, watch }),
-                Err(error) => return Err(told("a watch cannot begin", &error, &"it can")),
-            },
         }
     }
     // Commits that every watch must bring, some of them after its beginning: one that was kept from a watch before shows
@@ -111,29 +109,65 @@ async fn play(subject: &dyn Subject, program: &[Step]) -> Result<(), String> {
     for (name, model) in names.iter().zip(&mut models) {
         for _ in 0..LAST + furthest.0.saturating_sub(model.engine.revision().0) {
             let txn = Txn::new().write(Write::Put { key: "last".into(), value: "".into() });
-            let (outcome, expected) = (store.commit(name, txn.clone()).await, model.apply(&txn, &limits));
-            if outcome.map_err(kind) != expected.map_err(kind) {
-                return Err("the last commits differ".to_owned());
-            }
+            let committed = commit(store.as_ref(), name, model, &txn).await;
+            committed.map_err(|difference| format!("the last commits: {difference}"))?;
         }
     }
     for mut watching in watching {
-        let expected: Vec<&Commit> = models[watching.keyspace]
-            .commits
-            .iter()
-            .filter(|commit| commit.revision > watching.from)
-            .collect();
-        for commit in expected {
+        let model = &models[watching.keyspace];
+        for commit in model.commits.iter().filter(|commit| commit.revision > watching.from) {
             let seen = next(&mut watching.watch).await?;
+            let seen = match &model.foreign {
+                Some(foreign) => Arc::new(foreign.commit(&seen)),
+                None => seen,
+            };
             if *seen != *commit {
-                return Err(format!(
-                    "a watch brings another commit\n  store:  {seen:?}\n  engine: {commit:?}"
-                ));
+                return Err(told("a watch brings another commit", &seen, commit));
             }
         }
     }
     store.close(Duration::ZERO).await;
     Ok(())
+}
+
+/// Commits on both sides and compares the outcomes.
+async fn commit(store: &dyn Store, keyspace: &Keyspace, model: &mut Model, txn: &Txn) -> Result<(), String> {
+    let asked = match &model.foreign {
+        Some(foreign) => foreign.txn_for_store(txn.clone()),
+        None => txn.clone(),
+    };
+    let mut outcome = store.commit(keyspace, asked).await.map_err(kind);
+    let expected = model.apply(txn, &store.profile().limits).map_err(kind);
+    if let (Some(foreign), Ok(engine), Ok(answer)) = (&mut model.foreign, &expected, &outcome) {
+        foreign.note(engine, answer)?;
+        outcome = outcome.map(|outcome| foreign.outcome(outcome));
+    }
+    if outcome == expected { Ok(()) } else { Err(told("another outcome", &outcome, &expected)) }
+}
+
+/// Reads on both sides and compares the answers.
+async fn read(
+    store: &dyn Store,
+    keyspace: &Keyspace,
+    model: &mut Model,
+    reads: &[Read],
+) -> Result<(), String> {
+    let asked = match &model.foreign {
+        Some(foreign) => foreign.reads_for_store(reads.to_vec()),
+        None => reads.to_vec(),
+    };
+    let mut snapshot = store.read(keyspace, asked, Level::Latest).await.map_err(kind);
+    let expected: Result<Snapshot, ErrorKind> =
+        model.engine.read(reads, &store.profile().limits).map_err(kind);
+    if let (Some(foreign), Ok(answer)) = (&mut model.foreign, &snapshot) {
+        foreign.note_read(answer)?;
+        snapshot = snapshot.map(|snapshot| foreign.snapshot(snapshot));
+    }
+    if snapshot == expected { Ok(()) } else { Err(told("another answer", &snapshot, &expected)) }
+}
+
+fn told(what: &str, store: &dyn fmt::Debug, engine: &dyn fmt::Debug) -> String {
+    format!("{what}\n  store:  {store:?}\n  engine: {engine:?}")
 }
 
 async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, String> {
@@ -151,6 +185,10 @@ async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, String> {
 // === impl Model ===
 
 impl Model {
+    fn new(subject: &dyn Subject) -> Self {
+        Self { foreign: subject.is_foreign().then(Translation::default), ..Self::default() }
+    }
+
     fn apply(&mut self, txn: &Txn, limits: &Limits) -> Result<Outcome, Error> {
         let (outcome, changes): (Outcome, Vec<Change>) = self.engine.apply(txn, limits)?;
         if !changes.is_empty() {

@@ -28,8 +28,11 @@ mod cases;
 mod differential;
 pub mod planted;
 mod program;
+#[cfg(feature = "servers")]
+pub mod servers;
+mod translation;
 
-pub use differential::{Mismatch, differential, from_environment};
+pub use differential::{Mismatch, differential, from_environment, from_environment_or};
 
 use std::fmt;
 use std::process::ExitCode;
@@ -47,6 +50,12 @@ pub trait Subject: fmt::Debug + Send + Sync + 'static {
     /// Makes a store like [`Subject::open`], and returns the configuration that it was made with.
     fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
         Box::pin(async { Ok((self.open().await?, StoreConfig::new())) })
+    }
+
+    /// Tells whether the store has revisions and names of stamps of its own, in the order of the engine's. Else they are
+    /// compared exactly: revisions count 1, 2, 3, ….
+    fn is_foreign(&self) -> bool {
+        false
     }
 
     /// Makes a store that keeps about `commits` commits for watches. `None` if the driver cannot: the cases about lost

@@ -100,7 +100,8 @@ fn read(dice: &mut Dice) -> Read {
         0 => Read::Get { key: key(dice) },
         1 => Read::Count { range: range(dice) },
         2 => Read::Scan {
-            range: Range::prefix("s/"),
+            // Nothing but stamps begins with this.
+            range: Range::prefix("t/"),
             order: Order::Created,
             limit: 1 + dice.roll(3),
             keys_only: false,

@@ -14,7 +14,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::{Commit, Error, Revision, WatchFrom, WatchItem, WatchStream};
+use crate::{Commit, Error, ErrorKind, Revision, WatchFrom, WatchItem, WatchStream};
 
 /// Keeps the last commits of a keyspace and brings them to watches. Cheap to clone.
 #[derive(Clone)]
@@ -40,7 +40,8 @@ struct Window {
     tip: Revision,
     /// Those who have seen everything and wait for more.
     waiting: Slab<Option<Waker>>,
-    closed: bool,
+    /// Why nothing comes any more.
+    end: Option<(ErrorKind, String)>,
 }
 
 struct Follower {
@@ -61,14 +62,8 @@ const TAKE_MAX: usize = 64;
 impl History {
     /// Makes an empty window that begins at `tip`.
     pub fn new(tip: Revision) -> Self {
-        let window = Window {
-            commits: VecDeque::new(),
-            bytes: 0,
-            floor: tip,
-            tip,
-            waiting: Slab::new(),
-            closed: false,
-        };
+        let window =
+            Window { commits: VecDeque::new(), bytes: 0, floor: tip, tip, waiting: Slab::new(), end: None };
         Self { window: Arc::new(Mutex::new(window)) }
     }
 
@@ -139,8 +134,8 @@ impl History {
     /// Follows the keyspace, see [`crate::Store::watch`].
     pub fn follow(&self, from: WatchFrom) -> Result<WatchStream, Error> {
         let mut window = self.window.lock();
-        if window.closed {
-            return Err(Error::closed());
+        if let Some(error) = window.end() {
+            return Err(error);
         }
         let (seen, greet) = match from {
             WatchFrom::Now => (window.tip, true),
@@ -158,8 +153,14 @@ impl History {
 
     /// Ends all followers with [`crate::ErrorKind::Closed`] once they have seen everything, and refuses new ones.
     pub fn close(&self) {
+        self.end(&Error::closed());
+    }
+
+    /// Ends all followers with what `error` says once they have seen everything, and refuses new ones with it. The first
+    /// end counts.
+    pub fn end(&self, error: &Error) {
         let mut window = self.window.lock();
-        window.closed = true;
+        window.end.get_or_insert_with(|| (error.kind(), error.to_string()));
         window.wake();
     }
 }
@@ -200,6 +201,10 @@ impl Window {
         }
     }
 
+    fn end(&self) -> Option<Error> {
+        self.end.as_ref().map(|(kind, message)| Error::new(*kind, message.clone()))
+    }
+
     fn wake(&mut self) {
         for (_, waiting) in &mut self.waiting {
             if let Some(waker) = waiting.take() {
@@ -223,8 +228,8 @@ impl Follower {
         if !self.taken.is_empty() {
             return Some(Ok(()));
         }
-        if window.closed {
-            return Some(Err(Error::closed()));
+        if let Some(error) = window.end() {
+            return Some(Err(error));
         }
         let waiting = &mut window.waiting[self.slot];
         match waiting {
@@ -283,7 +288,7 @@ fn bytes(commit: &Commit) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Change, ErrorKind};
+    use crate::Change;
     use futures::{FutureExt, StreamExt};
 
     fn commit(revision: u64) -> Commit {
@@ -346,6 +351,18 @@ mod tests {
         let error = follower.next().now_or_never().unwrap().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed);
         assert!(history.follow(WatchFrom::Now).is_err());
+    }
+
+    #[test]
+    fn followers_end_with_the_first_reason_that_was_given() {
+        let history = History::new(Revision(0));
+        let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
+        history.end(&Error::compacted(Revision(7)));
+        history.close();
+        let error = follower.next().now_or_never().unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(7) });
+        let error = history.follow(WatchFrom::Now).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(7) });
     }
 
     #[test]

@@ -22,6 +22,7 @@
 
 mod driver;
 mod embedded;
+pub mod emulate;
 mod engine;
 mod error;
 mod history;

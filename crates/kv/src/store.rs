@@ -22,7 +22,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Answers `reads`, all of one moment.
     ///
     /// # Behaviour
-    /// - absent keyspace: like an empty one, at revision zero; it is not created.
+    /// - absent keyspace: like an empty one, at a revision before its first commit, mostly zero; it is not created.
     /// - [`Level::Latest`]: reflects every commit that was answered before the call.
     /// - broken limit: [`crate::ErrorKind::Invalid`].
     /// - cancelled: nothing happened.

@@ -522,6 +522,22 @@ async fn a_snapshot_that_is_overtaken_by_trouble_does_not_count() {
 }
 
 #[tokio::test]
+async fn with_an_interval_a_kill_takes_nothing_also_while_a_new_log_is_begun() {
+    let interval = Settings { durability: Syncing::Interval, ..settings(2000) };
+    for at in 5..60 {
+        for dead_at in at + 1..at + 8 {
+            let disk = Disk::default();
+            let store = open(&disk, interval.clone()).unwrap();
+            let fail = Some((at, 1, io::ErrorKind::Other));
+            disk.set(Faults { fail, dead_at: Some(dead_at), ..Faults::default() });
+            let told = run(&store, 1, 300).await;
+            let left = open(&disk.after_kill(), interval.clone()).unwrap();
+            check(&told, &held(&left).await, &format!("failed at {at}, dead at {dead_at}"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_of_a_closed_store_lives_on() {
     for round in 0..20 {
         let disk = Disk::default();
@@ -542,5 +558,24 @@ async fn nothing_of_a_closed_store_lives_on() {
         env.timeout(Duration::from_secs(10), gone)
             .await
             .expect("the threads end, and the folder is free again");
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_disk_that_keeps_up_is_not_said_to_lag() {
+    let (disk, env) = (Disk::default(), Env::real());
+    let interval = Settings { durability: Syncing::Interval, ..settings(1 << 20) };
+    let store = Arc::new(open(&disk, interval).unwrap());
+    let (sender, mut lags) = tokio::sync::mpsc::channel(8);
+    for caller in 0..8 {
+        let (store, sender) = (Arc::clone(&store), sender.clone());
+        env.spawn(async move {
+            let (name, mut refused) = (Keyspace::new(format!("map/{caller}")), None);
+            for at in 0..3000u64 {
+                let write = Write::Put { key: format!("k{caller}").into(), value: at.to_string().into() };
+                refused = store.commit(&name, Txn::new().write(write)).await.err().or(refused);
+            }
+            sender.send(refused).await.unwrap();
+        });
+    }
+    for _ in 0..8 {
+        assert_eq!(lags.recv().await.unwrap().map(|error| error.to_string()), None);
     }
 }

@@ -7,7 +7,7 @@
 //! | Bytes | What |
 //! |---|---|
 //! | 4 | `ATX1` |
-//! | 1, 3 | kind; zeros |
+//! | 1, 3 | kind; how many sectors of the payload are nothing but zeros |
 //! | 8 | number: consecutive within a file |
 //! | 4 | length of the payload |
 //! | 4 | CRC-32 of the payload, begun with the salt of the file |
@@ -81,6 +81,7 @@ pub(crate) struct Reader<'a> {
 /// What the head says.
 struct Head {
     kind: Kind,
+    zeros: u32,
     number: u64,
     len: u32,
     crc: u32,
@@ -99,13 +100,23 @@ pub(crate) fn room(len: usize) -> usize {
     HEAD + len.next_multiple_of(HEAD)
 }
 
-/// Appends a frame to `buffer`. `unsynced` frames before it may still be lost.
+/// Appends a frame to `buffer`, whose first byte goes to `start` in the file. `unsynced` frames before it may still be
+/// lost.
 ///
 /// A payload of 4 GiB or more is a mistake of the caller, who bounds what it collects.
-pub(crate) fn put(buffer: &mut Vec<u8>, kind: Kind, number: u64, unsynced: usize, salt: u32, payload: &[u8]) {
+pub(crate) fn put(
+    buffer: &mut Vec<u8>,
+    start: u64,
+    kind: Kind,
+    number: u64,
+    unsynced: usize,
+    salt: u32,
+    payload: &[u8],
+) {
     let mut head = [0; HEAD];
     head[..4].copy_from_slice(&MAGIC);
-    head[4] = kind as u8;
+    let zeros = zero_sectors(start + buffer.len() as u64, payload);
+    head[4..8].copy_from_slice(&(zeros << 8 | kind as u32).to_le_bytes());
     head[8..16].copy_from_slice(&number.to_le_bytes());
     let len = u32::try_from(payload.len()).expect("payloads are bounded far below 4 GiB");
     head[16..20].copy_from_slice(&len.to_le_bytes());
@@ -118,6 +129,16 @@ pub(crate) fn put(buffer: &mut Vec<u8>, kind: Kind, number: u64, unsynced: usize
     buffer.extend_from_slice(&head);
     buffer.extend_from_slice(payload);
     buffer.resize(buffer.len().next_multiple_of(HEAD), 0);
+}
+
+/// Counts the sectors of the payload of a frame at `at` that are nothing but zeros, as those are that were never written.
+fn zero_sectors(at: u64, payload: &[u8]) -> u32 {
+    let start = at + HEAD as u64;
+    // What shares its sector with the head is there as the head is.
+    let shared = usize::try_from(start.next_multiple_of(SECTOR as u64) - start).expect("below a sector");
+    let rest = payload.get(shared..).unwrap_or_default();
+    let zeros = rest.chunks(SECTOR).filter(|sector| sector.iter().all(|byte| *byte == 0)).count();
+    u32::try_from(zeros).expect("a payload below 4 GiB has less than 2^23 sectors")
 }
 
 /// Returns the CRC-32 of `bytes`, begun with `salt`.
@@ -168,14 +189,14 @@ impl<'a> Reader<'a> {
         let Some(head) = Head::parse(head, salt).filter(|head| head.number == self.number) else {
             return Ok(Found::Damage("a head that cannot be read"));
         };
-        let len = head.len as usize;
+        let (len, at) = (head.len as usize, self.at);
         if left < room(len) {
             return Ok(CUT);
         }
         let payload = self.bytes(HEAD..HEAD + len)?.to_vec();
         if crc(salt, &payload) != head.crc {
             // A crash may have written some sectors of the frame and not others, which are still zeros then.
-            return if self.misses_a_sector(&payload) {
+            return if zero_sectors(at, &payload) > head.zeros {
                 self.nothing()
             } else {
                 Ok(Found::Damage("content that is not what was written"))
@@ -202,15 +223,6 @@ impl<'a> Reader<'a> {
         Ok(Found::Nothing)
     }
 
-    /// Tells whether a sector of the payload was never written.
-    fn misses_a_sector(&self, payload: &[u8]) -> bool {
-        let start = self.at + HEAD as u64;
-        // What shares its sector with the head is there as the head is.
-        let shared = usize::try_from(start.next_multiple_of(SECTOR as u64) - start).expect("below a sector");
-        let rest = payload.get(shared..).unwrap_or_default();
-        rest.chunks(SECTOR).any(|sector| sector.iter().all(|byte| *byte == 0))
-    }
-
     /// Returns bytes of the file, counted from the next frame.
     fn bytes(&mut self, range: Range<usize>) -> io::Result<&[u8]> {
         let (start, end) = (self.at + range.start as u64, self.at + range.end as u64);
@@ -235,6 +247,7 @@ impl Head {
         }
         Some(Self {
             kind: Kind::ALL.into_iter().find(|kind| *kind as u8 == bytes[4])?,
+            zeros: number(4..8)? >> 8,
             number: u64::from_le_bytes(bytes[8..16].try_into().ok()?),
             len: number(16..20)?,
             crc: number(20..24)?,
@@ -257,7 +270,7 @@ mod tests {
         let (mut bytes, mut starts) = (Vec::new(), Vec::new());
         for (number, payload) in payloads.iter().enumerate() {
             starts.push(bytes.len());
-            put(&mut bytes, Kind::Batch, number as u64, 0, 7, payload);
+            put(&mut bytes, 0, Kind::Batch, number as u64, 0, 7, payload);
         }
         bytes.resize(bytes.len() + ROOM, 0);
         (bytes, starts)
@@ -286,6 +299,18 @@ mod tests {
             proptest::collection::vec(1u8.., 400..1500),
         ];
         proptest::collection::vec(payload, 1..6)
+    }
+
+    /// Payloads that have whole sectors of zeros, and end with zeros.
+    fn hollow_payloads() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let hollow = |(mut payload, zeros): (Vec<u8>, usize)| {
+            payload.resize(payload.len() + zeros, 0);
+            payload
+        };
+        proptest::collection::vec(
+            (proptest::collection::vec(0u8.., 1..600), 0usize..2000).prop_map(hollow),
+            1..6,
+        )
     }
 
     proptest! {
@@ -324,7 +349,7 @@ mod tests {
             for (unsynced, damage) in [(0, true), (1, true), (2, false)] {
                 let mut bytes = Vec::new();
                 for number in 0..4 {
-                    put(&mut bytes, Kind::Batch, number, if number == 3 { unsynced } else { 0 }, 7, &payload);
+                    put(&mut bytes, 0, Kind::Batch, number, if number == 3 { unsynced } else { 0 }, 7, &payload);
                 }
                 let len = room(payload.len());
                 bytes[len..2 * len].fill(0);
@@ -349,6 +374,28 @@ mod tests {
             let (found, end) = read(&bytes);
             prop_assert_eq!(&found[..], &payloads[..frame]);
             prop_assert!(matches!(end, Found::Damage(_)), "{:?}", end);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_damage_also_among_zeros(payloads in hollow_payloads(), at in 0usize..1_000_000, bit in 0u8..8) {
+            let (mut bytes, starts) = written(&payloads);
+            let frame = at % starts.len();
+            let place = starts[frame] + at % (HEAD + payloads[frame].len());
+            bytes[place] ^= 1 << bit;
+            let (found, end) = read(&bytes);
+            prop_assert_eq!(&found[..], &payloads[..frame]);
+            prop_assert!(matches!(end, Found::Damage(_)), "{:?}", end);
+        }
+
+        #[test]
+        fn a_write_of_zeros_that_a_crash_cut_short_is_nothing(payloads in hollow_payloads(), cut in 0usize..10) {
+            let (mut bytes, starts) = written(&payloads);
+            let last = *starts.last().unwrap();
+            let cut = (last.next_multiple_of(SECTOR) + cut * SECTOR).min(bytes.len() - ROOM);
+            bytes[cut..].fill(0);
+            let (found, end) = read(&bytes);
+            prop_assert!(found.len() == payloads.len() || found[..] == payloads[..payloads.len() - 1]);
+            prop_assert!(matches!(end, Found::Nothing), "{:?}", end);
         }
 
         #[test]

@@ -208,7 +208,7 @@ impl Journal {
         let first = queue.filling.applied.is_empty();
         queue.filling.payload.extend_from_slice(record);
         queue.filling.applied.push(Applied { space: Arc::clone(space), commit, named, answer });
-        // Before the writer can take the batch, which takes as much away again.
+        // Before the writer can take it off again.
         self.backlog.fetch_add(record.len(), Ordering::Relaxed);
         drop(queue);
         if first {

@@ -40,7 +40,7 @@ impl Segment {
         let header = Header { version: VERSION, store, role: Role::Log, base: first };
         let (mut payload, mut bytes) = (Vec::new(), Vec::new());
         record::append(&mut payload, &header);
-        frame::put(&mut bytes, Kind::Header, 0, 0, 0, &payload);
+        frame::put(&mut bytes, 0, Kind::Header, 0, 0, 0, &payload);
         file.write_at(&bytes, 0)?;
         file.sync()?;
         let at = bytes.len() as u64;
@@ -79,7 +79,7 @@ impl Segment {
     /// Writes a batch. There must be room for it.
     pub(crate) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(frame::room(payload.len()));
-        frame::put(&mut bytes, Kind::Batch, self.number, self.unsynced, self.salt, payload);
+        frame::put(&mut bytes, self.at, Kind::Batch, self.number, self.unsynced, self.salt, payload);
         self.file.write_at(&bytes, self.at)?;
         self.at += bytes.len() as u64;
         self.number += 1;

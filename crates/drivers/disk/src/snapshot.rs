@@ -33,6 +33,8 @@ pub(crate) trait Sink {
 /// Numbers frames and gives them away in pieces.
 struct Copy<'a> {
     sink: &'a mut dyn Sink,
+    /// How many bytes were given away.
+    given: u64,
     salt: u32,
     number: u64,
     bytes: Vec<u8>,
@@ -118,7 +120,7 @@ pub(crate) fn backup(journal: &Journal, sink: &mut dyn Sink) -> Result<(), Error
 /// Copies all keyspaces.
 fn dump<'a>(journal: &Journal, role: Role, base: u64, sink: &'a mut dyn Sink) -> Result<Copy<'a>, Error> {
     let header = Header { version: VERSION, store: journal.store, role, base };
-    let mut copy = Copy { sink, salt: 0, number: 0, bytes: Vec::new() };
+    let mut copy = Copy { sink, given: 0, salt: 0, number: 0, bytes: Vec::new() };
     copy.value(Kind::Header, &header)?;
     copy.salt = header.salt();
     for space in journal.content.spaces.all() {
@@ -199,9 +201,10 @@ impl Copy<'_> {
     }
 
     fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Error> {
-        frame::put(&mut self.bytes, kind, self.number, 0, self.salt, payload);
+        frame::put(&mut self.bytes, self.given, kind, self.number, 0, self.salt, payload);
         self.number += 1;
         if self.bytes.len() >= PIECE {
+            self.given += self.bytes.len() as u64;
             self.sink.take(std::mem::take(&mut self.bytes))?;
         }
         Ok(())

@@ -251,8 +251,6 @@ impl Writer {
         let first = self.unsynced.first().map_or(self.next, |(number, _)| *number);
         let files = Arc::clone(&self.journal.files);
         let mut segment = Segment::prepare(files.as_ref(), self.journal.store, first)?;
-        self.segment = None;
-        segment.adopt(files.as_ref())?;
         for (_, payload) in &self.unsynced {
             let need = frame::room(payload.len()) as u64;
             if segment.room() < need {
@@ -261,6 +259,9 @@ impl Writer {
             segment.append(payload)?;
         }
         segment.sync()?;
+        // Only now: a kill must not find it in the place of those batches without them.
+        self.segment = None;
+        segment.adopt(files.as_ref())?;
         let mut queue = self.journal.queue.lock();
         if queue.logs.back() != Some(&first) {
             queue.logs.push_back(first);

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commits.
+//!
+//! etcd does not add. An addition is written as the sum that it makes of what the number is known to be, on condition that
+//! the number is still that; if it is not, the answer says what it is. What numbers are is remembered, so that an addition
+//! to a number that nobody else touches is one round trip. Within this store additions to one number go one after the
+//! other, and those that wait are summed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_kv::emulate::{Adder, Batcher, Combiner};
+use atomix_kv::{Error, Keyspace, Outcome, Revision, Txn, Write, Written, number_bytes};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::carriers::{Request, Writes};
+use crate::keys::{Space, complete};
+use crate::once;
+use crate::plan::{self, End, Given, Pin, Plan, Touches};
+use crate::store::Core;
+
+/// Commits transactions.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    committer: Committer,
+    combiner: Combiner<Committer>,
+}
+
+#[derive(Clone)]
+struct Committer {
+    core: Arc<Core>,
+    writes: Batcher<Writes>,
+    numbers: Arc<Numbers>,
+}
+
+/// What the keys of additions were known to hold last, by their keys in etcd. Who holds one of them is the only one of this
+/// store that adds to it.
+#[derive(Default)]
+struct Numbers {
+    known: Mutex<HashMap<Bytes, Arc<tokio::sync::Mutex<Pin>>>>,
+}
+
+/// Numbers that are remembered. Those in use are kept beyond.
+const NUMBERS_MAX: usize = 16_384;
+/// How often a transaction starts again because somebody else was faster. Each time somebody was.
+const ROUNDS_MAX: u32 = 256;
+/// One of so many named requests looks whether there are too many.
+const FORGET_EVERY: u64 = 32;
+
+// === impl Commits ===
+
+impl Commits {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let env = core.env.clone();
+        let writes = Batcher::new(Writes::new(Arc::clone(&core)), env.clone(), core.settings.request_timeout);
+        let committer = Committer { core, writes, numbers: Arc::default() };
+        Self { combiner: Combiner::new(committer.clone(), env), committer }
+    }
+
+    pub(crate) async fn commit(&self, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, Error> {
+        txn.check(self.committer.core.limits())?;
+        let alone = txn.guards.is_empty() && txn.reads.is_empty() && txn.once.is_none();
+        if let [Write::Add { key, delta }] = &txn.writes[..]
+            && alone
+        {
+            return self.combiner.add(keyspace, key, *delta).await;
+        }
+        self.committer.commit(&self.committer.core.space(keyspace), &txn).await
+    }
+}
+
+// === impl Committer ===
+
+impl Committer {
+    async fn commit(&self, space: &Space, txn: &Txn) -> Result<Outcome, Error> {
+        let stamps = txn.writes.iter().filter_map(|write| match write {
+            Write::Stamp { prefix, .. } => Some(self.core.stamp(prefix)),
+            Write::Put { .. } | Write::Add { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
+        });
+        let mut given = Given { stamps: stamps.collect(), ..Given::default() };
+        given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given.stamps));
+        let mut numbers = self.numbers.take(space, plan::pinned(txn)).await;
+        given.pins = numbers.iter().map(|(key, known)| (key.clone(), Pin::clone(known))).collect();
+        for round in 0..ROUNDS_MAX {
+            if round > 2 {
+                // Others are faster: somebody must be given the way.
+                let pause = Duration::from_micros(500 << round.min(6));
+                self.core.env.sleep(self.core.env.jitter(pause)).await;
+            }
+            let plan = Plan::new(space, txn, &given);
+            let (revision, end, answers) = self.send(space, txn, &given, plan).await?;
+            let applied = match end {
+                End::Applied => true,
+                End::Refused => false,
+                End::NoNumber => return Err(Error::invalid("an addition to a value that is no number")),
+                End::Moved => {
+                    plan::moved(&mut given, answers)?;
+                    for (key, known) in &mut numbers {
+                        **known = given.pins[key].if_number();
+                    }
+                    continue;
+                }
+                End::Remembered => {
+                    let remembered = plan::range_answer(answers.into_iter().next())?.kvs.into_iter().next();
+                    let remembered = remembered.ok_or_else(|| plan::unexpected("remembered request"))?;
+                    return once::recall(&self.core, space, remembered).await;
+                }
+            };
+            let outcome =
+                plan::outcome(space, txn, &given, self.core.limits(), revision, (applied, answers))?;
+            if applied {
+                note(txn, &outcome, &mut numbers);
+            }
+            if txn.once.is_some() && self.core.env.random().is_multiple_of(FORGET_EVERY) {
+                self.forget(space.clone());
+            }
+            return Ok(outcome);
+        }
+        Err(Error::unavailable(format!("others were faster every time: rounds=`{ROUNDS_MAX}`")))
+    }
+
+    async fn send(
+        &self,
+        space: &Space,
+        txn: &Txn,
+        given: &Given,
+        mut plan: Plan,
+    ) -> Result<(Revision, End, Vec<crate::wire::ResponseOp>), Error> {
+        let request = std::mem::take(&mut plan.request);
+        let (bytes, operations) = (request.encoded_len(), plan::operations(&request));
+        self.core.check_size(bytes, operations)?;
+        let touches = Touches::new(space, txn, given);
+        let request = Request { space: space.clone(), txn: request, touches, operations, bytes };
+        let (revision, response) = self.writes.run(request).await?;
+        let (end, answers) = plan.end(response)?;
+        Ok((revision, end, answers))
+    }
+
+    fn forget(&self, space: Space) {
+        let core = Arc::clone(&self.core);
+        self.core.env.detach(async move {
+            if let Err(error) = once::forget(&core, &space).await {
+                // The next one tries again.
+                tracing::debug!(%error, "old names of requests cannot be forgotten");
+            }
+        });
+    }
+}
+
+impl Adder for Committer {
+    fn add<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        key: &'a Bytes,
+        delta: i64,
+    ) -> BoxFuture<'a, Result<(i64, Revision), Error>> {
+        Box::pin(async move {
+            let txn = Txn::new().write(Write::Add { key: key.clone(), delta });
+            let outcome = self.commit(&self.core.space(keyspace), &txn).await?;
+            match outcome.writes.first() {
+                Some(Written::Added { value }) => Ok((*value, outcome.revision)),
+                _ => Err(plan::unexpected("addition")),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer")
+            .field("writes", &self.writes)
+            .field("numbers", &self.numbers.known.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Numbers ===
+
+impl Numbers {
+    /// Takes what is known of `keys`, in their order, so that those who take several do not wait for each other for ever.
+    async fn take(&self, space: &Space, mut keys: Vec<Bytes>) -> Vec<(Bytes, OwnedMutexGuard<Pin>)> {
+        keys.sort_unstable();
+        keys.dedup();
+        let mut taken = Vec::with_capacity(keys.len());
+        for key in keys {
+            let known = self.known(space.entry_key(&key));
+            taken.push((key, known.lock_owned().await));
+        }
+        taken
+    }
+
+    fn known(&self, key: Bytes) -> Arc<tokio::sync::Mutex<Pin>> {
+        let mut known = self.known.lock();
+        if known.len() >= NUMBERS_MAX && !known.contains_key(&key) {
+            known.retain(|_, pin| Arc::strong_count(pin) > 1);
+        }
+        Arc::clone(known.entry(key).or_default())
+    }
+}
+
+/// Takes note of what the numbers are after a commit.
+fn note(txn: &Txn, outcome: &Outcome, numbers: &mut [(Bytes, OwnedMutexGuard<Pin>)]) {
+    for (write, written) in txn.writes.iter().zip(&outcome.writes) {
+        if let (Write::Add { key, .. }, Written::Added { value }) = (write, written)
+            && let Some((_, known)) = numbers.iter_mut().find(|(number, _)| number == key)
+        {
+            **known = Pin { modified: complete(outcome.revision), value: Some(number_bytes(*value)) };
+        }
+    }
+}

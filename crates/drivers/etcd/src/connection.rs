@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One HTTP/2 connection to one member.
+//!
+//! It never connects again by itself, and it knows of every request whether any of it may have reached the member. That is
+//! what tells "certainly not applied" from "perhaps".
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use atomix_env::{Env, Shutdown};
+use atomix_kv::Error;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tonic::body::Body;
+
+use crate::config::{Settings, Tls, address, is_inline};
+use crate::error::Broken;
+
+/// A connection. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    endpoint: Arc<str>,
+    origin: http::Uri,
+    requests: SendRequest<Body>,
+    /// Cancelled when the connection is gone, or was given up.
+    gone: Shutdown,
+}
+
+/// Runs what hyper wants to have run beside a connection.
+#[derive(Clone)]
+struct Tasks(Env);
+
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Connects to a member, until `end`. The member is not asked whether it works.
+    pub(crate) async fn open(
+        env: &Env,
+        settings: &Settings,
+        endpoint: &str,
+        end: Shutdown,
+    ) -> Result<Self, Error> {
+        let unreachable = |error: io::Error| {
+            Error::unavailable(format!("etcd cannot be reached: endpoint=`{endpoint}`")).caused_by(error)
+        };
+        let (host, port) = address(endpoint)?;
+        let socket = TcpStream::connect((host.as_str(), port)).await.map_err(unreachable)?;
+        socket.set_nodelay(true).map_err(unreachable)?;
+        let mut scheme = "http";
+        let mut stream: Pin<Box<dyn Socket>> = Box::pin(socket);
+        if let Some(tls) = &settings.tls {
+            scheme = "https";
+            let name = if tls.server_name.is_empty() { host.clone() } else { tls.server_name.clone() };
+            let name = ServerName::try_from(name).map_err(|error| {
+                Error::config("store configuration is wrong: `tls.server-name`").caused_by(error)
+            })?;
+            let connector = TlsConnector::from(Arc::new(client(tls)?));
+            stream = Box::pin(connector.connect(name, stream).await.map_err(unreachable)?);
+        }
+        let (requests, driver) = Builder::new(Tasks(env.clone()))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.dial_keep_alive_time)
+            .keep_alive_timeout(settings.dial_keep_alive_timeout)
+            .keep_alive_while_idle(settings.permit_without_stream)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(io::Error::other(error)))?;
+        let gone = Shutdown::new();
+        let ended = gone.clone();
+        env.detach(async move {
+            tokio::select! {
+                // Dropping the driver breaks what is under way.
+                () = end.cancelled() => {}
+                driven = driver => {
+                    if let Err(error) = driven {
+                        tracing::debug!(%error, "a connection to etcd broke");
+                    }
+                }
+            }
+            ended.cancel();
+        });
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let origin =
+            format!("{scheme}://{host}:{port}").parse().map_err(|error: http::uri::InvalidUri| {
+                Error::config(format!("store configuration is wrong: `endpoints`: endpoint=`{endpoint}`"))
+                    .caused_by(error)
+            })?;
+        Ok(Self { endpoint: endpoint.into(), origin, requests, gone })
+    }
+
+    /// Returns the endpoint as it was configured.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Returns scheme, host and port for requests.
+    pub(crate) fn origin(&self) -> http::Uri {
+        self.origin.clone()
+    }
+
+    /// Tells who holds on to the connection that it is not to be used any more. Requests under way go on.
+    pub(crate) fn give_up(&self) {
+        self.gone.cancel();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// Waits until the connection is gone or given up. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+}
+
+impl tower_service::Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = Broken;
+    type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        // A connection that is gone says so to the request: there it is known that nothing was sent.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let response = self.requests.try_send_request(request);
+        Box::pin(async move {
+            // A request that comes back was never put on the wire.
+            response.await.map_err(|mut error| Broken {
+                sent: error.take_message().is_none(),
+                source: error.into_error(),
+            })
+        })
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+// === impl Tasks ===
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        self.0.detach(async move {
+            future.await;
+        });
+    }
+}
+
+fn client(tls: &Tls) -> Result<ClientConfig, Error> {
+    let wrong = |field: &str| {
+        let field = field.to_owned();
+        move |error: tokio_rustls::rustls::pki_types::pem::Error| {
+            Error::config(format!("store configuration is wrong: `tls.{field}` cannot be read"))
+                .caused_by(error)
+        }
+    };
+    let refused = |field: &str| {
+        let field = field.to_owned();
+        move |error: tokio_rustls::rustls::Error| {
+            Error::config(format!("store configuration is wrong: `tls.{field}` is refused")).caused_by(error)
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&tls.ca).map_err(wrong("ca"))? {
+        roots.add(certificate).map_err(refused("ca"))?;
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(refused("ca"))?
+        .with_root_certificates(roots);
+    let mut config = if tls.cert.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let chain = certificates(&tls.cert).map_err(wrong("cert"))?;
+        let key = if is_inline(&tls.key.0) {
+            PrivateKeyDer::from_pem_slice(tls.key.0.as_bytes())
+        } else {
+            PrivateKeyDer::from_pem_file(&tls.key.0)
+        };
+        builder.with_client_auth_cert(chain, key.map_err(wrong("key"))?).map_err(refused("cert"))?
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn certificates(
+    pem: &str,
+) -> Result<Vec<CertificateDer<'static>>, tokio_rustls::rustls::pki_types::pem::Error> {
+    if is_inline(pem) {
+        return CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    }
+    CertificateDer::pem_file_iter(pem)?.collect()
+}

@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What etcd and the way to it answer instead of an answer, and what that means.
+
+use std::fmt;
+
+use atomix_kv::{Error, ErrorKind, Revision};
+use tonic::{Code, Status};
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It never left: no member could be reached, or the connection was gone before.
+    NotSent(Error),
+    /// It was sent, and nothing came back in time or at all.
+    Lost(String),
+    /// etcd, or what stands before it, answered with an error.
+    Answered(Status),
+}
+
+/// A connection that did not carry a request.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// Whether any of the request may have reached the other side.
+    pub(crate) sent: bool,
+    pub(crate) source: hyper::Error,
+}
+
+/// What an error of etcd says about the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// It was certainly not applied.
+    Refused(ErrorKind),
+    /// It may be applied, perhaps later.
+    Open,
+}
+
+use Meaning::{Open, Refused};
+
+/// etcd's errors by their text, which is the only thing that tells them apart on the wire.
+const MEANINGS: &[(&str, Meaning)] = &[
+    // The member knows nobody to ask: said before anything is proposed.
+    ("etcdserver: no leader", Refused(ErrorKind::Unavailable)),
+    ("raft proposal dropped", Refused(ErrorKind::Unavailable)),
+    // Too far behind with applying: said before anything is proposed.
+    ("etcdserver: too many requests", Refused(ErrorKind::Unavailable)),
+    ("etcdserver: rpc not supported for learner", Refused(ErrorKind::Unavailable)),
+    ("etcdserver: mvcc: required revision is a future revision", Refused(ErrorKind::Unavailable)),
+    // The users were changed between the check and the application: asked for again with a new token.
+    ("etcdserver: revision of auth store is old", Refused(ErrorKind::Unavailable)),
+    ("etcdserver: mvcc: database space exceeded", Refused(ErrorKind::Full)),
+    ("etcdserver: request is too large", Refused(ErrorKind::Invalid)),
+    ("etcdserver: too many operations in txn request", Refused(ErrorKind::Invalid)),
+    ("etcdserver: mvcc: required revision has been compacted", Refused(COMPACTED)),
+    ("etcdserver: authentication failed, invalid user ID or password", Refused(ErrorKind::Denied)),
+    ("etcdserver: permission denied", Refused(ErrorKind::Denied)),
+    ("etcdserver: invalid auth token", Refused(ErrorKind::Denied)),
+    ("etcdserver: user name is empty", Refused(ErrorKind::Denied)),
+    ("etcdserver: user name not found", Refused(ErrorKind::Denied)),
+    ("etcdserver: not capable", Refused(ErrorKind::Unsupported)),
+    ("etcdserver: corrupt cluster", Refused(ErrorKind::Corrupt)),
+    // We never send such requests.
+    ("etcdserver: key is not provided", Refused(ErrorKind::Internal)),
+    ("etcdserver: key not found", Refused(ErrorKind::Internal)),
+    ("etcdserver: duplicate key given in txn request", Refused(ErrorKind::Internal)),
+    ("etcdserver: invalid sort option", Refused(ErrorKind::Internal)),
+    ("etcdserver: requested lease not found", Refused(ErrorKind::Internal)),
+    // The proposal is on its way, and may be applied after the member has given up waiting for it.
+    ("etcdserver: request timed out", Open),
+    ("etcdserver: request timed out, possibly due to previous leader failure", Open),
+    ("etcdserver: request timed out, possibly due to connection lost", Open),
+    ("etcdserver: request timed out, waiting for the applied index took too long", Open),
+    ("etcdserver: leader changed", Open),
+    ("etcdserver: server stopped", Open),
+    ("etcdserver: unhealthy cluster", Open),
+    ("etcdserver: request canceled", Open),
+    ("etcdserver: context deadline exceeded", Open),
+];
+
+/// The oldest revision is not told with the error; who can learn it puts it in.
+const COMPACTED: ErrorKind = ErrorKind::Compacted { oldest: Revision(0) };
+
+/// How gRPC in front of etcd refuses a message before etcd sees it.
+const TOO_LARGE: &str = "grpc: received message larger than max";
+
+// === impl Failure ===
+
+impl Failure {
+    /// Sorts what the client library calls a status.
+    pub(crate) fn new(status: Status) -> Self {
+        let source = std::error::Error::source(&status);
+        match source.map(|source| source.downcast_ref::<Broken>()) {
+            // Only a status that was made on this side has a source.
+            Some(Some(broken)) if !broken.sent => {
+                Self::NotSent(Error::unavailable(format!("the connection is gone: {}", broken.source)))
+            }
+            Some(_) => Self::Lost(status.message().to_owned()),
+            None => Self::Answered(status),
+        }
+    }
+
+    /// Returns what this means for who wanted to change something.
+    pub(crate) fn of_write(self) -> Error {
+        match self {
+            Self::NotSent(error) => error,
+            Self::Lost(message) => {
+                Error::new(ErrorKind::OutcomeUnknown, format!("the answer of etcd was lost: {message}"))
+            }
+            Self::Answered(status) => match meaning(&status) {
+                Refused(kind) => refused(kind, &status),
+                Open => Error::new(
+                    ErrorKind::OutcomeUnknown,
+                    format!("etcd does not know whether it was applied: {}", status.message()),
+                ),
+            },
+        }
+    }
+
+    /// Returns what this means for who only asked.
+    pub(crate) fn of_read(self) -> Error {
+        match self {
+            Self::NotSent(error) => error,
+            Self::Lost(message) => Error::unavailable(format!("the answer of etcd was lost: {message}")),
+            Self::Answered(status) => match meaning(&status) {
+                Refused(kind) => refused(kind, &status),
+                Open => Error::unavailable(format!("etcd cannot answer: {}", status.message())),
+            },
+        }
+    }
+
+    /// Tells whether a new token may help: said before anything is applied.
+    pub(crate) fn wants_token(&self) -> bool {
+        matches!(self, Self::Answered(status) if is_token_error(status.message()))
+    }
+
+    /// Tells whether another member may do better.
+    pub(crate) fn wants_another_member(&self) -> bool {
+        match self {
+            Self::NotSent(_) | Self::Lost(_) => true,
+            Self::Answered(status) => match meaning(status) {
+                Open => true,
+                Refused(kind) => kind == ErrorKind::Unavailable && status.code() != Code::ResourceExhausted,
+            },
+        }
+    }
+
+    /// Tells whether an answer was refused on this side because it is too large.
+    pub(crate) fn is_large_answer(&self) -> bool {
+        matches!(self, Self::Answered(status)
+            if status.code() == Code::OutOfRange && status.message().contains("message length too large"))
+    }
+}
+
+/// Tells whether etcd says by `message` that it does not accept the token.
+pub(crate) fn is_token_error(message: &str) -> bool {
+    ["invalid auth token", "revision of auth store is old", "user name is empty"]
+        .iter()
+        .any(|reason| message.ends_with(reason))
+}
+
+/// Returns what etcd means by the reason with which it ends a watch.
+pub(crate) fn of_watch(reason: &str) -> Error {
+    let known = MEANINGS.iter().find(|(text, _)| reason.ends_with(text)).map(|(_, meaning)| *meaning);
+    let kind = match known {
+        Some(Refused(kind)) => kind,
+        Some(Open) | None => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("etcd ended the watch: {reason}"))
+}
+
+fn meaning(status: &Status) -> Meaning {
+    if let Some((_, meaning)) = MEANINGS.iter().find(|(text, _)| *text == status.message()) {
+        return *meaning;
+    }
+    if status.message().starts_with(TOO_LARGE) {
+        return Refused(ErrorKind::Invalid);
+    }
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Refused(ErrorKind::Denied),
+        Code::Unimplemented => Refused(ErrorKind::Unsupported),
+        // Whatever we do not know may have been applied.
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => Open,
+    }
+}
+
+fn refused(kind: ErrorKind, status: &Status) -> Error {
+    let hint = match kind {
+        ErrorKind::Full => ": compact and defragment etcd, then disarm its alarm, or raise its quota",
+        ErrorKind::Denied => ": check `username`, `password` and the role of the user on `prefix`",
+        ErrorKind::Invalid => ": check `request-bytes-max` and `txn-ops-max` against etcd's own settings",
+        ErrorKind::Unavailable
+        | ErrorKind::OutcomeUnknown
+        | ErrorKind::Config
+        | ErrorKind::Compacted { .. }
+        | ErrorKind::Closed
+        | ErrorKind::Unsupported
+        | ErrorKind::Corrupt
+        | ErrorKind::Internal => "",
+    };
+    Error::new(kind, format!("etcd refuses: {}{hint}", status.message()))
+}
+
+// === impl Broken ===
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sent = if self.sent { "broke" } else { "was gone" };
+        write!(f, "the connection {sent}: {}", self.source)
+    }
+}
+
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a write is answered with, by code and text.
+    fn write(code: Code, message: &str) -> ErrorKind {
+        Failure::new(Status::new(code, message)).of_write().kind()
+    }
+
+    fn read(code: Code, message: &str) -> ErrorKind {
+        Failure::new(Status::new(code, message)).of_read().kind()
+    }
+
+    #[test]
+    fn every_error_of_etcd_has_a_meaning() {
+        let unknown = ErrorKind::OutcomeUnknown;
+        let table: &[(Code, &str, ErrorKind, ErrorKind)] = &[
+            (Code::Unavailable, "etcdserver: no leader", ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (Code::Unknown, "raft proposal dropped", ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: too many requests",
+                ErrorKind::Unavailable,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: rpc not supported for learner",
+                ErrorKind::Unavailable,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+                ErrorKind::Unavailable,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                ErrorKind::Unavailable,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                ErrorKind::Full,
+                ErrorKind::Full,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+                ErrorKind::Invalid,
+                ErrorKind::Invalid,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: too many operations in txn request",
+                ErrorKind::Invalid,
+                ErrorKind::Invalid,
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                COMPACTED,
+                COMPACTED,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                ErrorKind::Denied,
+                ErrorKind::Denied,
+            ),
+            (Code::PermissionDenied, "etcdserver: permission denied", ErrorKind::Denied, ErrorKind::Denied),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", ErrorKind::Denied, ErrorKind::Denied),
+            (Code::InvalidArgument, "etcdserver: user name is empty", ErrorKind::Denied, ErrorKind::Denied),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: user name not found",
+                ErrorKind::Denied,
+                ErrorKind::Denied,
+            ),
+            (Code::Unavailable, "etcdserver: not capable", ErrorKind::Unsupported, ErrorKind::Unsupported),
+            (Code::DataLoss, "etcdserver: corrupt cluster", ErrorKind::Corrupt, ErrorKind::Corrupt),
+            (
+                Code::InvalidArgument,
+                "etcdserver: key is not provided",
+                ErrorKind::Internal,
+                ErrorKind::Internal,
+            ),
+            (Code::InvalidArgument, "etcdserver: key not found", ErrorKind::Internal, ErrorKind::Internal),
+            (
+                Code::InvalidArgument,
+                "etcdserver: duplicate key given in txn request",
+                ErrorKind::Internal,
+                ErrorKind::Internal,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: invalid sort option",
+                ErrorKind::Internal,
+                ErrorKind::Internal,
+            ),
+            (
+                Code::NotFound,
+                "etcdserver: requested lease not found",
+                ErrorKind::Internal,
+                ErrorKind::Internal,
+            ),
+            (Code::Unavailable, "etcdserver: request timed out", unknown, ErrorKind::Unavailable),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+                unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, waiting for the applied index took too long",
+                unknown,
+                ErrorKind::Unavailable,
+            ),
+            (Code::Unavailable, "etcdserver: leader changed", unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: server stopped", unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: unhealthy cluster", unknown, ErrorKind::Unavailable),
+            (Code::Cancelled, "etcdserver: request canceled", unknown, ErrorKind::Unavailable),
+            (
+                Code::DeadlineExceeded,
+                "etcdserver: context deadline exceeded",
+                unknown,
+                ErrorKind::Unavailable,
+            ),
+        ];
+        for (code, message, write_kind, read_kind) in table {
+            assert_eq!(write(*code, message), *write_kind, "{message}");
+            assert_eq!(read(*code, message), *read_kind, "{message}");
+        }
+        let told: Vec<&str> = table.iter().map(|(_, message, _, _)| *message).collect();
+        for (message, _) in MEANINGS {
+            assert!(told.contains(message), "`{message}` is not in the table of this test");
+        }
+        assert_eq!(told.len(), MEANINGS.len());
+    }
+
+    #[test]
+    fn what_is_not_known_may_have_been_applied() {
+        for code in [
+            Code::Cancelled,
+            Code::Unknown,
+            Code::InvalidArgument,
+            Code::DeadlineExceeded,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::ResourceExhausted,
+            Code::FailedPrecondition,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Internal,
+            Code::Unavailable,
+            Code::DataLoss,
+        ] {
+            assert_eq!(write(code, "never heard of"), ErrorKind::OutcomeUnknown, "{code:?}");
+            assert_eq!(read(code, "never heard of"), ErrorKind::Unavailable, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_etcd_refuses_without_applying() {
+        assert_eq!(write(Code::Unauthenticated, "who are you"), ErrorKind::Denied);
+        assert_eq!(write(Code::PermissionDenied, "not you"), ErrorKind::Denied);
+        assert_eq!(write(Code::Unimplemented, "unknown service"), ErrorKind::Unsupported);
+        let large = "grpc: received message larger than max (3 vs. 2)";
+        assert_eq!(write(Code::ResourceExhausted, large), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn tokens_and_members_are_changed_when_that_may_help() {
+        let failure = |code, message: &str| Failure::new(Status::new(code, message));
+        assert!(failure(Code::Unauthenticated, "etcdserver: invalid auth token").wants_token());
+        assert!(!failure(Code::PermissionDenied, "etcdserver: permission denied").wants_token());
+        assert!(failure(Code::Unavailable, "etcdserver: no leader").wants_another_member());
+        assert!(failure(Code::Unavailable, "etcdserver: request timed out").wants_another_member());
+        assert!(!failure(Code::ResourceExhausted, "etcdserver: too many requests").wants_another_member());
+        assert!(!failure(Code::InvalidArgument, "etcdserver: request is too large").wants_another_member());
+    }
+
+    #[test]
+    fn a_watch_ends_with_what_etcd_says() {
+        let kind = |reason: &str| of_watch(reason).kind();
+        assert_eq!(
+            kind("rpc error: code = PermissionDenied desc = etcdserver: permission denied"),
+            ErrorKind::Denied
+        );
+        assert_eq!(kind("etcdserver: mvcc: required revision has been compacted"), COMPACTED);
+        assert_eq!(kind(""), ErrorKind::Unavailable);
+    }
+}

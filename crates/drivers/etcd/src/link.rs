@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way to the cluster: one connection at a time, to whichever member answers, with a token if there is a user.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use atomix_env::{Env, Shutdown};
+use atomix_kv::{Error, ErrorKind};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Request, Response, Status};
+
+use crate::config::Settings;
+use crate::connection::Connection;
+use crate::error::Failure;
+use crate::wire::auth_client::AuthClient;
+use crate::wire::maintenance_client::MaintenanceClient;
+use crate::wire::{AuthenticateRequest, StatusRequest, StatusResponse};
+
+/// Carries requests to the cluster.
+pub(crate) struct Link {
+    env: Env,
+    settings: Settings,
+    current: Mutex<Option<Connection>>,
+    token: Mutex<Token>,
+    /// Held while a connection is made. Counts the attempts, so that those who waited for one share its result.
+    dialing: tokio::sync::Mutex<Option<Arc<Error>>>,
+    attempts: AtomicU64,
+    /// The endpoint that is tried next.
+    next: AtomicUsize,
+    renewing: tokio::sync::Mutex<()>,
+    closed: Shutdown,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Token {
+    value: Option<MetadataValue<Ascii>>,
+    generation: u64,
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn new(env: Env, settings: Settings) -> Self {
+        Self {
+            env,
+            settings,
+            current: Mutex::default(),
+            token: Mutex::default(),
+            dialing: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            renewing: tokio::sync::Mutex::default(),
+            closed: Shutdown::new(),
+        }
+    }
+
+    /// Calls the cluster and waits for the answer.
+    ///
+    /// A request is sent once. It goes out again only if it certainly did not leave this process, or if etcd refused its
+    /// token, which it does before it applies anything.
+    pub(crate) async fn call<M, R>(
+        &self,
+        message: M,
+        send: impl Fn(Connection, Request<M>) -> BoxFuture<'static, Result<Response<R>, Status>>,
+    ) -> Result<R, Failure>
+    where
+        M: Clone,
+    {
+        let mut renewed = false;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let connection = self.connection().await.map_err(Failure::NotSent)?;
+            let (request, generation) = self.request(message.clone());
+            let answer = self.env.timeout(self.settings.request_timeout, send(connection.clone(), request));
+            let failure = match answer.await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => Failure::new(status),
+                Err(_) => Failure::Lost(format!(
+                    "no answer in time: endpoint=`{}` request-timeout=`{:?}`",
+                    connection.endpoint(),
+                    self.settings.request_timeout
+                )),
+            };
+            match &failure {
+                Failure::NotSent(_) => connection.give_up(),
+                failure if failure.wants_another_member() => self.leave(&connection),
+                Failure::Lost(_) | Failure::Answered(_) => {}
+            }
+            if failure.wants_token() && !renewed {
+                renewed = true;
+                self.renew(&connection, generation).await.map_err(Failure::NotSent)?;
+                continue;
+            }
+            match failure {
+                Failure::NotSent(_) if attempts <= self.settings.endpoints.len() => {}
+                failure => return Err(failure),
+            }
+        }
+    }
+
+    /// Returns the connection in use, or makes one.
+    pub(crate) async fn connection(&self) -> Result<Connection, Error> {
+        if self.closed.is_cancelled() {
+            return Err(Error::closed());
+        }
+        if let Some(connection) = self.in_use() {
+            return Ok(connection);
+        }
+        let before = self.attempts.load(Ordering::Acquire);
+        let mut dialing = self.dialing.lock().await;
+        if let Some(connection) = self.in_use() {
+            return Ok(connection);
+        }
+        if self.attempts.load(Ordering::Acquire) != before
+            && let Some(error) = dialing.as_ref()
+        {
+            return Err(Error::new(error.kind(), error.to_string()));
+        }
+        let dialed = tokio::select! {
+            dialed = self.dial() => dialed,
+            () = self.closed.cancelled() => Err(Error::closed()),
+        };
+        self.attempts.fetch_add(1, Ordering::Release);
+        match dialed {
+            Ok(connection) => {
+                *dialing = None;
+                *self.current.lock() = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                let told = Error::new(error.kind(), error.to_string());
+                *dialing = Some(Arc::new(error));
+                Err(told)
+            }
+        }
+    }
+
+    /// Does not use `connection` any more: another member may do better.
+    pub(crate) fn leave(&self, connection: &Connection) {
+        // A single member that works badly works no better over another connection.
+        if self.settings.endpoints.len() > 1 {
+            connection.give_up();
+        }
+    }
+
+    /// Makes a request that carries the token and asks for a member that knows a leader.
+    pub(crate) fn request<M>(&self, message: M) -> (Request<M>, u64) {
+        let token = self.token.lock().clone();
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        if let Some(value) = token.value {
+            request.metadata_mut().insert("token", value);
+        }
+        (request, token.generation)
+    }
+
+    /// Gets a new token unless that was done since `generation`.
+    pub(crate) async fn renew(&self, connection: &Connection, generation: u64) -> Result<(), Error> {
+        let _renewing = self.renewing.lock().await;
+        if self.settings.username.is_empty() || self.token.lock().generation != generation {
+            return Ok(());
+        }
+        self.authenticate(connection).await
+    }
+
+    /// Returns the generation of the token in use.
+    pub(crate) fn generation(&self) -> u64 {
+        self.token.lock().generation
+    }
+
+    /// Asks the member behind a connection how it is.
+    pub(crate) async fn status(&self, connection: &Connection) -> Result<StatusResponse, Error> {
+        let mut client = MaintenanceClient::with_origin(connection.clone(), connection.origin());
+        let status = client.status(StatusRequest {});
+        match self.env.timeout(self.settings.dial_timeout, status).await {
+            Ok(Ok(status)) => Ok(status.into_inner()),
+            Ok(Err(status)) => Err(Failure::new(status).of_read()),
+            Err(_) => Err(Error::unavailable(format!(
+                "a member does not answer: endpoint=`{}` dial-timeout=`{:?}`",
+                connection.endpoint(),
+                self.settings.dial_timeout
+            ))),
+        }
+    }
+
+    /// Refuses all further requests and breaks those under way.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Waits for [`Link::close`]. Cancel safe.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn in_use(&self) -> Option<Connection> {
+        let mut current = self.current.lock();
+        if current.as_ref().is_some_and(Connection::is_gone) {
+            *current = None;
+        }
+        current.clone()
+    }
+
+    /// Tries every member once, beginning after the one that was used last.
+    async fn dial(&self) -> Result<Connection, Error> {
+        let endpoints = &self.settings.endpoints;
+        let mut last = None;
+        for _ in 0..endpoints.len() {
+            let endpoint = &endpoints[self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+            match self.dial_member(endpoint).await {
+                Ok(connection) => return Ok(connection),
+                // No other member has other credentials or another configuration.
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint, %error, "a member of etcd cannot be used");
+                    last = Some(error);
+                }
+            }
+        }
+        let error =
+            Error::unavailable(format!("no member of etcd can be used: members=`{}`", endpoints.len()));
+        Err(match last {
+            Some(last) => error.caused_by(last),
+            None => error,
+        })
+    }
+
+    /// Connects to a member and makes sure that it answers, knows a leader, and knows us.
+    async fn dial_member(&self, endpoint: &str) -> Result<Connection, Error> {
+        let opened = Connection::open(&self.env, &self.settings, endpoint, self.closed.clone());
+        let connection = match self.env.timeout(self.settings.dial_timeout, opened).await {
+            Ok(opened) => opened?,
+            Err(_) => {
+                return Err(Error::unavailable(format!(
+                    "etcd cannot be reached in time: endpoint=`{endpoint}` dial-timeout=`{:?}`",
+                    self.settings.dial_timeout
+                )));
+            }
+        };
+        if self.status(&connection).await?.leader == 0 {
+            return Err(Error::unavailable(format!("the member knows no leader: endpoint=`{endpoint}`")));
+        }
+        if !self.settings.username.is_empty() && self.token.lock().value.is_none() {
+            self.authenticate(&connection).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn authenticate(&self, connection: &Connection) -> Result<(), Error> {
+        let mut client = AuthClient::with_origin(connection.clone(), connection.origin());
+        let request = AuthenticateRequest {
+            name: self.settings.username.clone(),
+            password: self.settings.password.clone(),
+        };
+        let value = match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await
+        {
+            Ok(Ok(response)) => {
+                let token = response.into_inner().token;
+                Some(
+                    token
+                        .parse()
+                        .map_err(|_| Error::new(ErrorKind::Internal, "etcd gave a token of no use"))?,
+                )
+            }
+            // As etcd's own client: who has a password but need not show it is let in.
+            Ok(Err(status)) if status.message() == "etcdserver: authentication is not enabled" => None,
+            Ok(Err(status)) => return Err(Failure::new(status).of_read()),
+            Err(_) => return Err(Error::unavailable("etcd does not answer who we are in time")),
+        };
+        let mut token = self.token.lock();
+        *token = Token { value, generation: token.generation + 1 };
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("connection", &*self.current.lock())
+            .field("closed", &self.closed.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}

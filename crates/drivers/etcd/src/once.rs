@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Named requests.
+//!
+//! A named request writes a key of its name in its own transaction, whether its guards hold or not. That key says what was
+//! asked and whether it was applied; its revision says when. The outcome itself is read back from etcd's history at that
+//! revision: previous values just before it, everything else at it. So nothing is written after the fact, and a lost
+//! answer can be looked up however it was lost.
+
+use atomix_kv::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write, Written};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::keys::Space;
+use crate::plan::{self, Memory};
+use crate::store::Core;
+use crate::wire::{KeyValue, RangeRequest};
+
+/// What is remembered of a named request. Part of the stored format.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    applied: bool,
+    /// The writes, with empty values: those are in the history.
+    writes: Vec<Write>,
+    stamps: Vec<Bytes>,
+    reads: Vec<Read>,
+}
+
+/// Returns what a transaction named `name` writes to be remembered.
+pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, stamps: &[Bytes]) -> Memory {
+    let writes: Vec<Write> = txn.writes.iter().map(without_value).collect();
+    let text = |applied| {
+        let remembered =
+            Remembered { applied, writes: writes.clone(), stamps: stamps.to_vec(), reads: txn.reads.clone() };
+        Bytes::from(serde_json::to_vec(&remembered).expect("plain values can be written down"))
+    };
+    Memory { key: space.name_key(name), applied: text(true), refused: text(false) }
+}
+
+/// Returns the outcome of the request that `remembered` is about.
+///
+/// An error of kind [`ErrorKind::OutcomeUnknown`] if etcd has compacted the history in which the outcome was.
+pub(crate) async fn recall(core: &Core, space: &Space, remembered: KeyValue) -> Result<Outcome, Error> {
+    let at = remembered.mod_revision;
+    let told: Remembered = serde_json::from_slice(&remembered.value).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "a remembered request is damaged").caused_by(error)
+    })?;
+    let mut writes = Vec::with_capacity(told.writes.len());
+    let mut stamps = told.stamps.into_iter();
+    for write in told.writes.iter().filter(|_| told.applied) {
+        writes.push(match write {
+            Write::Put { key, .. } => Written::Put { previous: entry(core, space, key, at - 1).await? },
+            Write::Delete { key } => Written::Deleted { previous: entry(core, space, key, at - 1).await? },
+            Write::Add { key, .. } => {
+                let after = entry(core, space, key, at).await?;
+                let value = after.and_then(|entry| atomix_kv::number(&entry.value));
+                Written::Added { value: value.ok_or_else(|| plan::unexpected("number"))? }
+            }
+            Write::Stamp { .. } => {
+                Written::Stamped { key: stamps.next().ok_or_else(|| plan::unexpected("stamp"))? }
+            }
+            Write::DeleteRange { range } => {
+                Written::RangeDeleted { count: count(core, space, range, at - 1).await? }
+            }
+        });
+    }
+    let mut reads = Vec::with_capacity(told.reads.len());
+    let questions = plan::questions(space, &told.reads, plan::page(&told.writes));
+    for (read, question) in told.reads.iter().zip(questions) {
+        let answer = match question {
+            Some(question) => Some(history(core, RangeRequest { revision: at, ..question }).await?),
+            None => None,
+        };
+        reads.push(plan::found_or_nothing(space, read, core.limits(), answer));
+    }
+    Ok(Outcome { revision: revision(at), applied: told.applied, writes, reads })
+}
+
+/// Forgets the oldest names of a keyspace that are too many.
+pub(crate) async fn forget(core: &Core, space: &Space) -> Result<(), Error> {
+    let span = space.all_names();
+    let count = RangeRequest {
+        key: span.start.clone(),
+        range_end: span.end.clone(),
+        count_only: true,
+        ..RangeRequest::default()
+    };
+    let count = core.range(count).await?.count;
+    let max = i64::try_from(core.limits().once_max).expect("it is small");
+    if count <= max {
+        return Ok(());
+    }
+    let oldest = RangeRequest {
+        key: span.start,
+        range_end: span.end,
+        keys_only: true,
+        limit: (count - max).min(64),
+        sort_order: crate::wire::range_request::SortOrder::Ascend.into(),
+        sort_target: crate::wire::range_request::SortTarget::Create.into(),
+        ..RangeRequest::default()
+    };
+    let oldest = core.range(oldest).await?.kvs;
+    core.delete(oldest.into_iter().map(|kv| kv.key).collect()).await
+}
+
+fn without_value(write: &Write) -> Write {
+    match write {
+        Write::Put { key, .. } => Write::Put { key: key.clone(), value: Bytes::new() },
+        Write::Stamp { prefix, .. } => Write::Stamp { prefix: prefix.clone(), value: Bytes::new() },
+        Write::Add { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => write.clone(),
+    }
+}
+
+async fn entry(core: &Core, space: &Space, key: &Bytes, at: i64) -> Result<Option<atomix_kv::Entry>, Error> {
+    let question = RangeRequest { revision: at, ..plan::get(space.entry_key(key)) };
+    Ok(history(core, question).await?.kvs.into_iter().next().map(|kv| space.entry(kv)))
+}
+
+async fn count(core: &Core, space: &Space, range: &Range, at: i64) -> Result<u64, Error> {
+    let read = Read::Count { range: range.clone() };
+    let Some(Some(question)) = plan::questions(space, &[read], 1).pop() else { return Ok(0) };
+    let answer = history(core, RangeRequest { revision: at, ..question }).await?;
+    Ok(u64::try_from(answer.count).unwrap_or_default())
+}
+
+/// Asks about the past.
+async fn history(core: &Core, question: RangeRequest) -> Result<crate::wire::RangeResponse, Error> {
+    core.range(question).await.map_err(|error| match error.kind() {
+        ErrorKind::Compacted { .. } => Error::new(
+            ErrorKind::OutcomeUnknown,
+            "this request was answered before, but etcd has compacted what its answer was",
+        ),
+        _ => error,
+    })
+}
+
+fn revision(at: i64) -> Revision {
+    crate::keys::revision(at)
+}

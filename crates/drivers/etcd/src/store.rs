@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The store: reads, commits and watches of keyspaces that live in etcd.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::emulate::Batcher;
+use atomix_kv::{
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Revision,
+    Snapshot, Store, Txn, WatchFrom, WatchStream,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
+
+use crate::carriers::{Questions, Reads};
+use crate::commit::Commits;
+use crate::config::{ENVELOPE, Settings};
+use crate::error::Failure;
+use crate::keys::{Space, Span};
+use crate::link::Link;
+use crate::plan;
+use crate::watch::Hub;
+use crate::wire::kv_client::KvClient;
+use crate::wire::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
+
+/// Keeps keyspaces in an etcd cluster.
+pub struct EtcdStore {
+    core: Arc<Core>,
+    reads: Batcher<Reads>,
+    commits: Commits,
+    hub: Hub,
+    /// What runs, so that [`Store::close`] can wait for it.
+    running: TaskTracker,
+}
+
+/// What all parts of the store share.
+pub(crate) struct Core {
+    pub(crate) env: Env,
+    pub(crate) settings: Settings,
+    pub(crate) link: Link,
+    profile: Profile,
+    /// The latest revision that was shown to anybody.
+    seen: AtomicU64,
+    /// What no other store puts into the names of its stamps.
+    nonce: u64,
+    stamps: AtomicU64,
+}
+
+// === impl EtcdStore ===
+
+impl EtcdStore {
+    /// Connects to the cluster and makes sure that it answers.
+    pub async fn connect(settings: Settings, env: Env) -> Result<Self, Error> {
+        let core = Arc::new(Core::new(settings, env));
+        core.link.connection().await?;
+        let patience = core.settings.request_timeout;
+        Ok(Self {
+            reads: Batcher::new(Reads::new(Arc::clone(&core)), core.env.clone(), patience),
+            commits: Commits::new(Arc::clone(&core)),
+            hub: Hub::new(Arc::clone(&core)),
+            running: TaskTracker::new(),
+            core,
+        })
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.running.is_closed() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    async fn answer(&self, space: &Space, reads: Vec<Read>, level: Level) -> Result<Snapshot, Error> {
+        self.core.limits().check_reads(&reads)?;
+        let asked = plan::questions(space, &reads, plan::PAGE);
+        let mut ops: Vec<RangeRequest> = asked.iter().flatten().cloned().collect();
+        if ops.is_empty() {
+            // Something must be asked to learn the revision.
+            ops.push(RangeRequest { count_only: true, ..plan::get(space.together_key()) });
+        }
+        let (revision, answers) = self.ask(ops, level).await?;
+        let mut answers = answers.into_iter();
+        let reads = reads
+            .iter()
+            .zip(asked)
+            .map(|(read, asked)| {
+                let answer = asked.and_then(|_| answers.next());
+                plan::found_or_nothing(space, read, self.core.limits(), answer)
+            })
+            .collect();
+        Ok(Snapshot { revision, reads })
+    }
+
+    async fn ask(
+        &self,
+        ops: Vec<RangeRequest>,
+        level: Level,
+    ) -> Result<(Revision, Vec<RangeResponse>), Error> {
+        if level == Level::Local {
+            let (revision, answers) = self.reads.carrier().local(ops.clone()).await?;
+            // A member that lags behind what was shown before does not answer.
+            if revision >= self.core.seen() {
+                return Ok((revision, answers));
+            }
+        }
+        self.reads.run(Questions(ops)).await
+    }
+
+    async fn health(&self) -> Result<Health, Error> {
+        let connection = self.core.link.connection().await?;
+        let status = self.core.link.status(&connection).await?;
+        let space = Space::new(&self.core.settings.prefix, &Keyspace::new("check"));
+        let latest = self.answer(&space, Vec::new(), Level::Latest).await?;
+        let mut facts = vec![
+            ("endpoint", connection.endpoint().to_owned()),
+            ("version", status.version),
+            ("leader", format!("{:x}", status.leader)),
+            ("member", format!("{:x}", status.header.unwrap_or_default().member_id)),
+            ("database-bytes", status.db_size.to_string()),
+            ("revision", latest.revision.to_string()),
+            ("keyspaces-watched", self.hub.watched().to_string()),
+        ];
+        if !status.errors.is_empty() {
+            facts.push(("alarms", status.errors.join(", ")));
+        }
+        Ok(Health { facts })
+    }
+}
+
+impl Store for EtcdStore {
+    fn profile(&self) -> &Profile {
+        &self.core.profile
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let _running = self.running.token();
+            self.answer(&self.core.space(keyspace), reads, level).await
+        })
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let _running = self.running.token();
+            self.commits.commit(keyspace, txn).await
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let _running = self.running.token();
+            let space = self.core.space(keyspace);
+            let latest = self.answer(&space, Vec::new(), Level::Latest).await?.revision;
+            self.hub.watch(&space, from, latest)
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let _running = self.running.token();
+            self.health().await
+        })
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        self.running.close();
+        Box::pin(async move {
+            // Whatever is not done by then is cut off, and answered as what it is: lost.
+            let _done_in_time = self.core.env.timeout(grace, self.running.wait()).await;
+            self.core.link.close();
+            self.hub.close();
+        })
+    }
+}
+
+impl Drop for EtcdStore {
+    fn drop(&mut self) {
+        self.core.link.close();
+        self.hub.close();
+    }
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore")
+            .field("link", &self.core.link)
+            .field("commits", &self.commits)
+            .field("reads", &self.reads)
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn new(settings: Settings, env: Env) -> Self {
+        // Some operations of a transaction are ours: levels of nesting, and the key that remembers its name.
+        let operations = settings.txn_ops_max - 8;
+        let limits = Limits {
+            key_bytes_max: 4096.max(settings.request_bytes_max / 24),
+            value_bytes_max: settings.request_bytes_max - settings.request_bytes_max / 8,
+            guards_max: operations,
+            writes_max: operations,
+            reads_max: operations,
+            ..Limits::default()
+        };
+        let profile = Profile {
+            consistency: Consistency::Linearizable,
+            durability: Durability::Quorum,
+            shared: true,
+            limits,
+        };
+        Self {
+            link: Link::new(env.clone(), settings.clone()),
+            nonce: env.random(),
+            env,
+            settings,
+            profile,
+            seen: AtomicU64::new(0),
+            stamps: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.profile.limits
+    }
+
+    pub(crate) fn space(&self, keyspace: &Keyspace) -> Space {
+        Space::new(&self.settings.prefix, keyspace)
+    }
+
+    /// Chooses the key of a stamp: a zero, so that stamps come before what else may have the prefix; what no other store
+    /// has; what this store has not used. Their order is that of their revisions and not of their keys.
+    pub(crate) fn stamp(&self, prefix: &Bytes) -> Bytes {
+        let mut key = BytesMut::with_capacity(prefix.len() + 16);
+        key.put_slice(prefix);
+        key.put_u64(self.nonce >> 8);
+        key.put_u64(self.stamps.fetch_add(1, Ordering::Relaxed));
+        key.freeze()
+    }
+
+    /// Takes note of a revision that is going to be shown.
+    pub(crate) fn saw(&self, revision: Revision) {
+        self.seen.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn seen(&self) -> Revision {
+        Revision(self.seen.load(Ordering::Acquire))
+    }
+
+    /// Sends one transaction. `answer_max` bounds the bytes of its answer.
+    pub(crate) async fn txn(&self, request: TxnRequest, answer_max: usize) -> Result<TxnResponse, Failure> {
+        let response = self
+            .link
+            .call(request, move |connection, request| {
+                Box::pin(async move {
+                    let origin = connection.origin();
+                    let client = KvClient::with_origin(connection, origin);
+                    client.max_decoding_message_size(answer_max).txn(request).await
+                })
+            })
+            .await?;
+        self.saw(plan::at(response.header.as_ref()));
+        Ok(response)
+    }
+
+    /// Asks for one range, outside of any pack.
+    pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
+        let answer_max = self.settings.answer_bytes_max;
+        let response = self.link.call(request, move |connection, request| {
+            Box::pin(async move {
+                let origin = connection.origin();
+                let client = KvClient::with_origin(connection, origin);
+                client.max_decoding_message_size(answer_max).range(request).await
+            })
+        });
+        response.await.map_err(Failure::of_read)
+    }
+
+    /// Deletes keys of etcd that are not entries. Repeating it does no harm.
+    pub(crate) async fn delete(&self, keys: Vec<Bytes>) -> Result<(), Error> {
+        let success =
+            keys.into_iter().map(|key| plan::delete(Span { start: key, end: Bytes::new() }, false)).collect();
+        let request = TxnRequest { success, ..TxnRequest::default() };
+        self.txn(request, usize::MAX).await.map(drop).map_err(Failure::of_write)
+    }
+
+    /// Refuses what etcd would refuse because of its size.
+    pub(crate) fn check_size(&self, bytes: usize, operations: usize) -> Result<(), Error> {
+        let max = self.settings.request_bytes_max;
+        if bytes + ENVELOPE > max {
+            return Err(Error::invalid(format!(
+                "a transaction is too large for etcd: bytes=`{}` request-bytes-max=`{max}`",
+                bytes + ENVELOPE
+            )));
+        }
+        let max = self.settings.txn_ops_max;
+        if operations > max {
+            return Err(Error::invalid(format!(
+                "a transaction has too many operations for etcd: operations=`{operations}` txn-ops-max=`{max}`"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Follows a keyspace from further back than its window reaches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_kv::{Commit, Error, ErrorKind, Revision, WatchItem, WatchStream};
+use futures::{StreamExt, stream};
+use tonic::Streaming;
+
+use super::assemble::{Assembler, oldest};
+use super::hub::{Shared, create};
+use crate::error::{Failure, of_watch};
+use crate::keys::{Space, complete, revision};
+use crate::plan;
+use crate::store::Core;
+use crate::wire::watch_client::WatchClient;
+use crate::wire::{RangeRequest, WatchRequest, WatchResponse, watch_request};
+
+/// A follower that is behind.
+struct Backlog {
+    shared: Arc<Shared>,
+    space: Space,
+    /// Everything up to here was brought.
+    seen: Revision,
+    ready: VecDeque<Arc<Commit>>,
+    source: Source,
+    /// Keeps the window that is to be reached.
+    _interest: Arc<()>,
+}
+
+enum Source {
+    /// Not asked yet, or lost.
+    None,
+    /// etcd's history.
+    History(Box<Streaming<WatchResponse>>, Assembler),
+    /// The window: it reaches back as far as needed.
+    Window(WatchStream),
+    Ended,
+}
+
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Returns everything after `seen`: out of etcd's history until the window of the keyspace has it. Reads no faster than the
+/// follower does.
+pub(super) fn follow(shared: Arc<Shared>, space: Space, seen: Revision, interest: Arc<()>) -> WatchStream {
+    let ready = VecDeque::new();
+    let backlog = Backlog { shared, space, seen, ready, source: Source::None, _interest: interest };
+    stream::unfold(backlog, |mut backlog| async move {
+        let item = match backlog.next().await {
+            Ok(None) => return None,
+            Ok(Some(item)) => Ok(item),
+            Err(error) => {
+                backlog.source = Source::Ended;
+                Err(error)
+            }
+        };
+        Some((item, backlog))
+    })
+    .boxed()
+}
+
+// === impl Backlog ===
+
+impl Backlog {
+    async fn next(&mut self) -> Result<Option<WatchItem>, Error> {
+        loop {
+            if let Some(commit) = self.ready.pop_front() {
+                self.seen = commit.revision;
+                return Ok(Some(WatchItem::Commit(commit)));
+            }
+            if let Source::History(..) | Source::None = self.source
+                && let Some(window) = self.shared.join(&self.space, self.seen)?
+            {
+                self.source = Source::Window(window);
+            }
+            match &mut self.source {
+                Source::Ended => return Ok(None),
+                Source::Window(window) => return window.next().await.transpose(),
+                Source::None => match open(&self.shared.core, &self.space, self.seen).await {
+                    Ok(stream) => self.source = Source::History(Box::new(stream), Assembler::default()),
+                    Err(error) if error.kind() == ErrorKind::Unavailable => {
+                        self.shared.core.env.sleep(RETRY).await;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Source::History(stream, assembler) => match stream.message().await {
+                    Ok(Some(response)) if response.canceled => return Err(cancelled(&response)),
+                    Ok(Some(response)) => {
+                        let commits = assembler.take(&self.space, response)?;
+                        let new = commits.into_iter().filter(|commit| commit.revision > self.seen);
+                        self.ready.extend(new.map(Arc::new));
+                    }
+                    Ok(None) | Err(_) => {
+                        self.source = Source::None;
+                        self.shared.core.env.sleep(RETRY).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Opens a stream of its own that brings the commits of a keyspace after `seen`.
+async fn open(core: &Core, space: &Space, seen: Revision) -> Result<Streaming<WatchResponse>, Error> {
+    reaches_back(core, seen).await?;
+    let connection = core.link.connection().await?;
+    let begin = WatchRequest { request: Some(watch_request::Request::Create(create(space, 1, seen))) };
+    // The stream must stay open on this side, or etcd ends it.
+    let requests = stream::iter([begin]).chain(stream::pending());
+    let (request, generation) = core.link.request(requests);
+    let mut client = WatchClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(usize::MAX);
+    let lost = |failure: Failure| {
+        core.link.leave(&connection);
+        failure.of_read()
+    };
+    let opened = core.env.timeout(core.settings.request_timeout, client.watch(request)).await;
+    let Ok(opened) = opened else {
+        return Err(lost(Failure::Lost("a watch does not begin in time".to_owned())));
+    };
+    let mut stream = opened.map_err(|status| lost(Failure::new(status)))?.into_inner();
+    let first = stream.message().await.map_err(|status| lost(Failure::new(status)))?;
+    match first {
+        Some(first) if first.canceled => {
+            let error = cancelled(&first);
+            if error.kind() == ErrorKind::Denied && core.link.generation() == generation {
+                core.link.renew(&connection, generation).await?;
+                if core.link.generation() != generation {
+                    return Err(Error::unavailable("the watch begins again with a new token"));
+                }
+            }
+            Err(error)
+        }
+        Some(_) => Ok(stream),
+        None => Err(Error::unavailable("etcd ended the watch")),
+    }
+}
+
+/// Makes sure that etcd still has everything after `seen`.
+pub(super) async fn reaches_back(core: &Core, seen: Revision) -> Result<(), Error> {
+    let at @ 1.. = complete(seen) else { return Ok(()) };
+    // Any key will do: whether a revision is still there does not depend on it.
+    let key = core.settings.prefix.clone().into_bytes();
+    let key = if key.is_empty() { vec![0] } else { key };
+    let question =
+        RangeRequest { revision: at, count_only: true, serializable: true, ..plan::get(key.into()) };
+    match core.range(question).await {
+        Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {
+            Err(Error::compacted(compacted(core).await?.max(revision(at + 1))))
+        }
+        answered => answered.map(drop),
+    }
+}
+
+/// Learns up to where etcd has compacted: it says so to who asks for its first revision.
+async fn compacted(core: &Core) -> Result<Revision, Error> {
+    let connection = core.link.connection().await?;
+    let nowhere = Space::new(&core.settings.prefix, &atomix_kv::Keyspace::new("check"));
+    let create = create(&nowhere, 1, Revision(0));
+    let begin = WatchRequest { request: Some(watch_request::Request::Create(create)) };
+    let (request, _) = core.link.request(stream::iter([begin]).chain(stream::pending()));
+    let mut client = WatchClient::with_origin(connection.clone(), connection.origin());
+    let ask = async {
+        let mut stream = client.watch(request).await?.into_inner();
+        while let Some(response) = stream.message().await? {
+            if response.canceled {
+                return Ok(oldest(response.compact_revision));
+            }
+        }
+        Ok(Revision(0))
+    };
+    match core.env.timeout(core.settings.request_timeout, ask).await {
+        Ok(answered) => answered.map_err(|status| Failure::new(status).of_read()),
+        Err(_) => Err(Error::unavailable("etcd does not say in time what it has compacted")),
+    }
+}
+
+/// Returns why etcd has ended a watch.
+pub(super) fn cancelled(response: &WatchResponse) -> Error {
+    if response.compact_revision > 0 {
+        return Error::compacted(oldest(response.compact_revision));
+    }
+    of_watch(&response.cancel_reason)
+}

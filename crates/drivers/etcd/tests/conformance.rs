@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The conformance suite on a real etcd.
+
+mod cluster;
+
+fn main() -> std::process::ExitCode {
+    atomix_kv_testkit::conformance(&(std::sync::Arc::new(cluster::Subjects::default()) as _))
+}

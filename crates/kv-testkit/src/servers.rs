@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real servers for tests: on free ports of the loopback, with their data in a folder that goes with them.
+
+pub mod etcd;
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use atomix_env::{Env, Instant};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A server of ours. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+/// How long a server may take until it answers.
+const START: Duration = Duration::from_secs(30);
+
+// === impl Process ===
+
+impl Process {
+    /// Starts `program`. What it says is shown if `ATOMIX_TEST_SERVER_OUTPUT` is set.
+    pub fn start<A: AsRef<OsStr>>(
+        program: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        if std::env::var_os("ATOMIX_TEST_SERVER_OUTPUT").is_none() {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        let child = command.spawn().map_err(|error| {
+            std::io::Error::new(
+                error.kind(),
+                format!("{program} cannot be started; is it installed? {error}"),
+            )
+        })?;
+        Ok(Self { child })
+    }
+
+    /// Returns the process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the server without a warning and waits until it is gone.
+    pub fn kill(&mut self) {
+        // One that has ended by itself is gone as well.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Stops the server as a debugger would: it answers nothing, and its connections stay.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal)
+            .expect("the server is ours and was not waited for");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns a port that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// Sends one HTTP request and returns status and body. Servers that tell their health by HTTP are few and simple.
+async fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    status.zip(body).ok_or_else(|| std::io::Error::other("no HTTP"))
+}
+
+/// How long is waited for a server, and what for.
+struct Patience {
+    what: &'static str,
+    env: Env,
+    begun: Instant,
+}
+
+impl Patience {
+    fn new(what: &'static str) -> Self {
+        let env = Env::real();
+        Self { what, begun: env.now(), env }
+    }
+
+    /// Waits a little; panics when it was enough.
+    async fn pause(&self) {
+        assert!(self.env.now().since(self.begun) < START, "{} does not answer", self.what);
+        self.env.sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use atomix_env::ManualClock;
+use futures::FutureExt;
+use futures::future::join_all;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::ErrorKind;
+
+/// A request names a place; two for the same place may not share a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Request {
+    place: u32,
+    number: u32,
+}
+
+/// Carries a pack when it is let.
+#[derive(Clone)]
+struct Gate {
+    packs: Arc<Mutex<Vec<Vec<Request>>>>,
+    open: Arc<Semaphore>,
+    under_way: Arc<AtomicUsize>,
+}
+
+const PACK_MAX: usize = 8;
+
+impl Gate {
+    fn new() -> Self {
+        Self { packs: Arc::default(), open: Arc::new(Semaphore::new(0)), under_way: Arc::default() }
+    }
+
+    fn packs(&self) -> Vec<Vec<u32>> {
+        let numbers = |pack: &Vec<Request>| pack.iter().map(|request| request.number).collect();
+        self.packs.lock().iter().map(numbers).collect()
+    }
+}
+
+impl Carrier for Gate {
+    type Request = Request;
+    type Answer = u32;
+    type Load = HashSet<u32>;
+
+    fn join(&self, load: &mut HashSet<u32>, request: &Request) -> bool {
+        load.len() < PACK_MAX && load.insert(request.place)
+    }
+
+    fn carry(&self, pack: Vec<Request>) -> BoxFuture<'_, Vec<Result<u32, Error>>> {
+        self.packs.lock().push(pack.clone());
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            self.open.acquire().await.expect("it is never closed").forget();
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            let answer = |request: &Request| match request.number % 10 {
+                9 => Err(Error::invalid(format!("number {}", request.number))),
+                _ => Ok(request.number),
+            };
+            pack.iter().map(answer).collect()
+        })
+    }
+}
+
+fn batcher(env: &Env) -> (Batcher<Gate>, Gate) {
+    let gate = Gate::new();
+    (Batcher::new(gate.clone(), env.clone(), Duration::from_secs(5)), gate)
+}
+
+/// Lets all tasks do what they can.
+async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_finds_nothing_under_way_goes_at_once_and_those_behind_share() {
+    let (batcher, gate) = batcher(&Env::real());
+    let ask = |number| {
+        let batcher = batcher.clone();
+        tokio::task::spawn(async move { batcher.run(Request { place: number, number }).await })
+    };
+    let first = ask(0);
+    settle().await;
+    let rest: Vec<_> = (1..4).map(ask).collect();
+    settle().await;
+    assert_eq!(gate.packs(), [vec![0]], "what came meanwhile waits");
+    gate.open.add_permits(1);
+    assert_eq!(first.await.unwrap().unwrap(), 0);
+    settle().await;
+    assert_eq!(gate.packs(), [vec![0], vec![1, 2, 3]]);
+    gate.open.add_permits(1);
+    for (number, answer) in (1..4).zip(join_all(rest).await) {
+        assert_eq!(answer.unwrap().unwrap(), number);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_may_not_share_a_pack_go_side_by_side() {
+    let (batcher, gate) = batcher(&Env::real());
+    let asked: Vec<_> = (0..4)
+        .map(|number| {
+            let batcher = batcher.clone();
+            tokio::task::spawn(async move { batcher.run(Request { place: 7, number }).await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(gate.packs(), [[0], [1], [2]], "the last one waits for company");
+    gate.open.add_permits(4);
+    for (number, answer) in (0..).zip(join_all(asked).await) {
+        assert_eq!(answer.unwrap().unwrap(), number);
+    }
+    assert_eq!(gate.packs().len(), 4);
+}
+
+#[tokio::test]
+async fn an_error_of_one_is_not_the_answer_of_another() {
+    let (batcher, gate) = batcher(&Env::real());
+    gate.open.add_permits(10);
+    let answers = join_all((0..20).map(|number| batcher.run(Request { place: number, number }))).await;
+    for (number, answer) in (0..).zip(answers) {
+        match number % 10 {
+            9 => assert_eq!(answer.unwrap_err().to_string(), format!("number {number}")),
+            _ => assert_eq!(answer.unwrap(), number),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_dropped_before_it_was_sent_is_never_sent() {
+    let (batcher, gate) = batcher(&Env::real());
+    let first = batcher.run(Request { place: 0, number: 0 });
+    let dropped = batcher.run(Request { place: 1, number: 1 });
+    let kept = batcher.run(Request { place: 2, number: 2 });
+    let (mut first, mut dropped, mut kept) = (Box::pin(first), Box::pin(dropped), Box::pin(kept));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert!(dropped.as_mut().now_or_never().is_none());
+    assert!(kept.as_mut().now_or_never().is_none());
+    settle().await;
+    drop((first, dropped));
+    gate.open.add_permits(2);
+    assert_eq!(kept.await.unwrap(), 2);
+    assert_eq!(gate.packs(), [vec![0], vec![2]], "the first was under way, and went on");
+}
+
+#[tokio::test]
+async fn a_request_that_has_waited_too_long_is_given_up_unsent() {
+    let clock = ManualClock::new();
+    let (batcher, gate) = batcher(&Env::simulated(Arc::clone(&clock), 1));
+    let ask = |number| {
+        let batcher = batcher.clone();
+        tokio::task::spawn(async move { batcher.run(Request { place: number, number }).await })
+    };
+    let first = ask(0);
+    settle().await;
+    let second = ask(1);
+    settle().await;
+    clock.advance(Duration::from_secs(6));
+    gate.open.add_permits(1);
+    first.await.unwrap().unwrap();
+    assert_eq!(second.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(gate.packs(), [[0]]);
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused_and_the_rest_are_answered() {
+    let (batcher, gate) = batcher(&Env::real());
+    let all = UNDER_WAY_MAX + WAITING_MAX + 1;
+    let asked: Vec<_> = (0..=all)
+        .map(|_| Box::pin(batcher.run(Request { place: 7, number: 0 })))
+        .map(|mut asked| (asked.as_mut().now_or_never(), asked))
+        .collect();
+    let refused = asked.iter().filter(|(answer, _)| answer.is_some()).count();
+    assert_eq!(refused, 1);
+    gate.open.add_permits(all);
+    for (answer, asked) in asked {
+        match answer {
+            Some(answer) => assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable),
+            None => assert_eq!(asked.await.unwrap(), 0),
+        }
+    }
+    assert!(gate.packs().iter().all(|pack| pack.len() == 1));
+}
+
+#[tokio::test]
+async fn in_every_interleaving_each_request_is_sent_once_with_nobody_of_its_place() {
+    for seed in 0..200 {
+        let env = Env::simulated(ManualClock::new(), seed);
+        let (batcher, gate) = batcher(&env);
+        let roll = |sides: u64| env.random() % sides;
+        let mut asked = Vec::new();
+        for number in 0..60 {
+            let request = Request { place: u32::try_from(roll(6)).unwrap(), number: number * 10 };
+            let batcher = batcher.clone();
+            asked.push(tokio::task::spawn(async move { batcher.run(request).await }));
+            for _ in 0..roll(4) {
+                tokio::task::yield_now().await;
+            }
+            if roll(3) == 0 {
+                gate.open.add_permits(1);
+            }
+        }
+        gate.open.add_permits(60);
+        for (number, answer) in (0..).zip(join_all(asked).await) {
+            assert_eq!(answer.unwrap().unwrap(), number * 10, "seed {seed}");
+        }
+        let packs = gate.packs.lock().clone();
+        let mut sent: Vec<u32> = packs.iter().flatten().map(|request| request.number).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, (0..60).map(|number| number * 10).collect::<Vec<_>>(), "seed {seed}");
+        for pack in packs {
+            let places: HashSet<u32> = pack.iter().map(|request| request.place).collect();
+            assert!(places.len() == pack.len() && pack.len() <= PACK_MAX, "seed {seed}: {pack:?}");
+        }
+        settle().await;
+        assert_eq!(batcher.shared.state.lock().under_way, 0, "seed {seed}: nothing is left under way");
+    }
+}

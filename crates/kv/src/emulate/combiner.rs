@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sums additions to one number while another addition to it is under way.
+//!
+//! A store without additions needs a read and a guarded write for each, and all but one of the writers that race lose
+//! their round trip. Here one addition per number is under way; those that arrive meanwhile are summed and become the
+//! next. Each caller is answered with the number after its own addition, as if they had gone one by one.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+
+use atomix_env::Env;
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use crate::{Error, ErrorKind, Keyspace, Outcome, Revision, Written};
+
+/// Adds to numbers in a store.
+pub trait Adder: Send + Sync + 'static {
+    /// Adds `delta` to a number, wrapping around, in one atomic step. Returns the number after it and the commit.
+    fn add<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        key: &'a Bytes,
+        delta: i64,
+    ) -> BoxFuture<'a, Result<(i64, Revision), Error>>;
+}
+
+/// Sums additions. Cheap to clone.
+///
+/// Only for transactions that are one [`crate::Write::Add`] and nothing else: additions that were summed are one commit,
+/// and a guard or a read beside them could tell.
+pub struct Combiner<A: Adder> {
+    shared: Arc<Shared<A>>,
+}
+
+struct Shared<A: Adder> {
+    adder: A,
+    env: Env,
+    /// The numbers that an addition is under way for, with those that wait for it.
+    numbers: Mutex<HashMap<(Keyspace, Bytes), Vec<Waiting>>>,
+}
+
+struct Waiting {
+    delta: i64,
+    answer: oneshot::Sender<Result<Outcome, Error>>,
+}
+
+/// Additions that wait for one number. Beyond, callers are told to come again.
+const WAITING_MAX: usize = 65_536;
+
+// === impl Combiner ===
+
+impl<A: Adder> Combiner<A> {
+    /// Makes a combiner.
+    pub fn new(adder: A, env: Env) -> Self {
+        Self { shared: Arc::new(Shared { adder, env, numbers: Mutex::default() }) }
+    }
+
+    /// Adds `delta` to a number and returns what a transaction of this addition alone would have returned.
+    ///
+    /// # Behaviour
+    /// - too many wait: [`ErrorKind::Unavailable`], nothing was added.
+    /// - an error of the store: told to everybody whose addition was in the sum, because it is true of each.
+    /// - cancelled before its sum was sent: not added. Cancelled later: added or not.
+    pub async fn add(&self, keyspace: &Keyspace, key: &Bytes, delta: i64) -> Result<Outcome, Error> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { delta, answer };
+        let number = (keyspace.clone(), key.clone());
+        match self.shared.numbers.lock().entry(number.clone()) {
+            Entry::Occupied(mut under_way) => {
+                if under_way.get().len() >= WAITING_MAX {
+                    return Err(Error::unavailable(format!("too many additions wait: max=`{WAITING_MAX}`")));
+                }
+                under_way.get_mut().push(waiting);
+            }
+            Entry::Vacant(idle) => {
+                idle.insert(Vec::new());
+                let shared = Arc::clone(&self.shared);
+                self.shared.env.detach(async move { shared.work(number, vec![waiting]).await });
+            }
+        }
+        match answered.await {
+            Ok(answer) => answer,
+            // The task that adds is dropped only when its runtime ends, perhaps in the middle of a round trip.
+            Err(_) => Err(Error::new(ErrorKind::OutcomeUnknown, "the process is ending")),
+        }
+    }
+}
+
+impl<A: Adder> Clone for Combiner<A> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<A: Adder> fmt::Debug for Combiner<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Combiner")
+            .field("under_way", &self.shared.numbers.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl<A: Adder> Shared<A> {
+    /// Adds sum after sum until nobody waits for this number.
+    async fn work(&self, number: (Keyspace, Bytes), mut round: Vec<Waiting>) {
+        loop {
+            // Who is gone before the sum is made is not in it.
+            round.retain(|waiting| !waiting.answer.is_canceled());
+            if !round.is_empty() {
+                self.add(&number, round).await;
+            }
+            let mut numbers = self.numbers.lock();
+            let Entry::Occupied(mut under_way) = numbers.entry(number.clone()) else { return };
+            round = std::mem::take(under_way.get_mut());
+            if round.is_empty() {
+                under_way.remove();
+                return;
+            }
+        }
+    }
+
+    async fn add(&self, (keyspace, key): &(Keyspace, Bytes), round: Vec<Waiting>) {
+        let sum = round.iter().fold(0i64, |sum, waiting| sum.wrapping_add(waiting.delta));
+        let result = self.adder.add(keyspace, key, sum).await;
+        // Numbers wrap around, so the number before the sum is exact whatever the deltas are.
+        let mut value = result.as_ref().map_or(0, |(after, _)| after.wrapping_sub(sum));
+        for waiting in round {
+            value = value.wrapping_add(waiting.delta);
+            let answer = match &result {
+                Ok((_, revision)) => Ok(Outcome {
+                    revision: *revision,
+                    applied: true,
+                    writes: vec![Written::Added { value }],
+                    reads: Vec::new(),
+                }),
+                Err(error) => Err(Error::new(error.kind(), error.to_string())),
+            };
+            // A caller that is gone needs no answer.
+            drop(waiting.answer.send(answer));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
