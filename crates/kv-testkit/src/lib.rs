@@ -28,6 +28,7 @@ mod cases;
 mod differential;
 pub mod planted;
 mod program;
+pub mod servers;
 
 pub use differential::{Mismatch, differential, from_environment};
 

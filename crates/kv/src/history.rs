@@ -41,6 +41,8 @@ struct Window {
     /// Those who have seen everything and wait for more.
     waiting: Slab<Option<Waker>>,
     closed: bool,
+    /// Set when the commits in the window turned out not to be those of the keyspace any more.
+    abandoned: Option<Revision>,
 }
 
 struct Follower {
@@ -68,6 +70,7 @@ impl History {
             tip,
             waiting: Slab::new(),
             closed: false,
+            abandoned: None,
         };
         Self { window: Arc::new(Mutex::new(window)) }
     }
@@ -136,6 +139,9 @@ impl History {
         if window.closed {
             return Err(Error::closed());
         }
+        if let Some(oldest) = window.abandoned {
+            return Err(Error::compacted(oldest));
+        }
         let (seen, greet) = match from {
             WatchFrom::Now => (window.tip, true),
             WatchFrom::After(revision) if revision < window.floor => {
@@ -148,6 +154,14 @@ impl History {
         let taken = VecDeque::new();
         let window = Arc::clone(&self.window);
         Ok(Box::pin(Follower { window, slot, seen, taken, greet, ended: false }))
+    }
+
+    /// Ends all followers at once with [`crate::ErrorKind::Compacted`], and refuses new ones with it: what they have seen is
+    /// not what the keyspace holds any more, because its backend lost commits. A new window may begin at `oldest`.
+    pub fn abandon(&self, oldest: Revision) {
+        let mut window = self.window.lock();
+        window.abandoned = Some(oldest);
+        window.wake();
     }
 
     /// Ends all followers with [`crate::ErrorKind::Closed`] once they have seen everything, and refuses new ones.
@@ -209,6 +223,9 @@ impl Follower {
     /// Takes the next batch out of the window. `None` when there is nothing new: the waker is registered then.
     fn take(&mut self, context: &Context<'_>) -> Option<Result<(), Error>> {
         let mut window = self.window.lock();
+        if let Some(oldest) = window.abandoned {
+            return Some(Err(Error::compacted(oldest)));
+        }
         if self.seen < window.floor {
             return Some(Err(Error::compacted(window.floor)));
         }
@@ -357,6 +374,19 @@ mod tests {
         }
         assert_eq!(next(&mut follower), None);
         assert_eq!((history.tip(), history.followers()), (Revision(6), 1));
+    }
+
+    #[test]
+    fn abandoning_ends_followers_whatever_they_have_not_seen() {
+        let history = History::new(Revision(5));
+        let mut follower = history.follow(WatchFrom::After(Revision(5))).unwrap();
+        history.push(commit(6), Retention::default());
+        history.abandon(Revision(2));
+        let error = follower.next().now_or_never().unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(2) });
+        assert!(follower.next().now_or_never().unwrap().is_none());
+        let error = history.follow(WatchFrom::Now).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(2) });
     }
 
     #[test]
