@@ -79,6 +79,9 @@ fn told(error: &RedisError, asked: Asked) -> (ErrorKind, &'static str) {
         "ERR" if detail.starts_with("Function not found") => {
             (ErrorKind::Unavailable, "redis does not keep the library that was just loaded")
         }
+        "ERR" if detail.contains("user executing the script can't") => {
+            (ErrorKind::Denied, "redis does not let this user do that")
+        }
         "ERR" if detail.starts_with("max number of clients") => {
             (ErrorKind::Unavailable, "redis takes no more connections")
         }
@@ -139,6 +142,11 @@ mod tests {
             ("NOAUTH Authentication required.", Denied, Denied),
             ("WRONGPASS invalid username-password pair or user is disabled.", Denied, Denied),
             ("NOPERM this user has no permissions to run the 'fcall' command", Denied, Denied),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: x, on @user_function:1.",
+                Denied,
+                Denied,
+            ),
             ("LOADING Redis is loading the dataset in memory", Unavailable, Unavailable),
             ("BUSY Redis is busy running a script.", Unavailable, Unavailable),
             ("READONLY You can't write against a read only replica.", Unavailable, Unavailable),

@@ -299,6 +299,12 @@ impl Core {
             Read::Count { range: range.clone() },
             Read::Get { key: key("k") },
         ];
+        let mut clean = redis::cmd("DEL");
+        for name in [&probe.records, &probe.index, &probe.stream, &probe.outcomes, &probe.order] {
+            clean.arg(&name[..]);
+        }
+        // Somebody without the right may have left a half of this behind.
+        self.nodes.call(probe.slot, &clean, Asked::Write).await?;
         let name = self.nonce();
         let txns = [
             Txn {
@@ -320,10 +326,6 @@ impl Core {
             }
         }
         self.read(probe, &reads).await?;
-        let mut clean = redis::cmd("DEL");
-        for name in [&probe.records, &probe.index, &probe.stream, &probe.outcomes, &probe.order] {
-            clean.arg(&name[..]);
-        }
         self.nodes.call(probe.slot, &clean, Asked::Write).await.map(drop)
     }
 }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 /// A server of its own. Killed when dropped.
 #[derive(Debug)]
 pub struct Redis {
-    program: &'static str,
+    /// Whether it is a sentinel, which has its arguments in a file.
+    sentinel: bool,
     arguments: Vec<String>,
     port: u16,
     folder: TempDir,
@@ -35,8 +36,6 @@ pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Redis>,
 }
-
-const SENTINEL: &str = "redis-sentinel";
 
 /// Longer than any server takes to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,18 +66,14 @@ impl Redis {
     /// Starts a server with these arguments, such as `["--appendonly", "yes"]`, and waits until it answers. Without arguments
     /// it keeps nothing on disk.
     pub async fn start(arguments: &[&str]) -> Self {
-        Self::start_as("redis-server", free_port(), arguments).await
+        Self::start_on(free_port(), arguments).await
     }
 
     /// As [`Redis::start`] on a port that others were told already.
     pub async fn start_on(port: u16, arguments: &[&str]) -> Self {
-        Self::start_as("redis-server", port, arguments).await
-    }
-
-    async fn start_as(program: &'static str, port: u16, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary folders");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut redis = Self { program, arguments, port, folder, child: None };
+        let mut redis = Self { sentinel: false, arguments, port, folder, child: None };
         redis.restart().await;
         redis
     }
@@ -86,9 +81,9 @@ impl Redis {
     /// Starts the server again, with the data that it left behind, after [`Redis::kill`].
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "it is running");
-        let mut command = Command::new(self.program);
-        if self.program == SENTINEL {
-            command.arg(self.folder.path().join("sentinel.conf"));
+        let mut command = Command::new("redis-server");
+        if self.sentinel {
+            command.arg(self.folder.path().join("sentinel.conf")).arg("--sentinel");
         } else {
             command
                 .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
@@ -207,8 +202,7 @@ impl Redis {
              sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n"
         );
         std::fs::write(folder.path().join("sentinel.conf"), configuration).expect("the folder is ours");
-        let (program, arguments) = (SENTINEL, Vec::new());
-        let mut redis = Self { program, arguments, port, folder, child: None };
+        let mut redis = Self { sentinel: true, arguments: Vec::new(), port, folder, child: None };
         redis.restart().await;
         redis
     }
