@@ -241,7 +241,7 @@ impl Settings {
     }
 }
 
-fn wrong(message: String) -> Error {
+fn wrong(message: impl fmt::Display) -> Error {
     Error::config(format!("store configuration is wrong: {message}"))
 }
 

@@ -48,16 +48,13 @@ pub(crate) fn translate(error: RedisError, asked: Asked) -> Error {
 
 fn told(error: &RedisError, asked: Asked) -> (ErrorKind, &'static str) {
     let Some(code) = error.code() else {
-        return match error.kind() {
-            redis::ErrorKind::AuthenticationFailed => {
-                (ErrorKind::Denied, "redis refuses the user or the password")
-            }
-            redis::ErrorKind::RESP3NotSupported => {
-                (ErrorKind::Unsupported, "redis is too old: 7.0 is needed")
-            }
-            redis::ErrorKind::InvalidClientConfig => (ErrorKind::Config, "the connection cannot be made so"),
-            _ => lost(asked),
-        };
+        if error.kind() == redis::ErrorKind::AuthenticationFailed {
+            return (ErrorKind::Denied, "redis refuses the user or the password");
+        }
+        if error.kind() == redis::ErrorKind::RESP3NotSupported {
+            return (ErrorKind::Unsupported, "redis is too old: 7.0 is needed");
+        }
+        return lost(asked);
     };
     let detail = error.detail().unwrap_or_default();
     match code {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Shutdown;
-use atomix_kv::{Commit, Error, History, Keyspace, Retention, Revision, WatchFrom, WatchStream};
+use atomix_kv::{Commit, Error, ErrorKind, History, Keyspace, Retention, Revision, WatchFrom, WatchStream};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::{Mutex, RwLock};
@@ -32,7 +32,7 @@ use crate::store::Core;
 /// All feeds of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Feeds {
-    feeds: Mutex<HashMap<Keyspace, Arc<Feed>>>,
+    by_keyspace: Mutex<HashMap<Keyspace, Arc<Feed>>>,
     taps: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Wire>>>,
     told: Arc<Told>,
 }
@@ -157,14 +157,14 @@ impl Feeds {
                 self.look_after_taps().await;
                 self.drop_idle().await;
             }
-            let feeds: Vec<Arc<Feed>> = self.feeds.lock().values().cloned().collect();
+            let feeds: Vec<Arc<Feed>> = self.by_keyspace.lock().values().cloned().collect();
             let needy = feeds.into_iter().filter(|feed: &Arc<Feed>| audit || feed.is_needy());
             let results: Vec<_> =
                 futures::stream::iter(needy.map(|feed| async move { self.catch_up(core, &feed).await }))
                     .buffer_unordered(CROWD)
                     .collect()
                     .await;
-            let failed = results.into_iter().filter_map(Result::err).next();
+            let failed = results.into_iter().find_map(Result::err);
             pause = match failed {
                 None => Duration::ZERO,
                 Some(error) => {
@@ -178,7 +178,7 @@ impl Feeds {
     /// Ends all watches.
     pub(crate) fn close(&self) {
         self.told.channels.write().clear();
-        for (_, feed) in self.feeds.lock().drain() {
+        for (_, feed) in self.by_keyspace.lock().drain() {
             let mut state = feed.state.lock();
             state.gone = true;
             state.tap = None;
@@ -189,7 +189,7 @@ impl Feeds {
     }
 
     fn feed(&self, core: &Core, keyspace: &Keyspace) -> Arc<Feed> {
-        let mut feeds = self.feeds.lock();
+        let mut feeds = self.by_keyspace.lock();
         let feed = feeds.entry(keyspace.clone()).or_insert_with(|| Arc::new(Feed::new(core, keyspace)));
         feed.state.lock().idle = false;
         Arc::clone(feed)
@@ -210,6 +210,12 @@ impl Feeds {
                 Ok(Caught::Lost)
             }
             Err(error) => {
+                if error.kind() == ErrorKind::Corrupt {
+                    // It will not get better by waiting.
+                    let tip = feed.state.lock().tip;
+                    self.lose(feed, tip);
+                    return Err(error);
+                }
                 let mut state = feed.state.lock();
                 state.held = None;
                 state.stale = true;
@@ -281,7 +287,7 @@ impl Feeds {
 
     /// Forgets feeds that nobody has followed for a while.
     async fn drop_idle(&self) {
-        let feeds: Vec<Arc<Feed>> = self.feeds.lock().values().cloned().collect();
+        let feeds: Vec<Arc<Feed>> = self.by_keyspace.lock().values().cloned().collect();
         for feed in feeds {
             let tap = {
                 let mut state = feed.state.lock();
@@ -303,7 +309,7 @@ impl Feeds {
 
     /// Ends a feed whose commits are not there any more.
     fn lose(&self, feed: &Arc<Feed>, oldest: Revision) {
-        tracing::warn!(keyspace = %feed.keyspace, "redis lost commits that were seen, watches end");
+        tracing::warn!(keyspace = %feed.keyspace, "commits that were seen are not in redis any more, watches end");
         let mut state = feed.state.lock();
         state.gone = true;
         state.held = None;
@@ -315,7 +321,7 @@ impl Feeds {
     }
 
     fn remove(&self, feed: &Arc<Feed>) {
-        let mut feeds = self.feeds.lock();
+        let mut feeds = self.by_keyspace.lock();
         if feeds.get(&feed.keyspace).is_some_and(|known| Arc::ptr_eq(known, feed)) {
             feeds.remove(&feed.keyspace);
         }
@@ -515,6 +521,10 @@ impl Held {
 
 impl AsyncPushSender for Ear {
     fn send(&self, push: PushInfo) -> Result<(), SendError> {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "kinds that are not for us, and those that may be added"
+        )]
         match push.kind {
             PushKind::SMessage => {
                 let mut data = push.data.into_iter();
@@ -526,14 +536,12 @@ impl AsyncPushSender for Ear {
                 let feed = self.told.channels.read().get(&channel[..]).cloned();
                 let Some(feed) = feed else { return Ok(()) };
                 let bytes = frame.len();
-                let needy = match Frame::decode(frame.into()) {
-                    Ok(frame) => feed.take(frame, bytes),
-                    Err(_) => {
-                        feed.state.lock().stale = true;
-                        true
-                    }
-                };
-                if needy {
+                // What cannot be read here cannot be read from the stream, either: the keeper will say so.
+                let taken = Frame::decode(frame.into()).map(|frame| feed.take(frame, bytes));
+                if taken.is_err() {
+                    feed.state.lock().stale = true;
+                }
+                if taken.unwrap_or(true) {
                     self.told.attention.notify_one();
                 }
             }

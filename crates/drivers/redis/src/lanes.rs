@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_and_a_named_request_goes_alone() {
         let lanes = full();
-        let mut waiting: Vec<_> = (0..BATCH_MAX + 1).map(|_| wait(&lanes, put(1))).collect();
+        let mut waiting: Vec<_> = (0..=BATCH_MAX).map(|_| wait(&lanes, put(1))).collect();
         assert_eq!(lanes.next(&lane()).len(), BATCH_MAX);
         waiting.push(wait(&lanes, put(1).once("name")));
         waiting.push(wait(&lanes, put(BATCH_BYTES_MAX)));

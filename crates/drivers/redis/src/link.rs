@@ -119,17 +119,14 @@ impl Link {
                 }
             });
         }
-        match done.await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => {
-                let kind = unanswered(asked).kind();
-                let (wanted, timeout) = (barrier.replicas, barrier.timeout);
-                let message = format!(
-                    "not enough replicas have it in time: wait-replicas=`{wanted}` wait-timeout=`{timeout:?}`"
-                );
-                Err(Error::new(kind, message))
-            }
+        if done.await == Ok(true) {
+            return Ok(());
         }
+        let (wanted, timeout) = (barrier.replicas, barrier.timeout);
+        let message = format!(
+            "not enough replicas have it in time: wait-replicas=`{wanted}` wait-timeout=`{timeout:?}`"
+        );
+        Err(Error::new(unanswered(asked).kind(), message))
     }
 }
 

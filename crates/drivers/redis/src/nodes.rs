@@ -108,7 +108,7 @@ impl Nodes {
                     match other.call_asking(cmd).await {
                         Ok(answer) => return Ok((answer, other)),
                         Err(failure) if crate::link::lacks_library(&failure) => {
-                            other.load(&self.library).await?
+                            other.load(&self.library).await?;
                         }
                         Err(failure) => return Err(failure.translate(asked)),
                     }
@@ -321,10 +321,8 @@ impl Nodes {
             let (Some(host), Some(Value::Int(port))) = (node.first(), node.get(1)) else {
                 return Err(damaged());
             };
-            let host = match host {
-                Value::BulkString(host) => String::from_utf8_lossy(host).into_owned(),
-                _ => String::new(),
-            };
+            // A node that does not know its own host says nothing.
+            let host: String = redis::from_redis_value_ref(host).unwrap_or_default();
             let owner = beside_address(address, &joined(&host, &port.to_string()));
             let (first, last) = (usize::try_from(*first), usize::try_from(*last));
             let (Ok(first), Ok(last)) = (first, last) else { return Err(damaged()) };

@@ -451,20 +451,18 @@ impl ReadShape {
 
 impl Items<std::vec::IntoIter<Value>> {
     fn new(answer: Value) -> Result<Self, Error> {
-        match answer {
-            Value::Array(items) => Ok(Self(items.into_iter())),
-            _ => Err(damaged()),
-        }
+        let Value::Array(items) = answer else { return Err(damaged()) };
+        Ok(Self(items.into_iter()))
     }
 }
 
 impl<I: Iterator<Item = Value>> Items<I> {
     fn next(&mut self) -> Result<Bytes, Error> {
-        match self.0.next() {
-            Some(Value::BulkString(item)) => Ok(item.into()),
-            Some(Value::Nil) => Ok(Bytes::new()),
-            _ => Err(damaged()),
+        let item = self.0.next().ok_or_else(damaged)?;
+        if let Value::BulkString(item) = item {
+            return Ok(item.into());
         }
+        if item == Value::Nil { Ok(Bytes::new()) } else { Err(damaged()) }
     }
 }
 

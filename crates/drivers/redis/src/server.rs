@@ -141,11 +141,7 @@ impl Server {
 
 /// The lines `name:value` of INFO.
 fn lines(value: &Value) -> HashMap<String, String> {
-    let text = match value {
-        Value::BulkString(text) => String::from_utf8_lossy(text).into_owned(),
-        Value::VerbatimString { text, .. } => text.clone(),
-        _ => return HashMap::new(),
-    };
+    let text: String = redis::from_redis_value_ref(value).unwrap_or_default();
     text.lines().filter_map(|line| line.split_once(':')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
 }
 

@@ -173,7 +173,7 @@ impl Store for RedisStore {
                 }
             };
             // Who is still running after the grace loses the connection, and is told that.
-            drop(core.nodes.dialer.env.timeout(grace, rest).await);
+            core.nodes.dialer.env.timeout(grace, rest).await.ok();
             core.nodes.close();
         })
     }

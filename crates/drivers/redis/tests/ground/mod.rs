@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Redis as a subject of the kit: one server for all, a prefix of its own for each store.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,10 +27,8 @@ pub(crate) async fn connect(config: StoreConfig) -> Result<Arc<dyn Store>, Error
 
 /// Makes a configuration out of JSON.
 pub(crate) fn config(json: serde_json::Value) -> StoreConfig {
-    match json {
-        serde_json::Value::Object(config) => config,
-        other => panic!("no object: {other}"),
-    }
+    let serde_json::Value::Object(config) = json else { panic!("no object: {json}") };
+    config
 }
 
 // === impl Ground ===

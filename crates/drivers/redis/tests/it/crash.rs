@@ -98,8 +98,8 @@ async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
         }
     }
     assert!(applied.keys().all(|name| by_request.contains_key(name)), "nothing was invented");
-    let counter = store.read(&keyspace(), vec![Read::Get { key: "n".into() }], Level::Latest).await.unwrap();
-    let counted = counter.reads[0].entry().and_then(|entry| number(&entry.value)).unwrap_or(0);
+    let sum = store.read(&keyspace(), vec![Read::Get { key: "n".into() }], Level::Latest).await.unwrap();
+    let counted = sum.reads[0].entry().and_then(|entry| number(&entry.value)).unwrap_or(0);
     assert_eq!(usize::try_from(counted).unwrap(), applied.len(), "no request was applied by half");
     (answered, refused, lost)
 }
@@ -167,9 +167,10 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
     for cut in [1, 20, 200] {
         for answer in [false, true] {
             let name = Bytes::from(format!("{cut} {answer}"));
-            match answer {
-                false => proxy.cut_requests_after(cut),
-                true => proxy.cut_answers_after(cut.min(10)),
+            if answer {
+                proxy.cut_answers_after(cut.min(10));
+            } else {
+                proxy.cut_requests_after(cut);
             }
             let result = store.commit(&keyspace(), request(&name)).await;
             let kind = result.err().map(|error| error.kind());
