@@ -104,6 +104,8 @@ fn drivers() -> Vec<Arc<dyn Driver>> {
     vec![
         #[cfg(feature = "driver-memory")]
         Arc::new(atomix_driver_memory::MemoryDriver),
+        #[cfg(feature = "driver-redis")]
+        Arc::new(atomix_driver_redis::RedisDriver),
     ]
 }
 
