@@ -2,6 +2,7 @@
 //! Real servers for tests: on free ports of the loopback, with their data in a folder that goes with them.
 
 pub mod etcd;
+pub mod redis;
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
