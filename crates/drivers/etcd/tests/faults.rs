@@ -154,7 +154,7 @@ async fn named_requests_are_applied_once_however_often_their_answers_are_lost() 
     });
     let cutting = tokio::task::spawn(async move {
         loop {
-            Env::real().sleep(Duration::from_millis(70)).await;
+            Env::real().sleep(Duration::from_millis(20)).await;
             proxy.cut();
         }
     });
@@ -287,8 +287,7 @@ async fn watches_of_many_keyspaces_go_on_after_a_restart_and_are_dropped_when_no
     let config = json!({"endpoints": [etcd.endpoint()], "watch-linger": "200ms"});
     let store = connect(config).await.unwrap();
     let keyspaces: Vec<Keyspace> = (0..600).map(|at| Keyspace::new(format!("map/{at}"))).collect();
-    let mut watches =
-        join_all(keyspaces.iter().map(|keyspace| store.watch(keyspace, WatchFrom::Now))).await;
+    let mut watches = join_all(keyspaces.iter().map(|keyspace| store.watch(keyspace, WatchFrom::Now))).await;
     for watch in &mut watches {
         next(watch.as_mut().unwrap()).await.unwrap();
     }

@@ -58,9 +58,8 @@ impl Ledger {
     pub(crate) async fn prove(self: Arc<Self>, trouble: impl AsyncFnOnce(&Self)) {
         let begun = self.latest().await;
         let follower = tokio::task::spawn(Arc::clone(&self).follow(begun));
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| tokio::task::spawn(Arc::clone(&self).write(writer)))
-            .collect();
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| tokio::task::spawn(Arc::clone(&self).write(writer))).collect();
         self.progress(100).await;
         trouble(&self).await;
         self.progress(100).await;
@@ -144,7 +143,11 @@ impl Ledger {
             last = commit.revision;
             commits += 1;
             for change in &commit.changes {
-                assert_eq!(change.previous.as_ref(), state.get(&change.key), "a change was lost or came twice");
+                assert_eq!(
+                    change.previous.as_ref(),
+                    state.get(&change.key),
+                    "a change was lost or came twice"
+                );
                 match &change.current {
                     Some(entry) => drop(state.insert(change.key.clone(), entry.clone())),
                     None => drop(state.remove(&change.key)),
@@ -187,7 +190,9 @@ impl Ledger {
         told.sort_unstable();
         told.dedup();
         assert_eq!(told.len(), answered, "every addition has seen a number of its own");
-        println!("puts: applied={applied} not applied={not_applied} unknown={unknown}; number: {least} <= {value} <= {most}");
+        println!(
+            "puts: applied={applied} not applied={not_applied} unknown={unknown}; number: {least} <= {value} <= {most}"
+        );
         state
     }
 

@@ -10,7 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Error, Store};
+use std::time::Duration;
+
+use atomix_kv::{
+    Context, Driver, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
+    WatchStream,
+};
 use atomix_kv_testkit::Subject;
 use atomix_kv_testkit::servers::etcd::Etcd;
 use futures::future::BoxFuture;
@@ -48,6 +53,66 @@ impl Subject for Subjects {
 
     fn is_foreign(&self) -> bool {
         true
+    }
+
+    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
+        Some(Box::pin(async move {
+            let server = Etcd::start(&[]).await;
+            let config = json!({"endpoints": [server.endpoint()], "history-commits-max": commits});
+            let store: Arc<dyn Store> =
+                Arc::new(Compacting { store: connect(config).await?, server, commits: commits as u64 });
+            Ok(store)
+        }))
+    }
+}
+
+/// A store whose etcd is compacted all the time.
+#[derive(Debug)]
+struct Compacting {
+    store: Arc<dyn Store>,
+    server: Etcd,
+    commits: u64,
+}
+
+impl Store for Compacting {
+    fn profile(&self) -> &Profile {
+        self.store.profile()
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        self.store.read(keyspace, reads, level)
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            let outcome = self.store.commit(keyspace, txn).await?;
+            let revision = outcome.revision.0 / 64;
+            if revision.is_multiple_of(50) {
+                self.server.compact(revision - self.commits).await;
+            }
+            Ok(outcome)
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        self.store.watch(keyspace, from)
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        self.store.check()
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        self.store.close(grace)
     }
 }
 

@@ -39,7 +39,11 @@ impl Proxy {
                     continue;
                 }
                 tokio::task::spawn(async move {
-                    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+                    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+                        return;
+                    };
+                    client.set_nodelay(true).unwrap();
+                    server.set_nodelay(true).unwrap();
                     tokio::select! {
                         () = cut.cancelled() => {}
                         _ = copy_bidirectional(&mut client, &mut server) => {}
