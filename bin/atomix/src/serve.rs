@@ -102,6 +102,8 @@ impl Serve {
 /// The drivers that this program was built with.
 fn drivers() -> Vec<Arc<dyn Driver>> {
     vec![
+        #[cfg(feature = "driver-etcd")]
+        Arc::new(atomix_driver_etcd::EtcdDriver),
         #[cfg(feature = "driver-memory")]
         Arc::new(atomix_driver_memory::MemoryDriver),
     ]

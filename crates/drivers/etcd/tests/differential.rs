@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The etcd store against the engine, and planted bugs against the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test may fail, and starts tasks"
+)]
 
 mod cluster;
 

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! etcd servers for the tests of the driver, and stores on them.
 #![allow(dead_code, reason = "every test uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test may fail, starts tasks, and tells what it has seen"
+)]
 
 pub(crate) mod ledger;
 pub(crate) mod proxy;
