@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts the built `atomix` for black-box tests: on free ports of the loopback, stopped by process id.
 
+pub mod books;
+pub mod disks;
+pub mod load;
+pub mod rounds;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -26,13 +31,16 @@ impl Server {
 
     /// Starts the program with more arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let mut child = Command::new(program())
-            .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the program was built");
+        let mut command = Command::new(program());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]).args(arguments);
+        Self::start_command(command)
+    }
+
+    /// Starts the program by a command that was prepared, `serve` and its addresses included.
+    pub fn start_command(mut command: Command) -> Self {
+        // It is for this crate; the program takes each variable of its own prefix for a setting.
+        command.env_remove("ATOMIX_BIN");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program was built");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let (mut listen, mut control) = (String::new(), String::new());
         let mut line = String::new();
@@ -107,6 +115,12 @@ impl Server {
             std::thread::sleep(step);
         }
         None
+    }
+
+    /// Kills the program, and returns when nothing of it is left, not even a write to a disk.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
     }
 
     /// Returns the resident memory of the program in bytes.

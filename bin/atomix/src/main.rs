@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program: `serve`, and the commands that talk to a server.
 
+mod drivers;
 mod serve;
 
 use std::process::ExitCode;
@@ -25,13 +26,15 @@ enum Command {
 }
 
 /// Variables that this program reads itself; the settings of the server have all others of their prefix.
-const RESERVED_ENV: [&str; 3] = ["ATOMIX_CONFIG", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
+const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let program = Program::parse();
     match program.command {
         Command::Serve(serve) => serve.run().await,
-        Command::Client(command) => atomix_cli::run(Program::command(), program.options, command).await,
+        Command::Client(command) => {
+            atomix_cli::run(Program::command(), program.options, drivers::OFFLINE, command).await
+        }
     }
 }

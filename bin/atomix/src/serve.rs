@@ -5,25 +5,31 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::Driver;
 use atomix_primitives::Limits;
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::drivers;
+
 /// Serves primitives and control until SIGTERM or SIGINT.
 ///
-/// Without any option: primitives on 127.0.0.1:5678, control on 127.0.0.1:5679, one memory store for everything.
+/// Without any option: primitives on 127.0.0.1:5678, control on 127.0.0.1:5679, one memory store for everything. With
+/// `--data DIR` one disk store instead, whose content survives.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// Configuration file, YAML or TOML by its extension.
     #[arg(long, env = "ATOMIX_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Keeps everything in this folder, durably: one disk store takes the place of the stores of the configuration.
+    #[arg(long, env = "ATOMIX_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Address of the primitives, HOST:PORT or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
@@ -40,6 +46,9 @@ pub(crate) struct Serve {
     #[arg(long)]
     print_config: bool,
 }
+
+/// How long the start waits for stores that do not answer.
+const STORES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A wrong configuration, as sysexits.h has it.
 const EXIT_CONFIG: u8 = 78;
@@ -85,9 +94,18 @@ impl Serve {
         let addresses = |key: &'static str, list: &[String]| {
             list.iter().map(move |address| (key.to_owned(), address.clone())).collect::<Vec<_>>()
         };
-        let flags =
-            [addresses("listen", &self.listen), addresses("control", &self.control), self.set.clone()]
-                .concat();
+        let data = self.data.iter().map(|dir| {
+            let driver = serde_json::json!({"name": "disk", "version": "v1"});
+            let store = serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]);
+            ("stores".to_owned(), store.to_string())
+        });
+        let flags = [
+            addresses("listen", &self.listen),
+            addresses("control", &self.control),
+            data.collect(),
+            self.set.clone(),
+        ]
+        .concat();
         let mut loader = Loader::new()
             .env(std::env::vars_os())
             .reserve_env(crate::RESERVED_ENV.map(str::to_owned))
@@ -97,16 +115,6 @@ impl Serve {
         }
         loader.load()
     }
-}
-
-/// The drivers that this program was built with.
-fn drivers() -> Vec<Arc<dyn Driver>> {
-    vec![
-        #[cfg(feature = "driver-etcd")]
-        Arc::new(atomix_driver_etcd::EtcdDriver),
-        #[cfg(feature = "driver-memory")]
-        Arc::new(atomix_driver_memory::MemoryDriver),
-    ]
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -140,7 +148,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
     let limits = &config.limits;
     let runtime = Runtime::new(atomix_runtime::Settings {
         env: Env::real(),
-        drivers: drivers(),
+        drivers: drivers::all(),
         identity: config.sessions.identity,
         limits: Limits {
             key_bytes_max: limits.key_bytes_max.as_usize(),
@@ -151,11 +159,14 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
         name_bytes_max: limits.name_bytes_max.as_usize(),
         primitives_max: limits.primitives_max as usize,
         close_grace: config.drain.grace.get(),
+        session_timeout: config.sessions.timeout.get(),
     });
     for store in &config.stores {
         let connected = runtime.connect(store.id(), store.driver.clone(), store.config.clone()).await;
         connected.with_context(|| format!("store `{}` of the configuration", store.id()))?;
     }
+    // A store that is there answers before the first call; one that is not is tried on while others are served.
+    runtime.stores_tried(STORES_PATIENCE).await;
     if let Some(routes) = routes(config) {
         runtime.program(routes).context("routes of the configuration")?;
     }

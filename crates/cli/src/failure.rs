@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Absent(String),
     /// The arguments are wrong in a way that the parser cannot see.
     Usage(String),
+    /// The files of a store are not as they should be, or not where they should be.
+    Files(String),
     /// Reading or writing failed.
     Io(&'static str, io::Error),
 }
@@ -77,7 +79,7 @@ impl Failure {
             },
             Self::Absent(_) => NOT_FOUND,
             Self::Usage(_) => 2,
-            Self::Io(..) => 1,
+            Self::Files(_) | Self::Io(..) => 1,
         }
     }
 
@@ -126,7 +128,7 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Call(error, _) => error.fmt(f),
             Self::Absent(what) => write!(f, "not found: {what}"),
-            Self::Usage(message) => f.write_str(message),
+            Self::Usage(message) | Self::Files(message) => f.write_str(message),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }
     }

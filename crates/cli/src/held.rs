@@ -192,7 +192,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 mod tests {
     use super::*;
     use crate::output::{Format, Printer};
-    use crate::{Env, Options};
+    use crate::{Env, Offline, Options};
 
     fn context() -> Context {
         let options = Options {
@@ -202,7 +202,7 @@ mod tests {
             tags: Vec::new(),
             timeout: None,
         };
-        Context { options, printer: Printer::new(Format::Human), env: Env::real() }
+        Context { options, offline: Offline::NOTHING, printer: Printer::new(Format::Human), env: Env::real() }
     }
 
     fn job(kill_after: Duration, script: &str) -> Job {

@@ -15,6 +15,8 @@ mod output;
 mod text;
 mod verbs;
 
+use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -132,10 +134,30 @@ pub enum Command {
     },
 }
 
+/// What was found in the files of a store, or why it was not.
+pub type Found = Result<String, Box<dyn Error>>;
+
+/// What the program can do with the files of a store without a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Offline {
+    /// Reads a backup or the folder of a store.
+    pub verify: fn(&Path) -> Found,
+    /// Makes the folder of a store from a backup.
+    pub restore: fn(&Path, &Path) -> Found,
+}
+
+impl Offline {
+    /// What a program can do that has no driver with files.
+    pub const NOTHING: Self = Self { verify: |_| Err(NO_FILES.into()), restore: |_, _| Err(NO_FILES.into()) };
+}
+
+const NO_FILES: &str = "this program was built without a driver that keeps files";
+
 /// What a command needs while it runs.
 #[derive(Debug)]
 pub(crate) struct Context {
     options: Options,
+    offline: Offline,
     printer: Printer,
     env: Env,
 }
@@ -144,9 +166,9 @@ pub(crate) struct Context {
 ///
 /// `program` describes all arguments, for completion scripts. Needs a tokio runtime with its drivers on. Not cancel
 /// safe: what the command began may be applied.
-pub async fn run(program: clap::Command, options: Options, command: Command) -> ExitCode {
+pub async fn run(program: clap::Command, options: Options, offline: Offline, command: Command) -> ExitCode {
     let printer = Printer::new(options.output);
-    let context = Context { options, printer, env: Env::real() };
+    let context = Context { options, offline, printer, env: Env::real() };
     match Box::pin(context.run(program, command)).await {
         Ok(code) => code,
         Err(failure) => context.printer.fail(&failure),
@@ -283,6 +305,9 @@ mod tests {
             store configure orders {}
             store disconnect orders
             store list
+            store backup disk /tmp/file
+            store restore /tmp/file /tmp/dir
+            store verify /tmp/dir
             route list
             route explain Map users --tag durable --tag fast
             route program []
@@ -341,7 +366,7 @@ mod tests {
         let folder = std::env::temp_dir().join("atomix-no-such-socket");
         let program = parse(&format!("--server unix:{} map size users", folder.display())).unwrap();
         let All::Ours(command) = program.command else { panic!("serve") };
-        let code = run(Program::command(), program.options, command).await;
+        let code = run(Program::command(), program.options, Offline::NOTHING, command).await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(5)));
     }
 }

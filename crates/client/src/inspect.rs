@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use atomix_proto::inspect as wire;
+use bytes::Bytes;
+use futures::StreamExt;
 use serde::{Serialize, Serializer};
 use wire::inspector_client::InspectorClient;
 
+use crate::client::Limit;
 use crate::error::Access;
 use crate::open::rpc;
 use crate::topic::system_time;
-use crate::{Client, DriverId, Result, StoreId};
+use crate::{Client, DriverId, Error, Result, StoreId, Subscription};
 
 /// The calls that show the state of the server, and one that ends a session. All but the last are cancel safe.
 #[derive(Debug, Clone)]
@@ -385,6 +388,23 @@ impl Inspect {
             locks: response.locks.into_iter().map(LockState::from).collect(),
             elections: response.elections.into_iter().map(ElectionState::from).collect(),
         })
+    }
+
+    /// Copies everything that a store keeps into one file, piece by piece, while the store works. What was answered before
+    /// this call is in it. The file is complete only if the stream ends without an error.
+    ///
+    /// Fails with [`Kind::Unsupported`](crate::Kind::Unsupported) for stores that are backed up by their own means.
+    pub async fn backup(&self, store: impl Into<StoreId>) -> Result<Subscription<Bytes>> {
+        let request = wire::BackupStoreRequest { store_id: Some(store.into().wire()) };
+        let link = self.client.control_link();
+        let method = rpc!(InspectorClient.backup_store);
+        let pieces = self.client.attempt(link, Access::Read, Limit::Open, request, &method).await?;
+        // The stream keeps the client, and so the connection, alive.
+        let client = self.client.clone();
+        Ok(Subscription::new(pieces.map(move |piece| {
+            let _alive = &client;
+            piece.map(|piece| piece.piece).map_err(|status| Error::from_status(status, Access::Read))
+        })))
     }
 
     /// Ends a session: its connection is closed and what it owns is released. May be applied although it was given

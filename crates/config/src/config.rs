@@ -70,11 +70,13 @@ pub struct StoreConfig {
 }
 
 /// Settings of sessions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sessions {
     /// Who a caller without a session of its own is.
     pub identity: Identity,
+    /// How long this process may be silent before other runtimes on a shared store take it for dead.
+    pub timeout: Duration,
 }
 
 /// Says who owns what a caller without a session of its own takes.
@@ -197,6 +199,14 @@ impl fmt::Debug for StoreConfig {
             .field("driver", &self.driver)
             .field("config", &redact::object(&self.config))
             .finish()
+    }
+}
+
+// === impl Sessions ===
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { identity: Identity::default(), timeout: Duration::new(std::time::Duration::from_secs(10)) }
     }
 }
 

@@ -95,13 +95,23 @@ pub(crate) const ROOT: &[Setting] = &[
     ),
     setting(
         "sessions",
-        Shape::Table(&[setting(
-            "identity",
-            Shape::Scalar(Scalar::Choice(&["connection", "runtime"])),
-            Presence::Defaulted,
-            "Who owns what a caller without a session of its own takes: its connection, or the runtime for all \
-             callers together, as in the original.",
-        )]),
+        Shape::Table(&[
+            setting(
+                "identity",
+                Shape::Scalar(Scalar::Choice(&["connection", "runtime"])),
+                Presence::Defaulted,
+                "Who owns what a caller without a session of its own takes: its connection, or the runtime for all \
+                 callers together, as in the original.",
+            ),
+            Setting {
+                key: "timeout",
+                shape: Shape::Scalar(Scalar::Span { min: Span::from_secs(1), max: Span::from_hours(1) }),
+                presence: Presence::Defaulted,
+                unit: "time",
+                doc: "Time that this process may be silent before the other runtimes on a shared store take it for dead \
+                      and give its locks and candidacies to the next in line. It says that it lives every quarter of it.",
+            },
+        ]),
         Presence::Defaulted,
         "Sessions.",
     ),

@@ -38,7 +38,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use atomix_kv::{Error, Store};
+use atomix_kv::{Error, Store, StoreConfig};
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -46,6 +46,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub trait Subject: fmt::Debug + Send + Sync + 'static {
     /// Makes a store with the driver's defaults.
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
+
+    /// Makes a store like [`Subject::open`], and returns the configuration that it was made with.
+    fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
+        Box::pin(async { Ok((self.open().await?, StoreConfig::new())) })
+    }
 
     /// Tells whether the store has revisions and names of stamps of its own, in the order of the engine's. Else they are
     /// compared exactly: revisions count 1, 2, 3, ….
@@ -68,6 +73,9 @@ pub trait Subject: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// A store and what it was made with.
+pub type Configured = (Arc<dyn Store>, StoreConfig);
+
 /// Runs all cases against `subject` and returns the exit code of the test. Reads the arguments of the process as the
 /// built-in harness does: a filter, `--list`, `--exact`, ….
 pub fn conformance(subject: &Arc<dyn Subject>) -> ExitCode {
@@ -87,8 +95,8 @@ fn run(case: &cases::Case, subject: &dyn Subject) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failed::from(error.to_string()))?;
     runtime.block_on(async {
-        let store = case.open(subject).await.map_err(|error| Failed::from(error.to_string()))?;
-        (case.prove)(store).await;
+        let (store, config) = case.open(subject).await.map_err(|error| Failed::from(error.to_string()))?;
+        (case.prove)(store, config).await;
         Ok(())
     })
 }

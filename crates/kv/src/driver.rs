@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atomix_env::Env;
 use futures::future::BoxFuture;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
 use crate::{Error, Store};
 
@@ -41,6 +43,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
     fn validate(&self, config: &StoreConfig) -> Result<(), Error>;
 
+    /// Returns how long connecting may take before it is given up and tried again. Default 10 s: a backend that does not
+    /// answer by then is away. More for drivers that read a whole store.
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// Connects a store.
     ///
     /// # Behaviour
@@ -54,4 +62,50 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
 pub fn parse_config<T: DeserializeOwned>(config: &StoreConfig) -> Result<T, Error> {
     serde_json::from_value(serde_json::Value::Object(config.clone()))
         .map_err(|error| Error::config(format!("store configuration is wrong: {error}")))
+}
+
+/// Reads durations in configurations: text such as `"5s"` or `"250ms"` (units `ms`, `s`, `m`, `h`, `d`), or an integer
+/// of nanoseconds as the original's drivers had it. For `#[serde(deserialize_with = "atomix_kv::span")]`.
+pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Span {
+        Nanos(u64),
+        Text(String),
+    }
+    match Span::deserialize(deserializer) {
+        Ok(Span::Nanos(nanos)) => Ok(Duration::from_nanos(nanos)),
+        Ok(Span::Text(text)) => {
+            parse_span(&text).ok_or_else(|| D::Error::custom(format!("not a duration: `{text}`, write `5s`")))
+        }
+        Err(_) => Err(D::Error::custom("not a duration: write `\"5s\"`")),
+    }
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    let unit = text.find(|digit: char| !digit.is_ascii_digit())?;
+    let (number, unit) = (text[..unit].parse::<u64>().ok()?, &text[unit..]);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_text_with_a_unit() {
+        assert_eq!(parse_span("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_span("2h"), Some(Duration::from_hours(2)));
+        for wrong in ["", "5", "s", "1.5s", "-1s", "5 s", "18446744073709551615d"] {
+            assert_eq!(parse_span(wrong), None, "{wrong}");
+        }
+    }
 }

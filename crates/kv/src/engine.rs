@@ -7,8 +7,8 @@ use std::ops::Bound;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    Change, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write,
-    Written, number, number_bytes,
+    Change, Commit, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
+    Write, Written, number, number_bytes,
 };
 
 /// The state of one keyspace and what transactions do to it.
@@ -100,6 +100,74 @@ impl Engine {
         limits.check_reads(reads)?;
         let reads = reads.iter().map(|read| self.find(read, limits)).collect();
         Ok(Snapshot { revision: self.revision, reads })
+    }
+
+    /// Makes the changes of a commit again that an engine has made before, as a host does that reads its log. Repeating
+    /// it, also over a later state, ends in the state after the last commit that is repeated.
+    pub fn redo(&mut self, commit: &Commit) {
+        for change in &commit.changes {
+            self.set(&change.key, change.current.as_ref());
+        }
+        self.revision = self.revision.max(commit.revision);
+    }
+
+    /// Takes the changes of the latest commit back, and returns to the `revision` before it, as a host does that could
+    /// not store it.
+    pub fn undo(&mut self, changes: &[Change], revision: Revision) {
+        for change in changes.iter().rev() {
+            self.set(&change.key, change.previous.as_ref());
+        }
+        self.revision = revision;
+    }
+
+    /// Puts an entry where it was in another engine.
+    pub fn restore(&mut self, entry: &Entry) {
+        self.set(&entry.key, Some(entry));
+    }
+
+    /// Goes on from `revision` instead of from the beginning.
+    pub fn restore_revision(&mut self, revision: Revision) {
+        self.revision = revision;
+    }
+
+    /// Returns the outcomes of named requests that are remembered, the oldest first.
+    pub fn named(&self) -> impl Iterator<Item = (&Bytes, &Outcome)> {
+        self.once.iter().flat_map(|once| once.order.iter().map(|name| (name, &once.outcomes[name])))
+    }
+
+    /// Tells whether the outcome of the request of this name is remembered.
+    pub fn remembers(&self, name: &Bytes) -> bool {
+        self.once.as_ref().is_some_and(|once| once.outcomes.contains_key(name))
+    }
+
+    /// Remembers the outcome of a named request that another engine has applied.
+    pub fn remember(&mut self, name: Bytes, outcome: Outcome, limits: &Limits) {
+        let once = self.once.get_or_insert_default();
+        if !once.outcomes.contains_key(&name) {
+            once.remember(name, outcome, limits.once_max);
+        }
+    }
+
+    /// Forgets a named request that was taken back.
+    pub fn forget(&mut self, name: &Bytes) {
+        if let Some(once) = &mut self.once
+            && once.outcomes.remove(name).is_some()
+        {
+            once.order.retain(|kept| kept != name);
+        }
+    }
+
+    fn set(&mut self, key: &Bytes, entry: Option<&Entry>) {
+        if let Some((key, old)) = self.table.remove_entry(key) {
+            self.bytes -= key.len() + old.value.len();
+            self.counted(&key, -1);
+        }
+        if let Some(entry) = entry {
+            self.bytes += entry.bytes();
+            self.counted(key, 1);
+            let (value, created, modified) = (entry.value.clone(), entry.created, entry.modified);
+            self.table.insert(key.clone(), Record { value, created, modified });
+        }
     }
 
     /// Returns the outcome of the request of this name, if it is remembered.
@@ -291,4 +359,50 @@ fn page<'a>(
         entries.push(entry);
     }
     Found::Entries { entries, more: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static str, value: &'static str) -> Txn {
+        Txn::new().write(Write::Put { key: key.into(), value: value.into() })
+    }
+
+    fn state(engine: &Engine) -> (Revision, usize, Vec<Found>) {
+        let reads = [
+            Read::Scan { range: Range::prefix(""), order: Order::Key, limit: 100, keys_only: false },
+            Read::Count { range: Range::prefix("k") },
+        ];
+        let snapshot = engine.read(&reads, &Limits::default()).unwrap();
+        (snapshot.revision, engine.bytes(), snapshot.reads)
+    }
+
+    #[test]
+    fn what_is_undone_leaves_no_trace_and_what_is_redone_is_the_same() {
+        let limits = Limits::default();
+        let (mut engine, mut copy) = (Engine::new(), Engine::new());
+        for txn in [put("k1", "one"), put("k2", "two")] {
+            let (outcome, changes) = engine.apply(&txn, &limits).unwrap();
+            copy.redo(&Commit { revision: outcome.revision, changes });
+        }
+        let before = state(&engine);
+        assert_eq!(state(&copy), before);
+        let txn = put("k1", "longer")
+            .write(Write::DeleteRange { range: Range::prefix("k2") })
+            .write(Write::Stamp { prefix: "s".into(), value: "x".into() })
+            .once("name");
+        let (outcome, changes) = engine.apply(&txn, &limits).unwrap();
+        assert_eq!(engine.named().count(), 1);
+        engine.undo(&changes, before.0);
+        engine.forget(&"name".into());
+        assert_eq!(state(&engine), before);
+        assert_eq!(engine.named().count(), 0);
+        let commit = Commit { revision: outcome.revision, changes };
+        engine.redo(&commit);
+        let after = state(&engine);
+        engine.redo(&commit);
+        assert_eq!(state(&engine), after);
+        assert_eq!(after.0, Revision(3));
+    }
 }

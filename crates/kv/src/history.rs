@@ -110,6 +110,12 @@ impl History {
         window.floor = floor;
     }
 
+    /// Returns [`History::floor`] and the commits after it.
+    pub fn kept(&self) -> (Revision, Vec<Arc<Commit>>) {
+        let window = self.window.lock();
+        (window.floor, window.commits.iter().cloned().collect())
+    }
+
     /// Returns the revision after which every commit is in the window.
     pub fn floor(&self) -> Revision {
         self.window.lock().floor

@@ -21,6 +21,7 @@
 //! ```
 
 mod driver;
+mod embedded;
 pub mod emulate;
 mod engine;
 mod error;
@@ -29,7 +30,8 @@ mod model;
 mod profile;
 mod store;
 
-pub use driver::{Context, Driver, StoreConfig, parse_config};
+pub use driver::{Context, Driver, StoreConfig, parse_config, span};
+pub use embedded::{Room, Spaces, growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
 pub use history::{History, Retention};
@@ -38,4 +40,4 @@ pub use model::{
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};
-pub use store::{Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};
+pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -73,6 +74,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Ok(Reconfigured::Connect)))
     }
 
+    /// Copies everything that the store keeps into one file, given away in pieces, from which the driver can make a store
+    /// again. Calls go on meanwhile.
+    ///
+    /// # Behaviour
+    /// - what was answered before the call is in it; of what is answered during the call a beginning, without gaps.
+    /// - the stream ends without an error only when the file is complete.
+    /// - a driver that cannot: [`crate::ErrorKind::Unsupported`].
+    /// - dropped: the copy ends.
+    fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        let error = Error::new(
+            crate::ErrorKind::Unsupported,
+            "stores of this driver are backed up by their own means",
+        );
+        Box::pin(std::future::ready(Err(error)))
+    }
+
     /// Ends the store: calls that run may finish within `grace`, watches end with
     /// [`crate::ErrorKind::Closed`], later calls are refused with it. Repeating it does nothing.
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
@@ -108,6 +125,9 @@ pub enum WatchItem {
 
 /// The items of a watch. Ends after the first error.
 pub type WatchStream = BoxStream<'static, Result<WatchItem, Error>>;
+
+/// The pieces of a backup. Ends after the first error.
+pub type BackupStream = BoxStream<'static, Result<Bytes, Error>>;
 
 /// What a store says about itself when it works.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -8,14 +8,15 @@ use atomix_env::Env;
 use atomix_kv::{Entry, Keyspace, Level, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
 use bytes::Bytes;
 
-use crate::{Error, Kind};
+use crate::{Error, Hosts, Kind};
 
-/// What a primitive stands on: a store, its keyspace there, the outside world, and the limits of its arguments.
-/// Cheap to clone.
+/// What a primitive stands on: a store, its keyspace there, who else works on it, the outside world, and the limits of
+/// its arguments. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Backing {
     store: Arc<dyn Store>,
     keyspace: Keyspace,
+    hosts: Arc<Hosts>,
     env: Env,
     limits: Arc<Limits>,
 }
@@ -69,8 +70,19 @@ impl Default for Retry {
 
 impl Backing {
     /// Makes the backing of the primitive of `kind` and `name`.
-    pub fn new(store: Arc<dyn Store>, kind: Kind, name: &str, env: Env, limits: Arc<Limits>) -> Self {
-        Self { store, keyspace: kind.keyspace(name), env, limits }
+    pub fn new(
+        store: Arc<dyn Store>,
+        hosts: Arc<Hosts>,
+        kind: Kind,
+        name: &str,
+        env: Env,
+        limits: Arc<Limits>,
+    ) -> Self {
+        Self { store, keyspace: kind.keyspace(name), hosts, env, limits }
+    }
+
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     pub(crate) fn env(&self) -> &Env {

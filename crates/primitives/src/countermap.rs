@@ -41,10 +41,10 @@ pub enum EntryChange {
 // === impl CounterMap ===
 
 impl CounterMap {
-    /// Opens the counter map.
-    pub fn open(backing: Backing) -> Self {
-        let locks = Queues::new(backing.clone());
-        Self { backing, locks }
+    /// Opens the counter map. Gives the locks of dead hosts back before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        let locks = Queues::open(backing.clone()).await?;
+        Ok(Self { backing, locks })
     }
 
     /// Returns the number of keys. Cancel safe.
@@ -144,6 +144,11 @@ impl CounterMap {
     /// Gives back all locks of a session that ended or closed the counter map.
     pub async fn release_all(&self, owner: Owner) {
         self.locks.release_all(owner).await;
+    }
+
+    /// Gives back the locks of dead hosts.
+    pub async fn bury(&self) -> Result<(), Error> {
+        self.locks.bury().await
     }
 
     /// Returns how many calls of this runtime wait.

@@ -58,19 +58,22 @@ const RECORD_BYTES_MAX: usize = 1024 * 1024;
 // === impl Election ===
 
 impl Election {
-    /// Opens the election.
-    pub fn open(backing: Backing) -> Self {
-        Self { backing, turn: Mutex::new(()) }
+    /// Opens the election. Takes back the candidates of dead hosts before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        let election = Self { backing, turn: Mutex::new(()) };
+        election.bury().await?;
+        Ok(election)
     }
 
     /// Enters `candidate` for the session of the caller: it leads if nobody does, else it waits at the end. Entering
     /// again changes nothing; another session that enters under the name of a waiting candidate takes its place over.
-    /// [`Reason::WaitersFull`] if too many wait.
+    /// [`Reason::WaitersFull`] if too many wait; [`Reason::HostLost`] if others took this runtime for dead meanwhile.
     pub async fn enter(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
         self.backing.check_key(candidate)?;
         if candidate.is_empty() {
             return Err(Error::invalid("a candidate needs a name"));
         }
+        self.backing.hosts().confirm(caller.owner.host).await?;
         let max = self.backing.limits().waiters_max;
         let term = self
             .change(|state| {
@@ -87,6 +90,11 @@ impl Election {
             // The session ended while the candidate entered, and nobody else would take it back.
             self.release_all(caller.owner).await;
             return Err(Error::closed());
+        }
+        if let Err(error) = self.backing.hosts().confirm(caller.owner.host).await {
+            // Whatever the others have not taken back yet is not to lead.
+            self.release_all(caller.owner).await;
+            return Err(error);
         }
         Ok(term)
     }
@@ -144,7 +152,7 @@ impl Election {
     pub async fn release_all(&self, owner: Owner) {
         let mut retry = Retry::default();
         loop {
-            match self.apply(|state| state.release(owner)).await {
+            match self.apply(|state| state.release(|other| other == owner)).await {
                 Ok(_) => return,
                 Err(error) if error.reason() == Reason::StoreClosed => return,
                 Err(error) => {
@@ -153,6 +161,21 @@ impl Election {
                 }
             }
         }
+    }
+
+    /// Takes back the candidates of dead hosts.
+    pub async fn bury(&self) -> Result<(), Error> {
+        let hosts = self.backing.hosts();
+        if !hosts.outlives() {
+            return Ok(());
+        }
+        let state = self.state().await?;
+        let found = state.leader.iter().chain(&state.waiting).map(|candidate| candidate.owner.host);
+        let dead = hosts.dead(found.collect()).await?;
+        if !dead.is_empty() {
+            self.apply(|state| state.release(|owner| dead.contains(&owner.host))).await?;
+        }
+        Ok(())
     }
 
     async fn apply(&self, change: impl Fn(&mut State)) -> Result<Term, Error> {
@@ -266,9 +289,9 @@ impl State {
         }
     }
 
-    fn release(&mut self, owner: Owner) {
-        self.waiting.retain(|waiting| waiting.owner != owner);
-        if self.leader.as_ref().is_some_and(|leader| leader.owner == owner) {
+    fn release(&mut self, gone: impl Fn(Owner) -> bool) {
+        self.waiting.retain(|waiting| !gone(waiting.owner));
+        if self.leader.as_ref().is_some_and(|leader| gone(leader.owner)) {
             self.step_down();
         }
     }
@@ -384,8 +407,8 @@ mod tests {
         step(&|state| state.evict("C"), 5, "A", "");
         step(&|state| state.enter("B", b), 5, "A", "B");
         step(&|state| state.anoint("B"), 6, "B", "A");
-        step(&|state| state.release(b), 7, "A", "");
-        step(&|state| state.release(a), 7, "", "");
+        step(&|state| state.release(|owner| owner == b), 7, "A", "");
+        step(&|state| state.release(|owner| owner == a), 7, "", "");
     }
 
     #[test]
@@ -403,7 +426,7 @@ mod tests {
         state.promote("X");
         assert_eq!(shown(&state), (3, "C".into(), "B A D".into()));
         for session in 0..4 {
-            state.release(owner(session));
+            state.release(|other| other == owner(session));
             assert!(state.leader.is_some() || state.waiting.is_empty());
         }
     }
@@ -418,8 +441,8 @@ mod tests {
         state.enter("B", owner(3));
         state.enter("B", owner(4));
         assert_eq!(shown(&state), (1, "A".into(), "A B".into()));
-        state.release(owner(3));
-        state.release(owner(1));
+        state.release(|other| other == owner(3));
+        state.release(|other| other == owner(1));
         assert_eq!(shown(&state), (2, "A".into(), "B".into()));
         state.withdraw("B", owner(3));
         assert_eq!(shown(&state), (2, "A".into(), "B".into()));

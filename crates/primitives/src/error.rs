@@ -106,6 +106,8 @@ reasons! {
     WaitersFull = "WAITERS_FULL", Unavailable;
     /// The runtime holds as many primitives as it may.
     PrimitivesFull = "PRIMITIVES_FULL", Unavailable;
+    /// The runtime was silent for so long that others took it for dead: its sessions lost what they owned.
+    HostLost = "HOST_LOST", Unavailable;
     /// No routes have been set yet.
     NotProgrammed = "NOT_PROGRAMMED", Unavailable;
     /// The primitive was not created, or was closed.
@@ -165,6 +167,13 @@ impl Error {
 
     pub(crate) fn closed() -> Self {
         Self::new(Reason::Closed, "the primitive was closed by this session")
+    }
+
+    pub(crate) fn host_lost() -> Self {
+        Self::new(
+            Reason::HostLost,
+            "the runtime was silent for so long that its sessions lost what they owned in this store",
+        )
     }
 
     pub(crate) fn contention() -> Self {

@@ -7,7 +7,15 @@
 //! expiry from a removal. So an expiry has its place in the order of commits, like every other change.
 //!
 //! Timers run on the monotonic clock: a jump of the wall clock neither shortens nor lengthens a TTL. The wall deadline
-//! in the store counts only when the keyspace is opened, and then at most for the TTL itself.
+//! in the store counts only when deadlines are read: when the keyspace is opened, or history was missed; and then at
+//! most for the TTL itself.
+//!
+//! On a shared store every runtime that has the keyspace open follows its commits and times what others write from the
+//! moment that it sees it: never too early, whatever the wall clocks of the machines say. Whoever wrote a deadline reaps
+//! it on time; the others wait [`FOREIGN`] longer and usually find nothing left to do. So an entry is served at most
+//! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
+//! Only a deadline that is *read* depends on two wall clocks agreeing: it is early or late by as much as they differ,
+//! late at most by the TTL.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,14 +23,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Instant, Shutdown};
-use atomix_kv::{Commit, Entry, ErrorKind, Guard, Order, Read, Revision, Txn, Write};
+use atomix_kv::{Commit, Entry, ErrorKind, Guard, Order, Read, Revision, Txn, WatchItem, WatchStream, Write};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
 use crate::backing::{PAGE, Retry};
-use crate::{Backing, Error, keys};
+use crate::{Backing, Error, Reason, follow, keys};
 
 /// Lets subjects of one keyspace expire.
 pub(crate) struct Expiry {
@@ -46,6 +55,20 @@ struct Timers {
     running: bool,
 }
 
+/// Who wrote a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// This runtime.
+    Own,
+    /// Somebody who may be dead.
+    Unknown,
+    /// Another runtime, which reaps it on time if it lives.
+    Foreign,
+}
+
+/// How long after its time a subject is reaped that another runtime wrote.
+const FOREIGN: Duration = Duration::from_millis(250);
+
 // === impl Expiry ===
 
 impl Expiry {
@@ -60,31 +83,15 @@ impl Expiry {
             stop: stop.clone(),
         });
         let expiry = Self { shared, _stop: stop.drop_guard() };
-        expiry.load().await?;
-        Ok(expiry)
-    }
-
-    async fn load(&self) -> Result<(), Error> {
-        let mut range = keys::all(keys::DEADLINE);
-        loop {
-            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-            let snapshot = self.shared.backing.read(vec![scan]).await?;
-            let entries = snapshot.reads[0].entries();
-            for entry in entries {
-                let subject =
-                    keys::rest(keys::DEADLINE, &entry.key).ok_or_else(|| Error::damaged("deadline"))?;
-                let left = self.shared.left(entry)?;
-                if left.is_zero() {
-                    self.shared.reap(&subject, entry.modified).await?;
-                } else {
-                    self.schedule(subject, left, entry.modified);
-                }
-            }
-            match entries.last() {
-                Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
-                Some(_) | None => return Ok(()),
-            }
+        let shared = &expiry.shared;
+        if backing.hosts().shared() {
+            let watch = shared.begin().await?;
+            let follower = Arc::clone(shared);
+            shared.background(async move { follower.follow(watch).await });
+        } else {
+            shared.load().await?;
         }
+        Ok(expiry)
     }
 
     /// The write that gives `subject` the time to live `ttl` from now, or takes away what it had.
@@ -107,18 +114,16 @@ impl Expiry {
             // A failure leaves it to the timer, which tries again.
             Some(Duration::ZERO)
                 if self.shared.reap(&Bytes::copy_from_slice(subject), revision).await.is_ok() => {}
-            Some(ttl) => self.schedule(Bytes::copy_from_slice(subject), ttl, revision),
+            Some(ttl) => {
+                self.shared.time(Bytes::copy_from_slice(subject), ttl, revision, Writer::Own);
+            }
             None => self.removed(subject, revision),
         }
     }
 
     /// Takes note that `subject` has no TTL since `revision`.
     pub(crate) fn removed(&self, subject: &[u8], revision: Revision) {
-        let mut timers = self.shared.timers.lock();
-        // Calls may take note out of order: a later write may have timed the subject again.
-        if timers.subjects.get(subject).is_some_and(|(_, timed)| *timed <= revision) {
-            timers.forget(subject);
-        }
+        self.shared.removed(subject, revision);
     }
 
     /// Deletes all keys of `kinds`, whose subjects these are, and all deadlines, in one step.
@@ -135,23 +140,6 @@ impl Expiry {
         let mut timers = self.shared.timers.lock();
         timers.subjects.retain(|_, (_, timed)| *timed > revision);
         timers.queue.retain(|_, timed| *timed > revision);
-    }
-
-    fn schedule(&self, subject: Bytes, left: Duration, revision: Revision) {
-        self.shared.schedule(subject, left, revision);
-        let start = !std::mem::replace(&mut self.shared.timers.lock().running, true);
-        if start {
-            let shared = Arc::clone(&self.shared);
-            self.shared.backing.env().spawn(async move {
-                let stop = shared.stop.clone();
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = shared.run() => {}
-                }
-            });
-        } else {
-            self.shared.changed.notify_one();
-        }
     }
 }
 
@@ -171,6 +159,106 @@ pub(crate) fn is_expiry(commit: &Commit) -> bool {
 // === impl Shared ===
 
 impl Shared {
+    /// Times all deadlines that are in the store, and reaps what is overdue.
+    async fn load(self: &Arc<Self>) -> Result<(), Error> {
+        let mut range = keys::all(keys::DEADLINE);
+        loop {
+            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
+            let snapshot = self.backing.read(vec![scan]).await?;
+            let entries = snapshot.reads[0].entries();
+            for entry in entries {
+                let subject =
+                    keys::rest(keys::DEADLINE, &entry.key).ok_or_else(|| Error::damaged("deadline"))?;
+                let left = self.left(entry)?;
+                if left.is_zero() {
+                    self.reap(&subject, entry.modified).await?;
+                } else {
+                    self.time(subject, left, entry.modified, Writer::Unknown);
+                }
+            }
+            match entries.last() {
+                Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Begins to follow what other runtimes write, and times what they wrote before.
+    async fn begin(self: &Arc<Self>) -> Result<WatchStream, Error> {
+        let (watch, _) = follow::begin(&self.backing).await?;
+        self.load().await?;
+        Ok(watch)
+    }
+
+    /// Times what other runtimes write. Ends only when the store is closed.
+    async fn follow(self: &Arc<Self>, mut watch: WatchStream) {
+        let mut retry = Retry::default();
+        loop {
+            match watch.next().await {
+                Some(Ok(WatchItem::Commit(commit))) => self.note(&commit),
+                Some(Ok(WatchItem::Progress(_))) => {}
+                Some(Err(error)) if error.kind() == ErrorKind::Closed => return,
+                Some(Err(_)) | None => loop {
+                    match self.begin().await {
+                        Ok(again) => {
+                            (watch, retry) = (again, Retry::default());
+                            break;
+                        }
+                        Err(error) if error.reason() == Reason::StoreClosed => return,
+                        Err(error) => {
+                            tracing::warn!(%error, "times to live cannot be followed, trying again");
+                            retry.pause(self.backing.env()).await;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes note of the deadlines in a commit, whoever made it.
+    fn note(self: &Arc<Self>, commit: &Commit) {
+        for change in &commit.changes {
+            let Some(subject) = keys::rest(keys::DEADLINE, &change.key) else { continue };
+            match change.current.as_ref().map(|entry| (ttl(entry), entry.modified)) {
+                // From now on: the deadline is by the wall clock of another machine.
+                Some((Some(ttl), revision)) => self.time(subject, ttl, revision, Writer::Foreign),
+                Some((None, _)) => tracing::warn!("a deadline cannot be read: its subject will not expire"),
+                None => self.removed(&subject, commit.revision),
+            }
+        }
+    }
+
+    fn removed(&self, subject: &[u8], revision: Revision) {
+        let mut timers = self.timers.lock();
+        // Notes may be taken out of order: a later write may have timed the subject again.
+        if timers.subjects.get(subject).is_some_and(|(_, timed)| *timed <= revision) {
+            timers.forget(subject);
+        }
+    }
+
+    /// Reaps `subject` when `left` is over.
+    fn time(self: &Arc<Self>, subject: Bytes, left: Duration, revision: Revision, by: Writer) {
+        self.schedule(subject, left, revision, by);
+        let start = !std::mem::replace(&mut self.timers.lock().running, true);
+        if start {
+            let shared = Arc::clone(self);
+            self.background(async move { shared.run().await });
+        } else {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Works beside all calls until the keyspace is closed here.
+    fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.backing.env().spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
     /// Reaps what is due until nothing is timed any more.
     async fn run(&self) {
         let env = self.backing.env();
@@ -216,17 +304,27 @@ impl Shared {
             }
         }
         if let Some(entry) = renewed {
-            let left = self.left(entry).unwrap_or_default();
-            self.schedule(subject.clone(), left, entry.modified);
+            let (left, by) = if self.backing.hosts().shared() {
+                (ttl(entry), Writer::Foreign)
+            } else {
+                (self.left(entry).ok(), Writer::Unknown)
+            };
+            self.schedule(subject.clone(), left.unwrap_or_default(), entry.modified, by);
         }
         Ok(())
     }
 
-    fn schedule(&self, subject: Bytes, left: Duration, revision: Revision) {
-        let at = self.backing.env().now() + left;
+    fn schedule(&self, subject: Bytes, left: Duration, revision: Revision, by: Writer) {
+        let env = self.backing.env();
+        let at = match by {
+            Writer::Own | Writer::Unknown => env.now() + left,
+            Writer::Foreign => env.now() + left + env.jitter(FOREIGN),
+        };
         let mut timers = self.timers.lock();
-        if timers.subjects.get(&subject).is_some_and(|(_, timed)| *timed > revision) {
-            // Calls may take note out of order; the younger deadline counts.
+        if let Some((_, timed)) = timers.subjects.get(&subject)
+            && (*timed > revision || (*timed == revision && by != Writer::Own))
+        {
+            // Notes may be taken out of order; the younger deadline counts, and who wrote it knows best.
             return;
         }
         timers.forget(&subject);
@@ -236,12 +334,11 @@ impl Shared {
 
     /// Returns how long a deadline key that was just read has to go.
     fn left(&self, entry: &Entry) -> Result<Duration, Error> {
-        let number = |at: usize| Some(u64::from_be_bytes(entry.value.get(at..at + 8)?.try_into().ok()?));
-        let (Some(deadline), Some(ttl)) = (number(0), number(8)) else {
+        let (Some(deadline), Some(ttl)) = (number(entry, 0), ttl(entry)) else {
             return Err(Error::damaged("deadline"));
         };
         let now = millis(self.backing.env().wall().since_unix());
-        Ok(Duration::from_millis(deadline.saturating_sub(now).min(ttl)))
+        Ok(Duration::from_millis(deadline.saturating_sub(now)).min(ttl))
     }
 }
 
@@ -260,6 +357,14 @@ impl Timers {
             self.queue.remove(&(at, subject));
         }
     }
+}
+
+fn ttl(entry: &Entry) -> Option<Duration> {
+    number(entry, 8).map(Duration::from_millis)
+}
+
+fn number(entry: &Entry, at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(entry.value.get(at..at + 8)?.try_into().ok()?))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -16,6 +16,8 @@
 //! | `t` | those with a TTL | `t` subject | deadline (8, wall milliseconds), ttl (8, milliseconds) | while the subject expires |
 //! | `x` | those with a TTL | `x` | nothing | written by every expiry, see `expiry` |
 //! | `l` | lock, map, countermap | `l` length (4) key, stamp | owner (16), nonce (8), since (8, wall milliseconds) | while held or waited for |
+//! | `h` | host | `h` host (8) | time-out (8, milliseconds), since (8, wall milliseconds) | while the host lives, see `host` |
+//! | `p` | known | `p` length (4) keyspace of a primitive, host (8) | tags, each length (4), text | while the host knows it, see `known` |
 
 use atomix_kv::Range;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -30,6 +32,8 @@ pub(crate) const OPERATION: &[u8] = b"o";
 pub(crate) const DEADLINE: u8 = b't';
 pub(crate) const EXPIRED: &[u8] = b"x";
 pub(crate) const QUEUE: u8 = b'l';
+pub(crate) const HOST: u8 = b'h';
+pub(crate) const KNOWN: u8 = b'p';
 
 /// Returns the key of `kind` for `rest`.
 pub(crate) fn key(kind: u8, rest: &[u8]) -> Bytes {

@@ -20,16 +20,17 @@ const KEY: &str = "";
 // === impl Lock ===
 
 impl Lock {
-    /// Opens the lock.
-    pub fn open(backing: Backing) -> Self {
-        Self { queues: Queues::new(backing) }
+    /// Opens the lock. Gives back what dead hosts left before it returns.
+    pub async fn open(backing: Backing) -> Result<Self, Error> {
+        Ok(Self { queues: Queues::open(backing).await? })
     }
 
     /// Takes the lock and returns its token, which is greater than all tokens before.
     ///
     /// Waits in the order of arrival: for ever without a `timeout`, not at all with zero, else until the `timeout` is
     /// over, which is [`Reason::LockTimeout`]. [`Reason::Closed`] when the caller closes the primitive or its session
-    /// ends. Cancel safe: a dropped call leaves the queue, and gives back what it was granted.
+    /// ends; [`Reason::HostLost`] when others took this runtime for dead. Cancel safe: a dropped call leaves the queue, and
+    /// gives back what it was granted.
     pub async fn lock(&self, caller: &Caller, timeout: Option<Duration>) -> Result<u64, Error> {
         self.queues.acquire(caller, &[KEY.to_owned()], timeout).await
     }
@@ -54,6 +55,11 @@ impl Lock {
     /// Gives back what a session holds that ended or closed the lock.
     pub async fn release_all(&self, owner: Owner) {
         self.queues.release_all(owner).await;
+    }
+
+    /// Gives back what dead hosts left.
+    pub async fn bury(&self) -> Result<(), Error> {
+        self.queues.bury().await
     }
 
     /// Returns how many calls of this runtime wait.

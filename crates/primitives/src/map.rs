@@ -82,11 +82,11 @@ pub enum Done {
 // === impl Map ===
 
 impl Map {
-    /// Opens the map. Removes what is overdue before it returns.
+    /// Opens the map. Removes what is overdue, and the locks of dead hosts, before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         let remove = |key: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, key) }];
         let expiry = Expiry::open(&backing, remove).await?;
-        let locks = Queues::new(backing.clone());
+        let locks = Queues::open(backing.clone()).await?;
         Ok(Self { backing, expiry, locks })
     }
 
@@ -259,6 +259,11 @@ impl Map {
     /// Gives back all locks of a session that ended or closed the map.
     pub async fn release_all(&self, owner: Owner) {
         self.locks.release_all(owner).await;
+    }
+
+    /// Gives back the locks of dead hosts.
+    pub async fn bury(&self) -> Result<(), Error> {
+        self.locks.bury().await
     }
 
     /// Returns how many calls of this runtime wait.

@@ -101,12 +101,16 @@ const LINGER: Duration = Duration::from_secs(5);
 // === impl Queues ===
 
 impl Queues {
-    pub(crate) fn new(backing: Backing) -> Self {
-        Self { shared: Arc::new(Shared { backing, state: Mutex::default() }) }
+    /// Opens the locks. Gives back what dead hosts left before it returns.
+    pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
+        let queues = Self { shared: Arc::new(Shared { backing, state: Mutex::default() }) };
+        queues.bury().await?;
+        Ok(queues)
     }
 
     /// Takes the locks of all `keys` and returns the token. Waits for at most `timeout`, else
-    /// [`Reason::LockTimeout`]; without a `timeout` for ever; with zero not at all.
+    /// [`Reason::LockTimeout`]; without a `timeout` for ever; with zero not at all. [`Reason::HostLost`] if others took
+    /// this host for dead meanwhile: nothing is granted then, whatever the queues said.
     pub(crate) async fn acquire(
         &self,
         caller: &Caller,
@@ -115,6 +119,9 @@ impl Queues {
     ) -> Result<u64, Error> {
         let queues = self.queues(keys)?;
         let shared = &self.shared;
+        let (hosts, host) = (shared.backing.hosts(), caller.owner.host);
+        let lost = hosts.lost(host);
+        hosts.confirm(host).await?;
         if timeout == Some(Duration::ZERO) && shared.heads(&queues).await?.iter().any(Option::is_some) {
             return Err(not_obtained());
         }
@@ -126,6 +133,7 @@ impl Queues {
             return Err(Error::closed());
         }
         if first {
+            hosts.confirm(host).await?;
             place.keep();
             return Ok(revision.0);
         }
@@ -150,15 +158,21 @@ impl Queues {
             biased;
             granted = &mut grant => granted,
             () = caller.closed.cancelled() => Ok(Err(Error::closed())),
+            () = lost.cancelled() => return Err(Error::host_lost()),
             // The turn may have come in the very moment.
             () = timer => grant.try_recv().map_or_else(|_| Ok(Err(not_obtained())), Ok),
         };
         match granted {
             Ok(Ok(())) => {
+                hosts.confirm(host).await?;
                 place.keep();
                 Ok(revision.0)
             }
             Ok(Err(error)) => {
+                if error.reason() == Reason::Closed {
+                    // Others take a place away only from a host that they took for dead.
+                    hosts.ask(host).await?;
+                }
                 place.leave().await;
                 Err(error)
             }
@@ -195,6 +209,33 @@ impl Queues {
             state.owned.remove(&owner).unwrap_or_default().into_iter().collect()
         };
         self.shared.delete(&stamps).await;
+    }
+
+    /// Deletes the places of dead hosts, whether they held or waited.
+    pub(crate) async fn bury(&self) -> Result<(), Error> {
+        let backing = &self.shared.backing;
+        if !backing.hosts().outlives() {
+            return Ok(());
+        }
+        let mut range = keys::all(keys::QUEUE);
+        loop {
+            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
+            let snapshot = backing.read(vec![scan]).await?;
+            let entries = snapshot.reads[0].entries();
+            let host = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.host);
+            let dead = backing.hosts().dead(entries.iter().filter_map(host).collect()).await?;
+            let left = entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
+            let writes: Vec<Write> = left.map(|entry| Write::Delete { key: entry.key.clone() }).collect();
+            if !writes.is_empty() {
+                // Nobody else has ever the same stamp, so that this needs no guard.
+                backing.commit(Txn { writes, ..Txn::default() }).await?;
+            }
+            self.shared.state.lock().owned.retain(|owner, _| !dead.contains(&owner.host));
+            match entries.last() {
+                Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
+                Some(_) | None => return Ok(()),
+            }
+        }
     }
 
     /// Returns how many calls of this runtime wait.

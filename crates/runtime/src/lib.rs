@@ -5,6 +5,7 @@
 //! can be asked by an operator ([`Runtime::explain`], [`Runtime::stores`], [`Runtime::primitives`], …).
 
 mod decode;
+mod hosts;
 mod open;
 mod registry;
 mod routes;
@@ -19,17 +20,18 @@ pub use session::{CallGuard, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::Driver;
-use atomix_primitives::{Backing, Error, Kind, Limits, Owner, Reason};
+use atomix_kv::{BackupStream, Driver, Store as _};
+use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use parking_lot::{Mutex, RwLock};
 
+use open::Origin;
 use registry::Registry;
 
 /// What a runtime is made of.
@@ -49,11 +51,14 @@ pub struct Settings {
     pub primitives_max: usize,
     /// How long a replaced or disconnected store may take to end its calls.
     pub close_grace: Duration,
+    /// How long this runtime may be silent before others on a shared store take it for dead.
+    pub session_timeout: Duration,
 }
 
 /// One runtime instance. Several can live in one process.
 #[derive(Debug)]
 pub struct Runtime {
+    this: Weak<Runtime>,
     env: Env,
     /// Drawn by chance: tells this instance from all others in what stores hold.
     host: u64,
@@ -61,6 +66,7 @@ pub struct Runtime {
     limits: Arc<Limits>,
     name_bytes_max: usize,
     primitives_max: usize,
+    close_grace: Duration,
     registry: Registry,
     routes: ArcSwapOption<Routes>,
     /// By kind (in the order of [`Kind::ALL`]) and name.
@@ -87,13 +93,16 @@ impl Runtime {
                 Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.wall(), Box::new(|| {}))))
             }
         };
-        Arc::new(Self {
+        let (close_grace, session_timeout) = (settings.close_grace, settings.session_timeout);
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             host,
             identity: settings.identity,
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
             primitives_max: settings.primitives_max,
-            registry: Registry::new(env.clone(), settings.drivers, settings.close_grace),
+            close_grace,
+            registry: Registry::new(env.clone(), settings.drivers, close_grace, session_timeout),
             routes: ArcSwapOption::empty(),
             primitives: std::array::from_fn(|_| RwLock::default()),
             primitives_count: AtomicUsize::new(0),
@@ -168,12 +177,14 @@ impl Runtime {
 
     /// Returns the session that an owner names, if it is one of this runtime.
     pub fn session_of(&self, owner: Owner) -> Option<Arc<Session>> {
-        if owner.host == self.host { self.sessions.lock().get(&owner.session).cloned() } else { None }
+        let slots = self.registry.slots();
+        let own = slots.iter().any(|slot| slot.hosts().is_ok_and(|hosts| hosts.id() == owner.host));
+        if own { self.sessions.lock().get(&owner.session).cloned() } else { None }
     }
 
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
         if open.primitive().owns() {
-            let owner = session.owner();
+            let owner = session.owner(&open);
             self.env.spawn(async move { open.primitive().release_all(owner).await });
         }
     }
@@ -183,7 +194,9 @@ impl Runtime {
     /// Connects a store. Answers as soon as the configuration is known to be right; a store that cannot be reached is
     /// tried again until it is disconnected.
     pub async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
-        self.registry.connect(id, driver, config).await
+        let slot = self.registry.connect(id, driver, config).await?;
+        self.env.spawn(hosts::mourn(Weak::clone(&self.this), slot));
+        Ok(())
     }
 
     /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
@@ -191,17 +204,42 @@ impl Runtime {
         self.registry.configure(id, config).await
     }
 
-    /// Disconnects a store. Its primitives are forgotten, their streams end.
+    /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is given back. A store
+    /// that keeps its content remembers the primitives.
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
         let gone = self.forget_all(|open| open.store_id() == id);
-        for session in self.sessions(None, usize::MAX) {
+        let sessions = self.sessions(None, usize::MAX);
+        for session in &sessions {
             for open in &gone {
                 session.detach(open);
             }
         }
+        if slot.hosts().is_ok_and(|hosts| hosts.outlives()) {
+            let release = async {
+                for open in gone.iter().filter(|open| open.primitive().owns()) {
+                    for session in &sessions {
+                        open.primitive().release_all(session.owner(open)).await;
+                    }
+                }
+            };
+            // What a store that cannot be reached keeps is given back by those who outlive this host.
+            self.env.timeout(self.close_grace, release).await.ok();
+        }
         slot.close().await;
         Ok(())
+    }
+
+    /// Waits until every store was tried once, well or not, but for `patience` at most. Cancel safe.
+    pub async fn stores_tried(&self, patience: Duration) {
+        // Whoever is not reached by then is tried on in the background.
+        let _late = self.env.timeout(patience, self.registry.tried()).await;
+    }
+
+    /// Copies everything that a store keeps; see [`atomix_kv::Store::backup`].
+    pub async fn backup(&self, id: &StoreId) -> Result<BackupStream, Error> {
+        let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        Ok(slot.backup().await?)
     }
 
     /// Returns the store of this id, connected or trying to be.
@@ -263,32 +301,38 @@ impl Runtime {
         name: &str,
         tags: &[String],
     ) -> Result<PrimitiveConfig, Error> {
-        if name.is_empty() || name.len() > self.name_bytes_max {
-            let (bytes, max) = (name.len(), self.name_bytes_max);
-            return Err(Error::invalid(format!(
-                "primitive name out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
-            )));
-        }
-        let open = match self.find(kind, name) {
-            Some(open) => open,
-            None => self.open(kind, name, tags).await?,
+        self.check_name(name)?;
+        let open = loop {
+            let open = match self.find(kind, name) {
+                Some(open) => open,
+                None => self.open(kind, name, tags).await?,
+            };
+            if !session.attach(&open) {
+                return Err(Error::new(Reason::Closed, "the session has ended"));
+            }
+            if self.find(kind, name).is_some_and(|known| Arc::ptr_eq(&known, &open)) {
+                break open;
+            }
+            // Its last user closed it in that very moment.
+            if session.detach(&open) {
+                open.leave();
+            }
         };
-        if !session.attach(&open) {
-            return Err(Error::new(Reason::Closed, "the session has ended"));
-        }
+        self.remember(&open).await?;
         Ok(open.config())
     }
 
     /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is given back
-    /// before this returns. The primitive is forgotten when no session uses it any more. The content stays.
+    /// before this returns. The primitive is forgotten when no session uses it any more, also by its store unless another
+    /// runtime has it open. The content stays.
     pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
-        let Some(open) = self.find(kind, name) else { return };
+        let Some(open) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
         if session.detach(&open) {
             open.leave();
         }
-        open.primitive().release_all(session.owner()).await;
-        if open.users() == 0 {
-            self.forget(&open);
+        open.primitive().release_all(session.owner(&open)).await;
+        if open.users() == 0 && self.forget(&open) {
+            self.forget_remembered(&open).await;
         }
     }
 
@@ -325,6 +369,19 @@ impl Runtime {
     }
 
     async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<Open>, Error> {
+        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
+        let placement = routes.place(kind, name, tags)?;
+        self.open_at(placement, Origin::Created, kind, name, tags).await
+    }
+
+    async fn open_at(
+        &self,
+        placement: Placement,
+        origin: Origin,
+        kind: Kind,
+        name: &str,
+        tags: &[String],
+    ) -> Result<Arc<Open>, Error> {
         let max = self.primitives_max;
         if self.primitives_count.load(Ordering::Relaxed) >= max {
             return Err(Error::new(
@@ -334,8 +391,6 @@ impl Runtime {
                 ),
             ));
         }
-        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
-        let placement = routes.place(kind, name, tags)?;
         let config = parse_primitive_config(&placement.config)?;
         let unconnected = || {
             Error::new(
@@ -344,17 +399,21 @@ impl Runtime {
             )
         };
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
-        let backing =
-            Backing::new(Arc::clone(&slot) as _, kind, name, self.env.clone(), Arc::clone(&self.limits));
-        let primitive = Primitive::open(kind, backing, config).await?;
-        let open = Arc::new(Open::new(
+        let hosts = Arc::clone(slot.hosts()?);
+        hosts.join().await?;
+        let (store, env, limits) = (Arc::clone(&slot) as _, self.env.clone(), Arc::clone(&self.limits));
+        let backing = Backing::new(store, Arc::clone(&hosts), kind, name, env, limits);
+        let primitive = Primitive::open(kind, backing, config).await.map_err(repeatable)?;
+        let open = Open::new(
             kind,
             name.to_owned(),
             tags.to_vec(),
             placement.store_id.clone(),
             config,
             primitive,
-        ));
+            hosts,
+        );
+        let open = Arc::new(open.with_origin(origin));
         let mut primitives = self.of_kind(kind).write();
         // A store that was disconnected meanwhile has had its primitives forgotten already.
         if slot.is_closed() {
@@ -367,13 +426,26 @@ impl Runtime {
         Ok(open)
     }
 
-    fn forget(&self, open: &Arc<Open>) {
+    fn check_name(&self, name: &str) -> Result<(), Error> {
+        if name.is_empty() || name.len() > self.name_bytes_max {
+            let (bytes, max) = (name.len(), self.name_bytes_max);
+            return Err(Error::invalid(format!(
+                "primitive name out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Forgets a primitive that nobody uses. True if it was known until now.
+    fn forget(&self, open: &Arc<Open>) -> bool {
         let mut primitives = self.of_kind(open.kind()).write();
         // Somebody may have created it again in the meantime.
         if open.users() == 0 && primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
             primitives.remove(open.name());
             self.primitives_count.fetch_sub(1, Ordering::Relaxed);
+            return true;
         }
+        false
     }
 
     fn forget_all(&self, unwanted: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
@@ -419,11 +491,19 @@ impl Runtime {
         self.drain();
         for session in self.sessions(None, usize::MAX) {
             for open in session.end() {
-                open.primitive().release_all(session.owner()).await;
+                open.primitive().release_all(session.owner(&open)).await;
             }
         }
         self.registry.close().await;
     }
+}
+
+/// Makes the error of something that may be done again whatever became of it: nothing else was asked for.
+fn repeatable(error: Error) -> Error {
+    if error.kind() == ErrorKind::OutcomeUnknown {
+        return Error::new(Reason::StoreUnavailable, error.message().to_owned());
+    }
+    error
 }
 
 fn not_programmed() -> Error {

@@ -2,11 +2,11 @@
 //! Primitives that were created.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use atomix_config::StoreId;
 use atomix_primitives::{
-    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, Map, MultiMap, Owner,
+    Backing, Counter, CounterMap, Election, Error, Hosts, IndexedMap, Kind, List, Lock, Map, MultiMap, Owner,
     QueueState, Set, Topic, Value,
 };
 
@@ -19,8 +19,20 @@ pub struct Open {
     store_id: StoreId,
     config: PrimitiveConfig,
     primitive: Primitive,
+    hosts: Arc<Hosts>,
+    origin: Origin,
+    remembered: AtomicBool,
     users: AtomicUsize,
     streams: AtomicUsize,
+}
+
+/// How a primitive became open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A session created it.
+    Created,
+    /// It was created before this runtime was started. Who did is not known any more, so whoever calls it is a user.
+    Recalled,
 }
 
 /// What a route says about a primitive.
@@ -61,9 +73,25 @@ impl Open {
         store_id: StoreId,
         config: PrimitiveConfig,
         primitive: Primitive,
+        hosts: Arc<Hosts>,
     ) -> Self {
-        let (users, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { kind, name: name.into(), tags, store_id, config, primitive, users, streams }
+        Self {
+            kind,
+            name: name.into(),
+            tags,
+            store_id,
+            config,
+            primitive,
+            hosts,
+            origin: Origin::Created,
+            remembered: AtomicBool::new(false),
+            users: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn with_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     /// Returns the kind.
@@ -116,6 +144,24 @@ impl Open {
         self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Returns the owner that stands for a session of this runtime in the store.
+    pub(crate) fn owner(&self, session: u64) -> Owner {
+        Owner { host: self.hosts.id(), session }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Tells whether the store remembers the primitive for this host.
+    pub(crate) fn is_remembered(&self) -> bool {
+        self.remembered.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_remembered(&self, remembered: bool) {
+        self.remembered.store(remembered, Ordering::Release);
+    }
+
     pub(crate) fn id(&self) -> (Kind, Arc<str>) {
         (self.kind, Arc::clone(&self.name))
     }
@@ -135,11 +181,11 @@ impl Primitive {
     pub(crate) async fn open(kind: Kind, backing: Backing, config: PrimitiveConfig) -> Result<Self, Error> {
         Ok(match kind {
             Kind::Counter => Self::Counter(Counter::open(backing)),
-            Kind::CounterMap => Self::CounterMap(CounterMap::open(backing)),
-            Kind::Election => Self::Election(Election::open(backing)),
+            Kind::CounterMap => Self::CounterMap(CounterMap::open(backing).await?),
+            Kind::Election => Self::Election(Election::open(backing).await?),
             Kind::IndexedMap => Self::IndexedMap(IndexedMap::open(backing).await?),
             Kind::List => Self::List(List::open(backing, config.append_as_inserted)),
-            Kind::Lock => Self::Lock(Lock::open(backing)),
+            Kind::Lock => Self::Lock(Lock::open(backing).await?),
             Kind::Map => Self::Map(Map::open(backing).await?),
             Kind::MultiMap => Self::MultiMap(MultiMap::open(backing)),
             Kind::Set => Self::Set(Set::open(backing).await?),
@@ -167,6 +213,23 @@ impl Primitive {
             | Self::Set(_)
             | Self::Topic(_)
             | Self::Value(_) => {}
+        }
+    }
+
+    /// Gives back what dead hosts left. Repeating it does no harm.
+    pub(crate) async fn bury(&self) -> Result<(), Error> {
+        match self {
+            Self::Lock(lock) => lock.bury().await,
+            Self::Map(map) => map.bury().await,
+            Self::CounterMap(map) => map.bury().await,
+            Self::Election(election) => election.bury().await,
+            Self::Counter(_)
+            | Self::IndexedMap(_)
+            | Self::List(_)
+            | Self::MultiMap(_)
+            | Self::Set(_)
+            | Self::Topic(_)
+            | Self::Value(_) => Ok(()),
         }
     }
 

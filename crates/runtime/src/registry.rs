@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::{DriverId, Object, StoreId};
-use atomix_env::{Env, WallTime};
+use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{Driver, Profile};
-use atomix_primitives::{Error, Reason};
+use atomix_primitives::{Error, HostDetails, Reason};
 use parking_lot::RwLock;
+use tokio_util::sync::DropGuard;
 
 use crate::{Slot, StoreState};
 
@@ -18,6 +19,9 @@ pub(crate) struct Registry {
     env: Env,
     drivers: Vec<Arc<dyn Driver>>,
     grace: Duration,
+    session_timeout: Duration,
+    /// Ends what works for the stores in the background when the runtime is dropped.
+    stop: DropGuard,
     slots: RwLock<BTreeMap<StoreId, Arc<Slot>>>,
     /// Held while a store is added, so that two calls for one id do not both connect it. The slot connects in the
     /// background: nothing waits for a backend here.
@@ -52,6 +56,8 @@ pub struct StoreDetails {
     pub generation: u64,
     /// What it promises, if it was ever reached.
     pub profile: Option<Profile>,
+    /// The hosts that work on it, if it is shared.
+    pub hosts: Vec<HostDetails>,
     /// How many primitives of this runtime it keeps.
     pub primitives: usize,
 }
@@ -59,15 +65,37 @@ pub struct StoreDetails {
 // === impl Registry ===
 
 impl Registry {
-    pub(crate) fn new(env: Env, drivers: Vec<Arc<dyn Driver>>, grace: Duration) -> Self {
-        Self { env, drivers, grace, slots: RwLock::default(), adding: tokio::sync::Mutex::new(()) }
+    pub(crate) fn new(
+        env: Env,
+        drivers: Vec<Arc<dyn Driver>>,
+        grace: Duration,
+        session_timeout: Duration,
+    ) -> Self {
+        Self {
+            env,
+            drivers,
+            grace,
+            session_timeout,
+            stop: Shutdown::new().drop_guard(),
+            slots: RwLock::default(),
+            adding: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots.read().values().cloned().collect()
     }
 
     pub(crate) fn find(&self, id: &StoreId) -> Option<Arc<Slot>> {
         self.slots.read().get(id).cloned()
     }
 
-    pub(crate) async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
+    pub(crate) async fn connect(
+        &self,
+        id: StoreId,
+        driver: DriverId,
+        config: Object,
+    ) -> Result<Arc<Slot>, Error> {
         let _adding = self.adding.lock().await;
         if self.slots.read().contains_key(&id) {
             let message = format!("store is connected already: disconnect or configure it: store=`{id}`");
@@ -75,9 +103,12 @@ impl Registry {
         }
         let driver = self.driver(&driver)?;
         driver.validate(&config)?;
-        let slot = Slot::open(id.clone(), driver, config, self.env.clone(), self.grace).await;
-        self.slots.write().insert(id, slot);
-        Ok(())
+        let closed = self.stop.token().child_token();
+        let env = self.env.clone();
+        let slot =
+            Slot::open(id.clone(), driver, config, env, self.grace, self.session_timeout, closed).await;
+        self.slots.write().insert(id, Arc::clone(&slot));
+        Ok(slot)
     }
 
     pub(crate) async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
@@ -91,6 +122,11 @@ impl Registry {
 
     pub(crate) fn remove(&self, id: &StoreId) -> Result<Arc<Slot>, Error> {
         self.slots.write().remove(id).ok_or_else(|| not_connected(id))
+    }
+
+    pub(crate) async fn tried(&self) {
+        let slots: Vec<Arc<Slot>> = self.slots.read().values().cloned().collect();
+        futures::future::join_all(slots.iter().map(|slot| slot.tried())).await;
     }
 
     pub(crate) async fn close(&self) {
@@ -111,8 +147,7 @@ impl Registry {
     }
 
     pub(crate) fn stores(&self) -> Vec<StoreDetails> {
-        let slots: Vec<Arc<Slot>> = self.slots.read().values().cloned().collect();
-        slots
+        self.slots()
             .into_iter()
             .map(|slot| {
                 let (state, error, since) = slot.status();
@@ -124,6 +159,7 @@ impl Registry {
                     since,
                     generation: slot.generation(),
                     profile: slot.known_profile().cloned(),
+                    hosts: slot.hosts().map(|hosts| hosts.list()).unwrap_or_default(),
                     primitives: 0,
                 }
             })
@@ -145,6 +181,6 @@ impl Registry {
     }
 }
 
-fn not_connected(id: &StoreId) -> Error {
+pub(crate) fn not_connected(id: &StoreId) -> Error {
     Error::new(Reason::NotKnown, format!("store is not connected: store=`{id}`"))
 }

@@ -15,7 +15,8 @@ use crate::Open;
 /// A client as the runtime sees it: one connection.
 pub struct Session {
     id: u64,
-    owner: Owner,
+    /// Names the session. What it takes in a store carries the name that the host has there, see [`Session::owner`].
+    name: Owner,
     peer: String,
     opened: WallTime,
     end: Box<dyn Fn() + Send + Sync>,
@@ -58,13 +59,13 @@ struct Attachment {
 impl Session {
     pub(crate) fn new(
         id: u64,
-        owner: Owner,
+        name: Owner,
         peer: String,
         opened: WallTime,
         end: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let attachments = Mutex::new(Some(HashMap::new()));
-        Self { id, owner, peer, opened, end, attachments, calls: AtomicUsize::new(0) }
+        Self { id, name, peer, opened, end, attachments, calls: AtomicUsize::new(0) }
     }
 
     /// Returns the number of the session, unique in this runtime.
@@ -74,12 +75,12 @@ impl Session {
 
     /// Returns the name of the session, unique among runtimes.
     pub fn name(&self) -> String {
-        self.owner.to_string()
+        self.name.to_string()
     }
 
-    /// Returns who owns what the session takes.
-    pub fn owner(&self) -> Owner {
-        self.owner
+    /// Returns who owns what the session takes in `open`.
+    pub fn owner(&self, open: &Open) -> Owner {
+        open.owner(self.id)
     }
 
     /// Returns the address of the client.
@@ -121,16 +122,20 @@ impl Session {
             closed.cancel();
             closed
         };
-        Caller { owner: self.owner, closed }
+        Caller { owner: self.owner(open), closed }
     }
 
     /// Returns what the session owns, at most `max` per primitive.
     pub async fn holdings(&self, max: usize) -> Vec<SessionHolding> {
         let mut holdings = Vec::new();
         for open in self.attached() {
-            holdings.extend(open.primitive().holdings(self.owner, max).await.into_iter().map(
-                |(key, token)| SessionHolding { kind: open.kind(), name: open.name().to_owned(), key, token },
-            ));
+            let held = open.primitive().holdings(self.owner(&open), max).await.into_iter();
+            holdings.extend(held.map(|(key, token)| SessionHolding {
+                kind: open.kind(),
+                name: open.name().to_owned(),
+                key,
+                token,
+            }));
         }
         holdings
     }
@@ -180,10 +185,7 @@ impl Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("owner", &self.owner)
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").field("name", &self.name).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 

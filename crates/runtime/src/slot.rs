@@ -11,12 +11,15 @@ use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{
-    Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome,
-    Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream,
+    BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
+    Limits, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem,
+    WatchStream,
 };
+use atomix_primitives::Hosts;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
+use tokio::sync::SetOnce;
 
 /// A connected store, or one that is trying to be.
 pub struct Slot {
@@ -28,10 +31,15 @@ pub struct Slot {
     current: ArcSwapOption<Connected>,
     /// What the store promises; known from the first connection on.
     profile: OnceLock<Profile>,
+    session_timeout: Duration,
+    /// Who works on the store; known from the first connection on.
+    hosts: SetOnce<Arc<Hosts>>,
     status: Mutex<Status>,
     /// Held while the configuration is exchanged, so that two exchanges do not cross.
     exchange: tokio::sync::Mutex<Object>,
     generation: AtomicU64,
+    /// Fires when the first attempt to connect has ended.
+    tried: Shutdown,
     closed: Shutdown,
 }
 
@@ -70,8 +78,6 @@ struct Status {
 /// Pauses between attempts to connect.
 const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
 const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a new configuration may take to prove itself.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connected store is asked whether it works.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -101,6 +107,8 @@ impl Slot {
         config: Object,
         env: Env,
         grace: Duration,
+        session_timeout: Duration,
+        closed: Shutdown,
     ) -> Arc<Self> {
         let since = env.wall();
         let slot = Arc::new_cyclic(|this| Self {
@@ -111,10 +119,13 @@ impl Slot {
             grace,
             current: ArcSwapOption::empty(),
             profile: OnceLock::new(),
+            session_timeout,
+            hosts: SetOnce::new(),
             status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
             exchange: tokio::sync::Mutex::new(config),
             generation: AtomicU64::new(1),
-            closed: Shutdown::new(),
+            tried: Shutdown::new(),
+            closed,
         });
         let mut keep = Box::pin(Arc::clone(&slot).keep());
         // In-process stores are ready after the first poll, so that a primitive can be created right away.
@@ -127,6 +138,10 @@ impl Slot {
     /// Returns the id.
     pub fn id(&self) -> &StoreId {
         &self.id
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
     }
 
     /// Returns the driver's name and version.
@@ -148,6 +163,38 @@ impl Slot {
     /// Returns what the store promises, if it was ever reached.
     pub fn known_profile(&self) -> Option<&Profile> {
         self.profile.get()
+    }
+
+    /// Returns who works on the store, or says that it was never reached.
+    pub(crate) fn hosts(&self) -> Result<&Arc<Hosts>, Error> {
+        match self.hosts.get() {
+            Some(hosts) => Ok(hosts),
+            None => Err(self
+                .connected()
+                .err()
+                .unwrap_or_else(|| Error::unavailable("store is not connected yet"))),
+        }
+    }
+
+    /// Waits for the first connection and returns who works on the store; nothing if it is disconnected before that.
+    pub(crate) async fn hosts_known(&self) -> Option<&Arc<Hosts>> {
+        tokio::select! {
+            () = self.closed.cancelled() => None,
+            hosts = self.hosts.wait() => Some(hosts),
+        }
+    }
+
+    /// Returns the signal that the store was disconnected.
+    pub(crate) fn closed(&self) -> &Shutdown {
+        &self.closed
+    }
+
+    /// Waits until the first attempt to connect has ended, well or not. Cancel safe.
+    pub(crate) async fn tried(&self) {
+        tokio::select! {
+            () = self.tried.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
     }
 
     /// Tells whether the store was disconnected.
@@ -186,9 +233,14 @@ impl Slot {
                 if self.current.load().is_some() {
                     return;
                 }
-                match self.candidate(&config).await {
-                    Ok(store) => return self.install(store),
+                let candidate = self.candidate(&config).await;
+                match candidate {
+                    Ok(store) => self.install(store),
                     Err(error) => self.set_state(StoreState::Connecting, &error.to_string()),
+                }
+                self.tried.cancel();
+                if self.current.load().is_some() {
+                    return;
                 }
             }
             self.env.sleep(self.env.jitter(retry)).await;
@@ -207,7 +259,7 @@ impl Slot {
             }
             Ok(store)
         };
-        match self.env.timeout(EXCHANGE_TIMEOUT, attempt).await {
+        match self.env.timeout(self.driver.connect_timeout(), attempt).await {
             Ok(candidate) => candidate,
             Err(_) => Err(Error::unavailable("the store does not answer")),
         }
@@ -216,11 +268,28 @@ impl Slot {
     fn install(&self, store: Arc<dyn Store>) {
         self.profile.get_or_init(|| store.profile().clone());
         let old = self.current.swap(Some(Arc::new(Connected { store })));
+        self.meet();
         self.set_state(StoreState::Ready, "");
         tracing::info!(store = %self.id, driver = %self.driver_id(), "store is connected");
         if let Some(old) = old {
             let grace = self.grace;
             self.env.spawn(async move { old.store.close(grace).await });
+        }
+    }
+
+    /// Begins to look who else works on the store, after the first connection.
+    fn meet(&self) {
+        let Some(this) = self.this.upgrade().filter(|_| self.hosts.get().is_none()) else { return };
+        let store: Arc<dyn Store> = this;
+        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), self.session_timeout);
+        if self.hosts.set(Arc::clone(&hosts)).is_ok() && hosts.shared() {
+            let closed = self.closed.clone();
+            self.env.spawn(async move {
+                tokio::select! {
+                    () = closed.cancelled() => {}
+                    () = hosts.keep() => {}
+                }
+            });
         }
     }
 
@@ -246,6 +315,10 @@ impl Slot {
     pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.set_state(StoreState::Closed, "");
+        if let Some(hosts) = self.hosts.get() {
+            // An unreachable store finds out by itself: the record is not renewed any more.
+            self.env.timeout(self.grace, hosts.leave()).await.ok();
+        }
         if let Some(connected) = self.current.swap(None) {
             connected.store.close(self.grace).await;
         }
@@ -321,6 +394,10 @@ impl Store for Slot {
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         Box::pin(async move { self.connected()?.store.check().await })
+    }
+
+    fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        Box::pin(async move { self.connected()?.store.backup().await })
     }
 
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {

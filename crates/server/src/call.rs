@@ -51,7 +51,7 @@ macro_rules! call {
     ($services:expr, $kind:ty, $request:expr) => {{
         let request = $request;
         let call = $services.call::<$kind>(request.extensions(), request.get_ref().id.as_ref());
-        (call.map_err(crate::status::status)?, request.into_inner())
+        (call.await.map_err(crate::status::status)?, request.into_inner())
     }};
 }
 
@@ -60,7 +60,7 @@ macro_rules! stream_call {
     ($services:expr, $kind:ty, $request:expr) => {{
         let request = $request;
         let call = $services.call::<$kind>(request.extensions(), request.get_ref().id.as_ref());
-        (call.map_err(crate::status::stream_status)?, request.into_inner())
+        (call.await.map_err(crate::status::stream_status)?, request.into_inner())
     }};
 }
 
@@ -108,14 +108,15 @@ pub(crate) use {call, create_and_close, stream_call};
 
 impl Services {
     /// Finds the session of a request and the primitive that it names.
-    pub(crate) fn call<P: Of>(
+    pub(crate) async fn call<P: Of>(
         &self,
         extensions: &Extensions,
         id: Option<&PrimitiveId>,
     ) -> Result<Call<P>, Error> {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
-        let open = self.runtime.find(P::KIND, name).ok_or_else(|| not_open(P::KIND))?;
+        let open = self.runtime.find_for(&session, P::KIND, name).await?;
+        let open = open.ok_or_else(|| not_open(P::KIND))?;
         Ok(Call { session, open, draining: self.runtime.draining().clone(), of: PhantomData })
     }
 

@@ -7,9 +7,10 @@ use atomix_kv::Profile;
 use atomix_primitives::{Error, Holding, Kind, Owner, Reason, election};
 use atomix_proto::{inspect, runtime};
 use atomix_runtime::{Open, Primitive, Routes, Session, StoreState};
+use futures::StreamExt;
 use tonic::{Request, Response, Status};
 
-use crate::call::Services;
+use crate::call::{Answers, Services};
 use crate::convert::{store_id, store_id_message, timestamp};
 use crate::status::status;
 
@@ -224,11 +225,27 @@ impl inspect::inspector_server::Inspector for Services {
         self.runtime.end_session(&request.into_inner().id).map_err(status)?;
         Ok(Response::new(inspect::EndSessionResponse {}))
     }
+
+    type BackupStoreStream = Answers<inspect::BackupStoreResponse>;
+
+    async fn backup_store(
+        &self,
+        request: Request<inspect::BackupStoreRequest>,
+    ) -> Result<Response<Self::BackupStoreStream>, Status> {
+        let id = store_id(request.into_inner().store_id);
+        let pieces = self.runtime.backup(&id).await.map_err(status)?;
+        let answers = pieces.map(|piece| match piece {
+            Ok(piece) => Ok(inspect::BackupStoreResponse { piece }),
+            Err(error) => Err(status(error.into())),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
 }
 
 impl Services {
     fn session_name(&self, owner: Owner) -> String {
-        self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
+        // A session of another runtime is shown as the store knows it.
+        self.runtime.session_of(owner).map_or_else(|| owner.to_string(), |session| session.name())
     }
 
     fn election(&self, name: &str, state: election::State) -> inspect::Election {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `atomix store`
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use atomix_client::inspect::{Store, StoreState};
@@ -8,9 +11,9 @@ use atomix_client::{DriverId, StoreId};
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
-use crate::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{ago, value as read_value};
+use crate::{Context, Found};
 
 /// What to do with stores. A store is named NAME or NAMESPACE/NAME.
 #[derive(Debug, Subcommand)]
@@ -38,10 +41,38 @@ pub enum Verb {
     },
     /// Print all connected stores and their state
     List,
+    /// Copy everything that a store keeps into one file, while it works
+    Backup {
+        /// The store
+        store: StoreId,
+        /// The file to be made; it must not be there
+        file: PathBuf,
+    },
+    /// Make the folder of a disk store from a backup; needs no server
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// The folder; it must be empty or not there
+        dir: PathBuf,
+    },
+    /// Read a backup, or the folder of a disk store that no process has open, and say whether it is whole; needs no server
+    Verify {
+        /// The backup or the folder
+        path: PathBuf,
+    },
 }
 
 impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Restore { file, dir } => {
+                return tell(context, "restored", (context.offline.restore)(&file, &dir));
+            }
+            Self::Verify { path } => return tell(context, "whole", (context.offline.verify)(&path)),
+            Self::Backup { store, file } => return backup(context, store, &file).await,
+            Self::List => return list(context).await,
+            Self::Connect { .. } | Self::Configure { .. } | Self::Disconnect { .. } => {}
+        }
         let control = context.control()?.control();
         let done = |what: &str, store: &StoreId| context.printer.object(&json!({"store": store, what: true}));
         match self {
@@ -58,9 +89,45 @@ impl Verb {
                 control.disconnect(store.clone()).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
             }
-            Self::List => return list(context).await,
+            Self::List | Self::Backup { .. } | Self::Restore { .. } | Self::Verify { .. } => {}
         }
         Ok(DONE)
+    }
+}
+
+/// Says what was found in the files of a store.
+fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {
+    let found = found.map_err(|error| Failure::Files(error.to_string()))?;
+    context.printer.line(format!("{done}: {found}"), &json!({done: found}))?;
+    Ok(DONE)
+}
+
+/// Writes a backup. A file that is not complete is not left behind.
+async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCode, Failure> {
+    let mut pieces = context.control()?.inspect().backup(store).await.map_err(Failure::control)?;
+    let failed = |error| Failure::Io("cannot write the backup", error);
+    let mut file = File::create_new(path).map_err(failed)?;
+    let written = async {
+        let mut bytes = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(Failure::control)?;
+            file.write_all(&piece).map_err(failed)?;
+            bytes += piece.len();
+        }
+        file.sync_all().map_err(failed)?;
+        Ok(bytes)
+    };
+    match written.await {
+        Ok(bytes) => {
+            let name = path.display().to_string();
+            context.printer.line(format!("{name}: {bytes} bytes"), &json!({"file": name, "bytes": bytes}))?;
+            Ok(DONE)
+        }
+        Err(failure) => {
+            // Best effort: the failure is what counts.
+            drop(std::fs::remove_file(path));
+            Err(failure)
+        }
     }
 }
 

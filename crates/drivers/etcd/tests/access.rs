@@ -152,11 +152,29 @@ struct Certificates {
     client: (String, String),
 }
 
+/// Writes bytes as PEM does: in base 64, in lines.
+fn pem(what: &str, bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for (at, three) in bytes.chunks(3).enumerate() {
+        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..4 {
+            let six = usize::try_from(bits >> (18 - 6 * place) & 63).unwrap();
+            text.push(if place <= three.len() { char::from(ALPHABET[six]) } else { '=' });
+        }
+        if at % 16 == 15 {
+            text.push('\n');
+        }
+    }
+    format!("-----BEGIN {what}-----\n{text}\n-----END {what}-----\n")
+}
+
 fn certificates() -> Certificates {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
-    let signed = ca.self_signed(&ca_key).unwrap().pem();
+    let signed = pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der());
     let issuer = Issuer::new(ca, ca_key);
     let made = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -164,7 +182,8 @@ fn certificates() -> Certificates {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+        let signed = params.signed_by(&key, &issuer).unwrap();
+        (pem("CERTIFICATE", signed.der()), pem("PRIVATE KEY", &key.serialize_der()))
     };
     Certificates { ca: signed, server: made(&["127.0.0.1", "etcd.example"]), client: made(&["client"]) }
 }

@@ -22,7 +22,7 @@ async fn a_store_that_works_says_so(ground: Ground) {
 async fn a_new_configuration_in_place_keeps_entries_and_watches(ground: Ground) {
     ground.put("k", "1").await;
     let mut watch = ground.watch(WatchFrom::Now).await;
-    if ground.store.reconfigure(&StoreConfig::new()).await.expect("the defaults are valid")
+    if ground.store.reconfigure(&ground.config).await.expect("the store was made with it")
         == Reconfigured::InPlace
     {
         assert_eq!(ground.value("k").await, Some(bytes("1")));

@@ -12,19 +12,19 @@ use std::time::Duration;
 use atomix_env::Env;
 use atomix_kv::{
     Commit, Entry, Error, ErrorKind, Found, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot,
-    Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Store, StoreConfig, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
-use crate::Subject;
+use crate::{Configured, Subject};
 
 /// A fact about stores.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs: Needs,
-    pub(crate) prove: fn(Arc<dyn Store>) -> BoxFuture<'static, ()>,
+    pub(crate) prove: fn(Arc<dyn Store>, StoreConfig) -> BoxFuture<'static, ()>,
 }
 
 /// What kind of store a case is about.
@@ -44,7 +44,7 @@ macro_rules! cases {
             vec![$(crate::cases::Case {
                 name: stringify!($name),
                 needs: { let needs = crate::cases::Needs::Nothing; $(let needs = { let _ = needs; $needs };)? needs },
-                prove: |store| Box::pin($name(crate::cases::Ground::new(store))),
+                prove: |store, config| Box::pin($name(crate::cases::Ground::new(store, config))),
             },)+]
         }
     };
@@ -67,13 +67,14 @@ impl Case {
         }
     }
 
-    pub(crate) async fn open(&self, subject: &dyn Subject) -> Result<Arc<dyn Store>, Error> {
+    pub(crate) async fn open(&self, subject: &dyn Subject) -> Result<Configured, Error> {
         let none = || Error::new(ErrorKind::Unsupported, "the subject has no such store");
-        match self.needs {
-            Needs::Nothing => subject.open().await,
-            Needs::Forgetful(commits) => subject.open_forgetful(commits).ok_or_else(none)?.await,
-            Needs::Small(bytes) => subject.open_small(bytes).ok_or_else(none)?.await,
-        }
+        let store = match self.needs {
+            Needs::Nothing => return subject.open_configured().await,
+            Needs::Forgetful(commits) => subject.open_forgetful(commits).ok_or_else(none)?.await?,
+            Needs::Small(bytes) => subject.open_small(bytes).ok_or_else(none)?.await?,
+        };
+        Ok((store, StoreConfig::new()))
     }
 }
 
@@ -81,6 +82,8 @@ impl Case {
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) store: Arc<dyn Store>,
+    /// What the store was made with; empty for those that forget or fill up.
+    pub(crate) config: StoreConfig,
     pub(crate) keyspace: Keyspace,
     pub(crate) env: Env,
 }
@@ -91,8 +94,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 // === impl Ground ===
 
 impl Ground {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, keyspace: Keyspace::new("map/one"), env: Env::real() }
+    pub(crate) fn new(store: Arc<dyn Store>, config: StoreConfig) -> Self {
+        Self { store, config, keyspace: Keyspace::new("map/one"), env: Env::real() }
     }
 
     pub(crate) fn beside(&self) -> Self {

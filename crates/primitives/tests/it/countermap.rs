@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::ground::{Ground, all, caller, next, reason, silent, soon, take};
 
-fn open() -> CounterMap {
-    CounterMap::open(Ground::real().backing(Kind::CounterMap))
+async fn open() -> CounterMap {
+    CounterMap::open(Ground::real().backing(Kind::CounterMap)).await.unwrap()
 }
 
 fn event(key: &str, change: EntryChange) -> Event {
@@ -20,7 +20,7 @@ fn event(key: &str, change: EntryChange) -> Event {
 
 #[tokio::test]
 async fn set_answers_the_number_before_or_zero() {
-    let map = open();
+    let map = open().await;
     assert_eq!(map.set("a", 5).await, Ok(0));
     assert_eq!(map.set("a", -7).await, Ok(5));
     assert_eq!(map.get("a").await, Ok(-7));
@@ -28,12 +28,12 @@ async fn set_answers_the_number_before_or_zero() {
 
 #[tokio::test]
 async fn get_of_a_missing_key_is_an_error() {
-    assert_eq!(reason(open().get("a").await), Reason::KeyNotFound);
+    assert_eq!(reason(open().await.get("a").await), Reason::KeyNotFound);
 }
 
 #[tokio::test]
 async fn insert_needs_a_new_key() {
-    let map = open();
+    let map = open().await;
     map.insert("a", 1).await.unwrap();
     assert_eq!(reason(map.insert("a", 2).await), Reason::KeyExists);
     assert_eq!(map.get("a").await, Ok(1));
@@ -41,7 +41,7 @@ async fn insert_needs_a_new_key() {
 
 #[tokio::test]
 async fn update_compares_with_the_number_also_when_it_is_zero() {
-    let map = open();
+    let map = open().await;
     assert_eq!(reason(map.update("a", 1, 0).await), Reason::KeyNotFound);
     map.set("a", 5).await.unwrap();
     assert_eq!(reason(map.update("a", 1, 0).await), Reason::ValueMismatch);
@@ -53,7 +53,7 @@ async fn update_compares_with_the_number_also_when_it_is_zero() {
 
 #[tokio::test]
 async fn increment_answers_the_number_before() {
-    let map = open();
+    let map = open().await;
     assert_eq!(map.increment("a", 5, None).await, Ok(0));
     assert_eq!(map.increment("a", 2, None).await, Ok(5));
     assert_eq!(map.decrement("a", 10, None).await, Ok(7));
@@ -64,7 +64,7 @@ async fn increment_answers_the_number_before() {
 
 #[tokio::test]
 async fn a_delta_of_zero_counts_as_one() {
-    let map = open();
+    let map = open().await;
     assert_eq!(map.increment("a", 0, None).await, Ok(0));
     assert_eq!(map.increment("a", 0, None).await, Ok(1));
     assert_eq!(map.decrement("a", 0, None).await, Ok(2));
@@ -73,7 +73,7 @@ async fn a_delta_of_zero_counts_as_one() {
 
 #[tokio::test]
 async fn arithmetic_wraps_around() {
-    let map = open();
+    let map = open().await;
     map.set("a", i64::MAX).await.unwrap();
     assert_eq!(map.increment("a", 1, None).await, Ok(i64::MAX));
     assert_eq!(map.decrement("a", 1, None).await, Ok(i64::MIN));
@@ -83,7 +83,7 @@ async fn arithmetic_wraps_around() {
 
 #[tokio::test]
 async fn a_named_increment_is_applied_once() {
-    let map = open();
+    let map = open().await;
     let name = Some(Bytes::from_static(b"a"));
     assert_eq!(map.increment("a", 5, None).await, Ok(0));
     assert_eq!(map.increment("a", 2, name.clone()).await, Ok(5));
@@ -93,7 +93,7 @@ async fn a_named_increment_is_applied_once() {
 
 #[tokio::test]
 async fn a_key_at_zero_stays() {
-    let map = open();
+    let map = open().await;
     map.increment("a", 1, None).await.unwrap();
     map.decrement("a", 1, None).await.unwrap();
     assert_eq!((map.get("a").await, map.size().await), (Ok(0), Ok(1)));
@@ -101,7 +101,7 @@ async fn a_key_at_zero_stays() {
 
 #[tokio::test]
 async fn remove_answers_the_number_and_zero_checks_nothing() {
-    let map = open();
+    let map = open().await;
     assert_eq!(reason(map.remove("a", 0).await), Reason::KeyNotFound);
     assert_eq!(reason(map.remove("a", 3).await), Reason::KeyNotFound);
     map.set("a", 5).await.unwrap();
@@ -114,7 +114,7 @@ async fn remove_answers_the_number_and_zero_checks_nothing() {
 
 #[tokio::test]
 async fn size_counts_keys_and_clear_removes_them() {
-    let map = open();
+    let map = open().await;
     for key in ["a", "b", "", "c"] {
         map.set(key, 1).await.unwrap();
     }
@@ -127,7 +127,7 @@ async fn size_counts_keys_and_clear_removes_them() {
 #[tokio::test]
 async fn a_key_beyond_the_limit_is_refused() {
     let ground = Ground::real().limited(Limits { key_bytes_max: 4, ..Limits::default() });
-    let map = CounterMap::open(ground.backing(Kind::CounterMap));
+    let map = CounterMap::open(ground.backing(Kind::CounterMap)).await.unwrap();
     map.set("four", 1).await.unwrap();
     assert_eq!(reason(map.set("five5", 1).await), Reason::Invalid);
     assert_eq!(reason(map.increment("five5", 1, None).await), Reason::Invalid);
@@ -140,7 +140,7 @@ async fn a_key_beyond_the_limit_is_refused() {
 
 #[tokio::test]
 async fn every_change_is_an_event_with_the_numbers() {
-    let map = open();
+    let map = open().await;
     let mut events = map.events(&caller(1), None).await.unwrap();
     map.increment("a", 5, None).await.unwrap();
     map.decrement("a", 2, None).await.unwrap();
@@ -169,7 +169,7 @@ async fn every_change_is_an_event_with_the_numbers() {
 
 #[tokio::test]
 async fn events_of_one_key_are_of_that_key() {
-    let map = open();
+    let map = open().await;
     let mut events = map.events(&caller(1), Some("a".to_owned())).await.unwrap();
     map.set("b", 1).await.unwrap();
     map.set("aa", 1).await.unwrap();
@@ -180,7 +180,7 @@ async fn events_of_one_key_are_of_that_key() {
 
 #[tokio::test]
 async fn a_listing_shows_every_key_and_ends() {
-    let map = open();
+    let map = open().await;
     map.set("b", 2).await.unwrap();
     map.set("a", 1).await.unwrap();
     let listed = all(map.entries(&caller(1), false).await.unwrap()).await;
@@ -189,7 +189,7 @@ async fn a_listing_shows_every_key_and_ends() {
 
 #[tokio::test]
 async fn a_watching_listing_shows_new_numbers_and_the_last_of_removed_keys() {
-    let map = open();
+    let map = open().await;
     map.set("a", 1).await.unwrap();
     let mut entries = map.entries(&caller(1), true).await.unwrap();
     assert_eq!(next(&mut entries).await, ("a".to_owned(), 1));
@@ -204,7 +204,7 @@ async fn a_watching_listing_shows_new_numbers_and_the_last_of_removed_keys() {
 
 #[tokio::test]
 async fn streams_end_when_the_caller_closes() {
-    let map = open();
+    let map = open().await;
     let caller = caller(1);
     let events = map.events(&caller, None).await.unwrap();
     let entries = map.entries(&caller, true).await.unwrap();
@@ -215,7 +215,7 @@ async fn streams_end_when_the_caller_closes() {
 
 #[tokio::test]
 async fn keys_are_locked_by_sessions() {
-    let map = open();
+    let map = open().await;
     let (one, two) = (caller(1), caller(2));
     let keys = ["a".to_owned(), "b".to_owned()];
     map.lock(&one, &keys, None).await.unwrap();
@@ -234,7 +234,7 @@ async fn keys_are_locked_by_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_increments_are_exact_per_key() {
-    let map = Arc::new(open());
+    let map = Arc::new(open().await);
     let tasks = (0..64).map(|task: u32| {
         let map = Arc::clone(&map);
         tokio::spawn(async move {

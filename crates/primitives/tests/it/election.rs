@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use crate::ground::{Ground, caller, next, reason, silent, take};
 
-fn open(ground: &Ground) -> Election {
-    Election::open(ground.backing(Kind::Election))
+async fn open(ground: &Ground) -> Election {
+    Election::open(ground.backing(Kind::Election)).await.unwrap()
 }
 
 fn term(term: u64, leader: &str, candidates: &str) -> Term {
@@ -18,7 +18,7 @@ fn term(term: u64, leader: &str, candidates: &str) -> Term {
 #[tokio::test]
 async fn the_worked_example_is_answered_and_shown_step_by_step() {
     let ground = Ground::real();
-    let (one, other, third) = (open(&ground), open(&ground), open(&ground));
+    let (one, other, third) = (open(&ground).await, open(&ground).await, open(&ground).await);
     let (a, b, c) = (caller(1), caller(2), caller(3));
     let mut shown = one.watch(&caller(9)).await.unwrap();
     silent(&mut shown).await;
@@ -42,14 +42,14 @@ async fn the_worked_example_is_answered_and_shown_step_by_step() {
     one.release_all(a.owner).await;
     assert_eq!(take(&mut shown, 2).await, [term(7, "A", ""), term(7, "", "")]);
     silent(&mut shown).await;
-    assert_eq!(open(&ground).term().await, Ok(term(7, "", "")), "the term survives all users");
+    assert_eq!(open(&ground).await.term().await, Ok(term(7, "", "")), "the term survives all users");
     let mut late = third.watch(&caller(8)).await.unwrap();
     assert_eq!(next(&mut late).await, term(7, "", ""));
 }
 
 #[tokio::test]
 async fn what_is_not_possible_changes_nothing_and_is_not_shown() {
-    let election = open(&Ground::real());
+    let election = open(&Ground::real()).await;
     let (a, b) = (caller(1), caller(2));
     assert_eq!(election.evict("A").await, Ok(term(0, "", "")));
     election.enter(&a, "A").await.unwrap();
@@ -77,7 +77,7 @@ async fn what_is_not_possible_changes_nothing_and_is_not_shown() {
 
 #[tokio::test]
 async fn a_demoted_leader_waits_as_the_first() {
-    let election = open(&Ground::real());
+    let election = open(&Ground::real()).await;
     election.enter(&caller(1), "A").await.unwrap();
     assert_eq!(election.demote("A").await, Ok(term(1, "A", "")), "with nobody waiting nothing happens");
     election.enter(&caller(2), "B").await.unwrap();
@@ -88,7 +88,7 @@ async fn a_demoted_leader_waits_as_the_first() {
 
 #[tokio::test]
 async fn a_session_takes_back_only_what_it_entered() {
-    let election = open(&Ground::real());
+    let election = open(&Ground::real()).await;
     let (a, b) = (caller(1), caller(2));
     election.enter(&a, "A").await.unwrap();
     election.enter(&a, "A2").await.unwrap();
@@ -104,7 +104,7 @@ async fn a_session_takes_back_only_what_it_entered() {
 
 #[tokio::test]
 async fn a_restarted_application_takes_over_under_its_name() {
-    let election = open(&Ground::real());
+    let election = open(&Ground::real()).await;
     let (old, new) = (caller(1), caller(2));
     election.enter(&old, "A").await.unwrap();
     assert_eq!(election.enter(&new, "A").await, Ok(term(1, "A", "A")));
@@ -117,7 +117,7 @@ async fn a_restarted_application_takes_over_under_its_name() {
 #[tokio::test]
 async fn a_candidate_needs_a_name_within_bounds() {
     let ground = Ground::real().limited(Limits { waiters_max: 1, key_bytes_max: 8, ..Limits::default() });
-    let election = open(&ground);
+    let election = open(&ground).await;
     assert_eq!(reason(election.enter(&caller(1), "").await), Reason::Invalid);
     assert_eq!(reason(election.enter(&caller(1), "too long a name").await), Reason::Invalid);
     election.enter(&caller(1), "A").await.unwrap();
@@ -127,7 +127,7 @@ async fn a_candidate_needs_a_name_within_bounds() {
 
 #[tokio::test]
 async fn a_session_that_ended_while_it_entered_leaves_no_candidate() {
-    let election = open(&Ground::real());
+    let election = open(&Ground::real()).await;
     let gone = caller(1);
     gone.closed.cancel();
     assert_eq!(reason(election.enter(&gone, "A").await), Reason::Closed);
@@ -137,7 +137,7 @@ async fn a_session_that_ended_while_it_entered_leaves_no_candidate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_candidates_of_two_runtimes_all_find_their_place() {
     let ground = Ground::real();
-    let elections = [open(&ground), open(&ground)];
+    let elections = [open(&ground).await, open(&ground).await];
     let mut shown = elections[0].watch(&caller(9)).await.unwrap();
     let enter = (0..60u64).map(|session| {
         let election = &elections[usize::try_from(session % 2).unwrap()];

@@ -11,7 +11,7 @@ use atomix_env::{Env, ManualClock, Shutdown};
 use atomix_kv::{
     ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
 };
-use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Owner, Reason};
+use atomix_primitives::{Backing, Caller, Error, Events, Hosts, Kind, Limits, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 pub(crate) struct Ground {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) env: Env,
+    pub(crate) hosts: Arc<Hosts>,
     limits: Arc<Limits>,
 }
 
@@ -36,6 +37,10 @@ pub(crate) struct Faulty {
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The host of all callers.
+pub(crate) const HOST: u64 = 7;
+/// How long a host may be silent.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the store under test, empty. The whole suite runs on another one when this is changed.
 pub(crate) fn store() -> Arc<dyn Store> {
@@ -49,7 +54,7 @@ pub(crate) fn forgetful_store(commits: usize) -> Arc<dyn Store> {
 
 /// Returns a caller of a session of its own.
 pub(crate) fn caller(session: u64) -> Caller {
-    Caller { owner: Owner { host: 7, session }, closed: Shutdown::new() }
+    Caller { owner: Owner { host: HOST, session }, closed: Shutdown::new() }
 }
 
 /// Returns the reason of an error that must have come.
@@ -128,7 +133,8 @@ impl Ground {
     }
 
     pub(crate) fn on(store: Arc<dyn Store>, env: Env) -> Self {
-        Self { store, env, limits: Arc::default() }
+        let hosts = Hosts::new(&store, env.clone(), HOST, SESSION_TIMEOUT);
+        Self { store, env, hosts, limits: Arc::default() }
     }
 
     /// Changes the limits of arguments.
@@ -138,7 +144,8 @@ impl Ground {
 
     /// Returns the backing of the one primitive of `kind`.
     pub(crate) fn backing(&self, kind: Kind) -> Backing {
-        Backing::new(Arc::clone(&self.store), kind, "it", self.env.clone(), Arc::clone(&self.limits))
+        let (store, hosts) = (Arc::clone(&self.store), Arc::clone(&self.hosts));
+        Backing::new(store, hosts, kind, "it", self.env.clone(), Arc::clone(&self.limits))
     }
 }
 

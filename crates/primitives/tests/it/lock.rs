@@ -7,12 +7,12 @@ use atomix_primitives::{Caller, Kind, Lock, Reason};
 
 use crate::ground::{Ground, caller, eventually, reason, settle, soon};
 
-fn open() -> Arc<Lock> {
-    on(&Ground::real())
+async fn open() -> Arc<Lock> {
+    on(&Ground::real()).await
 }
 
-fn on(ground: &Ground) -> Arc<Lock> {
-    Arc::new(Lock::open(ground.backing(Kind::Lock)))
+async fn on(ground: &Ground) -> Arc<Lock> {
+    Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
 fn wait(lock: &Arc<Lock>, caller: &Caller) -> tokio::task::JoinHandle<Result<u64, atomix_primitives::Error>> {
@@ -26,7 +26,7 @@ async fn places(lock: &Lock, count: usize) {
 
 #[tokio::test]
 async fn a_free_lock_is_granted_with_a_token() {
-    let lock = open();
+    let lock = open().await;
     assert_eq!(reason(lock.token().await), Reason::LockFree);
     let token = lock.lock(&caller(1), None).await.unwrap();
     assert_ne!(token, 0);
@@ -37,7 +37,7 @@ async fn a_free_lock_is_granted_with_a_token() {
 
 #[tokio::test]
 async fn tokens_grow() {
-    let lock = open();
+    let lock = open().await;
     let mut last = 0;
     for session in 0..20 {
         let caller = caller(session % 3);
@@ -50,7 +50,7 @@ async fn tokens_grow() {
 
 #[tokio::test]
 async fn only_the_holder_unlocks() {
-    let lock = open();
+    let lock = open().await;
     assert_eq!(reason(lock.unlock(&caller(1)).await), Reason::LockNotHeld);
     let token = lock.lock(&caller(1), None).await.unwrap();
     assert_eq!(reason(lock.unlock(&caller(2)).await), Reason::LockNotHeld);
@@ -59,14 +59,14 @@ async fn only_the_holder_unlocks() {
 
 #[tokio::test]
 async fn another_call_of_the_same_session_unlocks() {
-    let lock = open();
+    let lock = open().await;
     lock.lock(&caller(1), None).await.unwrap();
     lock.unlock(&caller(1)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_session_that_waits_holds_nothing_that_it_could_unlock() {
-    let lock = open();
+    let lock = open().await;
     lock.lock(&caller(1), None).await.unwrap();
     let waiting = wait(&lock, &caller(2));
     places(&lock, 2).await;
@@ -79,7 +79,7 @@ async fn a_session_that_waits_holds_nothing_that_it_could_unlock() {
 #[tokio::test]
 async fn a_lock_is_not_re_entrant() {
     let (ground, clock) = Ground::manual();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     let one = caller(1);
     let token = lock.lock(&one, None).await.unwrap();
     assert_eq!(reason(lock.lock(&one, Some(Duration::ZERO)).await), Reason::LockTimeout);
@@ -97,7 +97,7 @@ async fn a_lock_is_not_re_entrant() {
 #[tokio::test]
 async fn a_timeout_of_zero_is_answered_at_once_and_leaves_nothing() {
     let (ground, _clock) = Ground::manual();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(1), Some(Duration::ZERO)).await.unwrap();
     // The clock stands still, so a call that waited would never end.
     assert_eq!(reason(soon(lock.lock(&caller(2), Some(Duration::ZERO))).await), Reason::LockTimeout);
@@ -107,7 +107,7 @@ async fn a_timeout_of_zero_is_answered_at_once_and_leaves_nothing() {
 #[tokio::test]
 async fn a_timeout_ends_the_wait_and_leaves_nothing() {
     let (ground, clock) = Ground::manual();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
     let waiting = tokio::spawn({
         let lock = Arc::clone(&lock);
@@ -127,7 +127,7 @@ async fn a_timeout_ends_the_wait_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_timeout_in_real_time_is_hardly_late() {
-    let lock = open();
+    let lock = open().await;
     lock.lock(&caller(1), None).await.unwrap();
     let begin = std::time::Instant::now();
     let refused = lock.lock(&caller(2), Some(Duration::from_millis(50))).await;
@@ -140,7 +140,7 @@ async fn a_timeout_in_real_time_is_hardly_late() {
 #[tokio::test]
 async fn a_grant_before_the_timeout_is_kept() {
     let (ground, clock) = Ground::manual();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
     let waiting = tokio::spawn({
         let lock = Arc::clone(&lock);
@@ -158,7 +158,7 @@ async fn a_grant_before_the_timeout_is_kept() {
 #[tokio::test]
 async fn the_queue_shows_who_holds_and_who_waits_since_when() {
     let (ground, clock) = Ground::manual();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     let begin = ground.env.wall();
     let token = lock.lock(&caller(1), None).await.unwrap();
     clock.advance(Duration::from_secs(5));
@@ -175,7 +175,7 @@ async fn the_queue_shows_who_holds_and_who_waits_since_when() {
 
 #[tokio::test]
 async fn the_end_of_the_holding_session_hands_the_lock_over() {
-    let lock = open();
+    let lock = open().await;
     let one = caller(1);
     let first = lock.lock(&one, None).await.unwrap();
     let waiting = wait(&lock, &caller(2));
@@ -189,7 +189,7 @@ async fn the_end_of_the_holding_session_hands_the_lock_over() {
 
 #[tokio::test]
 async fn the_end_of_a_waiting_session_ends_its_calls() {
-    let lock = open();
+    let lock = open().await;
     let token = lock.lock(&caller(1), None).await.unwrap();
     let two = caller(2);
     let waiting = [wait(&lock, &two), wait(&lock, &two)];
@@ -205,7 +205,7 @@ async fn the_end_of_a_waiting_session_ends_its_calls() {
 
 #[tokio::test]
 async fn the_end_of_a_former_holder_leaves_the_holder_alone() {
-    let lock = open();
+    let lock = open().await;
     let one = caller(1);
     lock.lock(&one, None).await.unwrap();
     lock.unlock(&one).await.unwrap();
@@ -221,7 +221,7 @@ async fn the_end_of_a_former_holder_leaves_the_holder_alone() {
 
 #[tokio::test]
 async fn a_session_that_has_ended_gets_nothing() {
-    let lock = open();
+    let lock = open().await;
     let one = caller(1);
     one.closed.cancel();
     assert_eq!(reason(lock.lock(&one, None).await), Reason::Closed);
@@ -231,7 +231,7 @@ async fn a_session_that_has_ended_gets_nothing() {
 #[tokio::test]
 async fn a_lock_is_one_for_all_runtimes_of_a_store() {
     let ground = Ground::real();
-    let (here, there) = (on(&ground), on(&ground));
+    let (here, there) = (on(&ground).await, on(&ground).await);
     let first = here.lock(&caller(1), None).await.unwrap();
     assert_eq!(there.token().await, Ok(first));
     assert_eq!(reason(there.unlock(&caller(2)).await), Reason::LockNotHeld);
@@ -246,7 +246,7 @@ async fn a_lock_is_one_for_all_runtimes_of_a_store() {
 #[tokio::test]
 async fn a_waiting_call_ends_when_its_store_is_disconnected() {
     let ground = Ground::real();
-    let lock = Lock::open(ground.backing(Kind::Lock));
+    let lock = Lock::open(ground.backing(Kind::Lock)).await.unwrap();
     lock.lock(&caller(1), None).await.unwrap();
     let waiter = caller(2);
     let mut waiting = std::pin::pin!(lock.lock(&waiter, None));

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use crate::ground::{Faulty, Ground, caller, eventually, forgetful_store, reason, settle, soon, store};
 
-fn on(ground: &Ground) -> Arc<Lock> {
-    Arc::new(Lock::open(ground.backing(Kind::Lock)))
+async fn on(ground: &Ground) -> Arc<Lock> {
+    Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
 fn faulty() -> (Arc<Faulty>, Ground) {
@@ -39,7 +39,7 @@ async fn places(lock: &Lock, count: usize) {
 async fn waiters_are_served_in_the_order_of_arrival() {
     let ground = Ground::real();
     // The waiters are of two runtimes.
-    let locks = [on(&ground), on(&ground)];
+    let locks = [on(&ground).await, on(&ground).await];
     locks[0].lock(&caller(0), None).await.unwrap();
     let served = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
@@ -66,7 +66,7 @@ async fn waiters_are_served_in_the_order_of_arrival() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_64_contenders_one_holds_and_tokens_grow() {
     let ground = Ground::real();
-    let locks = [on(&ground), on(&ground), on(&ground)];
+    let locks = [on(&ground).await, on(&ground).await, on(&ground).await];
     let (inside, last, grants) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = (0..64u64).map(|session| {
@@ -95,7 +95,7 @@ async fn of_64_contenders_one_holds_and_tokens_grow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
     let ground = Ground::real();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     let tasks = (0..16u64).map(|session| {
         let lock = Arc::clone(&lock);
         let chance = Env::simulated(ManualClock::new(), session);
@@ -125,7 +125,7 @@ async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
 
 #[tokio::test]
 async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_the_next_is_served() {
-    let lock = on(&Ground::real());
+    let lock = on(&Ground::real()).await;
     lock.lock(&caller(1), None).await.unwrap();
     let mut dropped = Box::pin(async { lock.lock(&caller(2), None).await });
     assert!(futures::poll!(&mut dropped).is_pending());
@@ -141,7 +141,7 @@ async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_the_next_is_served(
 
 #[tokio::test]
 async fn a_grant_that_nobody_takes_any_more_is_given_back() {
-    let lock = on(&Ground::real());
+    let lock = on(&Ground::real()).await;
     lock.lock(&caller(1), None).await.unwrap();
     let two = caller(2);
     let mut dropped = Box::pin(lock.lock(&two, None));
@@ -157,7 +157,7 @@ async fn a_grant_that_nobody_takes_any_more_is_given_back() {
 #[tokio::test]
 async fn a_call_that_is_dropped_before_the_store_has_answered_leaves_no_stamp() {
     let (faulty, ground) = faulty();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     faulty.hold();
     let one = caller(1);
     let mut dropped = Box::pin(lock.lock(&one, None));
@@ -171,7 +171,7 @@ async fn a_call_that_is_dropped_before_the_store_has_answered_leaves_no_stamp() 
 #[tokio::test]
 async fn a_stamp_whose_answer_was_lost_is_removed() {
     let (faulty, ground) = faulty();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     faulty.lose(1);
     assert_eq!(reason(lock.lock(&caller(1), None).await), Reason::OutcomeUnknown);
     places(&lock, 0).await;
@@ -181,7 +181,7 @@ async fn a_stamp_whose_answer_was_lost_is_removed() {
 #[tokio::test]
 async fn a_session_that_ends_while_the_store_answers_gets_nothing() {
     let (faulty, ground) = faulty();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     faulty.hold();
     let one = caller(1);
     let mut call = Box::pin(lock.lock(&one, None));
@@ -196,7 +196,7 @@ async fn a_session_that_ends_while_the_store_answers_gets_nothing() {
 #[tokio::test]
 async fn locks_of_a_session_are_given_back_however_often_the_store_refuses() {
     let (faulty, ground) = faulty();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
     faulty.refuse(3);
     soon(lock.release_all(caller(1).owner)).await;
@@ -206,7 +206,7 @@ async fn locks_of_a_session_are_given_back_however_often_the_store_refuses() {
 #[tokio::test]
 async fn a_refused_call_says_so_and_leaves_nothing() {
     let (faulty, ground) = faulty();
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     faulty.refuse(1);
     assert_eq!(reason(lock.lock(&caller(1), None).await), Reason::StoreUnavailable);
     assert_eq!(lock.queue(10).await, Ok(Vec::new()));
@@ -246,7 +246,7 @@ async fn waiters_are_served_also_when_the_history_is_short() {
 #[tokio::test]
 async fn too_many_waiting_calls_are_refused() {
     let ground = Ground::real().limited(Limits { waiters_max: 2, ..Limits::default() });
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(0), None).await.unwrap();
     let callers = [caller(1), caller(2)];
     let mut waiting: Vec<_> = callers.iter().map(|caller| Box::pin(lock.lock(caller, None))).collect();
@@ -354,7 +354,7 @@ async fn a_call_that_waits_for_several_keys_gets_them_when_the_last_is_free() {
 #[tokio::test]
 async fn a_stamp_that_was_taken_away_ends_the_call() {
     let ground = Ground::real();
-    let (here, there) = (on(&ground), on(&ground));
+    let (here, there) = (on(&ground).await, on(&ground).await);
     let _held = here.lock(&caller(1), None).await.unwrap();
     let two = caller(2);
     let mut waiting = Box::pin(here.lock(&two, None));
@@ -368,7 +368,7 @@ async fn a_stamp_that_was_taken_away_ends_the_call() {
 #[tokio::test]
 async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
     let ground = Ground::on(forgetful_store(1), Env::real());
-    let lock = on(&ground);
+    let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
     let two = caller(2);
     let mut waiting = Box::pin(lock.lock(&two, None));
@@ -387,7 +387,7 @@ async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
 
 #[tokio::test]
 async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted() {
-    let lock = on(&Ground::real());
+    let lock = on(&Ground::real()).await;
     let one = caller(1);
     lock.lock(&one, None).await.unwrap();
     let mut waiting = Box::pin(lock.lock(&one, None));

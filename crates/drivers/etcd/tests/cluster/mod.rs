@@ -22,8 +22,8 @@ use atomix_kv::{
     Context, Driver, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
     WatchStream,
 };
-use atomix_kv_testkit::Subject;
 use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::{Configured, Subject};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -40,21 +40,25 @@ impl Subjects {
         self.server.get_or_init(|| Etcd::start(&[])).await
     }
 
-    /// Connects a store of its own on the shared server.
-    pub(crate) async fn connect(&self, more: Value) -> Result<Arc<dyn Store>, Error> {
+    /// The configuration of a store of its own on the shared server.
+    async fn config(&self) -> Value {
         let endpoint = self.server().await.endpoint();
         let number = self.stores.fetch_add(1, Ordering::Relaxed);
-        let mut config = json!({"endpoints": [endpoint], "prefix": format!("test/{number}/")});
-        for (key, value) in more.as_object().into_iter().flatten() {
-            config[key] = value.clone();
-        }
-        connect(config).await
+        json!({"endpoints": [endpoint], "prefix": format!("test/{number}/")})
     }
 }
 
 impl Subject for Subjects {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        Box::pin(self.connect(json!({})))
+        Box::pin(async { connect(self.config().await).await })
+    }
+
+    fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
+        Box::pin(async {
+            let config = self.config().await;
+            let store = connect(config.clone()).await?;
+            Ok((store, config.as_object().cloned().unwrap_or_default()))
+        })
     }
 
     fn is_foreign(&self) -> bool {

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The few things that the store asks of a file system, so that a test can stand between and let them fail.
+
+use std::fmt;
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use atomix_kv::{Error, ErrorKind};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// The folder of a store.
+pub(crate) trait Files: Send + Sync + fmt::Debug {
+    /// Lists the names of the files.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes a new file. An old one of that name is gone.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that is there.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Gives a file another name, in one step.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes what was created, renamed and removed survive a power cut.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A file of a store.
+pub(crate) trait File: Send + Sync + fmt::Debug {
+    /// Returns the length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Reads exactly as much as `buffer` holds.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all `bytes`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Takes room on the disk, beyond the end of the file, that reads as zeros. Afterwards writing there does not run
+    /// out of room and changes no length, which makes a sync a third cheaper.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes what was written survive a power cut.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A real folder, locked for this process while the value lives.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+/// The file whose lock says that the folder is in use. Holds the process id, for people.
+const LOCK: &str = "lock";
+
+// === impl Folder ===
+
+impl Folder {
+    /// Makes the folder if it is not there, and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(path).map_err(|error| trouble(path, "make", error))?;
+        Self::lock(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+    }
+
+    /// Locks a folder that is there, and changes nothing in it.
+    pub(crate) fn inspect(path: &Path) -> Result<Self, Error> {
+        if !path.join(LOCK).is_file() {
+            return Err(Error::config(format!("no store in this folder: dir=`{}`", path.display())));
+        }
+        Self::lock(path, OpenOptions::new().read(true).write(true))
+    }
+
+    fn lock(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
+        let file = path.join(LOCK);
+        let mut lock = options.open(&file).map_err(|error| trouble(&file, "open", error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // The number is for people; without it the message is still right.
+                drop(lock.take(20).read_to_string(&mut holder));
+                return Err(Error::unavailable(format!(
+                    "store is in use by another process: stop it, or give this one a folder of its own: dir=`{}` pid=`{}`",
+                    path.display(),
+                    holder.trim()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(trouble(&file, "lock", error)),
+        }
+        // Best effort: on a full disk the store still opens.
+        drop(lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())));
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Files for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.path)?.map(|file| Ok(file?.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        Ok(Arc::new(options.open(self.path.join(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fs::File::open(&self.path)?.sync_all()
+    }
+}
+
+impl File for fs::File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self, FallocateFlags::empty(), offset, len) {
+            Ok(()) => Ok(()),
+            // A file system that cannot take room takes zeros.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+                let mut left = len;
+                while left > 0 {
+                    let chunk = left.min(ZEROS.len() as u64);
+                    let bytes = usize::try_from(chunk).expect("a chunk is small");
+                    self.write_all_at(&ZEROS[..bytes], offset + len - left)?;
+                    left -= chunk;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+fn trouble(path: &Path, what: &str, error: io::Error) -> Error {
+    let message = format!("cannot {what} the folder of the store: path=`{}`", path.display());
+    // A missing right or a file in the way is for an operator to mend, and the store is tried again until then.
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
+    Error::new(kind, message).caused_by(error)
+}

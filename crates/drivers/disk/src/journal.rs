@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way of a commit to the disk.
+//!
+//! A commit is applied in memory and put into the batch that is filled. One thread (`writer.rs`) takes the batch, writes
+//! it, syncs, and only then answers; what comes meanwhile fills the next one. Whoever reads what is not on the disk yet
+//! waits for the same sync. A batch that cannot be stored is taken back in memory, with everything after it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{Commit, Error, ErrorKind, Retention};
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::files::Files;
+use crate::frame;
+use crate::recover::Content;
+use crate::space::Space;
+
+/// What callers and the threads of a store share.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub(crate) env: Env,
+    /// For messages.
+    pub(crate) dir: String,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) store: u128,
+    pub(crate) content: Content,
+    pub(crate) tuning: RwLock<Tuning>,
+    /// `None`: every batch is synced before it is answered.
+    pub(crate) interval: Option<Duration>,
+    /// Held for reading while a commit is applied, for writing while commits are taken back.
+    pub(crate) gate: RwLock<()>,
+    pub(crate) closed: AtomicBool,
+    /// The disk has no room: what grows is refused.
+    pub(crate) full: AtomicBool,
+    durable: AtomicU64,
+    backlog: AtomicUsize,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) work: Condvar,
+    pub(crate) keeping: Mutex<Keeping>,
+    pub(crate) kept: Condvar,
+    /// Held while a snapshot or a backup is made: the logs that it needs stay.
+    pub(crate) copying: Mutex<()>,
+}
+
+/// What a new configuration may change in place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    pub(crate) bytes_max: usize,
+    pub(crate) retention: Retention,
+    pub(crate) history_age_max: Duration,
+    pub(crate) log_bytes_max: u64,
+}
+
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// The number of the batch that is filled.
+    pub(crate) number: u64,
+    pub(crate) filling: Batch,
+    /// Those who wait for the batch that is being written.
+    pub(crate) flying: Vec<oneshot::Sender<Verdict>>,
+    /// Those who want a new log to begin; they get its number.
+    pub(crate) rolls: Vec<oneshot::Sender<Result<u64, Error>>>,
+    /// Those who want everything up to now to be on the disk.
+    pub(crate) syncs: Vec<oneshot::Sender<Result<(), Error>>>,
+    pub(crate) stop: bool,
+    /// The writer has ended: nobody answers any more.
+    pub(crate) ended: bool,
+    /// How often commits were taken back. What was copied across such a moment may hold what never was.
+    pub(crate) undone: u64,
+    /// Why the last batch could not be stored; `None` when it could.
+    pub(crate) trouble: Option<String>,
+    /// The first batches of the logs that are needed, and their bytes.
+    pub(crate) logs: VecDeque<u64>,
+    pub(crate) log_bytes: u64,
+}
+
+/// What the keeper (`keeper.rs`) is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    pub(crate) wanted: bool,
+    pub(crate) stop: bool,
+}
+
+/// Commits that share a sync.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) applied: Vec<Applied>,
+    /// Those who have read what the batch changes.
+    pub(crate) readers: Vec<oneshot::Sender<Verdict>>,
+}
+
+/// A commit that was applied in memory.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) space: Arc<Space>,
+    pub(crate) commit: Commit,
+    pub(crate) named: Option<Bytes>,
+    pub(crate) answer: oneshot::Sender<Verdict>,
+}
+
+/// Whether a batch is on the disk.
+pub(crate) type Verdict = Result<(), Refusal>;
+
+/// Why a batch was not stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) kind: ErrorKind,
+    pub(crate) message: Arc<str>,
+}
+
+/// Bytes that may wait for the writer. More means that the disk stands still.
+const BACKLOG_MAX: usize = 64 << 20;
+
+// === impl Journal ===
+
+impl Journal {
+    #[allow(clippy::too_many_arguments, reason = "one caller, which has just read all of it from the folder")]
+    pub(crate) fn new(
+        env: Env,
+        dir: String,
+        files: Arc<dyn Files>,
+        store: u128,
+        content: Content,
+        tuning: Tuning,
+        interval: Option<Duration>,
+        next: u64,
+        logs: (Vec<u64>, u64),
+    ) -> Self {
+        let queue = Queue {
+            number: next,
+            filling: Batch::default(),
+            flying: Vec::new(),
+            rolls: Vec::new(),
+            syncs: Vec::new(),
+            stop: false,
+            ended: false,
+            undone: 0,
+            trouble: None,
+            logs: logs.0.into(),
+            log_bytes: logs.1,
+        };
+        Self {
+            env,
+            dir,
+            files,
+            store,
+            content,
+            tuning: RwLock::new(tuning),
+            interval,
+            gate: RwLock::new(()),
+            closed: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            durable: AtomicU64::new(next - 1),
+            backlog: AtomicUsize::new(0),
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            keeping: Mutex::default(),
+            kept: Condvar::new(),
+            copying: Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    /// Refuses before anything is applied what the disk will not take: everything while too much waits, what grows
+    /// while there is no room.
+    pub(crate) fn check_disk(&self, growth: usize) -> Result<(), Error> {
+        if growth > 0 && self.full.load(Ordering::Acquire) {
+            return Err(self.no_room().into());
+        }
+        let backlog = self.backlog.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX {
+            return Err(Error::unavailable(format!(
+                "the disk does not keep up: dir=`{}` waiting-bytes=`{backlog}` max=`{BACKLOG_MAX}`",
+                self.dir
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn no_room(&self) -> Refusal {
+        let message = format!("disk is full: make room, writes go on by themselves then: dir=`{}`", self.dir);
+        Refusal { kind: ErrorKind::Full, message: message.into() }
+    }
+
+    /// Puts a commit into the batch that is filled. Called under the lock of the engine, so that the commits of a
+    /// keyspace are in order.
+    pub(crate) fn push(
+        &self,
+        space: &Arc<Space>,
+        commit: Commit,
+        named: Option<Bytes>,
+        record: &[u8],
+    ) -> oneshot::Receiver<Verdict> {
+        let (answer, receiver) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        space.set_batch(queue.number);
+        let first = queue.filling.applied.is_empty();
+        queue.filling.payload.extend_from_slice(record);
+        queue.filling.applied.push(Applied { space: Arc::clone(space), commit, named, answer });
+        // Before the writer can take it off again.
+        self.backlog.fetch_add(record.len(), Ordering::Relaxed);
+        drop(queue);
+        if first {
+            self.work.notify_one();
+        }
+        receiver
+    }
+
+    /// Returns what to wait for before a state may be shown that `batch` has changed; `None` if it is on the disk. Called
+    /// under the gate under which the state was read: a batch that is taken back gives its number to the next one.
+    pub(crate) fn pending(&self, batch: u64) -> Option<oneshot::Receiver<Verdict>> {
+        if batch <= self.durable() {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        if batch <= self.durable() {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        if batch == queue.number {
+            queue.filling.readers.push(sender);
+        } else {
+            queue.flying.push(sender);
+        }
+        Some(receiver)
+    }
+
+    /// Returns the number of the last batch that may be shown.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Takes the batch that was filled.
+    pub(crate) fn take(&self, queue: &mut Queue) -> Option<(u64, Batch)> {
+        if queue.filling.applied.is_empty() {
+            return None;
+        }
+        let mut batch = std::mem::take(&mut queue.filling);
+        self.backlog.fetch_sub(batch.payload.len(), Ordering::Relaxed);
+        queue.flying = std::mem::take(&mut batch.readers);
+        let number = queue.number;
+        queue.number += 1;
+        Some((number, batch))
+    }
+
+    /// Shows a batch that is on the disk: to watches, then to those who wait.
+    pub(crate) fn publish(&self, number: u64, batch: Batch, bytes: usize) {
+        let retention = self.tuning.read().retention;
+        let mut answers = Vec::with_capacity(batch.applied.len());
+        for applied in batch.applied {
+            if !applied.commit.changes.is_empty() {
+                applied.space.history.push(applied.commit, retention);
+            }
+            answers.push(applied.answer);
+        }
+        let mut queue = self.queue.lock();
+        self.durable.store(number, Ordering::Release);
+        queue.trouble = None;
+        queue.log_bytes += frame::room(bytes) as u64;
+        answers.append(&mut queue.flying);
+        drop(queue);
+        for answer in answers {
+            // A caller that is gone has its commit all the same.
+            drop(answer.send(Ok(())));
+        }
+    }
+
+    /// Takes a batch back that could not be stored, and what was applied after it.
+    pub(crate) fn undo(&self, number: u64, batch: Batch, refusal: &Refusal) {
+        let gate = self.gate.write();
+        let mut queue = self.queue.lock();
+        let later = std::mem::take(&mut queue.filling);
+        self.backlog.fetch_sub(later.payload.len(), Ordering::Relaxed);
+        let readers: Vec<_> = queue.flying.drain(..).chain(later.readers).chain(batch.readers).collect();
+        queue.number = number;
+        queue.undone += 1;
+        queue.trouble = Some(refusal.message.to_string());
+        drop(queue);
+        for applied in batch.applied.iter().chain(&later.applied).rev() {
+            applied.space.undo(&applied.commit, applied.named.as_ref(), &self.content.room);
+        }
+        drop(gate);
+        // What was never written is certainly not applied.
+        let kind =
+            if refusal.kind == ErrorKind::OutcomeUnknown { ErrorKind::Unavailable } else { refusal.kind };
+        let never = Refusal { kind, message: Arc::clone(&refusal.message) };
+        for (applied, refusal) in batch
+            .applied
+            .into_iter()
+            .zip(std::iter::repeat(refusal))
+            .chain(later.applied.into_iter().zip(std::iter::repeat(&never)))
+        {
+            drop(applied.answer.send(Err(refusal.clone())));
+        }
+        for reader in readers {
+            drop(reader.send(Err(refusal.clone())));
+        }
+    }
+
+    /// Asks for a new log and returns the number of its first batch. Blocks.
+    pub(crate) fn roll(&self) -> Result<u64, Error> {
+        self.ask(|queue, sender| queue.rolls.push(sender))
+    }
+
+    /// Waits until everything that was applied before is on the disk. Blocks.
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        self.ask(|queue, sender| queue.syncs.push(sender))
+    }
+
+    fn ask<T>(&self, put: impl FnOnce(&mut Queue, oneshot::Sender<Result<T, Error>>)) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            if queue.ended {
+                return Err(Error::closed());
+            }
+            put(&mut queue, sender);
+        }
+        self.work.notify_one();
+        receiver.blocking_recv().unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    /// Asks for a snapshot, soon.
+    pub(crate) fn want_snapshot(&self) {
+        self.keeping.lock().wanted = true;
+        self.kept.notify_one();
+    }
+
+    /// Lets everybody go who waits for a batch that will never be written.
+    pub(crate) fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+        let _gate = self.gate.write();
+        let mut queue = self.queue.lock();
+        queue.ended = true;
+        queue.filling = Batch::default();
+        queue.flying.clear();
+        queue.rolls.clear();
+        queue.syncs.clear();
+    }
+
+    /// Tells the threads to end when everything is written.
+    pub(crate) fn stop(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.queue.lock().stop = true;
+        self.work.notify_one();
+        self.keeping.lock().stop = true;
+        self.kept.notify_one();
+    }
+}
+
+// === impl Refusal ===
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind, refusal.message.to_string())
+    }
+}

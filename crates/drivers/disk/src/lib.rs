@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#![doc = include_str!("../docs.md")]
+
+mod error;
+mod files;
+mod frame;
+mod journal;
+mod keeper;
+mod offline;
+mod record;
+mod recover;
+mod segment;
+mod snapshot;
+mod space;
+mod store;
+mod writer;
+
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod sim;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_kv::{Context, Driver, Error, Retention, Store, StoreConfig, parse_config, span};
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+pub use offline::{Report, restore, verify};
+pub use store::DiskStore;
+
+use files::Folder;
+use journal::Tuning;
+
+/// Makes stores that live in a folder of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskDriver;
+
+/// The configuration of a disk store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// The folder of the store. It is made if it is not there, and used by one process at a time.
+    pub dir: String,
+    /// When a commit is answered.
+    #[serde(default)]
+    pub durability: Syncing,
+    /// With `interval`: how long what was answered may not be on the disk yet. Default 100 ms; 1 ms to 1 h.
+    #[serde(default = "defaults::sync_interval", deserialize_with = "span")]
+    pub sync_interval: Duration,
+    /// Bytes of keys and values in the whole store, with 128 for each entry and 1,024 for each keyspace; all of it is kept
+    /// in memory. Writes beyond are refused, deletes still work. Default 4 GiB.
+    #[serde(default = "defaults::bytes_max")]
+    pub bytes_max: usize,
+    /// Commits per keyspace that a watch may lag behind, also across a restart. Default 4,096; at least 1.
+    #[serde(default = "defaults::history_commits_max")]
+    pub history_commits_max: usize,
+    /// Bytes of those commits. Default 4 MiB.
+    #[serde(default = "defaults::history_bytes_max")]
+    pub history_bytes_max: usize,
+    /// How long a commit is kept for watches at least; at most a quarter longer. The time of a process, not of the wall.
+    /// Default 1 h; 1 s to 30 d.
+    #[serde(default = "defaults::history_age_max", deserialize_with = "span")]
+    pub history_age_max: Duration,
+    /// Bytes of logs after which a snapshot replaces them. Default 64 MiB; at least 1 MiB.
+    #[serde(default = "defaults::log_bytes_max")]
+    pub log_bytes_max: u64,
+}
+
+/// When a commit is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Syncing {
+    /// When it is on the disk. Commits that arrive during a sync share the next one.
+    #[default]
+    Sync,
+    /// When it is written; it is on the disk within [`Settings::sync_interval`].
+    Interval,
+}
+
+/// What a field is when it is left out.
+mod defaults {
+    use std::time::Duration;
+
+    use atomix_kv::Retention;
+
+    pub(super) fn sync_interval() -> Duration {
+        Duration::from_millis(100)
+    }
+
+    pub(super) fn bytes_max() -> usize {
+        4 << 30
+    }
+
+    pub(super) fn history_commits_max() -> usize {
+        Retention::default().commits_max
+    }
+
+    pub(super) fn history_bytes_max() -> usize {
+        Retention::default().bytes_max
+    }
+
+    pub(super) fn history_age_max() -> Duration {
+        Duration::from_hours(1)
+    }
+
+    pub(super) fn log_bytes_max() -> u64 {
+        64 << 20
+    }
+}
+
+// === impl DiskDriver ===
+
+impl Driver for DiskDriver {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn version(&self) -> &'static str {
+        "v1"
+    }
+
+    fn description(&self) -> &'static str {
+        "keeps everything in a folder of this machine: what was answered survives a power cut"
+    }
+
+    fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
+        Settings::read(config).map(drop)
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        // Everything is read, about a million entries a second. What cannot be read fails by itself.
+        Duration::from_hours(1)
+    }
+
+    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        Box::pin(async move {
+            let settings = Settings::read(&config)?;
+            let (sender, opened) = oneshot::channel();
+            let env = context.env.clone();
+            let open = move || {
+                let store = Folder::open(Path::new(&settings.dir))
+                    .and_then(|folder| DiskStore::open(Arc::new(folder), settings, env));
+                // A caller that is gone wants no store: it is closed by being dropped.
+                drop(sender.send(store));
+            };
+            let failed = |error| Error::unavailable("no thread to read the store with").caused_by(error);
+            context.env.thread("atomix-open", open).map_err(failed)?;
+            let gone =
+                |_| Error::new(atomix_kv::ErrorKind::Internal, "reading the store ended without a result");
+            let store: Arc<dyn Store> = Arc::new(opened.await.map_err(gone)??);
+            Ok(store)
+        })
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    fn read(config: &StoreConfig) -> Result<Self, Error> {
+        let settings: Self = parse_config(config)?;
+        let wrong = |field: &str, bounds: &str| {
+            Err(Error::config(format!("store configuration is wrong: `{field}` must be {bounds}")))
+        };
+        if settings.dir.is_empty() {
+            return wrong("dir", "the path of a folder");
+        }
+        if settings.history_commits_max == 0 {
+            return wrong("history-commits-max", "at least 1");
+        }
+        if settings.log_bytes_max < 1 << 20 {
+            return wrong("log-bytes-max", "at least 1048576");
+        }
+        if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&settings.sync_interval) {
+            return wrong("sync-interval", "1ms to 1h");
+        }
+        if !(Duration::from_secs(1)..=Duration::from_hours(30 * 24)).contains(&settings.history_age_max) {
+            return wrong("history-age-max", "1s to 30d");
+        }
+        Ok(settings)
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        (self.durability == Syncing::Interval).then_some(self.sync_interval)
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning {
+            bytes_max: self.bytes_max,
+            retention: Retention { commits_max: self.history_commits_max, bytes_max: self.history_bytes_max },
+            history_age_max: self.history_age_max,
+            log_bytes_max: self.log_bytes_max,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be done with the files of a store that nobody has open.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use atomix_kv::{Error, Limits, Retention};
+
+use crate::error::unreadable;
+use crate::files::{Files, Folder};
+use crate::recover::{Content, read_snapshot, recover, snapshot_name};
+use crate::segment::unfinished;
+
+/// What a store or a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Primitives and the runtime's own records.
+    pub keyspaces: usize,
+    /// Entries in all of them.
+    pub entries: usize,
+    /// Bytes of the keys and values.
+    pub bytes: usize,
+    /// Commits that share a sync are a batch; counted from the first one of the store.
+    pub batches: u64,
+}
+
+/// Reads everything in the folder of a store, or in a backup file, and changes nothing. Damage is
+/// [`atomix_kv::ErrorKind::Corrupt`] and says where; a store that is open in a process is
+/// [`atomix_kv::ErrorKind::Unavailable`].
+pub fn verify(path: &Path) -> Result<Report, Error> {
+    let (limits, retention) = (Limits::default(), Retention::default());
+    if path.is_dir() {
+        let folder = Folder::inspect(path)?;
+        let recovered = recover(&folder, &limits, retention)?;
+        return Ok(Report::new(&recovered.content, recovered.next));
+    }
+    read_backup(path).map(|(report, _)| report)
+}
+
+/// Makes a store of a backup, in a folder that is empty or not there. The backup is verified first. When this fails the
+/// folder is no store.
+pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
+    if dir.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        return Err(Error::config(format!("the folder must be empty: dir=`{}`", dir.display())));
+    }
+    let (report, bytes) = read_backup(backup)?;
+    let folder = Folder::open(dir)?;
+    let name = snapshot_name(report.batches + 1);
+    let temporary = unfinished(&name);
+    let written = folder.create(&temporary).and_then(|file| {
+        file.write_at(&bytes, 0)?;
+        file.sync()?;
+        folder.rename(&temporary, &name)?;
+        folder.sync()
+    });
+    written.map(|()| report).map_err(|error| {
+        let message = format!("the backup cannot be written: dir=`{}`", dir.display());
+        Error::unavailable(message).caused_by(error)
+    })
+}
+
+fn read_backup(path: &Path) -> Result<(Report, Vec<u8>), Error> {
+    let name = path.display().to_string();
+    let file = fs::File::open(path).map_err(|error| unreadable(&name, error))?;
+    let mut content = Content::new(&Limits::default(), Retention::default());
+    let (_, end) = read_snapshot(&file, &name, &mut content)?;
+    let bytes = fs::read(path).map_err(|error| unreadable(&name, error))?;
+    Ok((Report::new(&content, end.next), bytes))
+}
+
+// === impl Report ===
+
+impl Report {
+    fn new(content: &Content, next: u64) -> Self {
+        let mut report = Self { keyspaces: 0, entries: 0, bytes: 0, batches: next - 1 };
+        for space in content.spaces.all() {
+            let engine = space.engine.lock();
+            report.keyspaces += 1;
+            report.entries += engine.len();
+            report.bytes += engine.bytes();
+        }
+        report
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { keyspaces, entries, bytes, batches } = self;
+        write!(f, "keyspaces {keyspaces}, entries {entries}, bytes {bytes}, batches {batches}")
+    }
+}

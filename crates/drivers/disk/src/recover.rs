@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading a store from its folder.
+//!
+//! The newest snapshot, then every batch of the logs after it, without a gap. Nothing is changed here: a store that
+//! cannot be read is left as it is.
+
+use std::sync::Arc;
+
+use atomix_kv::{Entry, Error, Keyspace, Limits, Outcome, Retention, Room, Spaces};
+use bytes::Bytes;
+
+use crate::error::{damaged, unreadable};
+use crate::files::{File, Files};
+use crate::frame::{Found, Frame, Kind, Reader};
+use crate::record::{self, End, Header, Role, Section, StoredCommit, VERSION};
+use crate::space::Space;
+
+/// A store as its folder tells it.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) content: Content,
+    /// `None` for an empty folder.
+    pub(crate) store: Option<u128>,
+    /// The number of the next batch.
+    pub(crate) next: u64,
+    /// The first batches of the logs that are still needed, and their bytes.
+    pub(crate) logs: Vec<u64>,
+    pub(crate) log_bytes: u64,
+    /// The snapshot that was read.
+    pub(crate) snapshot: Option<String>,
+    /// Files that are not needed any more, or never were completed.
+    pub(crate) obsolete: Vec<String>,
+}
+
+/// The keyspaces, as far as they have been read.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) spaces: Spaces<Space>,
+    pub(crate) room: Room,
+    limits: Limits,
+    retention: Retention,
+}
+
+/// One file, while it is read.
+struct Reading<'a> {
+    name: &'a str,
+    reader: Reader<'a>,
+}
+
+/// Returns the name of the log that begins with batch `first`.
+pub(crate) fn log_name(first: u64) -> String {
+    format!("log-{first:016x}")
+}
+
+/// Returns the name of the snapshot after which batch `next` comes.
+pub(crate) fn snapshot_name(next: u64) -> String {
+    format!("snapshot-{next:016x}")
+}
+
+/// Returns the number in the name of a file of this kind.
+fn number(name: &str, kind: &str) -> Option<u64> {
+    let digits = name.strip_prefix(kind)?.strip_prefix('-')?;
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// Reads everything.
+pub(crate) fn recover(files: &dyn Files, limits: &Limits, retention: Retention) -> Result<Recovered, Error> {
+    let names = files.list().map_err(|error| unreadable(".", error))?;
+    let mut snapshots: Vec<u64> = names.iter().filter_map(|name| number(name, "snapshot")).collect();
+    let mut logs: Vec<u64> = names.iter().filter_map(|name| number(name, "log")).collect();
+    snapshots.sort_unstable();
+    logs.sort_unstable();
+    let mut recovered = Recovered {
+        content: Content::new(limits, retention),
+        store: None,
+        next: 1,
+        logs: Vec::new(),
+        log_bytes: 0,
+        snapshot: None,
+        obsolete: names.into_iter().filter(|name| name.ends_with(UNFINISHED)).collect(),
+    };
+    if let Some(newest) = snapshots.pop() {
+        let name = snapshot_name(newest);
+        let role = recovered.snapshot(files, &name)?;
+        if recovered.next != newest {
+            return Err(damaged(&name, 0, "the name is not that of the content"));
+        }
+        if role == Role::Snapshot && logs.last().is_none_or(|last| *last < newest) {
+            return Err(damaged(&log_name(newest), 0, "the log after the snapshot is missing"));
+        }
+        recovered.snapshot = Some(name);
+        recovered.obsolete.extend(snapshots.into_iter().map(snapshot_name));
+    }
+    // A log ends where the next one begins, so the last one that does not begin too late is the first that counts.
+    let begin = logs.partition_point(|first| *first <= recovered.next).saturating_sub(1);
+    let needed = logs.split_off(begin.min(logs.len()));
+    recovered.obsolete.extend(logs.into_iter().map(log_name));
+    for (at, first) in needed.iter().enumerate() {
+        let name = log_name(*first);
+        if *first > recovered.next {
+            return Err(damaged(&name, 0, "the log before it is missing"));
+        }
+        recovered.log(files, &name, *first, needed.get(at + 1).copied())?;
+        recovered.logs.push(*first);
+    }
+    Ok(recovered)
+}
+
+/// How the name of a file ends that is not complete yet.
+pub(crate) const UNFINISHED: &str = ".unfinished";
+
+// === impl Recovered ===
+
+impl Recovered {
+    fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<Role, Error> {
+        let file = open(files, name)?;
+        let (header, end) = read_snapshot(file.as_ref(), name, &mut self.content)?;
+        self.store = Some(header.store);
+        self.next = end.next;
+        Ok(header.role)
+    }
+
+    /// Reads the log that begins with batch `first`, up to the batch before `until`.
+    fn log(&mut self, files: &dyn Files, name: &str, first: u64, until: Option<u64>) -> Result<(), Error> {
+        let file = open(files, name)?;
+        let mut reading = Reading::new(name, file.as_ref())?;
+        let last = until.is_none();
+        let header = reading.header(self.store, |role| role == Role::Log)?;
+        if header.base != first {
+            return Err(reading.damage("the name is not that of the content"));
+        }
+        self.store = Some(header.store);
+        let mut batch = first;
+        while until.is_none_or(|until| batch < until) {
+            match reading.frame()? {
+                Some(Frame { kind: Kind::Batch, payload }) => {
+                    // A snapshot may have some of them already.
+                    if batch >= self.next {
+                        self.content.batch(&payload)?;
+                        self.next = batch + 1;
+                    }
+                    batch += 1;
+                }
+                Some(_) => return Err(reading.damage("a frame of another kind")),
+                None if last => break,
+                None => return Err(reading.damage("it ends before the next log begins")),
+            }
+        }
+        self.log_bytes += reading.reader.at();
+        // What was read may be shown from now on, so it has to survive a power cut that comes now. Only the last log can
+        // hold what was never synced.
+        if last {
+            file.sync().map_err(|error| unreadable(name, error))?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    pub(crate) fn new(limits: &Limits, retention: Retention) -> Self {
+        Self { spaces: Spaces::default(), room: Room::default(), limits: limits.clone(), retention }
+    }
+
+    fn open(&self, name: &Keyspace) -> Arc<Space> {
+        self.spaces.open(name, || {
+            self.room.add_keyspace(name);
+            Space::new(name.clone())
+        })
+    }
+
+    fn batch(&self, payload: &[u8]) -> Result<(), Error> {
+        record::each(payload, |stored: StoredCommit| {
+            let space = self.open(&Keyspace::new(stored.keyspace.clone()));
+            space.redo(stored, &self.limits, self.retention, &self.room);
+            Ok(())
+        })
+    }
+
+    fn section(&self, payload: &[u8]) -> Result<Arc<Space>, Error> {
+        let section: Section = record::one(payload)?;
+        let name = section.keyspace.clone();
+        Ok(self.spaces.open(&name, || {
+            self.room.add_keyspace(&name);
+            Space::of_section(section)
+        }))
+    }
+}
+
+/// Reads a snapshot or a backup, which must be complete.
+pub(crate) fn read_snapshot(
+    file: &dyn File,
+    name: &str,
+    content: &mut Content,
+) -> Result<(Header, End), Error> {
+    let mut reading = Reading::new(name, file)?;
+    let header = reading.header(None, |role| role != Role::Log)?;
+    let mut section: Option<Arc<Space>> = None;
+    loop {
+        let Some(frame) = reading.frame()? else {
+            return Err(reading.damage("it is not complete"));
+        };
+        let payload = &frame.payload;
+        match (frame.kind, &section) {
+            (Kind::Keyspace, _) => section = Some(content.section(payload)?),
+            (Kind::Entries, Some(space)) => {
+                let mut engine = space.engine.lock();
+                record::each(payload, |entry: Entry| {
+                    content.room.weigh(&mut engine, |engine| engine.restore(&entry));
+                    Ok(())
+                })?;
+            }
+            (Kind::Commits, Some(space)) => record::each(payload, |stored: StoredCommit| {
+                space.history.push(stored.commit(), content.retention);
+                Ok(())
+            })?,
+            (Kind::Named, Some(space)) => {
+                let mut engine = space.engine.lock();
+                record::each(payload, |(name, outcome): (Bytes, Outcome)| {
+                    engine.remember(name, outcome, &content.limits);
+                    Ok(())
+                })?;
+            }
+            (Kind::Batch, _) => content.batch(payload)?,
+            (Kind::End, _) => return Ok((header, record::one(payload)?)),
+            (Kind::Header | Kind::Entries | Kind::Commits | Kind::Named, _) => {
+                return Err(reading.damage("a frame in the wrong place"));
+            }
+        }
+    }
+}
+
+// === impl Reading ===
+
+impl<'a> Reading<'a> {
+    fn new(name: &'a str, file: &'a dyn File) -> Result<Self, Error> {
+        Ok(Self { name, reader: Reader::new(file).map_err(|error| unreadable(name, error))? })
+    }
+
+    /// Reads the header. Files get their names when they have one.
+    fn header(&mut self, store: Option<u128>, right: fn(Role) -> bool) -> Result<Header, Error> {
+        let frame = self.frame()?.ok_or_else(|| self.damage("it is empty"))?;
+        if frame.kind != Kind::Header {
+            return Err(self.damage("it does not begin with a header"));
+        }
+        // The version comes first and alone decides how the rest is read.
+        let (version, _) = postcard::take_from_bytes::<u32>(&frame.payload)
+            .map_err(|_| self.damage("a header that cannot be read"))?;
+        if version != VERSION {
+            return Err(Error::config(format!(
+                "store was written by another version of atomix: use that one, or restore a backup: file=`{}` format=`{version}` known=`{VERSION}`",
+                self.name
+            )));
+        }
+        let header: Header = record::one(&frame.payload)?;
+        if !right(header.role) || store.is_some_and(|store| store != header.store) {
+            return Err(self.damage("it is a file of another store or of another kind"));
+        }
+        self.reader.salted(header.salt(), 1);
+        Ok(header)
+    }
+
+    fn frame(&mut self) -> Result<Option<Frame>, Error> {
+        match self.reader.next().map_err(|error| unreadable(self.name, error))? {
+            Found::Frame(frame) => Ok(Some(frame)),
+            Found::Nothing => Ok(None),
+            Found::Damage(what) => Err(self.damage(what)),
+        }
+    }
+
+    fn damage(&self, what: &str) -> Error {
+        damaged(self.name, self.reader.at(), what)
+    }
+}
+
+fn open(files: &dyn Files, name: &str) -> Result<Arc<dyn File>, Error> {
+    files.open(name).map_err(|error| unreadable(name, error))
+}

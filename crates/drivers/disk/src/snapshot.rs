@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Writing everything at once, while commits go on.
+//!
+//! A snapshot is begun when a new log is. Each keyspace is copied page by page, and its lock is held for a page only, so
+//! the copy is of no single moment: what was committed meanwhile may be in it or not, or by half. That does no harm,
+//! because the log that was begun has all of it, and making those commits again over such a copy ends in their state
+//! ([`atomix_kv::Engine::redo`]). The copy counts only when everything in it is on the disk, and if nothing was taken back
+//! meanwhile.
+//!
+//! A backup is the same, with the batches of that log appended.
+
+use std::io;
+use std::sync::Arc;
+
+use atomix_kv::{Error, Limits, Order, Range, Read};
+use bytes::Bytes;
+
+use crate::error::{damaged, unreadable};
+use crate::files::File;
+use crate::frame::{self, Found, Kind, Reader};
+use crate::journal::Journal;
+use crate::record::{self, End, Header, Role, Section, StoredCommit, VERSION};
+use crate::recover::{log_name, snapshot_name};
+use crate::segment::unfinished;
+use crate::space::Space;
+
+/// Where frames go.
+pub(crate) trait Sink {
+    /// Takes the next bytes.
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error>;
+}
+
+/// Numbers frames and gives them away in pieces.
+struct Copy<'a> {
+    sink: &'a mut dyn Sink,
+    /// How many bytes were given away.
+    given: u64,
+    salt: u32,
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+/// A snapshot that becomes a file.
+struct FileSink {
+    file: Arc<dyn File>,
+    at: u64,
+    synced: u64,
+}
+
+/// Given away at once.
+const PIECE: usize = 256 << 10;
+/// Bytes after which a snapshot is synced, so that the last sync does not hold up those of the log.
+const SYNC: u64 = 4 << 20;
+/// Entries that are copied under one lock.
+const PAGE: usize = 256;
+
+/// Writes a snapshot, and removes what it replaces. Blocks.
+pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
+    let _copying = journal.copying.lock();
+    let (undone, before) = {
+        let queue = journal.queue.lock();
+        (queue.undone, queue.log_bytes)
+    };
+    let base = journal.roll()?;
+    let name = snapshot_name(base);
+    let temporary = unfinished(&name);
+    let failed = |error: io::Error| Error::unavailable("a snapshot cannot be written").caused_by(error);
+    let file = journal.files.create(&temporary).map_err(failed)?;
+    let mut sink = FileSink { file: Arc::clone(&file), at: 0, synced: 0 };
+    let written = dump(journal, Role::Snapshot, base, &mut sink).and_then(|mut copy| {
+        journal.settle()?;
+        copy.finish(base)?;
+        file.sync().map_err(failed)?;
+        if journal.queue.lock().undone != undone {
+            return Err(Error::unavailable("a snapshot was overtaken by trouble with the disk"));
+        }
+        journal.files.rename(&temporary, &name).map_err(failed)?;
+        journal.files.sync().map_err(failed)
+    });
+    if let Err(error) = written {
+        // Best effort: what is left behind is removed when the store is opened the next time.
+        drop(journal.files.remove(&temporary));
+        return Err(error);
+    }
+    let old = {
+        let mut queue = journal.queue.lock();
+        queue.log_bytes = queue.log_bytes.saturating_sub(before);
+        let first = queue.logs.partition_point(|log| *log < base);
+        queue.logs.drain(..first).map(log_name).collect::<Vec<_>>()
+    };
+    let snapshots = journal.files.list().map_err(failed)?;
+    let snapshots = snapshots.into_iter().filter(|other| other.starts_with("snapshot-") && *other < name);
+    for file in old.into_iter().chain(snapshots) {
+        // What cannot be removed now is not read again, and removed when the store is opened the next time.
+        drop(journal.files.remove(&file));
+    }
+    Ok(())
+}
+
+/// Gives a backup away, piece by piece. Blocks.
+pub(crate) fn backup(journal: &Journal, sink: &mut dyn Sink) -> Result<(), Error> {
+    let _copying = journal.copying.lock();
+    let undone = journal.queue.lock().undone;
+    let base = journal.roll()?;
+    let mut copy = dump(journal, Role::Backup, base, sink)?;
+    journal.settle()?;
+    let (logs, after) = {
+        let queue = journal.queue.lock();
+        if queue.undone != undone {
+            return Err(Error::unavailable("the backup was overtaken by trouble with the disk: try again"));
+        }
+        (queue.logs.iter().copied().filter(|log| *log >= base).collect::<Vec<_>>(), journal.durable() + 1)
+    };
+    for (at, first) in logs.iter().enumerate() {
+        copy.batches(journal, *first, logs.get(at + 1).copied().unwrap_or(after))?;
+    }
+    copy.finish(after)
+}
+
+/// Copies all keyspaces.
+fn dump<'a>(journal: &Journal, role: Role, base: u64, sink: &'a mut dyn Sink) -> Result<Copy<'a>, Error> {
+    let header = Header { version: VERSION, store: journal.store, role, base };
+    let mut copy = Copy { sink, given: 0, salt: 0, number: 0, bytes: Vec::new() };
+    copy.value(Kind::Header, &header)?;
+    copy.salt = header.salt();
+    for space in journal.content.spaces.all() {
+        copy.space(&space)?;
+    }
+    Ok(copy)
+}
+
+// === impl Copy ===
+
+impl Copy<'_> {
+    fn space(&mut self, space: &Space) -> Result<(), Error> {
+        let revision = space.engine.lock().revision();
+        let (floor, commits) = space.history.kept();
+        self.value(Kind::Keyspace, &Section { keyspace: space.name.clone(), revision, floor })?;
+        let mut payload = Vec::new();
+        for commit in commits {
+            StoredCommit::put(&mut payload, &space.name, &commit, None);
+            self.full(Kind::Commits, &mut payload, PIECE)?;
+        }
+        self.full(Kind::Commits, &mut payload, 0)?;
+        let named: Vec<_> = {
+            let engine = space.engine.lock();
+            engine.named().map(|(name, outcome)| (name.clone(), outcome.clone())).collect()
+        };
+        for outcome in named {
+            record::append(&mut payload, &outcome);
+            self.full(Kind::Named, &mut payload, PIECE)?;
+        }
+        self.full(Kind::Named, &mut payload, 0)?;
+        let mut rest = Range { start: Bytes::new(), end: None };
+        let limits = Limits { scan_bytes_max: PIECE, ..Limits::default() };
+        loop {
+            let page = Read::Scan { range: rest.clone(), order: Order::Key, limit: PAGE, keys_only: false };
+            let found = space.engine.lock().read(&[page], &limits)?.reads.remove(0);
+            for entry in found.entries() {
+                record::append(&mut payload, entry);
+            }
+            self.full(Kind::Entries, &mut payload, 0)?;
+            match found.entries().last() {
+                Some(last) if found.more() => rest = rest.after(&last.key),
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Copies the batches of the log that begins with batch `first`, up to the batch before `until`.
+    fn batches(&mut self, journal: &Journal, first: u64, until: u64) -> Result<(), Error> {
+        let log = log_name(first);
+        let file = journal.files.open(&log).map_err(|error| unreadable(&log, error))?;
+        let mut reader = Reader::new(file.as_ref()).map_err(|error| unreadable(&log, error))?;
+        let header: Header = record::one(&payload(&mut reader, &log)?)?;
+        reader.salted(header.salt(), 1);
+        for _ in first..until {
+            self.frame(Kind::Batch, &payload(&mut reader, &log)?)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, next: u64) -> Result<(), Error> {
+        self.value(Kind::End, &End { next })?;
+        self.sink.take(std::mem::take(&mut self.bytes))
+    }
+
+    fn value<T: serde::Serialize>(&mut self, kind: Kind, value: &T) -> Result<(), Error> {
+        let mut payload = Vec::new();
+        record::append(&mut payload, value);
+        self.frame(kind, &payload)
+    }
+
+    /// Ends a frame when its payload has more than `max` bytes.
+    fn full(&mut self, kind: Kind, payload: &mut Vec<u8>, max: usize) -> Result<(), Error> {
+        if payload.len() > max {
+            self.frame(kind, payload)?;
+            payload.clear();
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Error> {
+        frame::put(&mut self.bytes, self.given, kind, self.number, 0, self.salt, payload);
+        self.number += 1;
+        if self.bytes.len() >= PIECE {
+            self.given += self.bytes.len() as u64;
+            self.sink.take(std::mem::take(&mut self.bytes))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FileSink {
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::unavailable("a snapshot cannot be written").caused_by(error);
+        self.file.write_at(&bytes, self.at).map_err(failed)?;
+        self.at += bytes.len() as u64;
+        if self.at - self.synced >= SYNC {
+            self.file.sync().map_err(failed)?;
+            self.synced = self.at;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the next frame of a log, which must be there.
+fn payload(reader: &mut Reader<'_>, log: &str) -> Result<Vec<u8>, Error> {
+    match reader.next().map_err(|error| unreadable(log, error))? {
+        Found::Frame(frame) => Ok(frame.payload),
+        Found::Nothing => Err(damaged(log, reader.at(), "a batch is missing")),
+        Found::Damage(what) => Err(damaged(log, reader.at(), what)),
+    }
+}

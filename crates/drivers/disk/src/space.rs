@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A keyspace in memory, as the log has made it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atomix_kv::{Commit, Engine, History, Keyspace, Limits, Retention, Revision, Room};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::record::{Section, StoredCommit};
+
+/// The state of a keyspace, and its recent commits.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(crate) name: Keyspace,
+    /// May be ahead of the disk: see [`Space::batch`].
+    pub(crate) engine: Mutex<Engine>,
+    /// Never ahead of the disk.
+    pub(crate) history: History,
+    /// The number of the last batch with a commit of this keyspace. Read and written under the lock of the engine.
+    batch: AtomicU64,
+    /// The tips of the history at the last ticks of age, the oldest first.
+    tips: Mutex<[Revision; Space::TICKS]>,
+}
+
+// === impl Space ===
+
+impl Space {
+    /// How often the age of commits is looked at in the time that they are kept for.
+    pub(crate) const TICKS: usize = 4;
+
+    /// Makes an empty keyspace.
+    pub(crate) fn new(name: Keyspace) -> Self {
+        Self::with(name, Engine::new(), Revision(0))
+    }
+
+    /// Makes a keyspace of a snapshot, whose history begins after `floor`.
+    pub(crate) fn of_section(section: Section) -> Self {
+        let mut engine = Engine::new();
+        engine.restore_revision(section.revision);
+        Self::with(section.keyspace, engine, section.floor)
+    }
+
+    fn with(name: Keyspace, engine: Engine, floor: Revision) -> Self {
+        Self {
+            name,
+            engine: Mutex::new(engine),
+            history: History::new(floor),
+            batch: AtomicU64::new(0),
+            tips: Mutex::new([Revision(0); Self::TICKS]),
+        }
+    }
+
+    /// Returns the batch that has to be durable before the state of the engine may be shown.
+    pub(crate) fn batch(&self) -> u64 {
+        self.batch.load(Ordering::Acquire)
+    }
+
+    /// Takes note of the batch of the latest commit.
+    pub(crate) fn set_batch(&self, batch: u64) {
+        self.batch.store(batch, Ordering::Release);
+    }
+
+    /// Takes back a commit that could not be stored.
+    pub(crate) fn undo(&self, commit: &Commit, named: Option<&Bytes>, room: &Room) {
+        let mut engine = self.engine.lock();
+        if !commit.changes.is_empty() {
+            let before = Revision(commit.revision.0 - 1);
+            room.weigh(&mut engine, |engine| engine.undo(&commit.changes, before));
+        }
+        if let Some(name) = named {
+            engine.forget(name);
+        }
+        self.set_batch(0);
+    }
+
+    /// Makes a commit of the log again. What a snapshot has already is repeated without harm.
+    pub(crate) fn redo(&self, mut stored: StoredCommit, limits: &Limits, retention: Retention, room: &Room) {
+        let named = stored.named.take();
+        let commit = stored.commit();
+        let mut engine = self.engine.lock();
+        room.weigh(&mut engine, |engine| engine.redo(&commit));
+        if let Some((name, outcome)) = named {
+            engine.remember(name, outcome, limits);
+        }
+        if !commit.changes.is_empty() && commit.revision > self.history.tip() {
+            self.history.push(commit, retention);
+        }
+    }
+
+    /// Forgets the commits that were there [`Space::TICKS`] ticks ago.
+    pub(crate) fn tick(&self) {
+        let mut tips = self.tips.lock();
+        self.history.compact(tips[0]);
+        tips.rotate_left(1);
+        tips[Self::TICKS - 1] = self.history.tip();
+    }
+}

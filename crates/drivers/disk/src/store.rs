@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A host of the engine whose answers are on the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{
+    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, Keyspace, Level, Limits,
+    Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream, growth,
+};
+use bytes::Bytes;
+use futures::future::{BoxFuture, ready};
+use futures::stream;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Settings;
+use crate::files::Files;
+use crate::journal::{Journal, Verdict};
+use crate::keeper;
+use crate::record::StoredCommit;
+use crate::recover::{Recovered, recover};
+use crate::snapshot::{self, Sink};
+use crate::space::Space;
+use crate::writer::Writer;
+
+/// Keeps all keyspaces in memory and every commit on the disk.
+#[derive(Debug)]
+pub struct DiskStore {
+    profile: Profile,
+    env: Env,
+    settings: Mutex<Settings>,
+    journal: Arc<Journal>,
+    /// Ends when the writer has ended.
+    done: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// How far a transaction has come.
+enum Step {
+    /// It has changed nothing, and what it shows is on the disk.
+    Done(Outcome),
+    /// It has changed nothing, but shows what is not on the disk yet.
+    Seen(Outcome, oneshot::Receiver<Verdict>),
+    /// It is on its way.
+    Sent(Outcome, oneshot::Receiver<Verdict>),
+}
+
+/// Pieces of a backup that wait for their reader.
+const PIECES: usize = 4;
+
+struct StreamSink {
+    sender: mpsc::Sender<Result<Bytes, Error>>,
+}
+
+// === impl DiskStore ===
+
+impl DiskStore {
+    /// Reads the store from its folder and begins to work. Blocks for as long as reading takes.
+    pub(crate) fn open(files: Arc<dyn Files>, settings: Settings, env: Env) -> Result<Self, Error> {
+        let limits = Limits::default();
+        let tuning = settings.tuning();
+        let Recovered { content, store, next, logs, log_bytes, snapshot, obsolete } =
+            recover(files.as_ref(), &limits, tuning.retention)?;
+        if let Some(snapshot) = snapshot {
+            tracing::info!(dir = %settings.dir, snapshot, logs = logs.len(), "store was read");
+        }
+        for file in obsolete {
+            // What cannot be removed is not read either.
+            drop(files.remove(&file));
+        }
+        let store = store.unwrap_or_else(|| u128::from(env.random()) << 64 | u128::from(env.random()));
+        let interval = settings.interval();
+        let journal = Arc::new(Journal::new(
+            env.clone(),
+            settings.dir.clone(),
+            files,
+            store,
+            content,
+            tuning,
+            interval,
+            next,
+            (logs, log_bytes),
+        ));
+        let (sender, done) = oneshot::channel();
+        let begin = |error| {
+            let message =
+                format!("a log cannot be begun: make room, or mend the disk: dir=`{}`", settings.dir);
+            Error::unavailable(message).caused_by(error)
+        };
+        let writer = Writer::new(Arc::clone(&journal), next, sender).map_err(begin)?;
+        env.thread("atomix-disk", move || writer.run()).map_err(begin)?;
+        let keeper = Arc::clone(&journal);
+        env.thread("atomix-keeper", move || keeper::run(&keeper)).map_err(begin)?;
+        if log_bytes > tuning.log_bytes_max {
+            journal.want_snapshot();
+        }
+        let durability = interval.map_or(Durability::Disk, Durability::Interval);
+        let profile = Profile { consistency: Consistency::Linearizable, durability, shared: false, limits };
+        let (settings, done) = (Mutex::new(settings), Mutex::new(Some(done)));
+        Ok(Self { profile, env, settings, journal, done })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+
+    pub(crate) fn space(&self, keyspace: &Keyspace) -> Arc<Space> {
+        let content = &self.journal.content;
+        content.spaces.open(keyspace, || {
+            content.room.add_keyspace(keyspace);
+            Space::new(keyspace.clone())
+        })
+    }
+
+    /// Applies a transaction in memory and sends what it changes on its way.
+    fn apply(&self, keyspace: &Keyspace, txn: &Txn) -> Result<Step, Error> {
+        let journal = &self.journal;
+        let _gate = journal.gate.read();
+        journal.check_open()?;
+        let bytes_max = journal.tuning.read().bytes_max;
+        journal.content.room.check(txn, bytes_max)?;
+        journal.check_disk(growth(txn))?;
+        let space = self.space(keyspace);
+        let mut engine = space.engine.lock();
+        let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
+        let limits = &self.profile.limits;
+        let (outcome, changes) =
+            journal.content.room.weigh(&mut engine, |engine| engine.apply(txn, limits))?;
+        let named = txn.once.as_ref().filter(|_| !repeated);
+        if changes.is_empty() && named.is_none() {
+            return Ok(match journal.pending(space.batch()) {
+                None => Step::Done(outcome),
+                Some(verdict) => Step::Seen(outcome, verdict),
+            });
+        }
+        let commit = Commit { revision: outcome.revision, changes };
+        let mut record = Vec::with_capacity(256);
+        StoredCommit::put(&mut record, keyspace, &commit, named.map(|name| (name, &outcome)));
+        let verdict = journal.push(&space, commit, named.cloned(), &record);
+        Ok(Step::Sent(outcome, verdict))
+    }
+
+    /// Reads, and tells what has to be on the disk before that is shown.
+    fn look(
+        &self,
+        keyspace: &Keyspace,
+        reads: &[Read],
+    ) -> Result<(Snapshot, Option<oneshot::Receiver<Verdict>>), Error> {
+        let journal = &self.journal;
+        let _gate = journal.gate.read();
+        journal.check_open()?;
+        let limits = &self.profile.limits;
+        let Some(space) = journal.content.spaces.find(keyspace) else {
+            return Ok((Engine::new().read(reads, limits)?, None));
+        };
+        let engine = space.engine.lock();
+        Ok((engine.read(reads, limits)?, journal.pending(space.batch())))
+    }
+}
+
+impl Store for DiskStore {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        _level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            loop {
+                let (snapshot, pending) = self.look(keyspace, &reads)?;
+                if shown(pending).await? {
+                    return Ok(snapshot);
+                }
+            }
+        })
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            loop {
+                match self.apply(keyspace, &txn)? {
+                    Step::Done(outcome) => return Ok(outcome),
+                    Step::Seen(outcome, verdict) => {
+                        if shown(Some(verdict)).await? {
+                            return Ok(outcome);
+                        }
+                    }
+                    Step::Sent(outcome, verdict) => {
+                        return match verdict.await {
+                            Ok(Ok(())) => Ok(outcome),
+                            Ok(Err(refusal)) => Err(refusal.into()),
+                            Err(_) => {
+                                let message = "the store ended before the commit was on the disk";
+                                Err(Error::new(ErrorKind::OutcomeUnknown, message))
+                            }
+                        };
+                    }
+                }
+            }
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        let stream = self.journal.check_open().and_then(|()| self.space(keyspace).history.follow(from));
+        Box::pin(ready(stream))
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        let journal = &self.journal;
+        let health = journal.check_open().and_then(|()| {
+            let queue = journal.queue.lock();
+            if let Some(trouble) = &queue.trouble {
+                return Err(Error::unavailable(trouble.clone()));
+            }
+            if journal.full.load(Ordering::Acquire) {
+                return Err(journal.no_room().into());
+            }
+            Ok(Health {
+                facts: vec![
+                    ("dir", journal.dir.clone()),
+                    ("keyspaces", journal.content.spaces.len().to_string()),
+                    ("bytes", journal.content.room.bytes().to_string()),
+                    ("log-bytes", queue.log_bytes.to_string()),
+                    ("batches", journal.durable().to_string()),
+                ],
+            })
+        });
+        Box::pin(ready(health))
+    }
+
+    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+        let reconfigured = self.journal.check_open().and_then(|()| Settings::read(config)).and_then(|new| {
+            let mut settings = self.settings.lock();
+            if new.dir != settings.dir {
+                return Ok(Reconfigured::Connect);
+            }
+            if new.interval() != settings.interval() {
+                return Err(Error::config(
+                    "`durability` and `sync-interval` cannot change while the store is connected: disconnect it first",
+                ));
+            }
+            let tuning = new.tuning();
+            *self.journal.tuning.write() = tuning;
+            *settings = new;
+            for space in self.journal.content.spaces.all() {
+                space.history.trim(tuning.retention);
+            }
+            Ok(Reconfigured::InPlace)
+        });
+        Box::pin(ready(reconfigured))
+    }
+
+    fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let journal = Arc::clone(&self.journal);
+        let started = self.journal.check_open().and_then(|()| {
+            let copy = move || {
+                let mut sink = StreamSink { sender: sender.clone() };
+                if let Err(error) = snapshot::backup(&journal, &mut sink) {
+                    // Nobody reads any more, or this tells it.
+                    drop(sender.blocking_send(Err(error)));
+                }
+            };
+            self.env
+                .thread("atomix-backup", copy)
+                .map_err(|error| Error::unavailable("a backup cannot be started").caused_by(error))
+        });
+        let pieces = stream::unfold(receiver, |mut receiver| async move {
+            let piece = receiver.recv().await?;
+            Some((piece, receiver))
+        });
+        let stream: BackupStream = Box::pin(pieces);
+        Box::pin(ready(started.map(|()| stream)))
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        self.journal.stop();
+        let done = self.done.lock().take();
+        Box::pin(async move {
+            if let Some(done) = done {
+                // The sender is dropped when the writer ends. A disk that stands still is not waited for.
+                drop(self.env.timeout(grace.max(CLOSE_MIN), done).await);
+            }
+            for space in self.journal.content.spaces.all() {
+                space.history.close();
+            }
+        })
+    }
+}
+
+/// The least time that closing waits for the last sync.
+const CLOSE_MIN: Duration = Duration::from_secs(2);
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.journal.stop();
+    }
+}
+
+impl Sink for StreamSink {
+    fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let gone = |_| Error::unavailable("nobody reads the backup any more");
+        self.sender.blocking_send(Ok(bytes.into())).map_err(gone)
+    }
+}
+
+/// Waits until what was read is on the disk. False if it was taken back: then it has to be read again.
+async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Error> {
+    match pending {
+        None => Ok(true),
+        Some(verdict) => verdict.await.map(|verdict| verdict.is_ok()).map_err(|_| Error::closed()),
+    }
+}

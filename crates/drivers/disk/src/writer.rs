@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The thread that writes batches.
+//!
+//! After a failed write or sync nobody knows what the log holds, so it is never written again: the batches that were not
+//! synced go into a new one, which by its number takes the place of whatever the old one holds beyond. If that fails as
+//! well the batch is refused, and so is what comes after, until a new log can be begun.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use atomix_env::Instant;
+use atomix_kv::ErrorKind;
+use tokio::sync::oneshot;
+
+use crate::error::is_full;
+use crate::frame;
+use crate::journal::{Batch, Journal, Refusal};
+use crate::segment::Segment;
+
+/// Writes what the journal collects.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    journal: Arc<Journal>,
+    /// `None` after trouble.
+    segment: Option<Segment>,
+    /// Batches that were written and may still be lost. Without an interval that is the one being written.
+    unsynced: Vec<(u64, Vec<u8>)>,
+    unsynced_bytes: usize,
+    /// The number of the next batch.
+    next: u64,
+    synced: Instant,
+    /// When and why no log could be begun.
+    failed: Option<(Instant, Refusal)>,
+    /// The disk has failed since the last snapshot was asked for.
+    suspect: bool,
+    /// Dropped when the thread ends.
+    _done: oneshot::Sender<()>,
+}
+
+/// Room that is kept for deletions when the disk is full: enough for one of the largest value that primitives take, which
+/// is written once more for those who watch.
+const RESERVE: u64 = if cfg!(test) { 2 << 10 } else { 1280 << 10 };
+/// Unsynced bytes after which a sync does not wait for its interval.
+const UNSYNCED_MAX: usize = 16 << 20;
+/// How often a disk that has trouble is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+// === impl Writer ===
+
+impl Writer {
+    /// Makes the writer and the first log of this process. What went wrong here is nothing that a caller has seen.
+    pub(crate) fn new(journal: Arc<Journal>, next: u64, done: oneshot::Sender<()>) -> io::Result<Self> {
+        let synced = journal.env.now();
+        let mut writer = Self {
+            journal,
+            segment: None,
+            unsynced: Vec::new(),
+            unsynced_bytes: 0,
+            next,
+            synced,
+            failed: None,
+            suspect: false,
+            _done: done,
+        };
+        writer.begin()?;
+        Ok(writer)
+    }
+
+    /// Works until the store is closed and everything is written.
+    pub(crate) fn run(mut self) {
+        let journal = Arc::clone(&self.journal);
+        loop {
+            let mut queue = journal.queue.lock();
+            let idle = queue.filling.applied.is_empty() && queue.rolls.is_empty() && queue.syncs.is_empty();
+            if idle && !queue.stop {
+                match self.pause() {
+                    Some(pause) => drop(journal.work.wait_for(&mut queue, pause)),
+                    None => journal.work.wait(&mut queue),
+                }
+            }
+            let batch = journal.take(&mut queue);
+            let (rolls, syncs) = (std::mem::take(&mut queue.rolls), std::mem::take(&mut queue.syncs));
+            let stop = queue.stop;
+            drop(queue);
+            if let Some((number, batch)) = batch {
+                self.write(number, batch);
+            }
+            self.look_after(!syncs.is_empty() || !rolls.is_empty() || stop);
+            let trouble = || journal.queue.lock().trouble.clone().unwrap_or_default();
+            for sync in syncs {
+                let synced = self.unsynced.is_empty().then_some(());
+                drop(sync.send(synced.ok_or_else(|| atomix_kv::Error::unavailable(trouble()))));
+            }
+            if !rolls.is_empty() {
+                let rolled = self.begin();
+                for roll in rolls {
+                    let rolled = rolled.as_ref().map(|()| self.next).map_err(|error| {
+                        atomix_kv::Error::unavailable(format!("a new log cannot be begun: {error}"))
+                    });
+                    drop(roll.send(rolled));
+                }
+            }
+            if stop {
+                // Calls that have begun put their commits into the queue before they let go of the gate.
+                drop(journal.gate.write());
+                let queue = journal.queue.lock();
+                if queue.filling.applied.is_empty() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns when there is something to do without being asked.
+    fn pause(&self) -> Option<Duration> {
+        if self.segment.is_none() || self.journal.full.load(Ordering::Acquire) {
+            return Some(RETRY);
+        }
+        let interval = self.journal.interval.filter(|_| !self.unsynced.is_empty())?;
+        Some(interval.saturating_sub(self.journal.env.now().since(self.synced)))
+    }
+
+    fn write(&mut self, number: u64, mut batch: Batch) {
+        debug_assert_eq!(number, self.next, "batches are numbered without a gap");
+        let payload = std::mem::take(&mut batch.payload);
+        let bytes = payload.len();
+        match self.store(number, payload) {
+            Ok(()) => {
+                self.next = number + 1;
+                self.journal.publish(number, batch, bytes);
+                if self.log_is_long() {
+                    self.journal.want_snapshot();
+                }
+            }
+            Err(refusal) => self.journal.undo(number, batch, &refusal),
+        }
+    }
+
+    /// Stores a batch, or refuses it and says whether it may be found in the log all the same.
+    fn store(&mut self, number: u64, payload: Vec<u8>) -> Result<(), Refusal> {
+        if self.segment.is_none() {
+            self.heal()?;
+        }
+        let len = payload.len();
+        self.make_room(frame::room(len) as u64)?;
+        let sync = self.journal.interval.is_none();
+        let written = self.segment.as_mut().map_or(Ok(()), |segment| {
+            segment.append(&payload)?;
+            if sync { segment.sync() } else { Ok(()) }
+        });
+        if sync && written.is_ok() {
+            self.synced = self.journal.env.now();
+            return Ok(());
+        }
+        self.unsynced.push((number, payload));
+        self.unsynced_bytes += len;
+        let Err(error) = written else { return Ok(()) };
+        self.lose(&error);
+        self.heal().map_err(|refusal| {
+            self.unsynced.pop();
+            self.unsynced_bytes -= len;
+            Refusal { kind: ErrorKind::OutcomeUnknown, ..refusal }
+        })
+    }
+
+    /// Makes sure that a frame of `need` bytes fits into the log, and that there is room for deletions after it.
+    fn make_room(&mut self, need: u64) -> Result<(), Refusal> {
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        if segment.room() >= need + RESERVE && !self.journal.full.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match segment.extend(need + RESERVE) {
+            Ok(()) => {
+                self.journal.full.store(false, Ordering::Release);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                if !self.journal.full.swap(true, Ordering::AcqRel) {
+                    tracing::warn!(dir = %self.journal.dir, "disk is full: only deletions are taken");
+                    // What was deleted or replaced since the last one makes room.
+                    self.journal.want_snapshot();
+                }
+                if segment.room() >= need { Ok(()) } else { Err(self.journal.no_room()) }
+            }
+            Err(error) => {
+                self.lose(&error);
+                self.heal()
+            }
+        }
+    }
+
+    /// Does what nobody asked for: syncs that are due, a disk that may work again.
+    fn look_after(&mut self, now: bool) {
+        if self.segment.is_none() && self.heal().is_err() {
+            return;
+        }
+        let due = self.journal.interval.is_some_and(|interval| {
+            self.journal.env.now().since(self.synced) >= interval || self.unsynced_bytes > UNSYNCED_MAX
+        });
+        if !self.unsynced.is_empty() && (due || now) {
+            match self.segment.as_mut().map_or(Ok(()), Segment::sync) {
+                Ok(()) => self.forget_unsynced(),
+                Err(error) => {
+                    self.lose(&error);
+                    // The next round tries again.
+                    drop(self.heal());
+                }
+            }
+        }
+        if self.journal.full.load(Ordering::Acquire) {
+            drop(self.make_room(0));
+        }
+    }
+
+    /// Gives the log up after an error.
+    fn lose(&mut self, error: &io::Error) {
+        tracing::error!(dir = %self.journal.dir, %error, "the disk has failed, a new log is begun");
+        self.segment = None;
+        self.suspect = true;
+    }
+
+    /// Begins a new log after trouble, unless that was tried a moment ago.
+    fn heal(&mut self) -> Result<(), Refusal> {
+        let now = self.journal.env.now();
+        if let Some((failed, refusal)) = &self.failed
+            && now.since(*failed) < RETRY
+        {
+            return Err(refusal.clone());
+        }
+        self.begin().map_err(|error| {
+            let refusal = if is_full(&error) {
+                self.journal.no_room()
+            } else {
+                let message = format!("the disk does not work: dir=`{}` error=`{error}`", self.journal.dir);
+                Refusal { kind: ErrorKind::Unavailable, message: message.into() }
+            };
+            if self.failed.is_none() {
+                tracing::error!(error = %refusal.message, "writes are refused until the disk works again");
+            }
+            self.journal.queue.lock().trouble = Some(refusal.message.to_string());
+            self.failed = Some((now, refusal.clone()));
+            refusal
+        })
+    }
+
+    /// Begins a new log with the batches that were not synced. The old one, if there is one, stays in use when not even a
+    /// file can be made.
+    fn begin(&mut self) -> io::Result<()> {
+        let first = self.unsynced.first().map_or(self.next, |(number, _)| *number);
+        let files = Arc::clone(&self.journal.files);
+        let mut segment = Segment::prepare(files.as_ref(), self.journal.store, first)?;
+        for (_, payload) in &self.unsynced {
+            let need = frame::room(payload.len()) as u64;
+            if segment.room() < need {
+                segment.extend(need)?;
+            }
+            segment.append(payload)?;
+        }
+        segment.sync()?;
+        // Only now: a kill must not find it in the place of those batches without them.
+        self.segment = None;
+        segment.adopt(files.as_ref())?;
+        let mut queue = self.journal.queue.lock();
+        if queue.logs.back() != Some(&first) {
+            queue.logs.push_back(first);
+        }
+        queue.log_bytes += segment.at();
+        queue.trouble = None;
+        drop(queue);
+        self.segment = Some(segment);
+        self.failed = None;
+        self.forget_unsynced();
+        if std::mem::take(&mut self.suspect) {
+            // A disk that has failed once is not trusted with what is older either: all of it is written anew.
+            self.journal.want_snapshot();
+        }
+        Ok(())
+    }
+
+    fn forget_unsynced(&mut self) {
+        self.unsynced.clear();
+        self.unsynced_bytes = 0;
+        self.synced = self.journal.env.now();
+    }
+
+    fn log_is_long(&self) -> bool {
+        self.journal.queue.lock().log_bytes > self.journal.tuning.read().log_bytes_max
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Also when the thread ends by a mistake of ours: nobody may wait for it for ever.
+        self.journal.abandon();
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What stores share that keep their engines in this process.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::{Engine, Error, ErrorKind, Keyspace, Txn, Write};
+
+/// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
+pub struct Spaces<T> {
+    shards: Vec<RwLock<HashMap<Keyspace, Arc<T>>>>,
+    hasher: RandomState,
+}
+
+/// The bytes that a store keeps in memory, and how many it may.
+#[derive(Debug, Default)]
+pub struct Room {
+    bytes: AtomicUsize,
+}
+
+/// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
+/// store as well.
+const ENTRY_BYTES: usize = 128;
+const KEYSPACE_BYTES: usize = 1024;
+
+const SHARDS: usize = 16;
+
+// === impl Spaces ===
+
+impl<T> Spaces<T> {
+    /// Returns what is kept for `keyspace`, if it was opened before.
+    pub fn find(&self, keyspace: &Keyspace) -> Option<Arc<T>> {
+        self.shard(keyspace).read().get(keyspace).cloned()
+    }
+
+    /// Returns what is kept for `keyspace`; makes it if it is new.
+    pub fn open(&self, keyspace: &Keyspace, make: impl FnOnce() -> T) -> Arc<T> {
+        if let Some(space) = self.find(keyspace) {
+            return space;
+        }
+        let mut shard = self.shard(keyspace).write();
+        Arc::clone(shard.entry(keyspace.clone()).or_insert_with(|| Arc::new(make())))
+    }
+
+    /// Returns all that are kept.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Returns how many are kept.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    /// Tells whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, keyspace: &Keyspace) -> &RwLock<HashMap<Keyspace, Arc<T>>> {
+        #[allow(clippy::cast_possible_truncation, reason = "the remainder is all that counts")]
+        let at = self.hasher.hash_one(keyspace) as usize % SHARDS;
+        &self.shards[at]
+    }
+}
+
+impl<T> Default for Spaces<T> {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl<T> fmt::Debug for Spaces<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spaces").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// Returns the bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Refuses with [`ErrorKind::Full`] what may grow beyond `bytes_max`. What only deletes is never refused.
+    pub fn check(&self, txn: &Txn, bytes_max: usize) -> Result<(), Error> {
+        let growth = growth(txn);
+        let bytes = self.bytes();
+        if growth > 0 && bytes + growth > bytes_max {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "store is full: delete entries or raise `bytes-max`: bytes=`{bytes}` bytes-max=`{bytes_max}`"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Counts a new keyspace.
+    pub fn add_keyspace(&self, keyspace: &Keyspace) {
+        self.bytes.fetch_add(KEYSPACE_BYTES + keyspace.as_bytes().len(), Ordering::Relaxed);
+    }
+
+    /// Counts what `change` does to `engine`.
+    pub fn weigh<T>(&self, engine: &mut Engine, change: impl FnOnce(&mut Engine) -> T) -> T {
+        let before = weight(engine);
+        let done = change(engine);
+        // Wrapping, because the difference may be negative.
+        self.bytes.fetch_add(weight(engine).wrapping_sub(before), Ordering::Relaxed);
+        done
+    }
+}
+
+/// Returns the bytes by which a transaction makes a store grow at most; zero if it only deletes.
+pub fn growth(txn: &Txn) -> usize {
+    txn.writes
+        .iter()
+        .map(|write| match write {
+            Write::Put { key, value } => ENTRY_BYTES + key.len() + value.len(),
+            Write::Add { key, .. } => ENTRY_BYTES + key.len() + 8,
+            Write::Stamp { prefix, value } => ENTRY_BYTES + prefix.len() + 8 + value.len(),
+            Write::Delete { .. } | Write::DeleteRange { .. } => 0,
+        })
+        .sum()
+}
+
+fn weight(engine: &Engine) -> usize {
+    engine.bytes() + engine.len() * ENTRY_BYTES
+}

@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hosts: the runtimes that work on a store, and which of them are dead.
+//!
+//! Locks and candidacies carry the host that took them. What a dead host left behind is given back by the living: when
+//! a primitive is opened, and when a host is found dead.
+//!
+//! A store that one runtime has for itself needs no record of that: every other host came before and is dead. On a
+//! shared store each host has a record, written before it owns anything and renewed every quarter of its time-out.
+//! **A host is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
+//! the order of commits, and a host whose record is gone never comes back under that name. Others delete a record only
+//! under a guard on its revision, and only after it stayed the same for the whole time-out (and a tenth, because clocks
+//! do not run at quite the same rate) on their own monotonic clock, while they looked. Wall clocks are never compared.
+//!
+//! A host that was stopped does not know how long. So whatever says that a session owns something first makes sure
+//! ([`Hosts::confirm`]) that the last renewal was begun less than a time-out ago; if not, it renews, and that finds the
+//! record or finds it gone. Gone means that all is lost which this host owned here: it begins again under a new name.
+//!
+//! The keyspace is `host`: key `h` host (8), value time-out (8, milliseconds), since (8, wall milliseconds).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use atomix_env::{Env, Instant, Shutdown};
+use atomix_kv::{
+    Durability, Entry, ErrorKind, Guard, Keyspace, Level, Order, Outcome, Read, Revision, Store, Txn, Write,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::{MutexGuard, Notify};
+
+use crate::backing::PAGE;
+use crate::{Error, Reason, keys};
+
+/// The hosts of one store, as one of them sees them.
+pub struct Hosts {
+    /// Weak, because the store's place in the runtime keeps this.
+    store: Weak<dyn Store>,
+    env: Env,
+    keyspace: Keyspace,
+    others: Others,
+    timeout: Duration,
+    state: Mutex<State>,
+    /// Held while the record is written: calls that need a renewal share one.
+    turn: tokio::sync::Mutex<()>,
+    /// Told when a host was found dead.
+    deaths: Notify,
+}
+
+/// A host, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDetails {
+    /// The name that its sessions have in common.
+    pub id: u64,
+    /// Whether it is the one that was asked.
+    pub own: bool,
+    /// How long ago this host saw its last renewal.
+    pub age: Duration,
+    /// How long it may be silent.
+    pub timeout: Duration,
+}
+
+/// Who may have left something in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// Nobody: the content goes with the process.
+    None,
+    /// Hosts before this one, all of them dead.
+    Before,
+    /// Hosts beside this one.
+    Beside,
+}
+
+struct State {
+    id: u64,
+    /// Fires when the host loses this `id`.
+    lost: Shutdown,
+    /// When the last renewal that succeeded was begun; none before the first record.
+    renewed: Option<Instant>,
+    /// When the records of the others were looked at.
+    looked: Instant,
+    seen: BTreeMap<u64, Seen>,
+    /// Whether this host has gone by itself.
+    left: bool,
+}
+
+/// The record of another host.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    revision: Revision,
+    /// Since when it has been seen unchanged.
+    since: Instant,
+    timeout: Duration,
+}
+
+// === impl Hosts ===
+
+impl Hosts {
+    /// Makes the view that the host named `id` has of `store`. The name must never have been used before. `timeout` is how
+    /// long this host may be silent before the others take it for dead. Writes nothing.
+    pub fn new(store: &Arc<dyn Store>, env: Env, id: u64, timeout: Duration) -> Arc<Self> {
+        let profile = store.profile();
+        let others = match profile.durability {
+            _ if profile.shared => Others::Beside,
+            Durability::Process => Others::None,
+            Durability::Disk | Durability::Interval(_) | Durability::Quorum => Others::Before,
+        };
+        let state = State {
+            id,
+            lost: Shutdown::new(),
+            renewed: None,
+            looked: env.now(),
+            seen: BTreeMap::new(),
+            left: false,
+        };
+        Arc::new(Self {
+            store: Arc::downgrade(store),
+            env,
+            keyspace: Keyspace::new("host"),
+            others,
+            timeout,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::default(),
+            deaths: Notify::new(),
+        })
+    }
+
+    /// Returns the name of this host. It changes when the host loses what it owned.
+    pub fn id(&self) -> u64 {
+        self.state.lock().id
+    }
+
+    /// Returns how long this host may be silent before the others take it for dead.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Tells whether several hosts work on the store at the same time.
+    pub fn shared(&self) -> bool {
+        self.others == Others::Beside
+    }
+
+    /// Tells whether the store may hold what other hosts left.
+    pub fn outlives(&self) -> bool {
+        self.others != Others::None
+    }
+
+    /// Makes sure that this host has a record, so that it may own something.
+    ///
+    /// Cancel safe. Fails like a commit when the store cannot be asked.
+    pub async fn join(&self) -> Result<(), Error> {
+        loop {
+            match self.confirm(self.id()).await {
+                Err(error) if error.reason() == Reason::HostLost => {}
+                joined => return joined,
+            }
+        }
+    }
+
+    /// Makes sure that the host is alive under the name `id`, as far as that can be known: what its sessions own is
+    /// theirs. [`Reason::HostLost`] if it is not; [`Reason::StoreUnavailable`] if the store cannot be asked.
+    ///
+    /// Asks the store only if the last renewal is too old. Cancel safe.
+    pub async fn confirm(&self, id: u64) -> Result<(), Error> {
+        if self.confirmed(id)? {
+            return Ok(());
+        }
+        let turn = self.turn.lock().await;
+        if self.confirmed(id)? {
+            return Ok(());
+        }
+        self.asked(id, turn).await
+    }
+
+    /// Makes sure of the same, and does not trust the last renewal.
+    pub(crate) async fn ask(&self, id: u64) -> Result<(), Error> {
+        if !self.shared() {
+            return self.confirm(id).await;
+        }
+        self.asked(id, self.turn.lock().await).await
+    }
+
+    async fn asked(&self, id: u64, _turn: MutexGuard<'_, ()>) -> Result<(), Error> {
+        match self.renew().await {
+            Err(error) if error.kind() == ErrorKind::Closed => return Err(error.into()),
+            // Nothing that the caller asked for was sent: also when the fate of the renewal is not known.
+            Err(error) => return Err(unavailable().caused_by(error).into()),
+            Ok(()) => {}
+        }
+        if self.confirmed(id)? { Ok(()) } else { Err(unavailable().into()) }
+    }
+
+    /// Returns the signal that the host has lost the name `id`.
+    pub(crate) fn lost(&self, id: u64) -> Shutdown {
+        let state = self.state.lock();
+        if state.id == id {
+            return state.lost.clone();
+        }
+        let lost = Shutdown::new();
+        lost.cancel();
+        lost
+    }
+
+    /// Returns those of `found` that are dead, whatever they left behind included. Being dead lasts.
+    pub async fn dead(&self, mut found: BTreeSet<u64>) -> Result<BTreeSet<u64>, atomix_kv::Error> {
+        {
+            let state = self.state.lock();
+            // One that was seen may have died since; then its death will be found, and this asked again.
+            found.retain(|id| *id != state.id && !state.seen.contains_key(id));
+        }
+        match self.others {
+            Others::None => return Ok(BTreeSet::new()),
+            Others::Before => return Ok(found),
+            Others::Beside if found.is_empty() => return Ok(found),
+            Others::Beside => {}
+        }
+        let mut dead = BTreeSet::new();
+        let found: Vec<u64> = found.into_iter().collect();
+        for chunk in found.chunks(PAGE) {
+            let reads = chunk.iter().map(|id| Read::Get { key: key(*id) }).collect();
+            let snapshot = self.store()?.read(&self.keyspace, reads, Level::Latest).await?;
+            let absent = chunk.iter().zip(&snapshot.reads).filter(|(_, found)| found.entry().is_none());
+            dead.extend(absent.map(|(id, _)| *id));
+        }
+        Ok(dead)
+    }
+
+    /// Renews the record and watches the others, until the store is gone or the host has left. Never ends before that.
+    pub async fn keep(&self) {
+        if !self.shared() {
+            return;
+        }
+        let mut renewal = self.env.now();
+        loop {
+            if self.env.now() >= renewal {
+                let _turn = self.turn.lock().await;
+                renewal = self.env.now() + self.timeout / 4;
+                match self.renew().await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::Closed => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "this host cannot renew its record");
+                        renewal = self.env.now() + self.timeout / 16;
+                    }
+                }
+            }
+            for (id, revision) in self.overdue() {
+                if let Err(error) = self.certify(id, revision).await {
+                    tracing::warn!(%error, "a host that seems dead cannot be told from a living one");
+                    break;
+                }
+            }
+            let now = self.env.now();
+            let due = self.state.lock().seen.values().map(Seen::due).filter(|due| *due > now).min();
+            self.env.clock().sleep_until(due.map_or(renewal, |due| due.min(renewal))).await;
+        }
+    }
+
+    /// Waits until a host was found dead since the last call. Cancel safe.
+    pub async fn death(&self) {
+        self.deaths.notified().await;
+    }
+
+    /// Deletes the record of this host, which is a death certificate like any other: to be called when its sessions have
+    /// given everything back. Later calls are refused.
+    pub async fn leave(&self) {
+        let (id, joined) = {
+            let mut state = self.state.lock();
+            (state.id, !std::mem::replace(&mut state.left, true) && state.renewed.is_some())
+        };
+        if joined {
+            // One that cannot be deleted is taken for dead after its time-out.
+            let _turn = self.turn.lock().await;
+            let txn = Txn::new().write(Write::Delete { key: key(id) });
+            if let Err(error) = self.commit(txn).await {
+                tracing::warn!(%error, "this host cannot delete its record");
+            }
+        }
+    }
+
+    /// Returns the hosts that work on the store; none if it is not shared.
+    pub fn list(&self) -> Vec<HostDetails> {
+        let (now, state) = (self.env.now(), self.state.lock());
+        let own = state.renewed.map(|renewed| HostDetails {
+            id: state.id,
+            own: true,
+            age: now.since(renewed),
+            timeout: self.timeout,
+        });
+        let seen = state.seen.iter().map(|(id, seen)| HostDetails {
+            id: *id,
+            own: false,
+            age: now.since(seen.since),
+            timeout: seen.timeout,
+        });
+        own.into_iter().chain(seen).collect()
+    }
+
+    /// Tells whether the host has the name `id` and no doubt about it.
+    fn confirmed(&self, id: u64) -> Result<bool, Error> {
+        let state = self.state.lock();
+        if state.id != id {
+            return Err(Error::host_lost());
+        }
+        if state.left {
+            return Err(Error::from(atomix_kv::Error::closed()));
+        }
+        let fresh = |renewed| self.env.now().since(renewed) < self.timeout;
+        Ok(!self.shared() || state.renewed.is_some_and(fresh))
+    }
+
+    /// Writes the record, or finds out that it is gone, and looks at those of the others. The caller has the turn.
+    async fn renew(&self) -> Result<(), atomix_kv::Error> {
+        let begun = self.env.now();
+        let (id, joined) = {
+            let state = self.state.lock();
+            if state.left {
+                return Err(atomix_kv::Error::closed());
+            }
+            (state.id, state.renewed.is_some())
+        };
+        let mut record = BytesMut::with_capacity(16);
+        record.put_u64(millis(self.timeout));
+        record.put_u64(millis(self.env.wall().since_unix()));
+        let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.freeze() }).read(scan(None));
+        if joined {
+            // Nobody else writes the record: if it is there, it was there all the time.
+            txn = txn.guard(Guard::Present { key: key(id) });
+        }
+        let outcome = self.commit(txn).await?;
+        if outcome.applied {
+            self.state.lock().renewed = Some(begun);
+        } else {
+            self.lose();
+        }
+        let found = &outcome.reads[0];
+        let (mut entries, mut more) = (found.entries().to_vec(), found.more());
+        while more {
+            let rest = vec![scan(entries.last())];
+            let snapshot = self.store()?.read(&self.keyspace, rest, Level::Latest).await?;
+            entries.extend_from_slice(snapshot.reads[0].entries());
+            more = snapshot.reads[0].more();
+        }
+        self.look(&entries);
+        Ok(())
+    }
+
+    /// Begins again under a new name.
+    fn lose(&self) {
+        let old = {
+            let mut state = self.state.lock();
+            let fresh = (self.env.random(), Shutdown::new());
+            let (id, lost) =
+                (std::mem::replace(&mut state.id, fresh.0), std::mem::replace(&mut state.lost, fresh.1));
+            state.renewed = None;
+            lost.cancel();
+            id
+        };
+        tracing::warn!(
+            host = format!("{old:016x}"),
+            "this host was silent for so long that others took it for dead: its sessions lost their locks"
+        );
+        self.deaths.notify_one();
+    }
+
+    /// Compares the records with what was seen before.
+    fn look(&self, entries: &[Entry]) {
+        let now = self.env.now();
+        let mut state = self.state.lock();
+        // Who did not look cannot say that nothing changed.
+        let blind = now.since(state.looked) > self.timeout / 2;
+        state.looked = now;
+        let before = std::mem::take(&mut state.seen);
+        for entry in entries {
+            let Some((id, timeout)) = decode(entry) else { continue };
+            let known = before.get(&id).filter(|seen| !blind && seen.revision == entry.modified);
+            let since = known.map_or(now, |seen| seen.since);
+            if id != state.id {
+                state.seen.insert(id, Seen { revision: entry.modified, since, timeout });
+            }
+        }
+        if before.keys().any(|id| !state.seen.contains_key(id)) {
+            self.deaths.notify_one();
+        }
+    }
+
+    fn overdue(&self) -> Vec<(u64, Revision)> {
+        let now = self.env.now();
+        let state = self.state.lock();
+        if now.since(state.looked) > self.timeout / 2 {
+            return Vec::new();
+        }
+        let overdue = state.seen.iter().filter(|(_, seen)| seen.due() <= now);
+        overdue.map(|(id, seen)| (*id, seen.revision)).collect()
+    }
+
+    /// Deletes the record of a host that did not renew it since `revision`.
+    async fn certify(&self, id: u64, revision: Revision) -> Result<(), atomix_kv::Error> {
+        let key = key(id);
+        let txn = Txn::new()
+            .guard(Guard::ModifiedAt { key: key.clone(), revision })
+            .write(Write::Delete { key: key.clone() })
+            .read(Read::Get { key });
+        let outcome = self.commit(txn).await?;
+        let now = self.env.now();
+        let mut state = self.state.lock();
+        if let Some(entry) = outcome.reads[0].entry() {
+            if let Some(seen) = state.seen.get_mut(&id) {
+                (seen.revision, seen.since) = (entry.modified, now);
+            }
+            return Ok(());
+        }
+        state.seen.remove(&id);
+        drop(state);
+        tracing::warn!(host = format!("{id:016x}"), "a host is dead: what it owned is given back");
+        self.deaths.notify_one();
+        Ok(())
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
+        let store = self.store()?;
+        match self.env.timeout(self.timeout, store.commit(&self.keyspace, txn)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(unavailable()),
+        }
+    }
+
+    fn store(&self) -> Result<Arc<dyn Store>, atomix_kv::Error> {
+        self.store.upgrade().ok_or_else(atomix_kv::Error::closed)
+    }
+}
+
+impl fmt::Debug for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hosts")
+            .field("id", &format_args!("{:016x}", self.id()))
+            .field("others", &self.others)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// When the host is dead if nothing changes.
+    fn due(&self) -> Instant {
+        self.since + self.timeout + self.timeout / 10
+    }
+}
+
+fn key(id: u64) -> Bytes {
+    keys::key(keys::HOST, &id.to_be_bytes())
+}
+
+fn scan(after: Option<&Entry>) -> Read {
+    let mut range = keys::all(keys::HOST);
+    if let Some(entry) = after {
+        range = range.after(&entry.key);
+    }
+    Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: false }
+}
+
+/// Reads a record. One that cannot be read is left alone, as if it lived for ever.
+fn decode(entry: &Entry) -> Option<(u64, Duration)> {
+    let id = keys::rest(keys::HOST, &entry.key)?.as_ref().try_into().ok()?;
+    let timeout = entry.value.first_chunk()?;
+    Some((u64::from_be_bytes(id), Duration::from_millis(u64::from_be_bytes(*timeout))))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unavailable() -> atomix_kv::Error {
+    atomix_kv::Error::unavailable("the store does not answer: it is not known whether this host still lives")
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a runtime does because its stores outlive it and others work on them: it gives back what dead hosts left, and
+//! knows the primitives that were created before it was started.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use atomix_config::StoreId;
+use atomix_primitives::{Error, Kind, Known};
+use futures::StreamExt;
+use futures::stream;
+
+use crate::open::Origin;
+use crate::{Open, Runtime, Session, Slot, repeatable};
+
+/// How many primitives are looked through at a time when a host has died.
+const BURIALS: usize = 32;
+/// The pause before a burial is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Gives back what dead hosts left in the primitives of a store, each time that one is found dead, until the store is
+/// disconnected or the runtime is gone.
+pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>) {
+    let Some(hosts) = slot.hosts_known().await else { return };
+    let mut own = hosts.id();
+    let mut again = false;
+    loop {
+        // Once more after a while, for what a dead host had sent and the store had not applied yet.
+        let later = async {
+            if again { slot.env().sleep(hosts.timeout()).await } else { std::future::pending().await }
+        };
+        tokio::select! {
+            () = slot.closed().cancelled() => return,
+            () = hosts.death() => again = true,
+            () = later => again = false,
+        }
+        let Some(runtime) = runtime.upgrade() else { return };
+        let anew = own != hosts.id();
+        own = hosts.id();
+        tokio::select! {
+            () = slot.closed().cancelled() => return,
+            () = runtime.bury(slot.id(), anew) => {}
+        }
+    }
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Finds a primitive for a call of `session`: one that was created in this runtime, or that a store remembers from
+    /// before. Asks stores only for what is not known.
+    ///
+    /// Cancel safe. [`atomix_primitives::Reason::StoreUnavailable`] if a store that might know the primitive cannot be asked.
+    pub async fn find_for(
+        &self,
+        session: &Arc<Session>,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<Arc<Open>>, Error> {
+        let open = match self.find(kind, name) {
+            Some(open) => open,
+            None => match self.recall(kind, name).await? {
+                Some(open) => open,
+                None => return Ok(None),
+            },
+        };
+        if open.origin() == Origin::Recalled {
+            // The session may be one of those that created it, of which nothing is known any more.
+            session.attach(&open);
+        }
+        Ok(Some(open))
+    }
+
+    /// Opens a primitive that was created before this runtime was started, in the store to which the routes lead.
+    async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Arc<Open>>, Error> {
+        let Some(routes) = self.routes() else { return Ok(None) };
+        if self.check_name(name).is_err() {
+            return Ok(None);
+        }
+        let mut trouble = None;
+        for slot in self.registry.slots() {
+            let tags = match known(&slot) {
+                Some(known) => known.recall(kind, name).await,
+                None => continue,
+            };
+            match tags {
+                Ok(Some(tags)) => {
+                    let placement = routes.place(kind, name, &tags).ok();
+                    let Some(placement) = placement.filter(|placement| placement.store_id == *slot.id())
+                    else {
+                        continue;
+                    };
+                    let open = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
+                    self.remember(&open).await?;
+                    return Ok(Some(open));
+                }
+                Ok(None) => {}
+                Err(error) => trouble = Some(error),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    /// Lets the store remember a primitive that is open, if it outlives this process.
+    pub(crate) async fn remember(&self, open: &Open) -> Result<(), Error> {
+        if open.is_remembered() {
+            return Ok(());
+        }
+        if let Some(known) = self.store(open.store_id()).as_ref().and_then(known) {
+            known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable)?;
+        }
+        open.set_remembered(true);
+        Ok(())
+    }
+
+    /// Lets the store forget a primitive whose last user has closed it.
+    pub(crate) async fn forget_remembered(&self, open: &Open) {
+        if let Some(known) = self.store(open.store_id()).as_ref().and_then(known)
+            && let Err(error) = known.forget(open.kind(), open.name()).await
+        {
+            tracing::warn!(%error, "a closed primitive cannot be forgotten: it will be known after a restart");
+        }
+        if let Some(again) = self.find(open.kind(), open.name()) {
+            // Created again meanwhile, and perhaps remembered before it was forgotten.
+            again.set_remembered(false);
+            if let Err(error) = self.remember(&again).await {
+                tracing::warn!(%error, "a primitive cannot be remembered: its next creation tries again");
+            }
+        }
+    }
+
+    /// Lets all stores forget a primitive that is closed without having been used since this runtime was started.
+    pub(crate) async fn forget_recalled(&self, kind: Kind, name: &str) {
+        if self.check_name(name).is_err() {
+            return;
+        }
+        for known in self.registry.slots().iter().filter_map(known) {
+            let forgotten = match known.recall(kind, name).await {
+                Ok(Some(_)) => known.forget(kind, name).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = forgotten {
+                tracing::warn!(%error, "a closed primitive cannot be forgotten: it may still be known");
+            }
+        }
+    }
+
+    /// Gives back what dead hosts left in the open primitives of a store. `anew` if this host itself lost its name there:
+    /// then the store has to remember the primitives under the new one.
+    async fn bury(&self, store: &StoreId, anew: bool) {
+        let opens = self.primitives(None, usize::MAX, |open| {
+            open.store_id() == store && (anew || open.primitive().owns())
+        });
+        let bury = async |open: Arc<Open>| {
+            if anew {
+                open.set_remembered(false);
+            }
+            let attempt = async || {
+                open.primitive().bury().await?;
+                let known = self.find(open.kind(), open.name());
+                if known.is_some_and(|known| Arc::ptr_eq(&known, &open)) {
+                    self.remember(&open).await
+                } else {
+                    Ok(())
+                }
+            };
+            while let Err(error) = attempt().await {
+                tracing::warn!(%error, "what a dead host owned cannot be given back, trying again");
+                self.env().sleep(RETRY).await;
+            }
+        };
+        stream::iter(opens).for_each_concurrent(BURIALS, bury).await;
+    }
+}
+
+/// Returns the memory of a store that outlives this process.
+fn known(slot: &Arc<Slot>) -> Option<Known> {
+    let hosts = slot.hosts().ok().filter(|hosts| hosts.outlives())?;
+    Some(Known::new(Arc::clone(slot) as _, Arc::clone(hosts)))
+}

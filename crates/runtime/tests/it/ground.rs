@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all tests stand on: one memory store for several runtimes, each with a time of its own, which can be cut off,
+//! stopped and killed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use atomix_config::{DriverId, Identity, LaterRoute, Object, Rule, StoreId};
+use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
+use atomix_env::{Env, ManualClock};
+use atomix_kv::{
+    Consistency, Context, Driver, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read,
+    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+};
+use atomix_primitives::{Caller, HostDetails, Kind, Reason};
+use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+/// How long a host may be silent.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A backend and what it promises.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    backend: Arc<MemoryStore>,
+    profile: Profile,
+}
+
+/// A runtime, its way to the backend, and its time.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) clock: Arc<ManualClock>,
+    way: Arc<Way>,
+}
+
+/// A client of a node.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) session: Arc<Session>,
+    pub(crate) runtime: Arc<Runtime>,
+}
+
+/// A primitive as a client has it.
+#[derive(Debug)]
+pub(crate) struct Has<P> {
+    pub(crate) open: Arc<Open>,
+    session: Arc<Session>,
+    of: std::marker::PhantomData<fn() -> P>,
+}
+
+/// A store that leads to the backend unless it is cut.
+#[derive(Debug)]
+struct Way {
+    world: World,
+    cut: watch::Sender<bool>,
+    closed: AtomicBool,
+}
+
+/// Makes nothing: hands the one store out.
+#[derive(Debug)]
+struct HandOut(Arc<Way>);
+
+// === impl World ===
+
+impl World {
+    /// A backend that keeps its content for the next runtime, one at a time.
+    pub(crate) fn alone() -> Self {
+        Self::new(Durability::Disk, false)
+    }
+
+    /// A backend for several runtimes at a time.
+    pub(crate) fn shared() -> Self {
+        Self::new(Durability::Quorum, true)
+    }
+
+    pub(crate) fn new(durability: Durability, shared: bool) -> Self {
+        let limits = Limits::default();
+        let profile = Profile { consistency: Consistency::Linearizable, durability, shared, limits };
+        Self { backend: Arc::new(MemoryStore::new(MemorySettings::default())), profile }
+    }
+
+    /// Starts a runtime with one store, `s`, to which everything is routed.
+    pub(crate) async fn start(&self) -> Node {
+        let node = self.start_bare();
+        node.connect("s").await;
+        node.route(&[("s", &[])]);
+        settle().await;
+        node
+    }
+
+    /// Starts a runtime without stores and routes.
+    pub(crate) fn start_bare(&self) -> Node {
+        let (cut, closed) = (watch::Sender::new(false), AtomicBool::new(false));
+        let way = Arc::new(Way { world: self.clone(), cut, closed });
+        let clock = ManualClock::new();
+        // Chance must differ from runtime to runtime, time must not.
+        let env = Env::simulated(Arc::clone(&clock), Env::real().random());
+        let runtime = Runtime::new(Settings {
+            env,
+            drivers: vec![Arc::new(HandOut(Arc::clone(&way)))],
+            identity: Identity::Connection,
+            limits: atomix_primitives::Limits::default(),
+            name_bytes_max: 1024,
+            primitives_max: 1000,
+            close_grace: Duration::from_secs(1),
+            session_timeout: TIMEOUT,
+        });
+        Node { runtime, clock, way }
+    }
+
+    /// Commits to a keyspace, past all runtimes.
+    pub(crate) async fn write(&self, keyspace: &str, txn: Txn) {
+        self.backend.commit(&Keyspace::new(keyspace.to_owned()), txn).await.unwrap();
+    }
+
+    /// Counts the entries of a keyspace.
+    pub(crate) async fn count(&self, keyspace: &str) -> u64 {
+        let count = Read::Count { range: atomix_kv::Range::prefix("") };
+        let keyspace = Keyspace::new(keyspace.to_owned());
+        self.backend.read(&keyspace, vec![count], Level::Latest).await.unwrap().reads[0].count()
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Connects the backend under a name.
+    pub(crate) async fn connect(&self, name: &str) {
+        let driver = DriverId { name: "test".to_owned(), version: "v1".to_owned() };
+        self.runtime.connect(store(name), driver, Object::new()).await.unwrap();
+    }
+
+    /// Sets routes: stores, each with the tags that lead there.
+    pub(crate) fn route(&self, routes: &[(&str, &[&str])]) {
+        let route = |(name, tags): &(&str, &[&str])| LaterRoute {
+            store: store(name),
+            rules: vec![Rule {
+                primitive_type: None,
+                names: Vec::new(),
+                tags: tags.iter().map(ToString::to_string).collect(),
+                config: Object::new(),
+            }],
+        };
+        self.runtime.program(Routes::Later(routes.iter().map(route).collect())).unwrap();
+    }
+
+    /// Returns the hosts of the store.
+    pub(crate) fn hosts(&self) -> Vec<HostDetails> {
+        self.runtime.stores().remove(0).hosts
+    }
+
+    /// Connects a client.
+    pub(crate) fn client(&self) -> Client {
+        let session = self.runtime.open_session("test".to_owned(), Box::new(|| {}));
+        Client { session, runtime: Arc::clone(&self.runtime) }
+    }
+
+    /// Ends everything at once, as `kill -9` does. Nothing of it reaches the backend.
+    pub(crate) fn kill(self) {
+        self.cut();
+    }
+
+    /// Cuts the way to the backend: the network, or this runtime, stands still.
+    pub(crate) fn cut(&self) {
+        self.way.cut.send_replace(true);
+    }
+
+    /// Mends the way to the backend.
+    pub(crate) fn mend(&self) {
+        self.way.cut.send_replace(false);
+    }
+}
+
+/// Lets time go by for some nodes, in steps that are short against all time-outs.
+pub(crate) async fn pass(nodes: &[&Node], time: Duration) {
+    let mut left = time;
+    while !left.is_zero() {
+        let step = left.min(TIMEOUT / 20);
+        for node in nodes {
+            node.clock.advance(step);
+        }
+        left = left.saturating_sub(step);
+        settle().await;
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Creates a primitive and returns it.
+    pub(crate) async fn create<P: Of>(&self, name: &str) -> Has<P> {
+        self.runtime.create(&self.session, P::KIND, name, &[]).await.unwrap();
+        self.call(name).await.unwrap()
+    }
+
+    /// Finds a primitive as a call does.
+    pub(crate) async fn call<P: Of>(&self, name: &str) -> Option<Has<P>> {
+        let open = self.runtime.find_for(&self.session, P::KIND, name).await.unwrap()?;
+        Some(Has { open, session: Arc::clone(&self.session), of: std::marker::PhantomData })
+    }
+
+    /// Closes a primitive.
+    pub(crate) async fn close(&self, kind: Kind, name: &str) {
+        self.runtime.close(&self.session, kind, name).await;
+    }
+
+    /// Ends the connection.
+    pub(crate) fn end(self) {
+        self.runtime.close_session(&self.session);
+    }
+}
+
+// === impl Has ===
+
+impl<P: Of> Has<P> {
+    /// Returns who calls.
+    pub(crate) fn caller(&self) -> Caller {
+        self.session.caller(&self.open)
+    }
+}
+
+impl<P> Clone for Has<P> {
+    fn clone(&self) -> Self {
+        Self { open: Arc::clone(&self.open), session: Arc::clone(&self.session), of: self.of }
+    }
+}
+
+impl<P: Of> std::ops::Deref for Has<P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
+        P::of(self.open.primitive()).unwrap()
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    fn check(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::closed());
+        }
+        if *self.cut.borrow() {
+            return Err(Error::unavailable("cut by the test"));
+        }
+        Ok(())
+    }
+}
+
+impl Store for Way {
+    fn profile(&self) -> &Profile {
+        &self.world.profile
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            self.world.backend.read(keyspace, reads, level).await
+        })
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            self.world.backend.commit(keyspace, txn).await
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let items = self.world.backend.watch(keyspace, from).await?;
+            let cut = self.cut.subscribe();
+            // What happens meanwhile is brought when the way is mended.
+            let passed = items.then(move |item| {
+                let mut cut = cut.clone();
+                async move {
+                    cut.wait_for(|cut| !cut).await.map(drop).ok();
+                    item
+                }
+            });
+            Ok(passed.boxed())
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        Box::pin(std::future::ready(Way::check(self).map(|()| Health::default())))
+    }
+
+    fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {
+        self.closed.store(true, Ordering::SeqCst);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Driver for HandOut {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn version(&self) -> &'static str {
+        "v1"
+    }
+
+    fn description(&self) -> &'static str {
+        "hands out a store of the test"
+    }
+
+    fn validate(&self, _config: &StoreConfig) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn connect(
+        &self,
+        _config: StoreConfig,
+        _context: Context,
+    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        self.0.closed.store(false, Ordering::SeqCst);
+        Box::pin(std::future::ready(Ok(Arc::clone(&self.0) as _)))
+    }
+}
+
+fn store(name: &str) -> StoreId {
+    StoreId { namespace: String::new(), name: name.to_owned() }
+}
+
+/// Returns the reason of an error that must have come.
+#[track_caller]
+pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, atomix_primitives::Error>) -> Reason {
+    result.expect_err("an error was expected").reason()
+}
+
+/// Waits for what must come.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it must not take that long")
+}
+
+/// Lets all tasks run until they wait.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runtimes on stores that outlive them.
+
+#![allow(clippy::disallowed_methods, reason = "limits of patience are in real time")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is test code, which clippy cannot tell outside of test functions"
+)]
+
+mod ground;
+mod hosts;
+mod restart;
+mod shared;

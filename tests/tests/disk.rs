@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The disk store of the real program, on disks that lose power, fill up, fail and are damaged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "processes and disks are awaited in real time, and what was judged or skipped is told"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use atomix_client::{Client, Kind};
+use atomix_proto::counter;
+use atomix_proto::runtime::PrimitiveId;
+use atomix_tests::books::{Books, End};
+use atomix_tests::disks::{Ram, Shim, mount_missing};
+use atomix_tests::load::Dice;
+use atomix_tests::rounds::{Durability, kills, power_cuts, serve};
+use atomix_tests::{Server, program};
+use counter::counter_client::CounterClient;
+
+const SEED: u64 = 20_261_124;
+/// What the machine may add to a time that is promised.
+const SLACK: Duration = Duration::from_secs(1);
+
+fn assert_right(books: &Books) {
+    println!("{books}");
+    assert!(books.tally.acknowledged > 0, "{books}");
+    assert_eq!(books.tally.wrong, Vec::<String>::new());
+}
+
+/// Tells whether tests with mounted disks can run, and why not.
+fn mounts() -> bool {
+    let missing = mount_missing();
+    if let Some(missing) = &missing {
+        println!("skipped, disks cannot be mounted here: {missing}");
+    }
+    missing.is_none()
+}
+
+/// Makes a client that tries everything once.
+async fn once(server: &Server) -> Client {
+    let client = Client::builder()
+        .endpoint(format!("http://{}", server.listen()))
+        .control(format!("http://{}", server.control()))
+        .retry_budget(Duration::ZERO);
+    client.connect().await.unwrap()
+}
+
+fn offline(arguments: &[&str], path: &Path) -> Output {
+    Command::new(program()).args(arguments).arg(path).output().unwrap()
+}
+
+fn verify(path: &Path) -> Output {
+    offline(&["store", "verify"], path)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Repeats something until it works, and returns how long that took.
+async fn until_it_works<F: Future<Output = atomix_client::Result<()>>>(attempt: impl Fn() -> F) -> Duration {
+    let began = Instant::now();
+    while let Err(error) = attempt().await {
+        assert!(began.elapsed() < Duration::from_secs(20), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_has_kept_every_answer() {
+    for (durability, rounds) in [(Durability::Sync, 6), (Durability::Interval, 3)] {
+        let folder = tempfile::tempdir().unwrap();
+        assert_right(&kills(&folder.path().join("store"), rounds, SEED, durability).await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_nothing_that_was_answered_or_shown() {
+    if mounts() {
+        let shim = Shim::build().unwrap();
+        assert_right(&power_cuts(3, SEED, Durability::Sync, &shim).await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_fails_is_told_and_works_again_without_a_restart() {
+    let (folder, shim) = (tempfile::tempdir().unwrap(), Shim::build().unwrap());
+    let dir = folder.path().join("store");
+    let mut command = serve(&dir, Durability::Sync);
+    shim.preload(&mut command);
+    let mut server = Server::start_command(command);
+    let mut books = Books::open(&server).await.unwrap();
+    let client = once(&server).await;
+    let note = client.value("note").text().open().await.unwrap();
+    note.set(&"before".to_owned()).await.unwrap();
+
+    shim.fail_once();
+    note.set(&"once".to_owned()).await.unwrap();
+    assert!(!shim.is_set(), "no sync has failed");
+
+    let load = books.load(&server, &mut Dice::new(SEED)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    shim.fail();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let refused = note.set(&"refused".to_owned()).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.reason()),
+        (Kind::Unavailable, Some("STORE_UNAVAILABLE")),
+        "{refused}"
+    );
+    assert!(refused.message().contains("the disk does not work"), "{refused}");
+    assert_eq!(note.get().await.unwrap().unwrap().value, "once", "reads go on");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    shim.work();
+    let healed = until_it_works(|| async { note.set(&"after".to_owned()).await.map(drop) }).await;
+    assert!(healed < SLACK + Duration::from_secs(1), "{healed:?}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    server.kill();
+    let end = End { dead: Instant::now(), synced: None };
+    let diary = load.stop().await;
+    let server = Server::start_command(serve(&dir, Durability::Sync));
+    books.judge(&server, end, diary).await.unwrap();
+    assert_right(&books);
+    let note = once(&server).await.value("note").text().open().await.unwrap();
+    assert_eq!(note.get().await.unwrap().unwrap().value, "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_what_grows_and_goes_on_when_there_is_room() {
+    if !mounts() {
+        return;
+    }
+    let ram = Ram::mount(16).unwrap();
+    let (dir, filler) = (ram.path().join("store"), ram.path().join("filler"));
+    let mut command = serve(&dir, Durability::Sync);
+    let routes =
+        "routes=[{\"store\":{\"name\":\"ram\"},\"tags\":[\"fast\"]},{\"store\":{\"name\":\"disk\"}}]";
+    command.args(["--set", routes]);
+    let mut server = Server::start_command(command);
+    let mut books = Books::open(&server).await.unwrap();
+    let client = once(&server).await;
+    let map = client.map("large").text().open().await.unwrap();
+    let other = client.counter("other").tag("fast").open().await.unwrap();
+    other.increment(1).await.unwrap();
+    let large = "x".repeat(64 << 10);
+    map.put("kept", &large).await.unwrap();
+
+    let load = books.load(&server, &mut Dice::new(SEED)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    fill(&filler);
+    let mut written = 0;
+    let refused = loop {
+        match map.put(format!("key-{written}"), &large).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 1000, "the disk does not fill up");
+    };
+    assert_eq!((refused.kind(), refused.reason()), (Kind::Unavailable, Some("STORE_FULL")), "{refused}");
+    assert!(refused.message().contains("disk is full: make room"), "{refused}");
+    assert_eq!(map.get("kept").await.unwrap().unwrap().value, large, "reads go on");
+    other.increment(1).await.unwrap();
+    map.remove("kept").await.unwrap().expect("deletes go on");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    fs::remove_file(&filler).unwrap();
+    let healed = until_it_works(|| async { map.put("after", &large).await.map(drop) }).await;
+    assert!(healed < SLACK + Duration::from_secs(1), "{healed:?}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    server.kill();
+    let end = End { dead: Instant::now(), synced: None };
+    let diary = load.stop().await;
+    assert!(diary.errors.keys().any(|error| error.contains("STORE_FULL")), "{:?}", diary.errors);
+    let server = Server::start_command(serve(&dir, Durability::Sync));
+    books.judge(&server, end, diary).await.unwrap();
+    assert_right(&books);
+    let map = once(&server).await.map("large").text().open().await.unwrap();
+    for key in (0..written).map(|at| format!("key-{at}")).chain(["after".to_owned()]) {
+        assert_eq!(map.get(key.as_str()).await.unwrap().unwrap().value, large, "{key}");
+    }
+    assert_eq!(map.get("kept").await.unwrap(), None);
+    assert_eq!(map.get(format!("key-{written}")).await.unwrap(), None, "it was refused");
+}
+
+/// Writes a file until there is no room for one more block.
+fn fill(path: &Path) {
+    use std::io::Write;
+    let mut file = fs::File::create(path).unwrap();
+    while file.write(&[1; 4096]).is_ok() {}
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_says_so_and_opens_the_store_when_there_is_room() {
+    if !mounts() {
+        return;
+    }
+    let ram = Ram::mount(8).unwrap();
+    let (dir, filler) = (ram.path().join("store"), ram.path().join("filler"));
+    let mut server = Server::start_command(serve(&dir, Durability::Sync));
+    server.client().await.counter("hits").open().await.unwrap().increment(7).await.unwrap();
+    server.kill();
+    fill(&filler);
+    let server = Server::start_command(serve(&dir, Durability::Sync));
+    let client = once(&server).await;
+    let refused = client.counter("hits").open().await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
+    let told = said(&server.run(&["store", "list"]));
+    assert!(told.contains("make room"), "{told}");
+    fs::remove_file(&filler).unwrap();
+    let waited = until_it_works(|| async { client.counter("hits").open().await.map(drop) }).await;
+    assert!(waited < SLACK + Duration::from_secs(6), "{waited:?}");
+    assert_eq!(client.counter("hits").open().await.unwrap().get().await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn two_processes_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Server::start_command(serve(folder.path(), Durability::Sync));
+    let hits = first.client().await.counter("hits").open().await.unwrap();
+    hits.increment(7).await.unwrap();
+    let second = Server::start_command(serve(folder.path(), Durability::Sync));
+    let told = said(&second.run(&["store", "list"]));
+    assert!(told.contains("in use by another process") && told.contains(&first.id().to_string()), "{told}");
+    let client = once(&second).await;
+    let refused = client.counter("hits").open().await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
+    let unverified = verify(folder.path());
+    assert!(!unverified.status.success() && said(&unverified).contains("in use"), "{unverified:?}");
+    hits.increment(1).await.unwrap();
+    first.kill();
+    let waited = until_it_works(|| async { client.counter("hits").open().await.map(drop) }).await;
+    assert!(waited < SLACK + Duration::from_secs(6), "{waited:?}");
+    let hits = client.counter("hits").open().await.unwrap();
+    assert_eq!(hits.get().await.unwrap(), 8);
+}
+
+/// A store with a snapshot, an old log and a new one, and what its map must hold.
+async fn written(folder: &Path, gently: bool) -> Vec<(String, String)> {
+    let mut dice = Dice::new(SEED);
+    let mut expected = Vec::new();
+    for round in 0..2 {
+        let mut server = Server::start_command(serve(folder, Durability::Sync));
+        let map = server.client().await.map("m").text().open().await.unwrap();
+        for at in 0..60 {
+            let (key, len) = (format!("key-{round}-{at}"), 1 + dice.index(40_000));
+            let value = format!("{key} {}", "v".repeat(len));
+            map.put(key.as_str(), &value).await.unwrap();
+            expected.push((key, value));
+        }
+        if gently {
+            let id = rustix::process::Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+            assert_eq!(server.wait(Duration::from_secs(12)), Some(0));
+        } else {
+            server.kill();
+        }
+    }
+    expected
+}
+
+/// The files that count: not the lock, nor what was never completed.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .filter(|(path, _)| path.extension().is_none() && !path.ends_with("lock"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Starts a server on a folder and looks whether it shows all of this, and nothing else.
+async fn serves(folder: &Path, expected: &[(String, String)]) {
+    let server = Server::start_command(serve(folder, Durability::Sync));
+    let map = server.client().await.map("m").text().open().await.unwrap();
+    let mut found: Vec<_> = map.entries().await.unwrap().collect().await.unwrap();
+    found.sort_by(|one, other| one.key.cmp(&other.key));
+    let found: Vec<_> = found.into_iter().map(|entry| (entry.key, entry.value.value)).collect();
+    let mut expected = expected.to_vec();
+    expected.sort();
+    assert!(found == expected, "{} of {} entries", found.len(), expected.len());
+}
+
+#[tokio::test]
+async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
+    for gently in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("store");
+        let expected = written(&dir, gently).await;
+        let mut whole = files(&dir);
+        let snapshot =
+            whole.iter().map(|(path, _)| name(path)).filter(|name| name.starts_with("snapshot-")).max();
+        let newest = snapshot.expect("logs are replaced").split_off("snapshot-".len());
+        // A kill may have come before what the snapshot replaces was removed.
+        whole.retain(|(path, _)| name(path).split('-').next_back() >= Some(newest.as_str()));
+        serves(&dir, &expected).await;
+        let (mut dice, mut found) = (Dice::new(SEED), 0);
+        for case in 0..24 {
+            let dir = folder.path().join(format!("damaged-{case}"));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("lock"), "").unwrap();
+            let (damaged, cut) = (case % whole.len(), dice.roll(3) == 0);
+            let file = name(&whole[damaged].0);
+            for (at, (path, bytes)) in whole.iter().enumerate() {
+                let mut bytes = bytes.clone();
+                let content = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+                if at == damaged && cut {
+                    bytes.truncate(dice.index(content));
+                } else if at == damaged {
+                    bytes[dice.index(content)] ^= 1 << dice.roll(8);
+                }
+                fs::write(dir.join(path.file_name().unwrap()), bytes).unwrap();
+            }
+            let verified = verify(&dir);
+            if verified.status.success() {
+                // Of what fills a frame up nobody reads anything.
+                assert!(!cut, "{file} was cut and nobody noticed");
+                serves(&dir, &expected).await;
+                continue;
+            }
+            found += 1;
+            let told = said(&verified);
+            assert!(
+                told.contains("damaged") && told.contains("restore a backup") && told.contains(&file),
+                "{told}"
+            );
+            if case < 6 {
+                let before = files(&dir);
+                let server = Server::start_command(serve(&dir, Durability::Sync));
+                let told = said(&server.run(&["store", "list"]));
+                assert!(told.contains("damaged") && told.contains(&file), "{told}");
+                let refused = once(&server).await.map("m").open().await.unwrap_err();
+                assert!(matches!(refused.kind(), Kind::Unavailable | Kind::DataLoss), "{refused:?}");
+                drop(server);
+                assert!(files(&dir) == before, "a damaged store is left as it is");
+            }
+        }
+        assert!(found > 15, "{found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_under_load_holds_what_was_answered_before_and_no_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("backup"), folder.path().join("copy"));
+    let server = Server::start_command(serve(&folder.path().join("store"), Durability::Sync));
+    let mut books = Books::open(&server).await.unwrap();
+    let load = books.load(&server, &mut Dice::new(SEED)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = Instant::now();
+    let backup =
+        tokio::process::Command::from(server.command(&["store", "backup", "disk", file.to_str().unwrap()]));
+    let output = { backup }.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let diary = load.stop().await;
+    drop(server);
+    let whole = verify(&file);
+    assert!(whole.status.success(), "{whole:?}");
+    let restored = offline(&["store", "restore", file.to_str().unwrap()], &copy);
+    assert!(restored.status.success(), "{restored:?}");
+    let again = offline(&["store", "restore", file.to_str().unwrap()], &copy);
+    assert!(!again.status.success() && said(&again).contains("must be empty"), "{again:?}");
+    assert!(said(&verify(&copy)).contains("whole"));
+    let server = Server::start_command(serve(&copy, Durability::Sync));
+    books.judge(&server, End { dead: Instant::now(), synced: Some(began) }, diary).await.unwrap();
+    assert_right(&books);
+    assert!(books.tally.late > 0, "the load went on after the backup");
+}
+
+#[tokio::test]
+async fn after_a_restart_times_and_numbers_go_on_and_the_dead_hold_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start_command(serve(folder.path(), Durability::Sync));
+    let client = server.client().await;
+    let map = client.map("m").text().open().await.unwrap();
+    let written = map.put("k", &"one".to_owned()).await.unwrap();
+    let since = Instant::now();
+    map.put("short", &"x".to_owned()).ttl(Duration::from_millis(300)).await.unwrap();
+    map.put("long", &"x".to_owned()).ttl(Duration::from_secs(3)).await.unwrap();
+    client.counter("hits").open().await.unwrap().increment(5).await.unwrap();
+    let door = client.lock("door").open().await.unwrap();
+    let token = door.acquire().await.unwrap();
+    let term = client.election("boss").open().await.unwrap().enter("a").await.unwrap();
+    assert_eq!(term.leader.as_deref(), Some("a"));
+    server.kill();
+    let token = token.token();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let server = Server::start_command(serve(folder.path(), Durability::Sync));
+    // What was created before is known, without another Create.
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.listen())).unwrap();
+    let mut raw = CounterClient::new(channel.connect().await.unwrap());
+    let id = Some(PrimitiveId { name: "hits".to_owned() });
+    assert_eq!(raw.get(counter::GetRequest { id }).await.unwrap().into_inner().value, 5);
+    let client = server.client().await;
+    let map = client.map("m").text().open().await.unwrap();
+    assert_eq!(map.get("short").await.unwrap(), None, "it was overdue");
+    assert!(map.get("long").await.unwrap().is_some());
+    assert_eq!(map.get("k").await.unwrap().unwrap().version, written.version);
+    let again = map.put("k", &"two".to_owned()).await.unwrap();
+    assert!(again.version > written.version && again.previous.unwrap().version == written.version);
+    let door = client.lock("door").open().await.unwrap();
+    let guard = door.try_acquire().await.unwrap().expect("the dead hold nothing");
+    assert!(guard.token() > token);
+    let now = client.election("boss").open().await.unwrap().enter("b").await.unwrap();
+    assert!(now.leader.as_deref() == Some("b") && now.number > term.number, "{now:?}");
+    while map.get("long").await.unwrap().is_some() {
+        assert!(since.elapsed() < Duration::from_secs(3) + SLACK, "the time began anew");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
+}
