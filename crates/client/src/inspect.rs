@@ -2,7 +2,7 @@
 //! The state of a server: drivers, stores, routes, primitives, sessions, locks.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use atomix_proto::inspect as wire;
 use bytes::Bytes;
@@ -69,6 +69,24 @@ pub struct Store {
     pub generation: u64,
     /// What it promises, known once it was reached.
     pub profile: Option<Profile>,
+    /// The processes that work on it; none if it is not shared.
+    pub hosts: Vec<Host>,
+}
+
+/// A process as a shared store sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Host {
+    /// Drawn by chance.
+    pub id: String,
+    /// Whether it is the process that was asked.
+    pub own: bool,
+    /// How long ago that process saw it renew its record.
+    #[serde(serialize_with = "seconds")]
+    pub age: Duration,
+    /// How long it may be silent before the others take it for dead.
+    #[serde(serialize_with = "seconds")]
+    pub timeout: Duration,
 }
 
 /// How a store is.
@@ -459,7 +477,17 @@ impl From<wire::Store> for Store {
             primitives: wire.primitives,
             generation: wire.generation,
             profile: wire.profile.map(Profile::from),
+            hosts: wire.hosts.into_iter().map(Host::from).collect(),
         }
+    }
+}
+
+impl From<wire::Host> for Host {
+    fn from(wire: wire::Host) -> Self {
+        let duration = |wire: Option<prost_types::Duration>| {
+            wire.and_then(|wire| Duration::try_from(wire).ok()).unwrap_or_default()
+        };
+        Self { id: wire.id, own: wire.own, age: duration(wire.age), timeout: duration(wire.timeout) }
     }
 }
 
@@ -545,6 +573,10 @@ impl From<wire::Candidate> for Candidate {
 /// Writes a time as seconds since 1970, which every JSON reader can compare.
 fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().serialize(serializer)
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    time.as_secs_f64().serialize(serializer)
 }
 
 #[allow(clippy::ref_option, reason = "serde calls it so")]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use atomix_kv::Profile;
-use atomix_primitives::{Error, Holding, Kind, Owner, Reason, election};
+use atomix_primitives::{Error, Holding, HostDetails, Kind, Owner, Reason, election};
 use atomix_proto::{inspect, runtime};
 use atomix_runtime::{Open, Primitive, Routes, Session, StoreState};
 use futures::StreamExt;
@@ -62,6 +62,7 @@ impl inspect::inspector_server::Inspector for Services {
             primitives: store.primitives as u64,
             generation: store.generation,
             profile: store.profile.as_ref().map(profile_message),
+            hosts: store.hosts.iter().map(host_message).collect(),
         });
         Ok(Response::new(inspect::ListStoresResponse { stores: stores.collect() }))
     }
@@ -244,8 +245,7 @@ impl inspect::inspector_server::Inspector for Services {
 
 impl Services {
     fn session_name(&self, owner: Owner) -> String {
-        // A session of another runtime is shown as the store knows it.
-        self.runtime.session_of(owner).map_or_else(|| owner.to_string(), |session| session.name())
+        self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
     }
 
     fn election(&self, name: &str, state: election::State) -> inspect::Election {
@@ -276,6 +276,15 @@ async fn session_message(session: &Session) -> inspect::Session {
         primitives: session.primitives() as u64,
         holdings: holdings.take(SHOWN_MAX).collect(),
         calls_in_flight: session.calls() as u64,
+    }
+}
+
+fn host_message(host: &HostDetails) -> inspect::Host {
+    inspect::Host {
+        id: format!("{:016x}", host.id),
+        own: host.own,
+        age: host.age.try_into().ok(),
+        timeout: host.timeout.try_into().ok(),
     }
 }
 

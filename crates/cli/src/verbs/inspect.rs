@@ -6,9 +6,10 @@ use std::time::SystemTime;
 
 use atomix_client::StoreId;
 use atomix_client::inspect::{
-    Candidate, Driver, ElectionState, Holder, LockState, Locks, Primitive, Session, Waiter,
+    Candidate, Driver, ElectionState, Holder, Host, LockState, Locks, Primitive, Session, Waiter,
 };
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::Context;
@@ -22,6 +23,14 @@ pub struct Inspect {
     verb: Option<Verb>,
 }
 
+/// A host of a store.
+#[derive(Debug, Serialize)]
+struct HostRow<'a> {
+    store: &'a StoreId,
+    #[serde(flatten)]
+    host: &'a Host,
+}
+
 /// What to look at.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -29,6 +38,8 @@ pub(crate) enum Verb {
     Drivers,
     /// The connected stores
     Stores,
+    /// The processes that work on shared stores, and when each was last heard of
+    Hosts,
     /// The open primitives
     Primitives {
         /// Only of this type, such as Map
@@ -64,6 +75,7 @@ impl Verb {
         match self {
             Self::Drivers => drivers(context).await,
             Self::Stores => super::store::list(context).await,
+            Self::Hosts => hosts(context).await,
             Self::Primitives { kind, store } => primitives(context, kind, store).await,
             Self::Sessions => sessions(context).await,
             Self::Locks { kind, name } => {
@@ -116,6 +128,25 @@ async fn drivers(context: &Context) -> Result<ExitCode, Failure> {
             driver.profile.durability.clone(),
             facts.join(" "),
             driver.description.clone(),
+        ]
+    })?;
+    Ok(DONE)
+}
+
+async fn hosts(context: &Context) -> Result<ExitCode, Failure> {
+    let stores = context.control()?.inspect().stores().await.map_err(Failure::control)?;
+    let hosts: Vec<_> = stores
+        .iter()
+        .flat_map(|store| store.hosts.iter().map(|host| HostRow { store: &store.store, host }))
+        .collect();
+    let header = ["STORE", "HOST", "HEARD", "TIMEOUT", ""];
+    context.printer.table("no store is shared", &header, &hosts, |row: &HostRow<'_>| {
+        vec![
+            row.store.to_string(),
+            row.host.id.clone(),
+            format!("{:.1}s ago", row.host.age.as_secs_f64()),
+            format!("{}s", row.host.timeout.as_secs_f64()),
+            if row.host.own { "this process".to_owned() } else { String::new() },
         ]
     })?;
     Ok(DONE)

@@ -8,7 +8,8 @@ use atomix_kv::{Txn, Write};
 use atomix_primitives::{Counter, Kind, Reason};
 use bytes::Bytes;
 
-use crate::ground::{Faulty, Ground, reason, store};
+use crate::ground::{Faulty, Ground, reason};
+use crate::stores::store;
 
 fn open() -> Counter {
     Counter::open(Ground::real().backing(Kind::Counter))

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::ground::{Faulty, Ground, caller, eventually, next, reason, settle, silent, store, take};
+use crate::ground::{Faulty, Ground, caller, eventually, next, reason, settle, silent, take};
+use crate::stores::{needs, store};
 
 async fn on(ground: &Ground) -> Map {
     Map::open(ground.backing(Kind::Map)).await.unwrap()
@@ -292,6 +293,7 @@ async fn an_entry_expires_after_the_store_has_come_back() {
 
 #[tokio::test]
 async fn a_removal_whose_answer_is_late_forgets_no_later_time_to_live() {
+    needs!(Immediate);
     let clock = ManualClock::new();
     let faulty = Faulty::new(store());
     let ground = Ground::on(Arc::clone(&faulty) as _, Env::simulated(Arc::clone(&clock), 1));
@@ -318,6 +320,7 @@ async fn a_removal_whose_answer_is_late_forgets_no_later_time_to_live() {
 
 #[tokio::test]
 async fn a_time_to_live_whose_answer_is_late_expires_nothing_that_came_after() {
+    needs!(Immediate);
     let clock = ManualClock::new();
     let faulty = Faulty::new(store());
     let ground = Ground::on(Arc::clone(&faulty) as _, Env::simulated(Arc::clone(&clock), 1));

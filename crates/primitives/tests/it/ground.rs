@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atomix_driver_memory::{MemoryStore, Settings};
 use atomix_env::{Env, ManualClock, Shutdown};
 use atomix_kv::{
     ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
@@ -15,6 +14,8 @@ use atomix_primitives::{Backing, Caller, Error, Events, Hosts, Kind, Limits, Own
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
+
+use crate::stores::{immediate, store};
 
 /// A store and the world around it. Every backing of one kind is the same primitive.
 #[derive(Debug, Clone)]
@@ -41,16 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const HOST: u64 = 7;
 /// How long a host may be silent.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Returns the store under test, empty. The whole suite runs on another one when this is changed.
-pub(crate) fn store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Settings::default()))
-}
-
-/// Returns a store that keeps `commits` commits for those who follow.
-pub(crate) fn forgetful_store(commits: usize) -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Settings { history_commits_max: commits, ..Settings::default() }))
-}
 
 /// Returns a caller of a session of its own.
 pub(crate) fn caller(session: u64) -> Caller {
@@ -111,10 +102,14 @@ pub(crate) async fn eventually(mut question: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// Lets all tasks run until they wait.
+/// Lets all tasks run until they wait, for something else than the store.
 pub(crate) async fn settle() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
+    }
+    if !immediate() {
+        // Some round trips, by a guess that is generous for what is on the same machine.
+        tokio::time::sleep(Duration::from_millis(60)).await;
     }
 }
 

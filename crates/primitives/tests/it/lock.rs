@@ -6,6 +6,7 @@ use std::time::Duration;
 use atomix_primitives::{Caller, Kind, Lock, Reason};
 
 use crate::ground::{Ground, caller, eventually, reason, settle, soon};
+use crate::stores::needs;
 
 async fn open() -> Arc<Lock> {
     on(&Ground::real()).await
@@ -245,6 +246,7 @@ async fn a_lock_is_one_for_all_runtimes_of_a_store() {
 
 #[tokio::test]
 async fn a_waiting_call_ends_when_its_store_is_disconnected() {
+    needs!(Immediate);
     let ground = Ground::real();
     let lock = Lock::open(ground.backing(Kind::Lock)).await.unwrap();
     lock.lock(&caller(1), None).await.unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The behaviour of the primitives, one module per primitive, on one store (see `ground::store`).
+//! The behaviour of the primitives, one module per primitive, on the store that `stores` chooses.
 
 #![allow(clippy::disallowed_methods, reason = "limits of patience are in real time, as are some facts")]
 #![allow(
@@ -13,6 +13,7 @@
 )]
 
 mod ground;
+mod stores;
 
 mod counter;
 mod countermap;

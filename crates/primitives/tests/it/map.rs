@@ -11,7 +11,8 @@ use atomix_primitives::{ErrorKind, Kind, Limits, Map, Reason};
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::ground::{Ground, all, caller, eventually, forgetful_store, next, reason, silent, soon, take};
+use crate::ground::{Ground, all, caller, eventually, next, reason, silent, soon, take};
+use crate::stores::{forgetful_store, needs};
 
 async fn open() -> Map {
     on(&Ground::real()).await
@@ -499,6 +500,7 @@ async fn a_lock_of_a_key_hinders_no_write_and_survives_clear() {
 
 #[tokio::test]
 async fn locked_keys_are_listed_with_their_queues() {
+    needs!(Immediate);
     let map = open().await;
     let (one, two) = (caller(1), caller(2));
     let [a, b] = ["a", "b"].map(|key| vec![key.to_owned()]);
@@ -631,6 +633,7 @@ async fn streams_end_without_an_error_when_the_store_is_closed() {
 
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_told_so() {
+    needs!(History);
     let map = on(&Ground::on(forgetful_store(4), Env::real())).await;
     let mut events = map.events(&caller(1), None).await.unwrap();
     let mut entries = map.entries(&caller(1), true).await.unwrap();
@@ -649,6 +652,7 @@ async fn a_reader_that_is_too_slow_is_told_so() {
 async fn a_mirror_of_a_watching_listing_equals_the_map() {
     const KEYS: u64 = 3000;
     const ROUNDS: u64 = 3;
+    needs!(History);
     for round in 0..ROUNDS {
         let map = Arc::new(on(&Ground::on(forgetful_store(1 << 20), Env::real())).await);
         for number in 0..KEYS {

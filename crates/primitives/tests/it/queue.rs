@@ -10,9 +10,12 @@ use atomix_kv::{Level, Order, Range, Read, Txn, Write};
 use atomix_primitives::{Kind, Limits, Lock, Map, Reason};
 use parking_lot::Mutex;
 
-use crate::ground::{Faulty, Ground, caller, eventually, forgetful_store, reason, settle, soon, store};
+use crate::ground::{Faulty, Ground, caller, eventually, reason, settle, soon};
+use crate::stores::{forgetful_store, needs, store};
 
 async fn on(ground: &Ground) -> Arc<Lock> {
+    // As the runtime does; the faults of these tests are for what follows.
+    ground.hosts.join().await.unwrap();
     Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
@@ -125,6 +128,7 @@ async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
 
 #[tokio::test]
 async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_the_next_is_served() {
+    needs!(Immediate);
     let lock = on(&Ground::real()).await;
     lock.lock(&caller(1), None).await.unwrap();
     let mut dropped = Box::pin(async { lock.lock(&caller(2), None).await });
@@ -141,6 +145,7 @@ async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_the_next_is_served(
 
 #[tokio::test]
 async fn a_grant_that_nobody_takes_any_more_is_given_back() {
+    needs!(Immediate);
     let lock = on(&Ground::real()).await;
     lock.lock(&caller(1), None).await.unwrap();
     let two = caller(2);
@@ -156,6 +161,7 @@ async fn a_grant_that_nobody_takes_any_more_is_given_back() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_before_the_store_has_answered_leaves_no_stamp() {
+    needs!(Immediate);
     let (faulty, ground) = faulty();
     let lock = on(&ground).await;
     faulty.hold();
@@ -180,6 +186,7 @@ async fn a_stamp_whose_answer_was_lost_is_removed() {
 
 #[tokio::test]
 async fn a_session_that_ends_while_the_store_answers_gets_nothing() {
+    needs!(Immediate);
     let (faulty, ground) = faulty();
     let lock = on(&ground).await;
     faulty.hold();
@@ -219,6 +226,7 @@ async fn a_refused_call_says_so_and_leaves_nothing() {
 
 #[tokio::test]
 async fn waiters_are_served_also_when_the_history_is_short() {
+    needs!(History);
     let ground = Ground::on(forgetful_store(1), Env::real());
     let map = Arc::new(Map::open(ground.backing(Kind::Map)).await.unwrap());
     let key = ["a".to_owned()];
@@ -245,6 +253,7 @@ async fn waiters_are_served_also_when_the_history_is_short() {
 
 #[tokio::test]
 async fn too_many_waiting_calls_are_refused() {
+    needs!(Immediate);
     let ground = Ground::real().limited(Limits { waiters_max: 2, ..Limits::default() });
     let lock = on(&ground).await;
     lock.lock(&caller(0), None).await.unwrap();
@@ -353,6 +362,7 @@ async fn a_call_that_waits_for_several_keys_gets_them_when_the_last_is_free() {
 
 #[tokio::test]
 async fn a_stamp_that_was_taken_away_ends_the_call() {
+    needs!(Immediate);
     let ground = Ground::real();
     let (here, there) = (on(&ground).await, on(&ground).await);
     let _held = here.lock(&caller(1), None).await.unwrap();
@@ -367,6 +377,8 @@ async fn a_stamp_that_was_taken_away_ends_the_call() {
 
 #[tokio::test]
 async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
+    needs!(History);
+    needs!(Immediate);
     let ground = Ground::on(forgetful_store(1), Env::real());
     let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
@@ -387,6 +399,7 @@ async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
 
 #[tokio::test]
 async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted() {
+    needs!(Immediate);
     let lock = on(&Ground::real()).await;
     let one = caller(1);
     lock.lock(&one, None).await.unwrap();

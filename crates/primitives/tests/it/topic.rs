@@ -9,7 +9,8 @@ use atomix_primitives::{Kind, Limits, Reason, Topic};
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::ground::{Ground, all, caller, forgetful_store, next, reason, silent, soon, take};
+use crate::ground::{Ground, all, caller, next, reason, silent, soon, take};
+use crate::stores::{forgetful_store, needs};
 
 fn open() -> Topic {
     Topic::open(Ground::real().backing(Kind::Topic))
@@ -29,6 +30,7 @@ async fn a_subscriber_sees_what_is_published_after_it_came() {
 
 #[tokio::test]
 async fn offsets_begin_at_one_and_have_no_gaps() {
+    needs!(Dense);
     let topic = open();
     let mut messages = topic.subscribe(&caller(1)).await.unwrap();
     for _ in 0..100 {
@@ -40,6 +42,7 @@ async fn offsets_begin_at_one_and_have_no_gaps() {
 
 #[tokio::test]
 async fn a_message_carries_the_time_of_its_publication() {
+    needs!(Dense);
     let (ground, clock) = Ground::manual();
     let topic = Topic::open(ground.backing(Kind::Topic));
     let mut messages = topic.subscribe(&caller(1)).await.unwrap();
@@ -74,6 +77,7 @@ async fn a_payload_beyond_the_limit_is_refused() {
 
 #[tokio::test]
 async fn a_subscription_ends_when_the_caller_closes_and_others_go_on() {
+    needs!(Dense);
     let topic = open();
     let (one, two) = (caller(1), caller(2));
     let ended = topic.subscribe(&one).await.unwrap();
@@ -86,6 +90,7 @@ async fn a_subscription_ends_when_the_caller_closes_and_others_go_on() {
 
 #[tokio::test]
 async fn a_subscriber_that_is_too_slow_is_told_so() {
+    needs!(History);
     let topic = Topic::open(Ground::on(forgetful_store(4), Env::real()).backing(Kind::Topic));
     let mut messages = topic.subscribe(&caller(1)).await.unwrap();
     for _ in 0..10 {
@@ -99,6 +104,7 @@ async fn a_subscriber_that_is_too_slow_is_told_so() {
 async fn all_subscribers_see_one_order_and_publishers_their_own() {
     const PUBLISHERS: usize = 16;
     const EACH: usize = 50;
+    needs!(Dense);
     let topic = Arc::new(open());
     let mut readers = Vec::new();
     for session in 0..4 {
