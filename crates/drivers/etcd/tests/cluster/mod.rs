@@ -11,8 +11,8 @@
 pub(crate) mod ledger;
 pub(crate) mod proxy;
 
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
@@ -69,8 +69,7 @@ impl Subject for Subjects {
         Some(Box::pin(async move {
             let server = Etcd::start(&[]).await;
             let config = json!({"endpoints": [server.endpoint()], "history-commits-max": commits});
-            let store: Arc<dyn Store> =
-                Arc::new(Compacting {
+            let store: Arc<dyn Store> = Arc::new(Compacting {
                 store: connect(config).await?,
                 server,
                 commits: commits as u64,
