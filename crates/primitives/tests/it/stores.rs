@@ -6,6 +6,8 @@
 
 #[path = "../../../drivers/disk/tests/disk/mod.rs"]
 mod disk;
+#[path = "../../../drivers/etcd/tests/cluster/mod.rs"]
+mod etcd;
 #[path = "../../../drivers/memory/tests/memory/mod.rs"]
 mod memory;
 
@@ -29,6 +31,8 @@ pub(crate) enum Need {
     Immediate,
     /// A history whose length the test sets.
     History,
+    /// Values of several megabytes.
+    Large,
 }
 
 /// A store with what must live as long as it.
@@ -85,7 +89,10 @@ pub(crate) fn lacks(need: Need) -> Option<&'static str> {
         Need::History if subject().open_forgetful(1).is_none() => {
             Some("the length of this store's history cannot be set")
         }
-        Need::Dense | Need::Immediate | Need::History => None,
+        Need::Large if profile().limits.value_bytes_max < 16 * 1024 * 1024 => {
+            Some("the store takes no values of several megabytes")
+        }
+        Need::Dense | Need::Immediate | Need::History | Need::Large => None,
     }
 }
 
@@ -104,6 +111,7 @@ fn subject() -> Box<dyn Subject> {
         // `distant` is memory as a remote store shows itself: shared, and every answer takes its time.
         "memory" | "distant" => Box::new(memory::Memory),
         "disk" => Box::new(disk::Disk::default()),
+        "etcd" => Box::new(etcd::Shared),
         other => panic!("no such store to test: ATOMIX_TEST_STORE=`{other}`"),
     }
 }
