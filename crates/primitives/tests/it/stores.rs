@@ -9,16 +9,23 @@ mod disk;
 #[path = "../../../drivers/memory/tests/memory/mod.rs"]
 mod memory;
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
+use atomix_driver_etcd::EtcdDriver;
+use atomix_env::Env;
 use atomix_kv::{
-    Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
-    WatchStream,
+    Context, Driver, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store,
+    Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::Subject;
+use atomix_kv_testkit::servers::etcd::Etcd;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
 
 /// What a test asks for beyond what every store promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub(crate) enum Need {
     Immediate,
     /// A history whose length the test sets.
     History,
+    /// Values as large as all values that a multimap may have under one key.
+    LargeValues,
 }
 
 /// A store with what must live as long as it.
@@ -38,7 +47,14 @@ struct Kept {
     profile: Profile,
     /// Whether requests and answers take their time on the way.
     distant: bool,
-    _subject: Box<dyn Subject>,
+    _subject: Arc<dyn Subject>,
+}
+
+/// Stores on one server, each under a prefix of its own.
+#[derive(Debug, Default)]
+struct OnEtcd {
+    server: OnceCell<Etcd>,
+    stores: AtomicU64,
 }
 
 /// How often other tasks run before a request, or an answer, has come over a distance.
@@ -85,7 +101,10 @@ pub(crate) fn lacks(need: Need) -> Option<&'static str> {
         Need::History if subject().open_forgetful(1).is_none() => {
             Some("the length of this store's history cannot be set")
         }
-        Need::Dense | Need::Immediate | Need::History => None,
+        Need::LargeValues if profile().limits.value_bytes_max < 9 << 20 => {
+            Some("the store itself refuses values of this size before the primitive does")
+        }
+        Need::Dense | Need::Immediate | Need::History | Need::LargeValues => None,
     }
 }
 
@@ -99,11 +118,12 @@ fn name() -> String {
 }
 
 /// The subject of the store under test.
-fn subject() -> Box<dyn Subject> {
+fn subject() -> Arc<dyn Subject> {
     match name().as_str() {
         // `distant` is memory as a remote store shows itself: shared, and every answer takes its time.
-        "memory" | "distant" => Box::new(memory::Memory),
-        "disk" => Box::new(disk::Disk::default()),
+        "memory" | "distant" => Arc::new(memory::Memory),
+        "disk" => Arc::new(disk::Disk::default()),
+        "etcd" => OnEtcd::shared(),
         other => panic!("no such store to test: ATOMIX_TEST_STORE=`{other}`"),
     }
 }
@@ -116,7 +136,7 @@ fn profile() -> &'static Profile {
 /// Connects a store without the runtime of the test, whose only thread may be the one that waits here.
 fn wait_for<F>(open: F) -> Arc<dyn Store>
 where
-    F: FnOnce() -> BoxFuture<'static, (Result<Arc<dyn Store>, Error>, Box<dyn Subject>)>,
+    F: FnOnce() -> BoxFuture<'static, (Result<Arc<dyn Store>, Error>, Arc<dyn Subject>)>,
 {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let (told, opened) = std::sync::mpsc::channel();
@@ -132,6 +152,33 @@ where
         (profile.shared, profile.durability) = (true, Durability::Quorum);
     }
     Arc::new(Kept { store, profile, distant, _subject: subject })
+}
+
+// === impl OnEtcd ===
+
+impl OnEtcd {
+    /// Returns the server of all tests that run now. The last of them stops it.
+    fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<OnEtcd>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::default();
+            *shared = Arc::downgrade(&server);
+            server
+        })
+    }
+}
+
+impl Subject for OnEtcd {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        Box::pin(async move {
+            let endpoint = self.server.get_or_init(|| Etcd::start(&[])).await.endpoint();
+            let number = self.stores.fetch_add(1, Ordering::Relaxed);
+            let config = json!({"endpoints": [endpoint], "prefix": format!("it/{number}/")});
+            let config = config.as_object().cloned().unwrap();
+            EtcdDriver.connect(config, Context { env: Env::real(), store: "it".to_owned() }).await
+        })
+    }
 }
 
 // === impl Kept ===
