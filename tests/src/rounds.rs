@@ -69,7 +69,7 @@ pub async fn kills(dir: &Path, rounds: u64, seed: u64, durability: Durability) -
     Ok(books)
 }
 
-/// Cuts the power at random moments. In some rounds a sync has failed before, in some all are slow.
+/// Cuts the power at random moments. In most rounds syncs have failed before, or are slow.
 pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &Shim) -> Result<Books> {
     let mut dice = Dice::new(seed);
     let mut disk = Disk::mount(96).expect("the caller has looked whether this works");
@@ -86,14 +86,22 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
         let most = if durability == Durability::Sync { 250 } else { 450 };
         let pause = Duration::from_millis(10 + dice.roll(most));
         tokio::time::sleep(pause).await;
+        let mut synced = None;
         match dice.roll(4) {
-            0 | 1 => shim.fail_once(),
+            0 => {}
+            1 => shim.fail_once(),
             2 => shim.delay(1 + dice.roll(40)),
-            _ => {}
+            _ => {
+                // While no sync works nothing gets on the disk, and a moment later the next one is tried.
+                synced = before(INTERVAL + LATE);
+                shim.fail();
+                tokio::time::sleep(pause / 2).await;
+                shim.work();
+            }
         }
         tokio::time::sleep(pause).await;
         let synced =
-            Instant::now().checked_sub(INTERVAL + LATE).filter(|_| durability == Durability::Interval);
+            synced.or_else(|| before(INTERVAL + LATE)).filter(|_| durability == Durability::Interval);
         server.kill();
         let dead = Instant::now();
         load.halt();
@@ -113,6 +121,10 @@ pub async fn power_cuts(rounds: u64, seed: u64, durability: Durability, shim: &S
     }
     server.kill();
     Ok(books)
+}
+
+fn before(time: Duration) -> Option<Instant> {
+    Instant::now().checked_sub(time)
 }
 
 fn kill_at_start(dir: &Path, durability: Durability, after: Duration) {

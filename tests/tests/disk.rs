@@ -307,6 +307,16 @@ async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
         // A kill may have come before what the snapshot replaces was removed.
         whole.retain(|(path, _)| name(path).split('-').next_back() >= Some(newest.as_str()));
         serves(&dir, &expected).await;
+        for (path, bytes) in whole.iter().filter(|_| gently) {
+            fs::remove_file(path).unwrap();
+            let told = said(&verify(&dir));
+            assert!(
+                told.contains("damaged") && told.contains("missing"),
+                "without {}: {told}",
+                path.display()
+            );
+            fs::write(path, bytes).unwrap();
+        }
         let (mut dice, mut found) = (Dice::new(SEED), 0);
         for case in 0..24 {
             let dir = folder.path().join(format!("damaged-{case}"));
@@ -326,8 +336,7 @@ async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
             }
             let verified = verify(&dir);
             if verified.status.success() {
-                // Of what fills a frame up nobody reads anything.
-                assert!(!cut, "{file} was cut and nobody noticed");
+                // What fills a frame up is not read, nor what stands in a log behind the beginning of the next one.
                 serves(&dir, &expected).await;
                 continue;
             }

@@ -13,6 +13,10 @@ pub(crate) fn all() -> Vec<Arc<dyn Driver>> {
         Arc::new(atomix_driver_memory::MemoryDriver),
         #[cfg(feature = "driver-disk")]
         Arc::new(atomix_driver_disk::DiskDriver),
+        #[cfg(feature = "driver-etcd")]
+        Arc::new(atomix_driver_etcd::EtcdDriver),
+        #[cfg(feature = "driver-redis")]
+        Arc::new(atomix_driver_redis::RedisDriver),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! Real servers for tests: on free ports of the loopback, with their data in a folder that goes with them.
 
 pub mod etcd;
+pub mod redis;
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,10 +14,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A server of ours. It is killed when this is dropped.
+/// A server of ours. It is killed when this is dropped, and also when the test is killed.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Kills the server when the test is gone without having done so. The end of its input tells it.
+    guard: Child,
 }
 
 /// How long a server may take until it answers.
@@ -41,7 +44,13 @@ impl Process {
                 format!("{program} cannot be started; is it installed? {error}"),
             )
         })?;
-        Ok(Self { child })
+        let guard = Command::new("sh")
+            .args(["-c", "read -r _; kill -9 \"$0\"", &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, guard })
     }
 
     /// Returns the process id.
@@ -51,9 +60,11 @@ impl Process {
 
     /// Kills the server without a warning and waits until it is gone.
     pub fn kill(&mut self) {
-        // One that has ended by itself is gone as well.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        // The guard first, so that it kills nobody who comes to have the same id. Who has ended by itself is gone as well.
+        for child in [&mut self.guard, &mut self.child] {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 
     /// Stops the server as a debugger would: it answers nothing, and its connections stay.

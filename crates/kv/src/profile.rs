@@ -26,6 +26,9 @@ pub struct Profile {
 pub enum Consistency {
     /// Every read shows every commit that was answered before it began.
     Linearizable,
+    /// As [`Consistency::Linearizable`] until another server of the backend takes over: that may take back commits that
+    /// were answered, and with them locks that were given. Watches of such a keyspace end.
+    UntilFailover,
 }
 
 /// What survives.
@@ -33,6 +36,13 @@ pub enum Consistency {
 pub enum Durability {
     /// Nothing survives the end of the process.
     Process,
+    /// Nothing survives the end of the backend's process. The end of ours takes nothing.
+    Backend,
+    /// The backend writes snapshots now and then, or leaves it to its machine when to write: a crash of it takes what was
+    /// answered since.
+    Snapshots,
+    /// The backend does not tell.
+    Unknown,
     /// What was answered is synced to the disk of this machine: it survives a killed process and a power cut.
     Disk,
     /// What was answered is synced to the disk of this machine within this time: a killed process or a power cut takes
@@ -123,6 +133,7 @@ impl fmt::Display for Consistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Linearizable => "linearizable",
+            Self::UntilFailover => "linearizable until a failover, which may take back what was answered",
         })
     }
 }
@@ -131,6 +142,11 @@ impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process => f.write_str("none: lost when the process ends"),
+            Self::Backend => f.write_str("none: lost when the backend ends"),
+            Self::Snapshots => {
+                f.write_str("snapshots: a crash of the backend takes what was answered since the last one")
+            }
+            Self::Unknown => f.write_str("unknown: the backend does not tell"),
             Self::Disk => f.write_str("disk: what was answered survives a power cut"),
             Self::Interval(time) => {
                 write!(f, "interval: a crash takes at most what was answered in the last {time:?}")

@@ -101,10 +101,12 @@ impl Hosts {
     /// long this host may be silent before the others take it for dead. Writes nothing.
     pub fn new(store: &Arc<dyn Store>, env: Env, id: u64, timeout: Duration) -> Arc<Self> {
         let profile = store.profile();
-        let others = match profile.durability {
-            _ if profile.shared => Others::Beside,
-            Durability::Process => Others::None,
-            Durability::Disk | Durability::Interval(_) | Durability::Quorum => Others::Before,
+        let others = if profile.shared {
+            Others::Beside
+        } else if profile.durability == Durability::Process {
+            Others::None
+        } else {
+            Others::Before
         };
         let state = State {
             id,

@@ -42,7 +42,7 @@ pub(crate) enum Kind {
     Commits = 5,
     /// Outcomes of named requests.
     Named = 6,
-    /// The file is complete.
+    /// The file is complete; of a log: another one goes on.
     End = 7,
 }
 
@@ -172,6 +172,11 @@ impl<'a> Reader<'a> {
     /// Returns where the next frame begins.
     pub(crate) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// Returns what the next frame is salted with, and its number.
+    pub(crate) fn place(&self) -> (u32, u64) {
+        (self.salt, self.number)
     }
 
     /// Reads the next frame. Stays where it is unless it finds one.

@@ -13,6 +13,7 @@ use crate::error::{damaged, unreadable};
 use crate::files::{File, Files};
 use crate::frame::{Found, Frame, Kind, Reader};
 use crate::record::{self, End, Header, Role, Section, StoredCommit, VERSION};
+use crate::segment::Segment;
 use crate::space::Space;
 
 /// A store as its folder tells it.
@@ -26,6 +27,8 @@ pub(crate) struct Recovered {
     /// The first batches of the logs that are still needed, and their bytes.
     pub(crate) logs: Vec<u64>,
     pub(crate) log_bytes: u64,
+    /// The last of them.
+    pub(crate) last: Option<Segment>,
     /// The snapshot that was read.
     pub(crate) snapshot: Option<String>,
     /// Files that are not needed any more, or never were completed.
@@ -76,6 +79,7 @@ pub(crate) fn recover(files: &dyn Files, limits: &Limits, retention: Retention) 
         next: 1,
         logs: Vec::new(),
         log_bytes: 0,
+        last: None,
         snapshot: None,
         obsolete: names.into_iter().filter(|name| name.ends_with(UNFINISHED)).collect(),
     };
@@ -141,6 +145,10 @@ impl Recovered {
                     }
                     batch += 1;
                 }
+                Some(Frame { kind: Kind::End, payload }) if last => {
+                    let missing = log_name(record::one::<End>(&payload)?.next);
+                    return Err(damaged(&missing, 0, "the log is missing"));
+                }
                 Some(_) => return Err(reading.damage("a frame of another kind")),
                 None if last => break,
                 None => return Err(reading.damage("it ends before the next log begins")),
@@ -151,6 +159,9 @@ impl Recovered {
         // hold what was never synced.
         if last {
             file.sync().map_err(|error| unreadable(name, error))?;
+            let ((salt, number), at) = (reading.reader.place(), reading.reader.at());
+            let segment = Segment::of_read(name, Arc::clone(&file), salt, at, number);
+            self.last = Some(segment.map_err(|error| unreadable(name, error))?);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::is_full;
 use crate::files::{File, Files};
 use crate::frame::{self, Kind};
-use crate::record::{self, Header, Role, VERSION};
+use crate::record::{self, End, Header, Role, VERSION};
 use crate::recover::{UNFINISHED, log_name};
 
 /// A log to which batches are appended.
@@ -47,6 +47,29 @@ impl Segment {
         Ok(Self { name, file, salt: header.salt(), at, number: 1, end, unsynced: 0 })
     }
 
+    /// Makes of a log that was read to its end what can be closed. All of it is on the disk.
+    pub(crate) fn of_read(
+        name: &str,
+        file: Arc<dyn File>,
+        salt: u32,
+        at: u64,
+        number: u64,
+    ) -> io::Result<Self> {
+        let end = file.len()?;
+        Ok(Self { name: name.to_owned(), file, salt, at, number, end, unsynced: 0 })
+    }
+
+    /// Notes at the end of the log that another one goes on with batch `next`, so that it is missed when somebody removes
+    /// it. Does nothing if there is no room, and is not synced: a start needs the note only when the other one is gone.
+    pub(crate) fn close(&mut self, next: u64) -> io::Result<()> {
+        let mut payload = Vec::new();
+        record::append(&mut payload, &End { next });
+        if log_name(next) == self.name || self.room() < frame::room(payload.len()) as u64 {
+            return Ok(());
+        }
+        self.put(Kind::End, &payload)
+    }
+
     /// Gives the log its name. From now on it counts, whatever this answers, and the log before ends where it begins. As it
     /// has its header and its room already, a log that is found without them was damaged.
     pub(crate) fn adopt(&self, files: &dyn Files) -> io::Result<()> {
@@ -78,8 +101,12 @@ impl Segment {
 
     /// Writes a batch. There must be room for it.
     pub(crate) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.put(Kind::Batch, payload)
+    }
+
+    fn put(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(frame::room(payload.len()));
-        frame::put(&mut bytes, self.at, Kind::Batch, self.number, self.unsynced, self.salt, payload);
+        frame::put(&mut bytes, self.at, kind, self.number, self.unsynced, self.salt, payload);
         self.file.write_at(&bytes, self.at)?;
         self.at += bytes.len() as u64;
         self.number += 1;

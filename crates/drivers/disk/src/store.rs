@@ -61,7 +61,7 @@ impl DiskStore {
     pub(crate) fn open(files: Arc<dyn Files>, settings: Settings, env: Env) -> Result<Self, Error> {
         let limits = Limits::default();
         let tuning = settings.tuning();
-        let Recovered { content, store, next, logs, log_bytes, snapshot, obsolete } =
+        let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
             recover(files.as_ref(), &limits, tuning.retention)?;
         if let Some(snapshot) = snapshot {
             tracing::info!(dir = %settings.dir, snapshot, logs = logs.len(), "store was read");
@@ -89,7 +89,7 @@ impl DiskStore {
                 format!("a log cannot be begun: make room, or mend the disk: dir=`{}`", settings.dir);
             Error::unavailable(message).caused_by(error)
         };
-        let writer = Writer::new(Arc::clone(&journal), next, sender).map_err(begin)?;
+        let writer = Writer::new(Arc::clone(&journal), next, last, sender).map_err(begin)?;
         env.thread("atomix-disk", move || writer.run()).map_err(begin)?;
         let keeper = Arc::clone(&journal);
         env.thread("atomix-keeper", move || keeper::run(&keeper)).map_err(begin)?;

@@ -51,11 +51,17 @@ const RETRY: Duration = Duration::from_millis(200);
 
 impl Writer {
     /// Makes the writer and the first log of this process. What went wrong here is nothing that a caller has seen.
-    pub(crate) fn new(journal: Arc<Journal>, next: u64, done: oneshot::Sender<()>) -> io::Result<Self> {
+    /// `last` is the log that was read last.
+    pub(crate) fn new(
+        journal: Arc<Journal>,
+        next: u64,
+        last: Option<Segment>,
+        done: oneshot::Sender<()>,
+    ) -> io::Result<Self> {
         let synced = journal.env.now();
         let mut writer = Self {
             journal,
-            segment: None,
+            segment: last,
             unsynced: Vec::new(),
             unsynced_bytes: 0,
             next,
@@ -260,8 +266,12 @@ impl Writer {
         }
         segment.sync()?;
         // Only now: a kill must not find it in the place of those batches without them.
-        self.segment = None;
+        let old = self.segment.take();
         segment.adopt(files.as_ref())?;
+        if let Some(mut old) = old {
+            // Best effort: the note is for a day on which a file is missing.
+            drop(old.close(first));
+        }
         let mut queue = self.journal.queue.lock();
         if queue.logs.back() != Some(&first) {
             queue.logs.push_back(first);

@@ -2,7 +2,11 @@
 //! Measures the store against the bare client, on an etcd of its own and in the same run.
 //!
 //! `cargo run --release -p atomix-driver-etcd --features test-util --example load [SECONDS]`
-#![allow(clippy::print_stdout, reason = "a program for people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program for people that starts callers"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atomix_kv::{Error, Retention, StoreConfig, parse_config};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, Visitor};
+use serde::de::IgnoredAny;
 
 /// The configuration of an etcd store. The names are those of etcd's own client where it has the setting.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -24,16 +24,16 @@ pub struct Settings {
     /// What every key in etcd begins with. Stores with different prefixes share nothing. Default `atomix/`.
     pub prefix: String,
     /// How long an attempt to connect to one member may take. Default 2 s.
-    #[serde(deserialize_with = "span")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub dial_timeout: Duration,
     /// How long a request may take once it is sent. Default 5 s.
-    #[serde(deserialize_with = "span")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub request_timeout: Duration,
     /// How often a quiet connection is probed. etcd ends connections that probe more often than every 5 s. Default 6 s.
-    #[serde(deserialize_with = "span")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub dial_keep_alive_time: Duration,
     /// How long a probe may stay unanswered. Default 3 s.
-    #[serde(deserialize_with = "span")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub dial_keep_alive_timeout: Duration,
     /// Whether a connection is probed also when nothing is asked or watched; etcd must be set up to allow it. Default no.
     pub permit_without_stream: bool,
@@ -50,7 +50,7 @@ pub struct Settings {
     /// Bytes of those commits. Default 4 MiB.
     pub history_bytes_max: usize,
     /// How long a keyspace is still watched when nobody follows it any more. Default 30 s.
-    #[serde(deserialize_with = "span")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub watch_linger: Duration,
     /// Accepted from configurations of the original, without effect: the endpoints are those that are given.
     auto_sync_interval: Ignored,
@@ -212,55 +212,6 @@ pub(crate) fn address(endpoint: &str) -> Result<(String, u16), Error> {
     Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
 }
 
-/// Reads a duration: a whole number of nanoseconds, as etcd's client has it, or text such as `5s` or `1m30s`.
-fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct Span;
-
-    impl Visitor<'_> for Span {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration: text such as \"5s\" or a whole number of nanoseconds")
-        }
-
-        fn visit_u64<E: serde::de::Error>(self, nanos: u64) -> Result<Duration, E> {
-            Ok(Duration::from_nanos(nanos))
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
-        }
-    }
-
-    deserializer.deserialize_any(Span).map_err(D::Error::custom)
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let (mut rest, mut sum) = (text.trim(), Duration::ZERO);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(digits);
-        let number: f64 = number.parse().ok()?;
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = after;
-    }
-    Some(sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,18 +279,6 @@ mod tests {
         .unwrap();
         let shown = format!("{settings:?}");
         assert!(!shown.contains("pass-word") && !shown.contains("BEGIN"), "{shown}");
-    }
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        for (text, nanos) in
-            [("5s", 5_000_000_000), ("1m30s", 90_000_000_000), ("1.5ms", 1_500_000), ("7ns", 7), ("0s", 0)]
-        {
-            assert_eq!(parse(text), Some(Duration::from_nanos(nanos)), "{text}");
-        }
-        for text in ["", "5", "s", "5x", "-1s"] {
-            assert_eq!(parse(text), None, "{text}");
-        }
     }
 
     #[test]

@@ -86,8 +86,8 @@ impl Connection {
             tokio::select! {
                 // Dropping the driver breaks what is under way.
                 () = end.cancelled() => {}
-                driven = driver => {
-                    if let Err(error) = driven {
+                result = driver => {
+                    if let Err(error) = result {
                         tracing::debug!(%error, "a connection to etcd broke");
                     }
                 }

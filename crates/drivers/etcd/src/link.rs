@@ -95,9 +95,8 @@ impl Link {
                 self.renew(&connection, generation).await.map_err(Failure::NotSent)?;
                 continue;
             }
-            match failure {
-                Failure::NotSent(_) if attempts <= self.settings.endpoints.len() => {}
-                failure => return Err(failure),
+            if !matches!(failure, Failure::NotSent(_)) || attempts > self.settings.endpoints.len() {
+                return Err(failure);
             }
         }
     }

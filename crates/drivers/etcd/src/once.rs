@@ -124,12 +124,12 @@ async fn count(core: &Core, space: &Space, range: &Range, at: i64) -> Result<u64
 
 /// Asks about the past.
 async fn history(core: &Core, question: RangeRequest) -> Result<crate::wire::RangeResponse, Error> {
-    core.range(question).await.map_err(|error| match error.kind() {
-        ErrorKind::Compacted { .. } => Error::new(
-            ErrorKind::OutcomeUnknown,
-            "this request was answered before, but etcd has compacted what its answer was",
-        ),
-        _ => error,
+    core.range(question).await.map_err(|error| {
+        if matches!(error.kind(), ErrorKind::Compacted { .. }) {
+            let message = "this request was answered before, but etcd has compacted what its answer was";
+            return Error::new(ErrorKind::OutcomeUnknown, message);
+        }
+        error
     })
 }
 

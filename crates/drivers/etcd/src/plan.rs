@@ -388,7 +388,7 @@ impl Touches {
             match read {
                 Read::Get { key } => touches.reads.push(space.entry_key(key)),
                 Read::Scan { range, .. } | Read::Count { range } => {
-                    touches.ranges.extend(space.entries(range))
+                    touches.ranges.extend(space.entries(range));
                 }
             }
         }
@@ -404,10 +404,12 @@ pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
         Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
     });
     let compared = txn.guards.iter().filter_map(|guard| match guard {
-        Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } if is_large(value) => {
-            Some(key.clone())
+        Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } => {
+            is_large(value).then(|| key.clone())
         }
-        _ => None,
+        Guard::Absent { .. } | Guard::Present { .. } | Guard::CreatedAt { .. } | Guard::ModifiedAt { .. } => {
+            None
+        }
     });
     added.chain(compared).collect()
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use atomix_env::Env;
 use atomix_kv::emulate::Batcher;
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Revision,
-    Snapshot, Store, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Reconfigured,
+    Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -174,6 +174,14 @@ impl Store for EtcdStore {
             let _running = self.running.token();
             self.health().await
         })
+    }
+
+    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+        // Whatever is different is different for the connection.
+        let same = self.check_open().and_then(|()| Settings::read(config)).map(|settings| {
+            if settings == self.core.settings { Reconfigured::InPlace } else { Reconfigured::Connect }
+        });
+        Box::pin(std::future::ready(same))
     }
 
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {

@@ -104,7 +104,7 @@ impl Backlog {
 
 /// Opens a stream of its own that brings the commits of a keyspace after `seen`.
 async fn open(core: &Core, space: &Space, seen: Revision) -> Result<Streaming<WatchResponse>, Error> {
-    reaches_back(core, seen).await?;
+    reaches_back(core, space, seen).await?;
     let connection = core.link.connection().await?;
     let begin = WatchRequest { request: Some(watch_request::Request::Create(create(space, 1, seen))) };
     // The stream must stay open on this side, or etcd ends it.
@@ -138,27 +138,28 @@ async fn open(core: &Core, space: &Space, seen: Revision) -> Result<Streaming<Wa
     }
 }
 
-/// Makes sure that etcd still has everything after `seen`.
-pub(super) async fn reaches_back(core: &Core, seen: Revision) -> Result<(), Error> {
+/// Makes sure that etcd still has everything after `seen`. Any keyspace will do that may be read: what is compacted is
+/// compacted for all.
+pub(super) async fn reaches_back(core: &Core, space: &Space, seen: Revision) -> Result<(), Error> {
     let at @ 1.. = complete(seen) else { return Ok(()) };
-    // Any key will do: whether a revision is still there does not depend on it.
-    let key = core.settings.prefix.clone().into_bytes();
-    let key = if key.is_empty() { vec![0] } else { key };
-    let question =
-        RangeRequest { revision: at, count_only: true, serializable: true, ..plan::get(key.into()) };
+    let question = RangeRequest {
+        revision: at,
+        count_only: true,
+        serializable: true,
+        ..plan::get(space.together_key())
+    };
     match core.range(question).await {
         Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {
-            Err(Error::compacted(compacted(core).await?.max(revision(at + 1))))
+            Err(Error::compacted(compacted(core, space).await?.max(revision(at + 1))))
         }
         answered => answered.map(drop),
     }
 }
 
 /// Learns up to where etcd has compacted: it says so to who asks for its first revision.
-async fn compacted(core: &Core) -> Result<Revision, Error> {
+async fn compacted(core: &Core, space: &Space) -> Result<Revision, Error> {
     let connection = core.link.connection().await?;
-    let nowhere = Space::new(&core.settings.prefix, &atomix_kv::Keyspace::new("check"));
-    let create = create(&nowhere, 1, Revision(0));
+    let create = create(space, 1, Revision(0));
     let begin = WatchRequest { request: Some(watch_request::Request::Create(create)) };
     let (request, _) = core.link.request(stream::iter([begin]).chain(stream::pending()));
     let mut client = WatchClient::with_origin(connection.clone(), connection.origin());

@@ -279,9 +279,9 @@ impl Shared {
 
     /// Ends the watches whose history etcd has not any more.
     async fn drop_compacted(&self, watches: &mut HashMap<i64, Watching>) -> Result<(), Error> {
-        let Some(oldest) = watches.values().map(|watching| watching.seen).min() else { return Ok(()) };
+        let Some(oldest) = watches.values().min_by_key(|watching| watching.seen) else { return Ok(()) };
         // What is compacted at all is compacted for the oldest.
-        let Err(error) = reaches_back(&self.core, oldest).await else { return Ok(()) };
+        let Err(error) = reaches_back(&self.core, &oldest.space, oldest.seen).await else { return Ok(()) };
         let ErrorKind::Compacted { oldest } = error.kind() else { return Err(error) };
         let gone: Vec<i64> =
             watches.iter().filter(|(_, watching)| watching.seen < oldest).map(|(id, _)| *id).collect();

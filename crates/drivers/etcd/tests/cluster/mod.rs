@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! etcd servers for the tests of the driver, and stores on them.
 #![allow(dead_code, reason = "every test uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test may fail, starts tasks, and tells what it has seen"
+)]
 
 pub(crate) mod ledger;
 pub(crate) mod proxy;
@@ -10,9 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Error, Store};
-use atomix_kv_testkit::Subject;
+use std::time::Duration;
+
+use atomix_kv::{
+    Context, Driver, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
+    WatchStream,
+};
 use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::{Configured, Subject};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -29,25 +40,89 @@ impl Subjects {
         self.server.get_or_init(|| Etcd::start(&[])).await
     }
 
-    /// Connects a store of its own on the shared server.
-    pub(crate) async fn connect(&self, more: Value) -> Result<Arc<dyn Store>, Error> {
+    /// The configuration of a store of its own on the shared server.
+    async fn config(&self) -> Value {
         let endpoint = self.server().await.endpoint();
         let number = self.stores.fetch_add(1, Ordering::Relaxed);
-        let mut config = json!({"endpoints": [endpoint], "prefix": format!("test/{number}/")});
-        for (key, value) in more.as_object().into_iter().flatten() {
-            config[key] = value.clone();
-        }
-        connect(config).await
+        json!({"endpoints": [endpoint], "prefix": format!("test/{number}/")})
     }
 }
 
 impl Subject for Subjects {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        Box::pin(self.connect(json!({})))
+        Box::pin(async { connect(self.config().await).await })
+    }
+
+    fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
+        Box::pin(async {
+            let config = self.config().await;
+            let store = connect(config.clone()).await?;
+            Ok((store, config.as_object().cloned().unwrap_or_default()))
+        })
     }
 
     fn is_foreign(&self) -> bool {
         true
+    }
+
+    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
+        Some(Box::pin(async move {
+            let server = Etcd::start(&[]).await;
+            let config = json!({"endpoints": [server.endpoint()], "history-commits-max": commits});
+            let store: Arc<dyn Store> =
+                Arc::new(Compacting { store: connect(config).await?, server, commits: commits as u64 });
+            Ok(store)
+        }))
+    }
+}
+
+/// A store whose etcd is compacted all the time.
+#[derive(Debug)]
+struct Compacting {
+    store: Arc<dyn Store>,
+    server: Etcd,
+    commits: u64,
+}
+
+impl Store for Compacting {
+    fn profile(&self) -> &Profile {
+        self.store.profile()
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        self.store.read(keyspace, reads, level)
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            let outcome = self.store.commit(keyspace, txn).await?;
+            let revision = outcome.revision.0 / 64;
+            if revision.is_multiple_of(50) {
+                self.server.compact(revision - self.commits).await;
+            }
+            Ok(outcome)
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        self.store.watch(keyspace, from)
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        self.store.check()
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        self.store.close(grace)
     }
 }
 

@@ -42,6 +42,8 @@ impl Proxy {
                     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
                         return;
                     };
+                    client.set_nodelay(true).unwrap();
+                    server.set_nodelay(true).unwrap();
                     tokio::select! {
                         () = cut.cancelled() => {}
                         _ = copy_bidirectional(&mut client, &mut server) => {}

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#![allow(clippy::disallowed_methods, reason = "tests start tasks")]
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#![allow(clippy::disallowed_methods, reason = "tests start tasks")]
 
 use futures::FutureExt;
 use futures::future::join_all;

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls through a store against plain commands on the same client, in turns on the same Redis.
+//!
+//! `cargo run --release -p atomix-driver-redis --example compare [ADDRESS]`; without an address on a server of its own.
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that tells figures, not a part of the house"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_driver_redis::RedisDriver;
+use atomix_env::Env;
+use atomix_kv::{Context, Driver, Keyspace, Level, Read, Store, StoreConfig, Txn, Write};
+use atomix_kv_testkit::servers::redis::Redis;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::{BoxFuture, join_all};
+use redis::aio::MultiplexedConnection;
+
+/// How long each pair of figures is measured.
+const ROUND: Duration = Duration::from_secs(1);
+const KEYS: usize = 1000;
+const CALLERS: [usize; 4] = [1, 16, 64, 256];
+
+/// One call of a caller; the number says which one.
+type Call = Arc<dyn Fn(usize) -> BoxFuture<'static, ()> + Send + Sync>;
+
+#[tokio::main]
+async fn main() {
+    let env = Env::real();
+    let server = match std::env::args().nth(1) {
+        Some(_) => None,
+        None => Some(Redis::start(&[]).await),
+    };
+    let address =
+        std::env::args().nth(1).or_else(|| server.as_ref().map(Redis::address)).expect("one of both");
+    let config = StoreConfig::from_iter([("address".to_owned(), address.clone().into())]);
+    let context = Context { env: env.clone(), store: "compare".to_owned() };
+    let store = RedisDriver.connect(config, context).await.expect("redis is there");
+    let client = redis::Client::open(format!("redis://{address}")).expect("an address");
+    let plain = client.get_multiplexed_async_connection().await.expect("redis is there");
+    println!("{:8} {:>8} {:>12} {:>12} {:>7}", "call", "callers", "plain/s", "store/s", "ratio");
+    let value = Bytes::from(vec![b'v'; 100]);
+    for (name, ours, theirs) in [
+        ("put", put(&store, "bench/map", value.clone()), set(&plain, value.clone())),
+        ("get", get(&store), plain_get(&plain)),
+        ("add", add(&store), incr(&plain)),
+        ("stamp", stamp(&store, value.clone()), xadd(&plain, value.clone())),
+    ] {
+        for callers in CALLERS {
+            let (mut store_rate, mut plain_rate) = (0.0, 0.0);
+            for _ in 0..3 {
+                plain_rate += rate(&env, callers, &theirs).await / 3.0;
+                store_rate += rate(&env, callers, &ours).await / 3.0;
+            }
+            let ratio = store_rate / plain_rate;
+            println!("{name:8} {callers:>8} {plain_rate:>12.0} {store_rate:>12.0} {ratio:>7.2}");
+        }
+    }
+    wake(&env, &store).await;
+}
+
+/// Calls per second of so many callers.
+async fn rate(env: &Env, callers: usize, call: &Call) -> f64 {
+    let begin = env.now();
+    let work = (0..callers).map(|caller| {
+        let (env, call) = (env.clone(), Arc::clone(call));
+        tokio::task::spawn(async move {
+            let mut calls = 0usize;
+            while env.now() - begin < ROUND {
+                call(caller * 7919 + calls).await;
+                calls += 1;
+            }
+            calls
+        })
+    });
+    let calls: usize = join_all(work).await.into_iter().map(|calls| calls.expect("no panic")).sum();
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = calls as f64 / (env.now() - begin).as_secs_f64();
+    rate
+}
+
+/// How long it takes from a commit to a watch, one at a time.
+async fn wake(env: &Env, store: &Arc<dyn Store>) {
+    let keyspace = Keyspace::new("bench/wake");
+    let mut watch = store.watch(&keyspace, atomix_kv::WatchFrom::Now).await.expect("it can begin");
+    watch.next().await;
+    let mut times = Vec::new();
+    for _ in 0..2000 {
+        let begin = env.now();
+        let txn = Txn::new().write(Write::Put { key: "k".into(), value: "v".into() });
+        store.commit(&keyspace, txn).await.expect("redis is there");
+        watch.next().await;
+        times.push(env.now() - begin);
+    }
+    times.sort();
+    println!("commit and wake: p50 {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+}
+
+fn key(number: usize) -> Bytes {
+    Bytes::from(format!("k{}", number % KEYS))
+}
+
+fn commit(
+    store: &Arc<dyn Store>,
+    keyspace: &'static str,
+    txn: impl Fn(usize) -> Txn + Send + Sync + 'static,
+) -> Call {
+    let (store, keyspace) = (Arc::clone(store), Keyspace::new(keyspace));
+    Arc::new(move |number| {
+        let (store, keyspace, txn) = (Arc::clone(&store), keyspace.clone(), txn(number));
+        Box::pin(async move { drop(store.commit(&keyspace, txn).await.expect("redis is there")) })
+    })
+}
+
+fn put(store: &Arc<dyn Store>, keyspace: &'static str, value: Bytes) -> Call {
+    commit(store, keyspace, move |number| {
+        Txn::new().write(Write::Put { key: key(number), value: value.clone() })
+    })
+}
+
+fn add(store: &Arc<dyn Store>) -> Call {
+    commit(store, "bench/counter", |_| Txn::new().write(Write::Add { key: "v".into(), delta: 1 }))
+}
+
+fn stamp(store: &Arc<dyn Store>, value: Bytes) -> Call {
+    commit(store, "bench/topic", move |_| {
+        Txn::new().write(Write::Stamp { prefix: "s/".into(), value: value.clone() })
+    })
+}
+
+fn get(store: &Arc<dyn Store>) -> Call {
+    let store = Arc::clone(store);
+    Arc::new(move |number| {
+        let store = Arc::clone(&store);
+        Box::pin(async move {
+            let (keyspace, reads) = (Keyspace::new("bench/map"), vec![Read::Get { key: key(number) }]);
+            let snapshot = store.read(&keyspace, reads, Level::Latest).await.expect("redis is there");
+            assert!(snapshot.reads[0].entry().is_some());
+        })
+    })
+}
+
+fn plain(
+    connection: &MultiplexedConnection,
+    cmd: impl Fn(usize) -> redis::Cmd + Send + Sync + 'static,
+) -> Call {
+    let connection = connection.clone();
+    Arc::new(move |number| {
+        let (mut connection, cmd) = (connection.clone(), cmd(number));
+        Box::pin(async move {
+            drop(cmd.query_async::<redis::Value>(&mut connection).await.expect("redis is there"));
+        })
+    })
+}
+
+fn set(connection: &MultiplexedConnection, value: Bytes) -> Call {
+    plain(connection, move |number| redis::cmd("SET").arg(&key(number)[..]).arg(&value[..]).to_owned())
+}
+
+fn plain_get(connection: &MultiplexedConnection) -> Call {
+    plain(connection, |number| redis::cmd("GET").arg(&key(number)[..]).to_owned())
+}
+
+fn incr(connection: &MultiplexedConnection) -> Call {
+    plain(connection, |_| redis::cmd("INCR").arg("counter").to_owned())
+}
+
+fn xadd(connection: &MultiplexedConnection, value: Bytes) -> Call {
+    plain(connection, move |_| redis::cmd("XADD").arg("stream").arg("*").arg("v").arg(&value[..]).to_owned())
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads what `library.lua` packs: big endian numbers and pieces whose lengths are known.
+
+use atomix_kv::{Entry, Error, ErrorKind, Revision};
+use bytes::{Buf, Bytes};
+
+/// What is left to read.
+#[derive(Debug)]
+pub(crate) struct Cursor(Bytes);
+
+// === impl Cursor ===
+
+impl Cursor {
+    pub(crate) fn new(bytes: impl Into<Bytes>) -> Self {
+        Self(bytes.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Error> {
+        self.0.try_get_u8().map_err(|_| damaged())
+    }
+
+    pub(crate) fn length(&mut self) -> Result<usize, Error> {
+        Ok(self.0.try_get_u32().map_err(|_| damaged())? as usize)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, Error> {
+        self.0.try_get_u64().map_err(|_| damaged())
+    }
+
+    pub(crate) fn piece(&mut self, len: usize) -> Result<Bytes, Error> {
+        if len > self.0.len() {
+            return Err(damaged());
+        }
+        Ok(self.0.split_to(len))
+    }
+}
+
+/// The entry that a record describes; an empty record is none.
+pub(crate) fn entry(key: Bytes, record: Bytes) -> Result<Option<Entry>, Error> {
+    if record.is_empty() {
+        return Ok(None);
+    }
+    let mut cursor = Cursor(record);
+    let (created, modified) = (Revision(cursor.number()?), Revision(cursor.number()?));
+    Ok(Some(Entry { key, value: cursor.0, created, modified }))
+}
+
+pub(crate) fn damaged() -> Error {
+    Error::new(ErrorKind::Corrupt, "what redis answers is not what atomix has written there")
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes connections: TCP or a socket, TLS over it, and the greeting.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_env::{Env, Shutdown, Task};
+use atomix_kv::{Error, ErrorKind};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::Settings;
+use crate::error::{Asked, translate};
+
+/// Makes connections as the settings say.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) env: Env,
+    pub(crate) settings: Arc<Settings>,
+    tls: Option<TlsConnector>,
+}
+
+/// One connection, shared by all who call through it. Closed when dropped.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    connection: MultiplexedConnection,
+    driver: Task,
+    env: Env,
+    patience: Duration,
+    /// Set when the connection has ended or must not be used any more.
+    pub(crate) broken: Shutdown,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The server answered with an error, or the connection ended with one.
+    Said(RedisError),
+    /// The time for an answer is over.
+    Silent,
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Requests that may wait for the connection. Bounds what piles up while the kernel takes no more bytes.
+const PIPELINE: usize = 1024;
+
+// === impl Dialer ===
+
+impl Dialer {
+    pub(crate) fn new(env: Env, settings: Arc<Settings>) -> Result<Self, Error> {
+        let tls = if settings.tls { Some(connector(&settings)?) } else { None };
+        Ok(Self { env, settings, tls })
+    }
+
+    /// Connects to a server that keeps data. `pushes` takes what the server says unasked.
+    pub(crate) async fn server(
+        &self,
+        address: &str,
+        pushes: Option<Arc<dyn AsyncPushSender>>,
+        broken: Shutdown,
+    ) -> Result<Wire, Error> {
+        let settings = &self.settings;
+        let info = RedisConnectionInfo::default().set_db(i64::from(settings.database));
+        let info = credentials(info, settings.username.as_deref(), settings.password.as_ref());
+        self.dial(address, info, pushes, broken).await
+    }
+
+    /// Connects to a sentinel.
+    pub(crate) async fn sentinel(&self, address: &str) -> Result<Wire, Error> {
+        let settings = &self.settings;
+        let info = RedisConnectionInfo::default();
+        let info =
+            credentials(info, settings.sentinel_username.as_deref(), settings.sentinel_password.as_ref());
+        self.dial(address, info, None, Shutdown::new()).await
+    }
+
+    async fn dial(
+        &self,
+        address: &str,
+        info: RedisConnectionInfo,
+        pushes: Option<Arc<dyn AsyncPushSender>>,
+        broken: Shutdown,
+    ) -> Result<Wire, Error> {
+        let info = info.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            // Time is ours: the environment has the clock.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE);
+        if let Some(pushes) = pushes {
+            config = config.set_push_sender(move |push| pushes.send(push));
+        }
+        let connect = async {
+            let stream = self.stream(address).await.map_err(|error| {
+                Error::unavailable(format!("cannot connect to redis: address=`{address}`")).caused_by(error)
+            })?;
+            // Nothing was asked yet, so whatever goes wrong was not applied.
+            MultiplexedConnection::new_with_config(&info, stream, config)
+                .await
+                .map_err(|error| translate(error, Asked::Read))
+        };
+        let timeout = self.settings.connect_timeout;
+        let Ok(connected) = self.env.timeout(timeout, connect).await else {
+            let message = format!("redis does not answer: address=`{address}` waited=`{timeout:?}`");
+            return Err(Error::unavailable(message));
+        };
+        let (connection, driver) = connected?;
+        let ended = broken.clone();
+        let driver = self.env.spawn(async move {
+            driver.await;
+            ended.cancel();
+        });
+        let (env, patience) = (self.env.clone(), self.settings.response_timeout);
+        Ok(Wire { connection, driver, env, patience, broken })
+    }
+
+    async fn stream(&self, address: &str) -> std::io::Result<Box<dyn Io>> {
+        if address.contains('/') {
+            return Ok(Box::new(UnixStream::connect(address).await?));
+        }
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let name = self.settings.tls_server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
+        Ok(Box::new(tls.connect(name, stream).await?))
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn credentials(
+    info: RedisConnectionInfo,
+    username: Option<&str>,
+    password: Option<&crate::Secret>,
+) -> RedisConnectionInfo {
+    let info = match username {
+        Some(username) => info.set_username(username),
+        None => info,
+    };
+    match password {
+        Some(password) => info.set_password(password.reveal()),
+        None => info,
+    }
+}
+
+fn connector(settings: &Settings) -> Result<TlsConnector, Error> {
+    let wrong = |field: &'static str| {
+        move |error: Box<dyn std::error::Error + Send + Sync>| {
+            let message = format!("store configuration is wrong: `{field}` cannot be used");
+            Error::new(ErrorKind::Config, message).caused_by(error)
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    if let Some(file) = &settings.tls_ca_file {
+        let wrong = wrong("tls-ca-file");
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.into()))? {
+            let certificate = certificate.map_err(|error| wrong(error.into()))?;
+            roots.add(certificate).map_err(|error| wrong(error.into()))?;
+        }
+    } else {
+        // What the machine cannot read of its own certificates it does not trust.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong("tls")(error.into()))?
+        .with_root_certificates(roots);
+    let config = match (&settings.tls_cert_file, &settings.tls_key_file) {
+        (Some(chain), Some(key)) => {
+            let chain: Vec<_> = CertificateDer::pem_file_iter(chain)
+                .and_then(Iterator::collect)
+                .map_err(|error| wrong("tls-cert-file")(error.into()))?;
+            let wrong = wrong("tls-key-file");
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(error.into()))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| wrong(error.into()))?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// Asks and waits for the answer. A call that is dropped may have been sent.
+    pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
+        let mut connection = self.connection.clone();
+        let answer = self.in_time(self.patience, connection.send_packed_command(cmd)).await?;
+        answer.extract_error().map_err(Failure::Said)
+    }
+
+    /// Asks several things at once and waits for all answers, for `longer` than for others.
+    pub(crate) async fn call_all(
+        &self,
+        pipeline: &Pipeline,
+        longer: Duration,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut connection = self.connection.clone();
+        let count = pipeline.len();
+        let answers = connection.send_packed_commands(pipeline, 0, count);
+        let answers = self.in_time(self.patience + longer, answers).await?;
+        answers.into_iter().map(|answer| answer.extract_error().map_err(Failure::Said)).collect()
+    }
+
+    async fn in_time<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Failure> {
+        match self.env.timeout(patience, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if error.code().is_none() {
+                    // Not the server: the connection.
+                    self.broken.cancel();
+                }
+                Err(Failure::Said(error))
+            }
+            Err(_) => {
+                // Later answers would come as late. A new connection shows at once whether the server is there.
+                self.broken.cancel();
+                Err(Failure::Silent)
+            }
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.broken.cancel();
+        self.driver.abort();
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub(crate) fn translate(self, asked: Asked) -> Error {
+        match self {
+            Self::Said(error) => translate(error, asked),
+            Self::Silent => crate::error::unanswered(asked),
+        }
+    }
+}

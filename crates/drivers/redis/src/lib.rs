@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#![doc = include_str!("../docs.md")]
+
+mod config;
+mod cursor;
+mod dial;
+mod error;
+mod follow;
+mod frame;
+mod lanes;
+mod library;
+mod link;
+mod names;
+mod nodes;
+mod program;
+mod server;
+mod span;
+mod store;
+
+use std::sync::Arc;
+
+use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
+use futures::future::BoxFuture;
+
+pub use config::{Persistence, Secret, Settings};
+pub use store::RedisStore;
+
+/// Makes stores whose keyspaces are in Redis.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RedisDriver;
+
+// === impl RedisDriver ===
+
+impl Driver for RedisDriver {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn version(&self) -> &'static str {
+        "v1"
+    }
+
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        // The original's drivers: contract/drivers.md section 1.
+        &[("atomix.io/redis", "v8"), ("atomix.io/redis", "v9")]
+    }
+
+    fn description(&self) -> &'static str {
+        "keeps everything in an existing Redis: one server, one with sentinels, or a cluster"
+    }
+
+    fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
+        Settings::read(config).map(drop)
+    }
+
+    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        Box::pin(async move {
+            let store: Arc<dyn Store> =
+                Arc::new(RedisStore::connect(Settings::read(&config)?, context.env).await?);
+            Ok(store)
+        })
+    }
+}

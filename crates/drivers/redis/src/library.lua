@@ -1,0 +1,397 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The keyspaces of Atomix in Redis: a function that commits and one that reads. `names.rs` has the keys of a keyspace,
+-- `program.rs` what is passed and answered, `frame.rs` the stream of changes.
+--
+-- State lives in the locals below only while a function runs: that is faster than making closures for each call. Every call
+-- begins by setting all that it uses.
+
+-- Bound by the first call: they are not there yet when Redis loads the library.
+local call, pack, unpack_at, unpack, byte, sub, format, concat
+-- The names of the records, of their keys in order, and of the stream of changes.
+local V, I, S
+-- What is passed, and where the next operand is.
+local A, operand
+-- Keys and records by number. The first is the empty key: its record is the state of the keyspace. The last ones are of
+-- keys that the program does not name.
+local K, R, k
+-- The numbers of keys by key, made when a key comes up that the program does not name.
+local numbers
+-- The numbers of keys whose records were changed but not yet written, and whether there was a record.
+local touched, was, touches
+-- The state of the keyspace (the revision also as it is written), and whether it was changed but not yet written.
+local rev, now, nonce, mark, bytes, changed
+-- Commits that were made but not yet put into the stream, in parts.
+local commits, c
+-- What is answered.
+local out, o
+
+-- How many arguments a command may have; beyond about 8,000 Lua cannot pass them.
+local PIECE = 4000
+-- Revision zero.
+local NONE = '\0\0\0\0\0\0\0\0'
+
+local function bind()
+  pack, unpack_at, unpack, concat = struct.pack, struct.unpack, _G.unpack, table.concat
+  byte, sub, format, call = string.byte, string.sub, string.format, redis.call
+end
+
+-- Reads the records of the keys that the program names.
+local function fetch(n)
+  if n <= PIECE then
+    K = { unpack(A, 2, n + 1) }
+    R = call('HMGET', V, unpack(A, 2, n + 1))
+    return
+  end
+  K, R = {}, {}
+  for first = 1, n, PIECE do
+    local last = first + PIECE - 1
+    if last > n then last = n end
+    local found = call('HMGET', V, unpack(A, first + 1, last + 1))
+    for j = first, last do
+      K[j] = A[j + 1]
+      R[j] = found[j - first + 1]
+    end
+  end
+end
+
+local function in_pieces(command, key, list, len)
+  for from = 1, len, PIECE do
+    local to = from + PIECE - 1
+    if to > len then to = len end
+    call(command, key, unpack(list, from, to))
+  end
+end
+
+-- Puts what was committed into the stream and tells those who follow.
+local function emit()
+  if c == 0 then return end
+  local frame = nonce .. concat(commits)
+  commits, c = {}, 0
+  bytes = bytes + #frame
+  call('XADD', S, 'MAXLEN', '~', '$HISTORY_COMMITS_MAX', format('%d-0', rev), 'c', frame)
+  call('SPUBLISH', V .. '$CHANNEL', frame)
+  -- By bytes the stream is cut in halves: everything before the mark goes when as much has come after it.
+  if bytes > $HISTORY_BYTES_HALF then
+    call('XTRIM', S, 'MINID', format('%d-0', unpack_at('>I8', mark) + 1))
+    mark = now
+    bytes = 0
+  end
+end
+
+-- Writes records and index.
+local function flush()
+  local set, s = {}, 0
+  if changed then
+    set[1], set[2], s = '', now .. nonce .. mark .. pack('>I8', bytes), 2
+    changed = false
+  end
+  local add, a, gone, g
+  for t = 1, touches do
+    local j = touched[t]
+    local key, record = K[j], R[j]
+    if record then
+      set[s + 1] = key
+      set[s + 2] = record
+      s = s + 2
+      if not was[j] then
+        if not add then add, a = {}, 0 end
+        add[a + 1] = 0
+        add[a + 2] = key
+        a = a + 2
+      end
+    elseif was[j] then
+      if not gone then gone, g = {}, 0 end
+      g = g + 1
+      gone[g] = key
+    end
+    was[j] = nil
+  end
+  touches = 0
+  if add then in_pieces('ZADD', I, add, a) end
+  if gone then
+    in_pieces('ZREM', I, gone, g)
+    in_pieces('HDEL', V, gone, g)
+  end
+  in_pieces('HSET', V, set, s)
+end
+
+local function number_of(key)
+  if not numbers then
+    numbers = {}
+    for j = 1, k do numbers[K[j]] = j end
+  end
+  local j = numbers[key]
+  if not j then
+    k = k + 1
+    j = k
+    K[j] = key
+    R[j] = call('HGET', V, key)
+    numbers[key] = j
+  end
+  return j
+end
+
+-- Notes the new record of a key, false for none. Returns the one before.
+local function write(j, record)
+  local key, previous = K[j], R[j]
+  if was[j] == nil then
+    touches = touches + 1
+    touched[touches] = j
+    was[j] = previous and true or false
+  end
+  R[j] = record
+  previous, record = previous or '', record or ''
+  commits[c + 1] = pack('>I4I4I4', #key, #previous, #record)
+  commits[c + 2] = key
+  commits[c + 3] = previous
+  commits[c + 4] = record
+  c = c + 4
+  return previous
+end
+
+-- Answers with the first records of a range. They are fetched in pieces that double, so that a scan of large values does
+-- not fetch far beyond its bound.
+local function scan(limit, descending, keys_only)
+  local low, high = A[operand], A[operand + 1]
+  operand = operand + 2
+  local head, found, size, more, piece = o + 1, 0, 0, 0, 8
+  o = head
+  repeat
+    local wanted = piece
+    if limit - found + 1 < wanted then wanted = limit - found + 1 end
+    local keys
+    if descending then
+      keys = call('ZREVRANGEBYLEX', I, high, low, 'LIMIT', 0, wanted)
+    else
+      keys = call('ZRANGEBYLEX', I, low, high, 'LIMIT', 0, wanted)
+    end
+    local room = limit - found
+    if #keys < room then room = #keys end
+    local records = room > 0 and call('HMGET', V, unpack(keys, 1, room))
+    for j = 1, #keys do
+      if found == limit or (size >= $SCAN_BYTES_MAX and found > 0) then
+        more = 1
+        break
+      end
+      local key, record = keys[j], records[j]
+      if not record then error('DAMAGED a key without a record') end
+      if keys_only then record = sub(record, 1, 16) end
+      size = size + #key + #record - 16
+      found = found + 1
+      out[o + 1] = key
+      out[o + 2] = record
+      o = o + 2
+    end
+    if #keys > 0 then
+      if descending then high = '(' .. keys[#keys] else low = '(' .. keys[#keys] end
+    end
+    if piece < 512 then piece = piece * 2 end
+  until #keys < wanted or more == 1
+  out[head] = pack('>I4I4', more, found)
+end
+
+local function read(reads, p)
+  local program = A[1]
+  for _ = 1, reads do
+    local code, x, y, z = byte(program, p, p + 3)
+    if code == 103 then -- g: the record of a key
+      o = o + 1
+      out[o] = R[x * 65536 + y * 256 + z] or ''
+      p = p + 4
+    else
+      if touches > 0 then
+        emit()
+        flush()
+      end
+      if code == 107 then -- k: the number of keys in a range
+        o = o + 1
+        out[o] = pack('>I8', call('ZLEXCOUNT', I, A[operand], A[operand + 1]))
+        operand = operand + 2
+        p = p + 1
+      else -- s: the first records of a range; 1 descending, 2 keys only
+        scan(unpack_at('>I4', program, p + 2), x % 2 == 1, x >= 2)
+        p = p + 6
+      end
+    end
+  end
+end
+
+local function holds(guards, p)
+  local program = A[1]
+  for _ = 1, guards do
+    local code, x, y, z = byte(program, p, p + 3)
+    local record = R[x * 65536 + y * 256 + z]
+    local held
+    p = p + 4
+    if code == 97 then -- a: absent
+      held = not record
+    elseif code == 112 then -- p: present
+      held = record
+    elseif code == 99 then -- c: created at
+      held = record and sub(record, 1, 8) == sub(program, p, p + 7)
+      p = p + 8
+    elseif code == 109 then -- m: modified at
+      held = record and sub(record, 9, 16) == sub(program, p, p + 7)
+      p = p + 8
+    elseif code == 118 then -- v: the value is
+      held = record and sub(record, 17) == A[operand]
+      operand = operand + 1
+    else -- n: the value is not
+      held = not record or sub(record, 17) ~= A[operand]
+      operand = operand + 1
+    end
+    if not held then return false end
+  end
+  return true
+end
+
+-- Tells whether all additions are to numbers.
+local function numeric(adds, p)
+  local program = A[1]
+  for _ = 1, adds do
+    local x, y, z = byte(program, p, p + 2)
+    local record = R[x * 65536 + y * 256 + z]
+    if record and #record ~= 24 then return false end
+    p = p + 3
+  end
+  return true
+end
+
+-- Adds in two halves, because numbers here have 53 bits. Wraps around.
+local function sum(previous, program, p)
+  if not previous then return sub(program, p, p + 7) end
+  local high, low = unpack_at('>I4I4', program, p)
+  local old_high, old_low = unpack_at('>I4I4', previous, 17)
+  low = low + old_low
+  high = high + old_high
+  if low >= 4294967296 then
+    low = low - 4294967296
+    high = high + 1
+  end
+  if high >= 4294967296 then high = high - 4294967296 end
+  return pack('>I4I4', high, low)
+end
+
+local function apply(writes, p)
+  local program, next = A[1], pack('>I8', rev + 1)
+  local head = c + 1
+  c = head
+  for _ = 1, writes do
+    local code, x, y, z = byte(program, p, p + 3)
+    local j = x * 65536 + y * 256 + z
+    local previous = R[j]
+    p = p + 4
+    if code == 80 then -- P: put
+      o = o + 1
+      out[o] = write(j, (previous and sub(previous, 1, 8) or next) .. next .. A[operand])
+      operand = operand + 1
+    elseif code == 65 then -- A: add
+      local value = sum(previous, program, p)
+      p = p + 8
+      write(j, (previous and sub(previous, 1, 8) or next) .. next .. value)
+      o = o + 1
+      out[o] = value
+    elseif code == 83 then -- S: stamp
+      j = number_of(A[operand] .. next)
+      previous = R[j]
+      write(j, (previous and sub(previous, 1, 8) or next) .. next .. A[operand + 1])
+      operand = operand + 2
+    elseif code == 68 then -- D: delete
+      o = o + 1
+      out[o] = previous and write(j, false) or ''
+    else -- X: delete a range
+      if touches > 0 then flush() end
+      local gone = call('ZRANGEBYLEX', I, A[operand], A[operand + 1])
+      operand = operand + 2
+      for g = 1, #gone do write(number_of(gone[g]), false) end
+      o = o + 1
+      out[o] = pack('>I8', #gone)
+    end
+  end
+  if c == head then
+    c = head - 1
+    return
+  end
+  commits[head] = next .. pack('>I4', (c - head) / 4)
+  rev, now, changed = rev + 1, next, true
+end
+
+-- One transaction of the program, which begins at `p`. Returns where the next one begins.
+local function step(p, base)
+  local guards, adds, writes, reads, p_writes, p_reads, p_next, operand_reads, operand_next =
+    unpack_at('>I4I4I4I4I4I4I4I4I4', A[1], p)
+  local head = o + 1
+  o = o + 2
+  if holds(guards, p + 36) then
+    if not numeric(adds, p_writes) then
+      out[head], out[o], operand = 'invalid', '', base + operand_next
+      return p_next
+    end
+    apply(writes, p_writes + 3 * adds)
+    out[head] = 'applied'
+  else
+    out[head], operand = 'refused', base + operand_reads
+  end
+  out[head + 1] = now
+  if reads > 0 then read(reads, p_reads) end
+  return p_next
+end
+
+-- Applies the transactions of a program, each as a whole, one after the other.
+--
+-- KEYS: the records, their keys in order, the changes; with a named request also outcomes by name, and names in order.
+-- ARGV: the program, the keys that it names, the values and bounds in the order in which they are used.
+--
+-- The stream is written before the records, because XADD is the only command here that Redis refuses for what is there: a
+-- keyspace that lost its state but not its stream.
+local function commit(keys, args)
+  if not call then bind() end
+  V, I, S, A = keys[1], keys[2], keys[3], args
+  local outcomes, names = keys[4], keys[5]
+  numbers, touched, was, touches, changed = nil, {}, {}, 0, false
+  commits, c, out, o = {}, 0, {}, 0
+  local n, txns
+  nonce, n, txns = unpack_at('>c8I4I4', args[1])
+  operand, k = 2 + n, n
+  local base, name, shape = operand
+  if outcomes then
+    name, shape = args[operand], args[operand + 1]
+    base, operand = base + 2, operand + 2
+    local outcome = call('HGET', outcomes, name)
+    if outcome then return cmsgpack.unpack(outcome) end
+  end
+  fetch(n)
+  local state = R[1]
+  if state then
+    rev, bytes = unpack_at('>I8', state), unpack_at('>I8', state, 25)
+    now, mark = sub(state, 1, 8), sub(state, 17, 24)
+  else
+    rev, now, mark, bytes = 0, NONE, NONE, 0
+  end
+  local p = 17
+  for _ = 1, txns do p = step(p, base) end
+  if c > 0 then emit() end
+  if touches > 0 or changed then flush() end
+  if outcomes and out[1] ~= 'invalid' then
+    call('HSET', outcomes, name, cmsgpack.pack { 'repeated', shape, out })
+    if call('RPUSH', names, name) > $ONCE_MAX then call('HDEL', outcomes, call('LPOP', names)) end
+  end
+  return out
+end
+
+-- Answers reads, all of one moment. KEYS and ARGV as above; the program is nothing but reads.
+local function look(keys, args)
+  if not call then bind() end
+  V, I, A, out, o, touches = keys[1], keys[2], args, {}, 1, 0
+  local n, reads = unpack_at('>I4I4', args[1])
+  operand = 2 + n
+  fetch(n)
+  out[1] = R[1] and sub(R[1], 1, 8) or NONE
+  read(reads, 9)
+  return out
+end
+
+redis.register_function { function_name = 'commit_$HASH', callback = commit }
+-- For what does not grow the keyspace: it works when Redis is out of memory.
+redis.register_function { function_name = 'shrink_$HASH', callback = commit, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'read_$HASH', callback = look, flags = { 'no-writes' } }

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The connections to one server, and what is known of its replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use atomix_env::{Env, Shutdown};
+use atomix_kv::{Error, ErrorKind};
+use parking_lot::Mutex;
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+
+use crate::dial::{Dialer, Failure, Wire};
+use crate::error::{Asked, Elsewhere, elsewhere, unanswered};
+use crate::library::Library;
+
+/// The connections to one server. All of them end together: a link never spans a restart or a failover.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) address: Arc<str>,
+    wires: Vec<Wire>,
+    next: AtomicUsize,
+    barrier: Option<Barrier>,
+    /// Set when one of the connections has ended. The link is not used any more then.
+    pub(crate) broken: Shutdown,
+}
+
+/// Waits for replicas, on a connection of its own because Redis blocks the whole connection.
+#[derive(Debug)]
+struct Barrier {
+    wire: Wire,
+    replicas: u32,
+    timeout: Duration,
+    env: Env,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    running: bool,
+    waiting: Vec<oneshot::Sender<bool>>,
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) async fn open(dialer: &Dialer, address: &str) -> Result<Self, Error> {
+        let (broken, settings) = (Shutdown::new(), &dialer.settings);
+        let mut wires = Vec::with_capacity(settings.connections);
+        for _ in 0..settings.connections {
+            wires.push(dialer.server(address, None, broken.clone()).await?);
+        }
+        let barrier = match settings.wait_replicas {
+            0 => None,
+            replicas => Some(Barrier {
+                wire: dialer.server(address, None, broken.clone()).await?,
+                replicas,
+                timeout: settings.wait_timeout,
+                env: dialer.env.clone(),
+                queue: Mutex::default(),
+            }),
+        };
+        Ok(Self { address: address.into(), wires, next: AtomicUsize::new(0), barrier, broken })
+    }
+
+    pub(crate) fn usable(&self) -> bool {
+        !self.broken.is_cancelled()
+    }
+
+    fn wire(&self) -> &Wire {
+        match &self.wires[..] {
+            [wire] => wire,
+            wires => &wires[self.next.fetch_add(1, Ordering::Relaxed) % wires.len()],
+        }
+    }
+
+    pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
+        self.wire().call(cmd).await
+    }
+
+    /// Asks a node that is about to take over the slot.
+    pub(crate) async fn call_asking(&self, cmd: &Cmd) -> Result<Value, Failure> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ASKING");
+        pipeline.add_command(cmd.clone());
+        let mut answers = self.wire().call_all(&pipeline, Duration::ZERO).await?;
+        answers.pop().ok_or(Failure::Silent)
+    }
+
+    /// Makes sure that the server knows the library.
+    pub(crate) async fn load(&self, library: &Library) -> Result<(), Error> {
+        match self.call(redis::cmd("FUNCTION").arg("LOAD").arg(&library.source)).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Said(error))
+                if error.detail().is_some_and(|detail| detail.contains("already exists")) =>
+            {
+                Ok(())
+            }
+            // The library itself is no user's write: whatever became of it, the caller's request was not applied.
+            Err(failure) => Err(failure.translate(Asked::Read)),
+        }
+    }
+
+    /// Waits until as many replicas as the settings say have what was answered before. Nothing to wait for without that setting.
+    pub(crate) async fn replicated(self: &Arc<Self>, asked: Asked) -> Result<(), Error> {
+        let Some(barrier) = &self.barrier else { return Ok(()) };
+        let (sender, done) = oneshot::channel();
+        let start = {
+            let mut queue = barrier.queue.lock();
+            queue.waiting.push(sender);
+            !std::mem::replace(&mut queue.running, true)
+        };
+        if start {
+            let link = Arc::clone(self);
+            barrier.env.detach(async move {
+                if let Some(barrier) = &link.barrier {
+                    barrier.run().await;
+                }
+            });
+        }
+        if done.await == Ok(true) {
+            return Ok(());
+        }
+        let (wanted, timeout) = (barrier.replicas, barrier.timeout);
+        let message = format!(
+            "not enough replicas have it in time: wait-replicas=`{wanted}` wait-timeout=`{timeout:?}`"
+        );
+        Err(Error::new(unanswered(asked).kind(), message))
+    }
+}
+
+/// Tells whether an error says that the server knows no such function.
+pub(crate) fn lacks_library(failure: &Failure) -> bool {
+    matches!(failure, Failure::Said(error) if elsewhere(error) == Some(Elsewhere::NoLibrary))
+}
+
+// === impl Barrier ===
+
+impl Barrier {
+    /// Serves all who wait, many with one round, until nobody waits.
+    async fn run(&self) {
+        loop {
+            let waiting = {
+                let mut queue = self.queue.lock();
+                if queue.waiting.is_empty() {
+                    queue.running = false;
+                    return;
+                }
+                std::mem::take(&mut queue.waiting)
+            };
+            let enough = self.wait().await.is_ok_and(|replicas| replicas >= self.replicas);
+            for waiter in waiting {
+                // Who does not wait any more need not know.
+                waiter.send(enough).ok();
+            }
+        }
+    }
+
+    async fn wait(&self) -> Result<u32, Error> {
+        let mut pipeline = redis::pipe();
+        // WAIT waits for what was written up to this connection's last command. The first command moves that to now.
+        pipeline.cmd("PING");
+        let timeout = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        pipeline.cmd("WAIT").arg(self.replicas).arg(timeout);
+        let answers = self.wire.call_all(&pipeline, self.timeout).await;
+        let answers = answers.map_err(|failure| failure.translate(Asked::Read))?;
+        match answers.last() {
+            Some(Value::Int(replicas)) => Ok(u32::try_from(*replicas).unwrap_or(0)),
+            _ => Err(Error::new(ErrorKind::Internal, "redis answers WAIT with no number")),
+        }
+    }
+}

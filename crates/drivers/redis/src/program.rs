@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is passed to `library.lua`, and what comes back.
+//!
+//! A program is: nonce (8 bytes), number of keys (4), number of transactions (4), then the transactions. A transaction is a head
+//! of nine numbers (4 each): guards, additions, writes, reads, where the writes, the reads and the next transaction begin,
+//! and how many operands lie before its reads and before the next transaction; then the guards, the keys of the
+//! additions, the writes, the reads. Keys are passed once and named by number (3 bytes). Values and the bounds of ranges are
+//! operands, in the order of their use.
+//!
+//! The answer is a list: for each transaction `applied`, `refused` or `invalid`, the revision, and an item for each
+//! write that is no stamp and for each read; a scan has an item with its length and two for each entry.
+
+use std::collections::HashMap;
+
+use atomix_kv::{
+    Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written, number,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use redis::{Cmd, Value};
+
+use crate::cursor::{Cursor, damaged, entry};
+use crate::frame::Nonce;
+use crate::names::Names;
+
+/// The sizes that fit into a program, and that do not keep a server busy for too long.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        key_bytes_max: 64 * 1024,
+        value_bytes_max: 32 * 1024 * 1024,
+        guards_max: 65_536,
+        writes_max: 65_536,
+        reads_max: 65_536,
+        ..Limits::default()
+    }
+}
+
+/// What is asked of one transaction, as far as it is needed to read the answer. Kept beside the outcome of a named request,
+/// because a repetition is answered with the outcome of the first, whatever it says itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape {
+    writes: Vec<WriteShape>,
+    reads: Vec<ReadShape>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum WriteShape {
+    Put(Bytes),
+    Add,
+    Stamp(Bytes),
+    Delete(Bytes),
+    DeleteRange,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ReadShape {
+    Get(Bytes),
+    Scan,
+    Count,
+}
+
+/// What is written into a program.
+#[derive(Default)]
+struct Writer<'a> {
+    program: Vec<u8>,
+    keys: Vec<&'a [u8]>,
+    /// The numbers of keys, once there are too many to look through.
+    numbers: HashMap<&'a [u8], usize>,
+    operands: Vec<Bytes>,
+}
+
+/// The items of an answer.
+struct Items<I>(I);
+
+/// Beyond this many keys they are found by hash.
+const FEW: usize = 16;
+
+/// Makes the call that applies `txns`. A transaction with a name or with the deletion of a range comes alone.
+pub(crate) fn commit(function: &str, names: &Names, nonce: Nonce, txns: &[Txn]) -> Cmd {
+    let mut writer = Writer::default();
+    writer.program.put_slice(&nonce);
+    writer.program.put_bytes(0, 8);
+    // The empty key is the state of the keyspace.
+    writer.number(&[]);
+    for txn in txns {
+        writer.txn(txn);
+    }
+    writer.set(8, writer.keys.len());
+    writer.set(12, txns.len());
+    let once = txns.first().and_then(|txn| txn.once.as_ref().map(|name| (name, Shape::of(txn).encode())));
+    let mut cmd = redis::cmd("FCALL");
+    cmd.arg(function).arg(if once.is_some() { 5 } else { 3 });
+    cmd.arg(&names.records[..]).arg(&names.index[..]).arg(&names.stream[..]);
+    if once.is_some() {
+        cmd.arg(&names.outcomes[..]).arg(&names.order[..]);
+    }
+    writer.finish(&mut cmd, once.as_ref().map(|(name, shape)| [&name[..], &shape[..]]));
+    cmd
+}
+
+/// Makes the call that answers `reads`.
+pub(crate) fn read(function: &str, names: &Names, reads: &[Read]) -> Cmd {
+    if reads.iter().all(|read| matches!(read, Read::Get { .. })) {
+        // What needs no index needs no program.
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(&names.records[..]).arg(&[][..] as &[u8]);
+        for read in reads {
+            if let Read::Get { key } = read {
+                cmd.arg(&key[..]);
+            }
+        }
+        return cmd;
+    }
+    let mut writer = Writer::default();
+    writer.program.put_bytes(0, 8);
+    writer.number(&[]);
+    for read in reads {
+        writer.read(read);
+    }
+    writer.set(0, writer.keys.len());
+    writer.set(4, reads.len());
+    let mut cmd = redis::cmd("FCALL_RO");
+    cmd.arg(function).arg(2).arg(&names.records[..]).arg(&names.index[..]);
+    writer.finish(&mut cmd, None);
+    cmd
+}
+
+/// Reads the answer to [`commit`]: what became of each transaction.
+pub(crate) fn outcomes(txns: &[Txn], answer: Value) -> Result<Vec<Result<Outcome, Error>>, Error> {
+    let mut items = Items::new(answer)?;
+    txns.iter().map(|txn| outcome(Shape::of(txn), &mut items)).collect()
+}
+
+/// Reads the answer to [`read`].
+pub(crate) fn snapshot(reads: &[Read], answer: Value) -> Result<Snapshot, Error> {
+    let mut items = Items::new(answer)?;
+    // The state of a keyspace begins with its revision, and so does the answer of the library.
+    let state = items.next()?;
+    let revision = if state.is_empty() { Revision(0) } else { Revision(Cursor::new(state).number()?) };
+    let reads = reads.iter().map(|read| found(ReadShape::of(read), &mut items)).collect::<Result<_, _>>()?;
+    Ok(Snapshot { revision, reads })
+}
+
+/// Tells whether a transaction can only make the keyspace smaller, apart from what is kept of it for watches.
+pub(crate) fn shrinks(txn: &Txn) -> bool {
+    txn.writes.iter().all(|write| matches!(write, Write::Delete { .. } | Write::DeleteRange { .. }))
+}
+
+/// Tells whether a transaction must come alone.
+pub(crate) fn alone(txn: &Txn) -> bool {
+    txn.once.is_some() || txn.writes.iter().any(|write| matches!(write, Write::DeleteRange { .. }))
+}
+
+fn outcome(
+    shape: Shape,
+    items: &mut Items<impl Iterator<Item = Value>>,
+) -> Result<Result<Outcome, Error>, Error> {
+    let applied = match &items.next()?[..] {
+        b"applied" => true,
+        b"refused" => false,
+        b"invalid" => {
+            items.next()?;
+            return Ok(Err(Error::invalid("an addition to a value that is no number")));
+        }
+        b"repeated" => {
+            let shape = Shape::decode(items.next()?)?;
+            let answer = items.0.next().ok_or_else(damaged)?;
+            return outcome(shape, &mut Items::new(answer)?);
+        }
+        _ => return Err(damaged()),
+    };
+    let revision = Revision(Cursor::new(items.next()?).number()?);
+    let mut writes = Vec::new();
+    if applied {
+        writes.reserve_exact(shape.writes.len());
+        for write in shape.writes {
+            writes.push(written(write, revision, items)?);
+        }
+    }
+    let reads = shape.reads.into_iter().map(|read| found(read, items)).collect::<Result<_, _>>()?;
+    Ok(Ok(Outcome { revision, applied, writes, reads }))
+}
+
+fn written(
+    write: WriteShape,
+    revision: Revision,
+    items: &mut Items<impl Iterator<Item = Value>>,
+) -> Result<Written, Error> {
+    Ok(match write {
+        WriteShape::Put(key) => Written::Put { previous: entry(key, items.next()?)? },
+        WriteShape::Add => Written::Added { value: number(&items.next()?).ok_or_else(damaged)? },
+        WriteShape::Stamp(prefix) => {
+            Written::Stamped { key: [&prefix[..], &revision.0.to_be_bytes()].concat().into() }
+        }
+        WriteShape::Delete(key) => Written::Deleted { previous: entry(key, items.next()?)? },
+        WriteShape::DeleteRange => Written::RangeDeleted { count: Cursor::new(items.next()?).number()? },
+    })
+}
+
+fn found(read: ReadShape, items: &mut Items<impl Iterator<Item = Value>>) -> Result<Found, Error> {
+    Ok(match read {
+        ReadShape::Get(key) => Found::Entry(entry(key, items.next()?)?),
+        ReadShape::Count => Found::Count(Cursor::new(items.next()?).number()?),
+        ReadShape::Scan => {
+            let mut head = Cursor::new(items.next()?);
+            let (more, len) = (head.length()? != 0, head.length()?);
+            let mut entries = Vec::with_capacity(len.min(4096));
+            for _ in 0..len {
+                let (key, record) = (items.next()?, items.next()?);
+                entries.push(entry(key, record)?.ok_or_else(damaged)?);
+            }
+            Found::Entries { entries, more }
+        }
+    })
+}
+
+// === impl Writer ===
+
+impl<'a> Writer<'a> {
+    /// The number of a key, counted from one.
+    fn number(&mut self, key: &'a [u8]) -> usize {
+        if self.keys.len() <= FEW {
+            if let Some(at) = self.keys.iter().position(|known| *known == key) {
+                return at + 1;
+            }
+        } else {
+            if self.numbers.is_empty() {
+                self.numbers = self.keys.iter().enumerate().map(|(at, key)| (*key, at + 1)).collect();
+            }
+            if let Some(number) = self.numbers.get(key) {
+                return *number;
+            }
+            self.numbers.insert(key, self.keys.len() + 1);
+        }
+        self.keys.push(key);
+        self.keys.len()
+    }
+
+    fn key(&mut self, key: &'a [u8]) {
+        let number = self.number(key);
+        self.program.put_uint(number as u64, 3);
+    }
+
+    fn code(&mut self, code: u8, key: &'a [u8]) {
+        self.program.put_u8(code);
+        self.key(key);
+    }
+
+    /// Writes a number of four bytes over what is there.
+    fn set(&mut self, at: usize, value: usize) {
+        let value = u32::try_from(value).expect("limits keep numbers small");
+        self.program[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+
+    fn range(&mut self, range: &Range) {
+        self.operands.push([b"[", &range.start[..]].concat().into());
+        let end = range.end.as_ref().map(|end| [b"(", &end[..]].concat().into());
+        self.operands.push(end.unwrap_or_else(|| Bytes::from_static(b"+")));
+    }
+
+    fn txn(&mut self, txn: &'a Txn) {
+        let head = self.program.len();
+        self.program.put_bytes(0, 36);
+        for guard in &txn.guards {
+            self.guard(guard);
+        }
+        // Lua counts from one.
+        let writes = self.program.len() + 1;
+        let mut adds = 0;
+        for write in &txn.writes {
+            if let Write::Add { key, .. } = write {
+                adds += 1;
+                self.key(key);
+            }
+        }
+        for write in &txn.writes {
+            self.write(write);
+        }
+        let (reads, operand_reads) = (self.program.len() + 1, self.operands.len());
+        for read in &txn.reads {
+            self.read(read);
+        }
+        let head_of = [
+            txn.guards.len(),
+            adds,
+            txn.writes.len(),
+            txn.reads.len(),
+            writes,
+            reads,
+            self.program.len() + 1,
+            operand_reads,
+            self.operands.len(),
+        ];
+        for (at, value) in head_of.into_iter().enumerate() {
+            self.set(head + 4 * at, value);
+        }
+    }
+
+    fn guard(&mut self, guard: &'a Guard) {
+        match guard {
+            Guard::Absent { key } => self.code(b'a', key),
+            Guard::Present { key } => self.code(b'p', key),
+            Guard::CreatedAt { key, revision } => {
+                self.code(b'c', key);
+                self.program.put_u64(revision.0);
+            }
+            Guard::ModifiedAt { key, revision } => {
+                self.code(b'm', key);
+                self.program.put_u64(revision.0);
+            }
+            Guard::ValueIs { key, value } => {
+                self.code(b'v', key);
+                self.operands.push(value.clone());
+            }
+            Guard::ValueIsNot { key, value } => {
+                self.code(b'n', key);
+                self.operands.push(value.clone());
+            }
+        }
+    }
+
+    fn write(&mut self, write: &'a Write) {
+        match write {
+            Write::Put { key, value } => {
+                self.code(b'P', key);
+                self.operands.push(value.clone());
+            }
+            Write::Add { key, delta } => {
+                self.code(b'A', key);
+                self.program.put_i64(*delta);
+            }
+            Write::Stamp { prefix, value } => {
+                self.code(b'S', &[]);
+                self.operands.extend([prefix.clone(), value.clone()]);
+            }
+            Write::Delete { key } => self.code(b'D', key),
+            Write::DeleteRange { range } => {
+                self.code(b'X', &[]);
+                self.range(range);
+            }
+        }
+    }
+
+    fn read(&mut self, read: &'a Read) {
+        match read {
+            Read::Get { key } => self.code(b'g', key),
+            Read::Count { range } => {
+                self.program.put_u8(b'k');
+                self.range(range);
+            }
+            Read::Scan { range, order, limit, keys_only } => {
+                let descending = match order {
+                    // The suffix of a stamp is its revision, so stamps of one prefix are in order of creation.
+                    Order::Key | Order::Created => 0,
+                    Order::KeyDescending => 1,
+                };
+                self.program.put_u8(b's');
+                self.program.put_u8(descending + 2 * u8::from(*keys_only));
+                self.program.put_u32(u32::try_from(*limit).unwrap_or(u32::MAX));
+                self.range(range);
+            }
+        }
+    }
+
+    fn finish(self, cmd: &mut Cmd, once: Option<[&[u8]; 2]>) {
+        cmd.arg(&self.program[..]);
+        for key in self.keys {
+            cmd.arg(key);
+        }
+        for operand in once.into_iter().flatten() {
+            cmd.arg(operand);
+        }
+        for operand in &self.operands {
+            cmd.arg(&operand[..]);
+        }
+    }
+}
+
+// === impl Shape ===
+
+impl Shape {
+    fn of(txn: &Txn) -> Self {
+        let writes = txn.writes.iter().map(|write| match write {
+            Write::Put { key, .. } => WriteShape::Put(key.clone()),
+            Write::Add { .. } => WriteShape::Add,
+            Write::Stamp { prefix, .. } => WriteShape::Stamp(prefix.clone()),
+            Write::Delete { key } => WriteShape::Delete(key.clone()),
+            Write::DeleteRange { .. } => WriteShape::DeleteRange,
+        });
+        Self { writes: writes.collect(), reads: txn.reads.iter().map(ReadShape::of).collect() }
+    }
+
+    /// Number of writes (4 bytes), then writes and reads, each a code (1), the length of its key (4), the key.
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u32(u32::try_from(self.writes.len()).expect("limits keep numbers small"));
+        let none = Bytes::new();
+        let writes = self.writes.iter().map(|write| match write {
+            WriteShape::Put(key) => (b'P', key),
+            WriteShape::Add => (b'A', &none),
+            WriteShape::Stamp(prefix) => (b'S', prefix),
+            WriteShape::Delete(key) => (b'D', key),
+            WriteShape::DeleteRange => (b'X', &none),
+        });
+        let reads = self.reads.iter().map(|read| match read {
+            ReadShape::Get(key) => (b'g', key),
+            ReadShape::Scan => (b's', &none),
+            ReadShape::Count => (b'k', &none),
+        });
+        for (code, key) in writes.chain(reads) {
+            bytes.put_u8(code);
+            bytes.put_u32(u32::try_from(key.len()).expect("limits keep keys small"));
+            bytes.put_slice(key);
+        }
+        bytes.freeze()
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, Error> {
+        let mut cursor = Cursor::new(bytes);
+        let len = cursor.length()?;
+        let (mut writes, mut reads) = (Vec::new(), Vec::new());
+        while !cursor.is_empty() {
+            let (code, len_of_key) = (cursor.byte()?, cursor.length()?);
+            let key = cursor.piece(len_of_key)?;
+            match code {
+                b'P' => writes.push(WriteShape::Put(key)),
+                b'A' => writes.push(WriteShape::Add),
+                b'S' => writes.push(WriteShape::Stamp(key)),
+                b'D' => writes.push(WriteShape::Delete(key)),
+                b'X' => writes.push(WriteShape::DeleteRange),
+                b'g' => reads.push(ReadShape::Get(key)),
+                b's' => reads.push(ReadShape::Scan),
+                b'k' => reads.push(ReadShape::Count),
+                _ => return Err(damaged()),
+            }
+        }
+        if writes.len() == len { Ok(Self { writes, reads }) } else { Err(damaged()) }
+    }
+}
+
+impl ReadShape {
+    fn of(read: &Read) -> Self {
+        match read {
+            Read::Get { key } => Self::Get(key.clone()),
+            Read::Scan { .. } => Self::Scan,
+            Read::Count { .. } => Self::Count,
+        }
+    }
+}
+
+// === impl Items ===
+
+impl Items<std::vec::IntoIter<Value>> {
+    fn new(answer: Value) -> Result<Self, Error> {
+        let Value::Array(items) = answer else { return Err(damaged()) };
+        Ok(Self(items.into_iter()))
+    }
+}
+
+impl<I: Iterator<Item = Value>> Items<I> {
+    fn next(&mut self) -> Result<Bytes, Error> {
+        let item = self.0.next().ok_or_else(damaged)?;
+        if let Value::BulkString(item) = item {
+            return Ok(item.into());
+        }
+        if item == Value::Nil { Ok(Bytes::new()) } else { Err(damaged()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_has_one_number_however_many_there_are() {
+        let keys: Vec<Vec<u8>> = (0..100u8).map(|byte| vec![byte]).collect();
+        let mut writer = Writer::default();
+        for round in 0..2 {
+            for (at, key) in keys.iter().enumerate() {
+                assert_eq!(writer.number(key), at + 1, "{round}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_shape_survives_its_encoding(keys in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 4)) {
+            let key = |at: usize| Bytes::from(keys[at].clone());
+            let shape = Shape {
+                writes: vec![
+                    WriteShape::Put(key(0)), WriteShape::Add, WriteShape::Stamp(key(1)), WriteShape::Delete(key(2)),
+                    WriteShape::DeleteRange,
+                ],
+                reads: vec![ReadShape::Scan, ReadShape::Get(key(3)), ReadShape::Count],
+            };
+            prop_assert_eq!(Shape::decode(shape.encode()).unwrap(), shape);
+        }
+
+        #[test]
+        fn garbage_is_refused_or_read_but_never_crashes(bytes: Vec<u8>) {
+            drop(Shape::decode(bytes.into()));
+        }
+    }
+}

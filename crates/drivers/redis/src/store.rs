@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A store whose keyspaces are in Redis.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use atomix_env::Shutdown;
+use atomix_kv::{
+    Error, Health, Keyspace, Level, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store,
+    StoreConfig, Txn, WatchFrom, WatchStream,
+};
+use futures::future::BoxFuture;
+use redis::Value;
+use tokio::sync::Notify;
+
+use crate::cursor::{Cursor, damaged};
+use crate::dial::Dialer;
+use crate::error::{Asked, same, unanswered};
+use crate::follow::Feeds;
+use crate::frame::Nonce;
+use crate::lanes::{Lane, Lanes, Turn, Waiting};
+use crate::names::Names;
+use crate::nodes::Nodes;
+use crate::server::Server;
+use crate::{Settings, program};
+
+/// Keeps all keyspaces in Redis.
+pub struct RedisStore {
+    core: Arc<Core>,
+    profile: Profile,
+    /// Ends the keeper of the watches.
+    stop: Shutdown,
+}
+
+/// What calls, and the tasks that serve them, share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) nodes: Nodes,
+    lanes: Lanes,
+    feeds: Feeds,
+    nonce: AtomicU64,
+    closed: AtomicBool,
+    running: AtomicUsize,
+    /// Told when the last call has ended.
+    at_rest: Notify,
+}
+
+/// A call that runs. Closing waits for it.
+struct Running<'a>(&'a Core);
+
+/// A call of a lane that is under way. Whoever waits goes on when it is dropped, however it ended.
+struct UnderWay {
+    core: Arc<Core>,
+    lane: Option<Lane>,
+}
+
+// === impl RedisStore ===
+
+impl RedisStore {
+    /// Connects, and checks that Redis is what we need and lets us do what we do.
+    pub(crate) async fn connect(settings: Settings, env: atomix_env::Env) -> Result<Self, Error> {
+        let settings = Arc::new(settings);
+        let nodes = Nodes::new(Dialer::new(env, Arc::clone(&settings))?);
+        let probe = Names::probe(&settings.key_prefix, &nodes.library.channel);
+        let link = nodes.route(probe.slot).await?;
+        let server = Server::ask(&link).await?;
+        server.check(&settings)?;
+        let profile = server.profile(&settings, nodes.may_fail_over());
+        let core = Arc::new(Core {
+            lanes: Lanes::default(),
+            feeds: Feeds::default(),
+            nonce: AtomicU64::new(nodes.dialer.env.random()),
+            closed: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
+            at_rest: Notify::new(),
+            nodes,
+        });
+        core.try_out(&probe, &profile).await?;
+        let stop = Shutdown::new();
+        let (keeper, stopped) = (Arc::clone(&core), stop.clone());
+        core.nodes.dialer.env.detach(async move { keeper.feeds.keep(&keeper, &stopped).await });
+        Ok(Self { core, profile, stop })
+    }
+
+    fn check_keyspace(&self, keyspace: &Keyspace) -> Result<(), Error> {
+        let (bytes, max) = (keyspace.as_bytes().len(), self.profile.limits.key_bytes_max);
+        if !(1..=max).contains(&bytes) {
+            return Err(Error::invalid(format!(
+                "keyspace out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Store for RedisStore {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        _level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            let _running = self.core.enter()?;
+            self.check_keyspace(keyspace)?;
+            self.profile.limits.check_reads(&reads)?;
+            self.core.read(&self.core.names(keyspace), &reads).await
+        })
+    }
+
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        Box::pin(async move {
+            let _running = self.core.enter()?;
+            self.check_keyspace(keyspace)?;
+            txn.check(&self.profile.limits)?;
+            self.core.commit(keyspace, txn).await
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(async move {
+            let _running = self.core.enter()?;
+            self.check_keyspace(keyspace)?;
+            self.core.feeds.watch(&self.core, keyspace, from).await
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        Box::pin(async move {
+            let _running = self.core.enter()?;
+            let nodes = &self.core.nodes;
+            let probe = Names::probe(&nodes.dialer.settings.key_prefix, &nodes.library.channel);
+            self.core.state(&probe).await?;
+            let link = nodes.route(probe.slot).await?;
+            Ok(Server::ask(&link).await?.health(&nodes.dialer.settings, &link.address))
+        })
+    }
+
+    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+        let reconfigured = self.core.enter().and_then(|_running| Settings::read(config)).map(|settings| {
+            if settings == *self.core.nodes.dialer.settings {
+                Reconfigured::InPlace
+            } else {
+                Reconfigured::Connect
+            }
+        });
+        Box::pin(std::future::ready(reconfigured))
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let core = &self.core;
+            core.closed.store(true, Ordering::SeqCst);
+            self.stop.cancel();
+            core.feeds.close();
+            let rest = async {
+                loop {
+                    let at_rest = core.at_rest.notified();
+                    if core.running.load(Ordering::SeqCst) == 0 {
+                        return;
+                    }
+                    at_rest.await;
+                }
+            };
+            // Who is still running after the grace loses the connection, and is told that.
+            core.nodes.dialer.env.timeout(grace, rest).await.ok();
+            core.nodes.close();
+        })
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.core.feeds.close();
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn names(&self, keyspace: &Keyspace) -> Names {
+        Names::new(&self.nodes.dialer.settings.key_prefix, keyspace, &self.nodes.library.channel)
+    }
+
+    /// The revision of a keyspace, and the nonce of the commit that made it.
+    pub(crate) async fn state(&self, names: &Names) -> Result<(Revision, Nonce), Error> {
+        let cmd = program::read(&self.nodes.library.read, names, &[]);
+        let (answer, _) = self.nodes.call(names.slot, &cmd, Asked::Read).await?;
+        let Value::Array(mut answer) = answer else { return Err(damaged()) };
+        match answer.pop() {
+            Some(Value::Nil) => Ok((Revision(0), Nonce::default())),
+            Some(Value::BulkString(state)) => {
+                let mut cursor = Cursor::new(state);
+                Ok((Revision(cursor.number()?), cursor.number()?.to_be_bytes()))
+            }
+            _ => Err(damaged()),
+        }
+    }
+
+    fn enter(&self) -> Result<Running<'_>, Error> {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(self);
+        if self.closed.load(Ordering::SeqCst) { Err(Error::closed()) } else { Ok(running) }
+    }
+
+    fn nonce(&self) -> Nonce {
+        // An odd step visits every number before it repeats one.
+        self.nonce.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).to_be_bytes()
+    }
+
+    async fn read(&self, names: &Names, reads: &[Read]) -> Result<Snapshot, Error> {
+        let cmd = program::read(&self.nodes.library.read, names, reads);
+        let (answer, link) = self.nodes.call(names.slot, &cmd, Asked::Read).await?;
+        let snapshot = program::snapshot(reads, answer)?;
+        link.replicated(Asked::Read).await?;
+        Ok(snapshot)
+    }
+
+    async fn commit(self: &Arc<Self>, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, Error> {
+        let lane = Lane { keyspace: keyspace.clone(), shrinks: program::shrinks(&txn) };
+        match self.lanes.enter(&lane, txn) {
+            Turn::Go(txn) => {
+                let names = self.names(keyspace);
+                let under_way = UnderWay { core: Arc::clone(self), lane: Some(lane) };
+                let shrinks = program::shrinks(&txn);
+                let outcome = self.send(&names, shrinks, std::slice::from_ref(&txn)).await;
+                drop(under_way);
+                outcome?.pop().unwrap_or_else(|| Err(damaged()))
+            }
+            Turn::Wait(answer) => answer.await.unwrap_or_else(|_| Err(unanswered(Asked::Write))),
+        }
+    }
+
+    /// Applies transactions of one keyspace in one call.
+    async fn send(
+        &self,
+        names: &Names,
+        shrinks: bool,
+        txns: &[Txn],
+    ) -> Result<Vec<Result<Outcome, Error>>, Error> {
+        let library = &self.nodes.library;
+        let function = if shrinks { &library.shrink } else { &library.commit };
+        let cmd = program::commit(function, names, self.nonce(), txns);
+        let (answer, link) = self.nodes.call(names.slot, &cmd, Asked::Write).await?;
+        let outcomes = program::outcomes(txns, answer)?;
+        // A refusal reveals what it was decided on, so it waits as well.
+        link.replicated(Asked::Write).await?;
+        Ok(outcomes)
+    }
+
+    /// Serves those who wait in a lane until nobody does.
+    async fn serve(self: Arc<Self>, lane: Lane, mut batch: Vec<Waiting>) {
+        let names = self.names(&lane.keyspace);
+        let mut under_way = UnderWay { core: Arc::clone(&self), lane: Some(lane.clone()) };
+        while !batch.is_empty() {
+            let (txns, answers): (Vec<Txn>, Vec<_>) =
+                batch.into_iter().map(|waiting| (waiting.txn, waiting.answer)).unzip();
+            let outcomes = match self.send(&names, lane.shrinks, &txns).await {
+                Ok(outcomes) => outcomes,
+                Err(error) => txns.iter().map(|_| Err(same(&error))).collect(),
+            };
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                // Who does not wait any more need not know.
+                answer.send(outcome).ok();
+            }
+            batch = self.lanes.next(&lane);
+        }
+        // The lane has counted this call out already.
+        under_way.lane = None;
+    }
+
+    /// Does everything once that is done later, on keys of its own, so that a missing right shows now and never in the middle
+    /// of a transaction.
+    async fn try_out(&self, probe: &Names, profile: &Profile) -> Result<(), Error> {
+        use atomix_kv::{Order, Range, Write};
+        let key = |key: &'static str| bytes::Bytes::from_static(key.as_bytes());
+        let range = Range::prefix("");
+        let scan = |order| Read::Scan { range: range.clone(), order, limit: 1, keys_only: true };
+        let reads = vec![
+            scan(Order::Key),
+            scan(Order::KeyDescending),
+            Read::Count { range: range.clone() },
+            Read::Get { key: key("k") },
+        ];
+        let mut clean = redis::cmd("DEL");
+        for name in [&probe.records, &probe.index, &probe.stream, &probe.outcomes, &probe.order] {
+            clean.arg(&name[..]);
+        }
+        // Somebody without the right may have left a half of this behind.
+        self.nodes.call(probe.slot, &clean, Asked::Write).await?;
+        let name = self.nonce();
+        let txns = [
+            Txn {
+                writes: vec![
+                    Write::Put { key: key("k"), value: key("v") },
+                    Write::Stamp { prefix: key("s"), value: key("v") },
+                ],
+                reads: reads.clone(),
+                ..Txn::new()
+            }
+            .once(name.to_vec()),
+            Txn::new().write(Write::DeleteRange { range: range.clone() }),
+        ];
+        for txn in txns {
+            txn.check(&profile.limits)?;
+            // As what shrinks: a Redis that is full can be connected to, to make room.
+            for outcome in self.send(probe, true, &[txn]).await? {
+                outcome?;
+            }
+        }
+        self.read(probe, &reads).await?;
+        self.nodes.call(probe.slot, &clean, Asked::Write).await.map(drop)
+    }
+}
+
+// === impl Running ===
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.at_rest.notify_waiters();
+        }
+    }
+}
+
+// === impl UnderWay ===
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        let batch = self.core.lanes.next(&lane);
+        if !batch.is_empty() {
+            let core = Arc::clone(&self.core);
+            self.core.nodes.dialer.env.detach(core.serve(lane, batch));
+        }
+    }
+}

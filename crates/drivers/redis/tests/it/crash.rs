@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Servers that are killed, stopped, or cut off under load: what was answered is there, what was refused is not, and
+//! nothing is there twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{
+    Consistency, Durability, ErrorKind, Keyspace, Level, Order, Range, Read, Store, Txn, Write, number,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::ground::{Ground, connect};
+use crate::proxy::Proxy;
+
+/// What a caller was told about each of its requests.
+#[derive(Debug, Default)]
+struct Told {
+    by_request: Mutex<HashMap<Bytes, Option<ErrorKind>>>,
+}
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("topic/it")
+}
+
+/// A request that shows each time it is applied: a stamp with its name, and one more on a counter.
+fn request(name: &Bytes) -> Txn {
+    Txn::new()
+        .write(Write::Stamp { prefix: "s/".into(), value: name.clone() })
+        .write(Write::Add { key: "n".into(), delta: 1 })
+}
+
+/// Sends requests, one after the other, until `stop`.
+async fn load(store: &Arc<dyn Store>, told: &Told, caller: usize, stop: &AtomicBool) {
+    for at in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let name = Bytes::from(format!("{caller}-{at}"));
+        let result = store.commit(&keyspace(), request(&name)).await;
+        if result.is_err() {
+            Env::real().sleep(Duration::from_millis(1)).await;
+        }
+        told.by_request.lock().insert(name, result.err().map(|error| error.kind()));
+    }
+}
+
+/// Waits until the store answers again.
+async fn recovered(store: &Arc<dyn Store>) {
+    let env = Env::real();
+    for _ in 0..1000 {
+        if store.read(&keyspace(), vec![], Level::Latest).await.is_ok() {
+            return;
+        }
+        env.sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the store does not come back");
+}
+
+/// Compares what the callers were told with what there is. Returns how many requests were answered, refused, and lost.
+async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
+    let mut applied: HashMap<Bytes, usize> = HashMap::new();
+    let mut range = Range::prefix("s/");
+    loop {
+        let read = Read::Scan { range: range.clone(), order: Order::Created, limit: 1000, keys_only: false };
+        let snapshot = store.read(&keyspace(), vec![read], Level::Latest).await.unwrap();
+        for entry in snapshot.reads[0].entries() {
+            *applied.entry(entry.value.clone()).or_default() += 1;
+            range = range.after(&entry.key);
+        }
+        if !snapshot.reads[0].more() {
+            break;
+        }
+    }
+    let (mut answered, mut refused, mut lost) = (0, 0, 0);
+    let by_request = told.by_request.lock().clone();
+    for (name, outcome) in &by_request {
+        let times = applied.get(name).copied().unwrap_or(0);
+        match outcome {
+            None => {
+                answered += 1;
+                assert_eq!(times, 1, "{name:?} was answered");
+            }
+            Some(ErrorKind::Unavailable) => {
+                refused += 1;
+                assert_eq!(times, 0, "{name:?} was refused");
+            }
+            Some(ErrorKind::OutcomeUnknown) => {
+                lost += 1;
+                assert!(times <= 1, "{name:?} was applied {times} times");
+            }
+            Some(other) => panic!("{name:?}: {other:?}"),
+        }
+    }
+    assert!(applied.keys().all(|name| by_request.contains_key(name)), "nothing was invented");
+    let sum = store.read(&keyspace(), vec![Read::Get { key: "n".into() }], Level::Latest).await.unwrap();
+    let counted = sum.reads[0].entry().and_then(|entry| number(&entry.value)).unwrap_or(0);
+    assert_eq!(usize::try_from(counted).unwrap(), applied.len(), "no request was applied by half");
+    (answered, refused, lost)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice() {
+    let mut ground = Ground::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    assert_eq!(store.profile().durability, Durability::Disk);
+    assert_eq!(store.profile().consistency, Consistency::Linearizable);
+    let (told, stop, env) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)), Env::real());
+    let callers: Vec<_> = (0..16)
+        .map(|caller| {
+            let (store, told, stop) = (Arc::clone(&store), Arc::clone(&told), Arc::clone(&stop));
+            tokio::task::spawn(async move { load(&store, &told, caller, &stop).await })
+        })
+        .collect();
+    for _ in 0..4 {
+        env.sleep(Duration::from_millis(300)).await;
+        ground.redis.kill();
+        env.sleep(Duration::from_millis(100)).await;
+        ground.redis.restart().await;
+        recovered(&store).await;
+    }
+    env.sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let (answered, refused, _) = settle(&store, &told).await;
+    assert!(answered > 100 && refused > 0, "{answered} answered, {refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
+    let ground = Ground::start(&[]).await;
+    let timeouts = json!({ "response-timeout": "300ms", "connect-timeout": "300ms" });
+    let store = connect(ground.fresh(timeouts)).await.unwrap();
+    let told = Told::default();
+    let ask = async |name: &'static str| {
+        let result = store.commit(&keyspace(), request(&name.into())).await;
+        let kind = result.err().map(|error| error.kind());
+        told.by_request.lock().insert(name.into(), kind);
+        kind
+    };
+    assert_eq!(ask("before").await, None);
+    ground.redis.pause();
+    assert_eq!(ask("stopped").await, Some(ErrorKind::OutcomeUnknown));
+    assert_eq!(ask("still stopped").await, Some(ErrorKind::Unavailable));
+    let read = store.read(&keyspace(), vec![], Level::Latest).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    ground.redis.resume();
+    recovered(&store).await;
+    assert_eq!(ask("after").await, None);
+    settle(&store, &told).await;
+}
+
+#[tokio::test]
+async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_outcome_unknown() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let store = connect(ground.fresh(json!({ "address": proxy.address }))).await.unwrap();
+    let told = Told::default();
+    for cut in [1, 20, 200] {
+        for answer in [false, true] {
+            let name = Bytes::from(format!("{cut} {answer}"));
+            if answer {
+                proxy.cut_answers_after(cut.min(10));
+            } else {
+                proxy.cut_requests_after(cut);
+            }
+            let result = store.commit(&keyspace(), request(&name)).await;
+            let kind = result.err().map(|error| error.kind());
+            assert_eq!(kind, Some(ErrorKind::OutcomeUnknown), "{name:?}");
+            told.by_request.lock().insert(name.clone(), kind);
+            proxy.up();
+            recovered(&store).await;
+            let once = store
+                .read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }], Level::Latest)
+                .await;
+            assert!(once.is_ok());
+        }
+    }
+    let (_, _, lost) = settle(&store, &told).await;
+    assert_eq!(lost, 6);
+    let count =
+        store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }], Level::Latest).await;
+    assert_eq!(count.unwrap().reads[0].count(), 3, "applied where only the answer was cut");
+}
+
+#[tokio::test]
+async fn a_named_request_whose_answer_was_lost_can_be_asked_again() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let store = connect(ground.fresh(json!({ "address": proxy.address }))).await.unwrap();
+    let txn = || Txn::new().write(Write::Add { key: "n".into(), delta: 1 }).once("request");
+    proxy.cut_answers_after(5);
+    let lost = store.commit(&keyspace(), txn()).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::OutcomeUnknown);
+    proxy.up();
+    recovered(&store).await;
+    let outcome = store.commit(&keyspace(), txn()).await.unwrap();
+    assert_eq!(outcome.writes, [atomix_kv::Written::Added { value: 1 }]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_refuses_and_is_used_once_it_is() {
+    let mut ground = Ground::start(&[]).await;
+    ground.redis.kill();
+    let error = connect(ground.fresh(json!({}))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    ground.redis.restart().await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    ground.redis.kill();
+    let refused = loop {
+        // The first one may still find the connection of before.
+        let error = store.commit(&keyspace(), request(&"x".into())).await.unwrap_err();
+        if error.kind() != ErrorKind::OutcomeUnknown {
+            break error;
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    ground.redis.restart().await;
+    let env = Env::real();
+    let begin = env.now();
+    recovered(&store).await;
+    assert!(env.now() - begin < Duration::from_secs(2), "{:?}", env.now() - begin);
+}
+
+#[tokio::test]
+async fn closing_waits_for_calls_that_run_and_no_longer_than_its_grace() {
+    let ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    ground.redis.pause();
+    let running = {
+        let store = Arc::clone(&store);
+        tokio::task::spawn(async move { store.commit(&keyspace(), request(&"x".into())).await })
+    };
+    let env = Env::real();
+    env.sleep(Duration::from_millis(50)).await;
+    let begin = env.now();
+    store.close(Duration::from_millis(200)).await;
+    assert!(env.now() - begin < Duration::from_secs(2));
+    let error = running.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "it was sent");
+    ground.redis.resume();
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real servers, and what befalls them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and runs in real time")]
+
+mod access;
+mod cluster;
+mod crash;
+#[path = "../ground/mod.rs"]
+mod ground;
+mod memory;
+mod proxy;
+mod sentinel;
+mod watch;

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Watches are complete or end with a reason, whatever happens to the connection, the stream, or the data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{
+    Commit, ErrorKind, Keyspace, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
+};
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::ground::{Ground, connect};
+use crate::proxy::Proxy;
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("map/it")
+}
+
+pub(crate) async fn put(store: &Arc<dyn Store>, value: usize) -> Revision {
+    let txn = Txn::new().write(Write::Put { key: "k".into(), value: value.to_string().into() });
+    store.commit(&keyspace(), txn).await.unwrap().revision
+}
+
+pub(crate) async fn watch(store: &Arc<dyn Store>) -> WatchStream {
+    let mut watch = store.watch(&keyspace(), WatchFrom::Now).await.unwrap();
+    assert!(matches!(watch.next().await, Some(Ok(WatchItem::Progress(_)))));
+    watch
+}
+
+/// The next commit of a watch, or how it ends. Must come soon.
+pub(crate) async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, ErrorKind> {
+    let item = Env::real().timeout(Duration::from_secs(30), watch.next()).await.expect("it says something");
+    match item.expect("it has not ended") {
+        Ok(WatchItem::Commit(commit)) => Ok(commit),
+        Ok(WatchItem::Progress(_)) => panic!("a second greeting"),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_after_its_connection_was_lost() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let direct = ground.fresh(json!({}));
+    let mut proxied = direct.clone();
+    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
+    let mut watch = watch(&reader).await;
+    let mut last = 0;
+    for round in 0..5 {
+        for _ in 0..20 {
+            put(&writer, last).await;
+            last += 1;
+        }
+        proxy.down();
+        for _ in 0..20 {
+            put(&writer, last).await;
+            last += 1;
+        }
+        proxy.up();
+        for _ in 0..round {
+            put(&writer, last).await;
+            last += 1;
+        }
+    }
+    for at in 0..last {
+        let commit = next(&mut watch).await.unwrap();
+        assert_eq!(commit.revision, Revision(at as u64 + 1));
+        let value = &commit.changes[0].current.as_ref().unwrap().value;
+        assert_eq!(*value, at.to_string(), "once, in order, whole");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_whose_stream_was_trimmed_while_it_was_away_ends_with_compacted() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let direct = ground.fresh(json!({ "history-commits-max": 8 }));
+    let mut proxied = direct.clone();
+    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
+    put(&writer, 0).await;
+    let mut watch = watch(&reader).await;
+    proxy.down();
+    let mut last = Revision(0);
+    for value in 0..500 {
+        last = put(&writer, value).await;
+    }
+    proxy.up();
+    let Err(ErrorKind::Compacted { oldest }) = next(&mut watch).await else { panic!("it skips") };
+    assert!(oldest <= last);
+    let mut again = reader.watch(&keyspace(), WatchFrom::After(oldest)).await.unwrap();
+    let next_revision = put(&writer, 0).await;
+    assert_eq!(next(&mut again).await.unwrap().revision, next_revision);
+}
+
+#[tokio::test]
+async fn history_is_bounded_by_bytes_and_what_is_left_can_be_followed() {
+    let ground = Ground::start(&[]).await;
+    let config = ground.fresh(json!({ "history-bytes-max": 64 * 1024 }));
+    let prefix = config["key-prefix"].as_str().unwrap().to_owned();
+    let store = connect(config).await.unwrap();
+    for _ in 0..300 {
+        let txn = Txn::new().write(Write::Put { key: "k".into(), value: vec![b'v'; 1024].into() });
+        store.commit(&keyspace(), txn).await.unwrap();
+    }
+    let stream = format!("{prefix}{{map/it}}s");
+    let entries: u64 = ground.redis.ask(&["XLEN", &stream]).parse().unwrap();
+    assert!((10..40).contains(&entries), "{entries} entries of two thousand bytes");
+    let Err(error) = store.watch(&keyspace(), WatchFrom::After(Revision(1))).await else {
+        panic!("it is gone")
+    };
+    let ErrorKind::Compacted { oldest } = error.kind() else { panic!("{error}") };
+    let mut watch = store.watch(&keyspace(), WatchFrom::After(oldest)).await.unwrap();
+    for revision in oldest.0 + 1..=300 {
+        assert_eq!(next(&mut watch).await.unwrap().revision, Revision(revision));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_everything_was_flushed_and_something_is_written_again() {
+    let ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    for value in 0..5 {
+        put(&store, value).await;
+    }
+    let mut watch = watch(&store).await;
+    ground.redis.ask(&["FLUSHALL"]);
+    put(&store, 0).await;
+    assert!(matches!(next(&mut watch).await, Err(ErrorKind::Compacted { .. })));
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_everything_was_flushed_though_nothing_is_written() {
+    let ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    put(&store, 0).await;
+    let mut watch = watch(&store).await;
+    ground.redis.ask(&["FLUSHALL"]);
+    assert_eq!(next(&mut watch).await.unwrap_err(), ErrorKind::Compacted { oldest: Revision(0) });
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_seen() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let direct = ground.fresh(json!({}));
+    let mut proxied = direct.clone();
+    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
+    for value in 0..5 {
+        put(&writer, value).await;
+    }
+    let mut watch = watch(&reader).await;
+    proxy.down();
+    ground.redis.ask(&["FLUSHALL"]);
+    for value in 0..9 {
+        put(&writer, value).await;
+    }
+    proxy.up();
+    assert_eq!(next(&mut watch).await.unwrap_err(), ErrorKind::Compacted { oldest: Revision(9) });
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_server_has_lost_its_data_by_a_restart() {
+    let mut ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    put(&store, 0).await;
+    let mut watch = watch(&store).await;
+    ground.redis.kill();
+    ground.redis.restart().await;
+    assert!(matches!(next(&mut watch).await, Err(ErrorKind::Compacted { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_see_every_commit_while_the_connections_are_cut_again_and_again() {
+    let ground = Ground::start(&[]).await;
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let direct = ground.fresh(json!({}));
+    let mut proxied = direct.clone();
+    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
+    let mut watch = watch(&reader).await;
+    let write = async {
+        for value in 0..3000 {
+            put(&writer, value).await;
+        }
+    };
+    let cut = async {
+        for _ in 0..10 {
+            Env::real().sleep(Duration::from_millis(50)).await;
+            proxy.down();
+            proxy.up();
+        }
+    };
+    let read = async {
+        for revision in 1..=3000 {
+            assert_eq!(next(&mut watch).await.unwrap().revision, Revision(revision));
+        }
+    };
+    futures::join!(write, cut, read);
+}
+
+#[tokio::test]
+async fn databases_of_one_server_know_nothing_of_each_other() {
+    let ground = Ground::start(&[]).await;
+    let zero = ground.fresh(json!({}));
+    let mut one = zero.clone();
+    one.insert("DB".to_owned(), 1.into());
+    let (zero, one) = (connect(zero).await.unwrap(), connect(one).await.unwrap());
+    let mut watch = watch(&one).await;
+    put(&zero, 7).await;
+    let revision = put(&one, 8).await;
+    assert_eq!(revision, Revision(1));
+    let commit = next(&mut watch).await.unwrap();
+    assert_eq!(commit.changes[0].current.as_ref().unwrap().value, "8");
+}
