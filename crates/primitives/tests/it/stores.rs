@@ -14,6 +14,7 @@ use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
 use atomix_driver_etcd::EtcdDriver;
+use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_kv::{
     Context, Driver, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store,
@@ -21,9 +22,10 @@ use atomix_kv::{
 };
 use atomix_kv_testkit::Subject;
 use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::servers::redis::Redis;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
@@ -52,9 +54,15 @@ struct Kept {
 
 /// Stores on one server, each under a prefix of its own.
 #[derive(Debug, Default)]
-struct OnEtcd {
-    server: OnceCell<Etcd>,
+struct Served {
+    server: OnceCell<Server>,
     stores: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Server {
+    Etcd(Etcd),
+    Redis(Redis),
 }
 
 /// How often other tasks run before a request, or an answer, has come over a distance.
@@ -123,7 +131,7 @@ fn subject() -> Arc<dyn Subject> {
         // `distant` is memory as a remote store shows itself: shared, and every answer takes its time.
         "memory" | "distant" => Arc::new(memory::Memory),
         "disk" => Arc::new(disk::Disk::default()),
-        "etcd" => OnEtcd::shared(),
+        "etcd" | "redis" => Served::shared(),
         other => panic!("no such store to test: ATOMIX_TEST_STORE=`{other}`"),
     }
 }
@@ -154,12 +162,12 @@ where
     Arc::new(Kept { store, profile, distant, _subject: subject })
 }
 
-// === impl OnEtcd ===
+// === impl Served ===
 
-impl OnEtcd {
+impl Served {
     /// Returns the server of all tests that run now. The last of them stops it.
     fn shared() -> Arc<Self> {
-        static SHARED: Mutex<Weak<OnEtcd>> = Mutex::new(Weak::new());
+        static SHARED: Mutex<Weak<Served>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock();
         shared.upgrade().unwrap_or_else(|| {
             let server = Arc::default();
@@ -167,17 +175,41 @@ impl OnEtcd {
             server
         })
     }
+
+    async fn start() -> Server {
+        match name().as_str() {
+            "etcd" => Server::Etcd(Etcd::start(&[]).await),
+            _ => Server::Redis(Redis::start(&[]).await),
+        }
+    }
+
+    async fn connect(&self, more: &[(&str, Value)]) -> Result<Arc<dyn Store>, Error> {
+        let number = self.stores.fetch_add(1, Ordering::Relaxed);
+        let context = Context { env: Env::real(), store: "it".to_owned() };
+        let (driver, config): (Box<dyn Driver>, _) = match self.server.get_or_init(Self::start).await {
+            Server::Etcd(etcd) => (
+                Box::new(EtcdDriver),
+                json!({"endpoints": [etcd.endpoint()], "prefix": format!("it/{number}/")}),
+            ),
+            Server::Redis(redis) => (
+                Box::new(RedisDriver),
+                json!({"address": redis.address(), "key-prefix": format!("it{number}:")}),
+            ),
+        };
+        let mut config = config.as_object().cloned().unwrap();
+        config.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        driver.connect(config, context).await
+    }
 }
 
-impl Subject for OnEtcd {
+impl Subject for Served {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        Box::pin(async move {
-            let endpoint = self.server.get_or_init(|| Etcd::start(&[])).await.endpoint();
-            let number = self.stores.fetch_add(1, Ordering::Relaxed);
-            let config = json!({"endpoints": [endpoint], "prefix": format!("it/{number}/")});
-            let config = config.as_object().cloned().unwrap();
-            EtcdDriver.connect(config, Context { env: Env::real(), store: "it".to_owned() }).await
-        })
+        Box::pin(self.connect(&[]))
+    }
+
+    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
+        let short = async move { self.connect(&[("history-commits-max", json!(commits))]).await };
+        (name() == "redis").then(|| Box::pin(short) as _)
     }
 }
 
