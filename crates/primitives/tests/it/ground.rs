@@ -2,18 +2,21 @@
 //! What all tests stand on: a store, an outside world, callers, and patience.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use atomix_driver_memory::{MemoryStore, Settings};
+use atomix_driver_redis::RedisDriver;
 use atomix_env::{Env, ManualClock, Shutdown};
 use atomix_kv::{
-    ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
+    Context, Driver, ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store,
+    StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 /// A store and the world around it. Every backing of one kind is the same primitive.
@@ -37,14 +40,35 @@ pub(crate) struct Faulty {
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Returns the store under test, empty. The whole suite runs on another one when this is changed.
+/// Returns the store under test, empty: in memory, or with `ATOMIX_TEST_STORE=redis` on the Redis at
+/// `ATOMIX_TEST_REDIS` (`host:port`).
 pub(crate) fn store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Settings::default()))
+    forgetful_store(Settings::default().history_commits_max)
 }
 
 /// Returns a store that keeps `commits` commits for those who follow.
 pub(crate) fn forgetful_store(commits: usize) -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Settings { history_commits_max: commits, ..Settings::default() }))
+    match std::env::var("ATOMIX_TEST_STORE").as_deref() {
+        Ok("redis") => redis(commits),
+        _ => Arc::new(MemoryStore::new(Settings { history_commits_max: commits, ..Settings::default() })),
+    }
+}
+
+/// Connects a store under a prefix of its own. What it needs in the background runs on threads of its own, so that tests may
+/// ask for a store without waiting.
+fn redis(commits: usize) -> Arc<dyn Store> {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("there are threads"));
+    let address = std::env::var("ATOMIX_TEST_REDIS").unwrap_or_else(|_| "127.0.0.1:6379".to_owned());
+    let config = StoreConfig::from_iter([
+        ("address".to_owned(), address.into()),
+        ("key-prefix".to_owned(), format!("test-{:x}:", Env::real().random()).into()),
+        ("history-commits-max".to_owned(), commits.into()),
+    ]);
+    let context = Context { env: Env::real(), store: "test".to_owned() };
+    let connect = || RUNTIME.block_on(RedisDriver.connect(config, context));
+    std::thread::scope(|scope| scope.spawn(connect).join())
+        .expect("it does not panic")
+        .expect("redis is there")
 }
 
 /// Returns a caller of a session of its own.
