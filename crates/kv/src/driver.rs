@@ -64,36 +64,48 @@ pub fn parse_config<T: DeserializeOwned>(config: &StoreConfig) -> Result<T, Erro
         .map_err(|error| Error::config(format!("store configuration is wrong: {error}")))
 }
 
-/// Reads durations in configurations: text such as `"5s"` or `"250ms"` (units `ms`, `s`, `m`, `h`, `d`), or an integer
-/// of nanoseconds as the original's drivers had it. For `#[serde(deserialize_with = "atomix_kv::span")]`.
+/// Reads durations in configurations: text such as `"5s"`, `"250ms"` or `"1m30s"` (units `ns`, `us`, `ms`, `s`, `m`, `h`,
+/// `d`), or an integer of nanoseconds as the original's drivers had it. For
+/// `#[serde(deserialize_with = "atomix_kv::span")]`.
 pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Span {
-        Nanos(u64),
+        Nanoseconds(u64),
         Text(String),
     }
-    match Span::deserialize(deserializer) {
-        Ok(Span::Nanos(nanos)) => Ok(Duration::from_nanos(nanos)),
-        Ok(Span::Text(text)) => {
-            parse_span(&text).ok_or_else(|| D::Error::custom(format!("not a duration: `{text}`, write `5s`")))
-        }
-        Err(_) => Err(D::Error::custom("not a duration: write `\"5s\"`")),
+    let wrong = || D::Error::custom("a duration is a text such as `1m30s` or a number of nanoseconds");
+    match Span::deserialize(deserializer).map_err(|_| wrong())? {
+        Span::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
+        Span::Text(text) => parse_span(&text).ok_or_else(wrong),
     }
 }
 
+/// Numbers with units, one after the other, as Go writes them. `None` if it is something else.
 fn parse_span(text: &str) -> Option<Duration> {
-    let unit = text.find(|digit: char| !digit.is_ascii_digit())?;
-    let (number, unit) = (text[..unit].parse::<u64>().ok()?, &text[unit..]);
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis)
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    loop {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, with_unit) = rest.split_at(number);
+        let end = with_unit.find(|c: char| c.is_ascii_digit()).unwrap_or(with_unit.len());
+        let (unit, next) = with_unit.split_at(end);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return None,
+        };
+        let seconds = value.parse::<f64>().ok()? * seconds;
+        sum = sum.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        if next.is_empty() {
+            return Some(sum);
+        }
+        rest = next;
+    }
 }
 
 #[cfg(test)]
@@ -101,11 +113,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_text_with_a_unit() {
-        assert_eq!(parse_span("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_span("2h"), Some(Duration::from_hours(2)));
-        for wrong in ["", "5", "s", "1.5s", "-1s", "5 s", "18446744073709551615d"] {
-            assert_eq!(parse_span(wrong), None, "{wrong}");
+    fn durations_are_read_as_go_writes_them() {
+        for (text, millis) in [
+            ("5s", Some(5_000)),
+            ("250ms", Some(250)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("30d", Some(2_592_000_000)),
+            ("5", None),
+            ("s", None),
+            ("", None),
+            ("5 s", None),
+            ("-1s", None),
+            ("1e400s", None),
+        ] {
+            assert_eq!(parse_span(text), millis.map(Duration::from_millis), "{text}");
         }
     }
 }

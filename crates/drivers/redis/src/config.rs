@@ -8,8 +8,6 @@ use std::time::Duration;
 use atomix_kv::{Error, StoreConfig, parse_config};
 use serde::Deserialize;
 
-use crate::span;
-
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -48,10 +46,10 @@ pub struct Settings {
     /// The name that the certificate of the server must have. Default: the host of the address.
     pub tls_server_name: Option<String>,
     /// How long it may take to connect. Default 5 s, also for zero.
-    #[serde(deserialize_with = "span::deserialize")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub connect_timeout: Duration,
     /// How long an answer may take. Default 3 s, also for zero.
-    #[serde(deserialize_with = "span::deserialize")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub response_timeout: Duration,
     /// How many connections carry calls. Default 1, also for zero; more than 16
     /// count as 16.
@@ -59,7 +57,7 @@ pub struct Settings {
     /// How many replicas must have what is answered. Default 0.
     pub wait_replicas: u32,
     /// How long that may take. Default 1 s.
-    #[serde(deserialize_with = "span::deserialize")]
+    #[serde(deserialize_with = "atomix_kv::span")]
     pub wait_timeout: Duration,
     /// Calls per keyspace whose changes are kept for watches. Default 4,096; at least 1.
     pub history_commits_max: usize,

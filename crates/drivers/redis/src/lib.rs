@@ -14,7 +14,6 @@ mod names;
 mod nodes;
 mod program;
 mod server;
-mod span;
 mod store;
 
 use std::sync::Arc;
