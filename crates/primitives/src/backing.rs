@@ -2,13 +2,15 @@
 //! A primitive's keyspace in its store.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{Entry, Keyspace, Level, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use crate::{Error, Hosts, Kind};
+use crate::{Error, Hosts, Kind, Reason};
 
 /// What a primitive stands on: a store, its keyspace there, who else works on it, the outside world, and the limits of
 /// its arguments. Cheap to clone.
@@ -46,6 +48,24 @@ pub(crate) const ROUNDS_MAX: usize = 128;
 
 /// Entries read in one step of a walk over a range.
 pub(crate) const PAGE: usize = 1024;
+
+/// Runs `work` to its end, also when the caller goes away before that: what was sent to a store may be applied later, and
+/// somebody has to be there then. Its result is dropped in that case.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    env: &Env,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let mut work = Box::pin(work);
+    // Most stores of this process answer at once.
+    if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
+        return done;
+    }
+    let (told, done) = oneshot::channel();
+    env.detach(async move {
+        drop(told.send(work.await));
+    });
+    done.await.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "a call was ended by the runtime")))
+}
 
 // === impl Retry ===
 

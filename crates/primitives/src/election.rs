@@ -6,19 +6,21 @@
 //! leader, and never otherwise. No call has an error of its own: what is not possible changes nothing, and the answer is
 //! the state after the call.
 
+use std::sync::Arc;
+
 use atomix_kv::{Change, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::backing::{ROUNDS_MAX, Retry};
+use crate::backing::{ROUNDS_MAX, Retry, to_the_end};
 use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
 
-/// A leader election.
-#[derive(Debug)]
+/// A leader election. A clone is the same one.
+#[derive(Debug, Clone)]
 pub struct Election {
     backing: Backing,
     /// Calls of one runtime take turns, so that they do not fight for the record.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 /// The election as clients see it.
@@ -60,7 +62,7 @@ const RECORD_BYTES_MAX: usize = 1024 * 1024;
 impl Election {
     /// Opens the election. Takes back the candidates of dead hosts before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let election = Self { backing, turn: Mutex::new(()) };
+        let election = Self { backing, turn: Arc::default() };
         election.bury().await?;
         Ok(election)
     }
@@ -74,6 +76,13 @@ impl Election {
             return Err(Error::invalid("a candidate needs a name"));
         }
         self.backing.hosts().confirm(caller.owner.host).await?;
+        let (election, caller, candidate) = (self.clone(), caller.clone(), candidate.to_owned());
+        // A call that is dropped may still be applied, and its session may have ended by then.
+        let entering = async move { election.enter_now(&caller, &candidate).await };
+        to_the_end(self.backing.env(), entering).await
+    }
+
+    async fn enter_now(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
         let max = self.backing.limits().waiters_max;
         let term = self
             .change(|state| {

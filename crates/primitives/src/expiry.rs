@@ -10,8 +10,9 @@
 //! in the store counts only when deadlines are read: when the keyspace is opened, or history was missed; and then at
 //! most for the TTL itself.
 //!
-//! On a shared store every runtime that has the keyspace open follows its commits and times what others write from the
-//! moment that it sees it: never too early, whatever the wall clocks of the machines say. Whoever wrote a deadline reaps
+//! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
+//! the keyspace open follows its commits, and times what it did not know of from the moment that it sees it: never too
+//! early, whatever the wall clocks of the machines say. (A store that goes with its process has neither.) Whoever wrote a deadline reaps
 //! it on time; the others wait [`FOREIGN`] longer and usually find nothing left to do. So an entry is served at most
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
 //! Only a deadline that is *read* depends on two wall clocks agreeing: it is early or late by as much as they differ,
@@ -84,7 +85,7 @@ impl Expiry {
         });
         let expiry = Self { shared, _stop: stop.drop_guard() };
         let shared = &expiry.shared;
-        if backing.hosts().shared() {
+        if backing.hosts().outlives() {
             let watch = shared.begin().await?;
             let follower = Arc::clone(shared);
             shared.background(async move { follower.follow(watch).await });

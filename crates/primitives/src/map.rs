@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use atomix_kv::{Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write};
 use bytes::Bytes;
+use tokio::sync::Mutex;
 
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
@@ -22,6 +23,8 @@ pub struct Map {
     backing: Backing,
     expiry: Expiry,
     locks: Queues,
+    /// Transactions of one runtime that were overtaken take turns, so that they do not overtake each other again.
+    turn: Mutex<()>,
 }
 
 /// A value and the version of the entry that holds it.
@@ -87,7 +90,7 @@ impl Map {
         let remove = |key: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, key) }];
         let expiry = Expiry::open(&backing, remove).await?;
         let locks = Queues::open(backing.clone()).await?;
-        Ok(Self { backing, expiry, locks })
+        Ok(Self { backing, expiry, locks, turn: Mutex::new(()) })
     }
 
     /// Returns the number of entries.
@@ -202,6 +205,7 @@ impl Map {
         }
         let reads: Vec<Read> =
             operations.iter().map(|operation| Read::Get { key: entry_key(operation.key()) }).collect();
+        let mut turn = None;
         for _ in 0..ROUNDS_MAX {
             let before = self.backing.read(reads.clone()).await?;
             let mut named = HashSet::new();
@@ -235,6 +239,9 @@ impl Map {
                     done.push(operation.done(found.entry(), outcome.revision));
                 }
                 return Ok(done);
+            }
+            if turn.is_none() {
+                turn = Some(self.turn.lock().await);
             }
         }
         Err(Error::contention())

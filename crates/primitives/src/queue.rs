@@ -21,7 +21,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::backing::{PAGE, ROUNDS_MAX, Retry};
+use crate::backing::{PAGE, ROUNDS_MAX, Retry, to_the_end};
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
@@ -97,6 +97,9 @@ struct Place {
 /// How long the queues are still followed when nobody waits any more: long enough that a contended lock does not begin
 /// to follow anew at every hand-over.
 const LINGER: Duration = Duration::from_secs(5);
+/// When a stamp whose answer was lost is looked for again, if it is not there: what a broken connection has sent may be
+/// applied as late as this.
+const LATE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 // === impl Queues ===
 
@@ -128,7 +131,11 @@ impl Queues {
         let nonce = shared.backing.env().random();
         let mut place =
             Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
-        let (revision, stamps, first) = place.stand(&queues).await?;
+        let standing = async move {
+            let stood = place.stand(&queues).await?;
+            Ok((place, stood))
+        };
+        let (mut place, (revision, stamps, first)) = to_the_end(shared.backing.env(), standing).await?;
         if caller.closed.is_cancelled() {
             return Err(Error::closed());
         }
@@ -388,8 +395,19 @@ impl Shared {
         self.delete(&stamps).await;
     }
 
-    /// Finds the stamps of a place whose commit was not answered.
+    /// Finds the stamps of a place whose commit was not answered. They may come a while after the answer was lost.
     async fn find(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
+        for pause in LATE {
+            let found = self.look_for(owner, nonce).await;
+            if !found.is_empty() {
+                return found;
+            }
+            self.backing.env().sleep(pause).await;
+        }
+        self.look_for(owner, nonce).await
+    }
+
+    async fn look_for(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
         let mut retry = Retry::default();
         let mut range = keys::all(keys::QUEUE);
         let mut found = Vec::new();

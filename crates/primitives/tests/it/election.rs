@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use std::sync::Arc;
+
+use atomix_env::Env;
 use atomix_primitives::election::Term;
 use atomix_primitives::{Election, Kind, Limits, Reason};
 use futures::future::join_all;
 
-use crate::ground::{Ground, caller, next, reason, silent, take};
+use crate::ground::{Faulty, Ground, caller, eventually, next, reason, settle, silent, soon, take};
+use crate::stores::store;
 
 async fn open(ground: &Ground) -> Election {
     Election::open(ground.backing(Kind::Election)).await.unwrap()
@@ -132,6 +136,35 @@ async fn a_session_that_ended_while_it_entered_leaves_no_candidate() {
     gone.closed.cancel();
     assert_eq!(reason(election.enter(&gone, "A").await), Reason::Closed);
     assert_eq!(election.term().await.unwrap().leader, "");
+}
+
+#[tokio::test]
+async fn a_session_that_ended_before_its_candidate_arrived_leaves_none() {
+    let faulty = Faulty::new(store());
+    let ground = Ground::on(Arc::clone(&faulty) as _, Env::real());
+    let election = open(&ground).await;
+    ground.hosts.join().await.unwrap();
+    let gone = caller(1);
+    faulty.delay();
+    let call = {
+        let (election, gone) = (election.clone(), gone.clone());
+        tokio::spawn(async move { election.enter(&gone, "A").await })
+    };
+    settle().await;
+    call.abort();
+    gone.closed.cancel();
+    let release = {
+        let election = election.clone();
+        tokio::spawn(async move { election.release_all(gone.owner).await })
+    };
+    settle().await;
+    faulty.answer();
+    soon(release).await.unwrap();
+    eventually(async || {
+        let term = election.term().await.unwrap();
+        (term.term, term.leader.as_str()) == (1, "")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

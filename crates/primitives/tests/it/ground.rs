@@ -33,7 +33,8 @@ pub(crate) struct Faulty {
     refused: AtomicUsize,
     lost: AtomicUsize,
     held: AtomicBool,
-    answers: Notify,
+    late: AtomicBool,
+    answers: Arc<Notify>,
 }
 
 /// How long a test waits for what must come.
@@ -150,8 +151,8 @@ impl Faulty {
     /// Makes everything work, until something else is asked for.
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (refused, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (held, answers) = (AtomicBool::new(false), Notify::new());
-        Arc::new(Self { inner, refused, lost, held, answers })
+        let (held, late, answers) = (AtomicBool::new(false), AtomicBool::new(false), Arc::default());
+        Arc::new(Self { inner, refused, lost, held, late, answers })
     }
 
     /// Refuses the next `count` commits as if the store could not be reached.
@@ -169,12 +170,18 @@ impl Faulty {
         self.held.store(true, Ordering::SeqCst);
     }
 
+    /// Keeps the commits from now on on their way to the store. They arrive there even if nobody waits for the answer.
+    pub(crate) fn delay(&self) {
+        self.late.store(true, Ordering::SeqCst);
+    }
+
     /// Answers the commits from now on.
     pub(crate) fn pass(&self) {
         self.held.store(false, Ordering::SeqCst);
+        self.late.store(false, Ordering::SeqCst);
     }
 
-    /// Gives the answers that were held back.
+    /// Gives the answers that were held back, and lets arrive what was delayed.
     pub(crate) fn answer(&self) {
         self.pass();
         self.answers.notify_waiters();
@@ -206,6 +213,15 @@ impl Store for Faulty {
         Box::pin(async move {
             if due(&self.refused) {
                 return Err(atomix_kv::Error::new(ErrorKind::Unavailable, "refused by the test"));
+            }
+            if self.late.load(Ordering::SeqCst) {
+                let (inner, answers) = (Arc::clone(&self.inner), Arc::clone(&self.answers));
+                let keyspace = keyspace.clone();
+                let arrival = tokio::spawn(async move {
+                    answers.notified().await;
+                    inner.commit(&keyspace, txn).await
+                });
+                return arrival.await.unwrap();
             }
             let outcome = self.inner.commit(keyspace, txn).await;
             if due(&self.lost) {

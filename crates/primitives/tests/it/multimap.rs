@@ -132,7 +132,7 @@ async fn a_watched_listing_shows_the_whole_set_after_each_change() {
 
 #[tokio::test]
 async fn too_many_values_under_one_key_are_refused() {
-    needs!(Large);
+    needs!(LargeValues);
     let map = open(&Ground::real());
     let value = |at: usize| at.to_string().repeat(1_000_000);
     for at in 0..8 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Env, ManualClock};
-use atomix_kv::{Level, Order, Range, Read, Txn, Write};
+use atomix_kv::{Level, Order, Range, Read, Revision, Txn, Write};
 use atomix_primitives::{Kind, Limits, Lock, Map, Reason};
 use parking_lot::Mutex;
 
@@ -187,6 +187,29 @@ async fn a_call_that_is_dropped_before_the_store_has_answered_leaves_no_stamp() 
     drop(dropped);
     faulty.answer();
     places(&lock, 0).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_on_its_way_to_the_store_leaves_no_stamp_when_it_arrives() {
+    let (faulty, ground) = faulty();
+    let lock = on(&ground).await;
+    faulty.delay();
+    let call = {
+        let lock = Arc::clone(&lock);
+        tokio::spawn(async move { lock.lock(&caller(1), None).await })
+    };
+    settle().await;
+    call.abort();
+    settle().await;
+    assert_eq!(lock.queue(10).await, Ok(Vec::new()), "it has not arrived");
+    faulty.answer();
+    let keyspace = Kind::Lock.keyspace("it");
+    eventually(async || {
+        ground.store.read(&keyspace, Vec::new(), Level::Latest).await.unwrap().revision >= Revision(2)
+    })
+    .await;
+    places(&lock, 0).await;
+    soon(lock.lock(&caller(2), None)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,21 +6,28 @@
 
 #[path = "../../../drivers/disk/tests/disk/mod.rs"]
 mod disk;
-#[path = "../../../drivers/etcd/tests/cluster/mod.rs"]
-mod etcd;
 #[path = "../../../drivers/memory/tests/memory/mod.rs"]
 mod memory;
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
+use atomix_driver_etcd::EtcdDriver;
+use atomix_driver_redis::RedisDriver;
+use atomix_env::Env;
 use atomix_kv::{
-    Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
-    WatchStream,
+    Context, Driver, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store,
+    Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::Subject;
+use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::servers::redis::Redis;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
 
 /// What a test asks for beyond what every store promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +38,8 @@ pub(crate) enum Need {
     Immediate,
     /// A history whose length the test sets.
     History,
-    /// Values of several megabytes.
-    Large,
+    /// Values as large as all values that a multimap may have under one key.
+    LargeValues,
 }
 
 /// A store with what must live as long as it.
@@ -42,7 +49,20 @@ struct Kept {
     profile: Profile,
     /// Whether requests and answers take their time on the way.
     distant: bool,
-    _subject: Box<dyn Subject>,
+    _subject: Arc<dyn Subject>,
+}
+
+/// Stores on one server, each under a prefix of its own.
+#[derive(Debug, Default)]
+struct Served {
+    server: OnceCell<Server>,
+    stores: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Server {
+    Etcd(Etcd),
+    Redis(Redis),
 }
 
 /// How often other tasks run before a request, or an answer, has come over a distance.
@@ -89,10 +109,10 @@ pub(crate) fn lacks(need: Need) -> Option<&'static str> {
         Need::History if subject().open_forgetful(1).is_none() => {
             Some("the length of this store's history cannot be set")
         }
-        Need::Large if profile().limits.value_bytes_max < 16 * 1024 * 1024 => {
-            Some("the store takes no values of several megabytes")
+        Need::LargeValues if profile().limits.value_bytes_max < 9 << 20 => {
+            Some("the store itself refuses values of this size before the primitive does")
         }
-        Need::Dense | Need::Immediate | Need::History | Need::Large => None,
+        Need::Dense | Need::Immediate | Need::History | Need::LargeValues => None,
     }
 }
 
@@ -106,12 +126,12 @@ fn name() -> String {
 }
 
 /// The subject of the store under test.
-fn subject() -> Box<dyn Subject> {
+fn subject() -> Arc<dyn Subject> {
     match name().as_str() {
         // `distant` is memory as a remote store shows itself: shared, and every answer takes its time.
-        "memory" | "distant" => Box::new(memory::Memory),
-        "disk" => Box::new(disk::Disk::default()),
-        "etcd" => Box::new(etcd::Shared),
+        "memory" | "distant" => Arc::new(memory::Memory),
+        "disk" => Arc::new(disk::Disk::default()),
+        "etcd" | "redis" => Served::shared(),
         other => panic!("no such store to test: ATOMIX_TEST_STORE=`{other}`"),
     }
 }
@@ -124,7 +144,7 @@ fn profile() -> &'static Profile {
 /// Connects a store without the runtime of the test, whose only thread may be the one that waits here.
 fn wait_for<F>(open: F) -> Arc<dyn Store>
 where
-    F: FnOnce() -> BoxFuture<'static, (Result<Arc<dyn Store>, Error>, Box<dyn Subject>)>,
+    F: FnOnce() -> BoxFuture<'static, (Result<Arc<dyn Store>, Error>, Arc<dyn Subject>)>,
 {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let (told, opened) = std::sync::mpsc::channel();
@@ -140,6 +160,57 @@ where
         (profile.shared, profile.durability) = (true, Durability::Quorum);
     }
     Arc::new(Kept { store, profile, distant, _subject: subject })
+}
+
+// === impl Served ===
+
+impl Served {
+    /// Returns the server of all tests that run now. The last of them stops it.
+    fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Served>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::default();
+            *shared = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    async fn start() -> Server {
+        match name().as_str() {
+            "etcd" => Server::Etcd(Etcd::start(&[]).await),
+            _ => Server::Redis(Redis::start(&[]).await),
+        }
+    }
+
+    async fn connect(&self, more: &[(&str, Value)]) -> Result<Arc<dyn Store>, Error> {
+        let number = self.stores.fetch_add(1, Ordering::Relaxed);
+        let context = Context { env: Env::real(), store: "it".to_owned() };
+        let (driver, config): (Box<dyn Driver>, _) = match self.server.get_or_init(Self::start).await {
+            Server::Etcd(etcd) => (
+                Box::new(EtcdDriver),
+                json!({"endpoints": [etcd.endpoint()], "prefix": format!("it/{number}/")}),
+            ),
+            Server::Redis(redis) => (
+                Box::new(RedisDriver),
+                json!({"address": redis.address(), "key-prefix": format!("it{number}:")}),
+            ),
+        };
+        let mut config = config.as_object().cloned().unwrap();
+        config.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        driver.connect(config, context).await
+    }
+}
+
+impl Subject for Served {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        Box::pin(self.connect(&[]))
+    }
+
+    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
+        let short = async move { self.connect(&[("history-commits-max", json!(commits))]).await };
+        (name() == "redis").then(|| Box::pin(short) as _)
+    }
 }
 
 // === impl Kept ===
