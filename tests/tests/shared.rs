@@ -35,15 +35,15 @@ async fn client(server: &Server) -> Client {
     LockClient::new(channel.connect().await.unwrap())
 }
 
-fn id() -> Option<PrimitiveId> {
-    Some(PrimitiveId { name: "l".to_owned() })
+fn lock_id() -> PrimitiveId {
+    PrimitiveId { name: "l".to_owned() }
 }
 
 /// Creates the lock, for which the store may have to be reached first.
 async fn create(client: &mut Client) {
     let begin = Instant::now();
     loop {
-        match client.create(lock::CreateRequest { id: id(), tags: Vec::new() }).await {
+        match client.create(lock::CreateRequest { id: Some(lock_id()), tags: Vec::new() }).await {
             Ok(_) => return,
             Err(status) if status.code() == Code::Unavailable && begin.elapsed() < 2 * SLACK => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -54,7 +54,7 @@ async fn create(client: &mut Client) {
 }
 
 async fn take(client: &mut Client) -> Result<u64, tonic::Status> {
-    Ok(client.lock(lock::LockRequest { id: id(), timeout: None }).await?.into_inner().version)
+    Ok(client.lock(lock::LockRequest { id: Some(lock_id()), timeout: None }).await?.into_inner().version)
 }
 
 fn send(server: &Server, signal: Signal) {
@@ -88,12 +88,12 @@ async fn dies_and_sleeps(store: &str) {
                 Err(status) if status.code() == Code::Unavailable => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                taken => return (taken, one),
+                granted => return (granted, one),
             }
         }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    two.unlock(lock::UnlockRequest { id: id() }).await.unwrap();
+    two.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap();
     let (token, mut one) = again.await.unwrap();
     let token = token.unwrap();
     assert!(token > next);
@@ -103,14 +103,15 @@ async fn dies_and_sleeps(store: &str) {
     let next = tokio::time::timeout(TIMEOUT * 2 + SLACK, take(&mut two)).await.unwrap().unwrap();
     assert!(next > token);
     send(&first, Signal::CONT);
-    let refused = one.unlock(lock::UnlockRequest { id: id() }).await.unwrap_err();
+    let refused = one.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap_err();
     assert_eq!(refused.get_error_details().error_info().unwrap().reason, "LOCK_NOT_HELD");
-    let holder = one.get_lock(lock::GetLockRequest { id: id() }).await.unwrap().into_inner().version;
+    let holder =
+        one.get_lock(lock::GetLockRequest { id: Some(lock_id()) }).await.unwrap().into_inner().version;
     assert_eq!(holder, next);
     let waiting = tokio::spawn(async move { take(&mut one).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
-    two.unlock(lock::UnlockRequest { id: id() }).await.unwrap();
+    two.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap();
     assert!(waiting.await.unwrap().unwrap() > next);
 }
 
