@@ -33,6 +33,7 @@ fn verdict(what: &str, seed: u64, books: &Books) {
 #[ignore = "takes minutes: run by tests/crash-rounds"]
 async fn kills_lose_nothing() {
     let (rounds, seed) = (number("CRASH_KILLS", 200), seed());
+    println!("kills: seed {seed}");
     for (durability, rounds) in [(Durability::Sync, rounds - rounds / 2), (Durability::Interval, rounds / 2)]
     {
         let folder = tempfile::tempdir().unwrap();
@@ -45,6 +46,7 @@ async fn kills_lose_nothing() {
 #[ignore = "takes minutes: run by tests/crash-rounds"]
 async fn power_cuts_lose_nothing_but_what_an_interval_allows() {
     let (rounds, seed) = (number("CRASH_CUTS", 50), seed());
+    println!("power cuts: seed {seed}");
     if let Some(missing) = mount_missing() {
         println!("power cuts: skipped, disks cannot be mounted here: {missing}");
         return;

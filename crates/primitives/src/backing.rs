@@ -146,6 +146,11 @@ impl Backing {
         Ok(self.store.watch(&self.keyspace, from).await?)
     }
 
+    /// Returns how many writes go into one step of a long walk: stores differ in what a transaction may have.
+    pub(crate) fn writes_at_once(&self) -> usize {
+        self.store.profile().limits.writes_max.clamp(1, PAGE)
+    }
+
     pub(crate) fn check_key(&self, key: &str) -> Result<(), Error> {
         check("key", key.len(), self.limits.key_bytes_max)
     }

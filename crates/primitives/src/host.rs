@@ -219,9 +219,10 @@ impl Hosts {
         }
         let mut dead = BTreeSet::new();
         let found: Vec<u64> = found.into_iter().collect();
-        for chunk in found.chunks(PAGE) {
+        let store = self.store()?;
+        for chunk in found.chunks(store.profile().limits.reads_max.clamp(1, PAGE)) {
             let reads = chunk.iter().map(|id| Read::Get { key: key(*id) }).collect();
-            let snapshot = self.store()?.read(&self.keyspace, reads, Level::Latest).await?;
+            let snapshot = store.read(&self.keyspace, reads, Level::Latest).await?;
             let absent = chunk.iter().zip(&snapshot.reads).filter(|(_, found)| found.entry().is_none());
             dead.extend(absent.map(|(id, _)| *id));
         }

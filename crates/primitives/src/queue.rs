@@ -435,7 +435,7 @@ impl Shared {
 
     /// Deletes stamps, however often the store has to be asked.
     async fn delete(&self, stamps: &[Bytes]) {
-        for chunk in stamps.chunks(PAGE) {
+        for chunk in stamps.chunks(self.backing.writes_at_once()) {
             let mut retry = Retry::default();
             loop {
                 let writes = chunk.iter().map(|key| Write::Delete { key: key.clone() }).collect();

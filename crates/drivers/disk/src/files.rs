@@ -48,6 +48,9 @@ pub(crate) trait File: Send + Sync + fmt::Debug {
     /// out of room and changes no length, which makes a sync a third cheaper.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Gives back the room beyond `len`.
+    fn shrink(&self, len: u64) -> io::Result<()>;
+
     /// Makes what was written survive a power cut.
     fn sync(&self) -> io::Result<()>;
 }
@@ -161,6 +164,10 @@ impl File for fs::File {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn shrink(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -60,14 +60,16 @@ impl Segment {
     }
 
     /// Notes at the end of the log that another one goes on with batch `next`, so that it is missed when somebody removes
-    /// it. Does nothing if there is no room, and is not synced: a start needs the note only when the other one is gone.
+    /// it, and gives back the room that was not used. Does nothing if there is no room, and is not synced: a start needs
+    /// the note only when the other one is gone.
     pub(crate) fn close(&mut self, next: u64) -> io::Result<()> {
         let mut payload = Vec::new();
         record::append(&mut payload, &End { next });
         if log_name(next) == self.name || self.room() < frame::room(payload.len()) as u64 {
             return Ok(());
         }
-        self.put(Kind::End, &payload)
+        self.put(Kind::End, &payload)?;
+        self.file.shrink(self.at + frame::HEAD as u64)
     }
 
     /// Gives the log its name. From now on it counts, whatever this answers, and the log before ends where it begins. As it

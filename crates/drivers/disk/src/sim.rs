@@ -247,6 +247,12 @@ impl File for SimFile {
         Ok(())
     }
 
+    fn shrink(&self, len: u64) -> io::Result<()> {
+        self.disk.operate()?;
+        self.content.lock().bytes.truncate(usize::try_from(len).expect("files here are small"));
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.operate()?;
         if !self.disk.lies() {

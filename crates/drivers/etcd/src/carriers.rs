@@ -262,7 +262,10 @@ impl Carrier for Reads {
 fn together(pack: &[Request]) -> Vec<RequestOp> {
     let mut by_space: Vec<(&Space, Vec<Keys>)> = Vec::new();
     for request in pack.iter().filter(|request| !request.touches.writes.is_empty()) {
-        let keys = request.touches.writes.iter().map(|key| request.space.strip(key)).collect();
+        // Names of requests are not watched, and one may look like a key.
+        let watched = request.space.watched();
+        let written = request.touches.writes.iter().filter(|key| watched.contains(key));
+        let keys = written.map(|key| request.space.strip(key)).collect();
         match by_space.iter_mut().find(|(space, _)| *space == &request.space) {
             Some((_, transactions)) => transactions.push(Keys { keys }),
             None => by_space.push((&request.space, vec![Keys { keys }])),

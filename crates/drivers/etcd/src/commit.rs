@@ -85,7 +85,13 @@ impl Committer {
         });
         let mut given = Given { stamps: stamps.collect(), ..Given::default() };
         given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given.stamps));
-        let mut numbers = self.numbers.take(space, plan::pinned(txn)).await;
+        let patience = self.core.settings.request_timeout;
+        let taken = self.core.env.timeout(patience, self.numbers.take(space, plan::pinned(txn))).await;
+        let mut numbers = taken.map_err(|_| {
+            Error::unavailable(format!(
+                "others add to the same number all the time: request-timeout=`{patience:?}`"
+            ))
+        })?;
         given.pins = numbers.iter().map(|(key, known)| (key.clone(), Pin::clone(known))).collect();
         for round in 0..ROUNDS_MAX {
             if round > 2 {

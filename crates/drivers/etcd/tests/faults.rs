@@ -274,12 +274,12 @@ async fn a_follower_far_behind_is_brought_up_from_the_history_of_etcd() {
     join_all(writes).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     let mut watch = store.watch(&keyspace(), WatchFrom::After(begun)).await.unwrap();
     let mut last = begun;
-    for _ in 0..3000 {
+    for at in 0..3000 {
         let Ok(WatchItem::Commit(commit)) = next(&mut watch).await else { panic!("it goes on") };
         assert!(commit.revision > last && commit.changes.len() == 1, "{commit:?} after {last}");
         last = commit.revision;
         // In the middle of what was packed together as well as between.
-        if last.0.is_multiple_of(7) {
+        if at % 97 == 0 {
             watch = store.watch(&keyspace(), WatchFrom::After(last)).await.unwrap();
         }
     }
@@ -404,6 +404,37 @@ async fn an_answer_too_large_at_once_is_asked_for_in_parts() {
         range = range.after(&entries.last().unwrap().key);
     }
     assert_eq!(seen, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_that_share_a_round_trip_are_commits_of_their_own() {
+    let etcd = Etcd::start(&[]).await;
+    let store = connect(json!({"endpoints": [etcd.endpoint()]})).await.unwrap();
+    let mut watch = store.watch(&keyspace(), WatchFrom::Now).await.unwrap();
+    next(&mut watch).await.unwrap();
+    let name = |at: usize| format!("k{at}");
+    let calls = (0..500).map(|at| {
+        let store = &store;
+        // Two keys each; every third has a name, which is a key of another one.
+        let txn = Txn::new()
+            .write(Write::Put { key: name(2 * at).into(), value: "v".into() })
+            .write(Write::Put { key: name(2 * at + 1).into(), value: "v".into() });
+        let txn = if at % 3 == 1 { txn.once(name(2 * at - 2)) } else { txn };
+        async move { store.commit(&keyspace(), txn).await.unwrap().revision }
+    });
+    let revisions = join_all(calls).await;
+    let distinct: std::collections::BTreeSet<_> = revisions.iter().collect();
+    assert!(distinct.len() < revisions.len(), "some have shared a revision");
+    for _ in 0..500 {
+        let Ok(WatchItem::Commit(commit)) = next(&mut watch).await else { panic!("it goes on") };
+        let keys: Vec<_> = commit.changes.iter().map(|change| change.key.clone()).collect();
+        let [one, other] = &keys[..] else { panic!("not one transaction: {keys:?}") };
+        let number = |key: &Bytes| std::str::from_utf8(&key[1..]).unwrap().parse::<usize>().unwrap();
+        assert!(number(one).is_multiple_of(2) && number(other) == number(one) + 1, "{keys:?}");
+        let told = revisions[number(one) / 2];
+        assert_eq!(commit.changes[0].current.as_ref().unwrap().modified, told);
+        assert!(commit.revision <= told && commit.revision.0 + 64 > told.0);
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::cursor::damaged;
 use crate::dial::{Failure, Wire};
 use crate::error::{Asked, Elsewhere, elsewhere, translate};
 use crate::frame::{Frame, Nonce};
-use crate::names::Names;
+use crate::names::{Names, STREAM};
 use crate::store::Core;
 
 /// All feeds of a store.
@@ -50,6 +50,7 @@ struct Told {
 struct Feed {
     keyspace: Keyspace,
     names: Names,
+    channel: Bytes,
     /// Who catches up, one at a time.
     turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -238,8 +239,8 @@ impl Feeds {
             if feed.state.lock().tap.as_ref().is_some_and(|known| Arc::ptr_eq(known, &tap)) {
                 return Ok(());
             }
-            self.told.channels.write().insert(feed.names.channel.clone(), Arc::clone(feed));
-            let answer = tap.call(redis::cmd("SSUBSCRIBE").arg(&feed.names.channel[..])).await;
+            self.told.channels.write().insert(feed.channel.clone(), Arc::clone(feed));
+            let answer = tap.call(redis::cmd("SSUBSCRIBE").arg(&feed.channel[..])).await;
             match answer {
                 Ok(Value::Push { kind: PushKind::SSubscribe, .. }) => {
                     feed.state.lock().tap = Some(tap);
@@ -302,7 +303,7 @@ impl Feeds {
             self.remove(&feed);
             if let Some(tap) = tap {
                 // What comes before this is done finds nobody.
-                drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.names.channel[..])).await);
+                drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.channel[..])).await);
             }
         }
     }
@@ -327,8 +328,8 @@ impl Feeds {
         }
         drop(feeds);
         let mut channels = self.told.channels.write();
-        if channels.get(&feed.names.channel).is_some_and(|known| Arc::ptr_eq(known, feed)) {
-            channels.remove(&feed.names.channel);
+        if channels.get(&feed.channel).is_some_and(|known| Arc::ptr_eq(known, feed)) {
+            channels.remove(&feed.channel);
         }
     }
 
@@ -368,9 +369,11 @@ impl Feeds {
 impl Feed {
     fn new(core: &Core, keyspace: &Keyspace) -> Self {
         let settings = &core.nodes.dialer.settings;
+        let names = core.names(keyspace);
         Self {
             keyspace: keyspace.clone(),
-            names: core.names(keyspace),
+            channel: names.channel(&core.nodes.library.channel),
+            names,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             retention: Retention {
@@ -454,7 +457,8 @@ impl Feed {
     /// Some frames from the one on that has `revision`, or comes after it.
     async fn page(&self, core: &Core, revision: Revision) -> Result<Vec<Frame>, Error> {
         let mut cmd = redis::cmd("XRANGE");
-        cmd.arg(&self.names.stream[..]).arg(format!("{revision}-0")).arg("+").arg("COUNT").arg(PAGE);
+        self.names.pass(&mut cmd, &[STREAM]);
+        cmd.arg(format!("{revision}-0")).arg("+").arg("COUNT").arg(PAGE);
         let (answer, _) = core.nodes.call(self.names.slot, &cmd, Asked::Read).await?;
         let Value::Array(items) = answer else { return Err(damaged()) };
         let frames = items.into_iter().map(|item| {

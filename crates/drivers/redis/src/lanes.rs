@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Packs transactions of one keyspace that arrive while others are under way into one call.
 //!
-//! A caller who finds a lane free goes at once; the others wait in its queue and go together when one of those comes back. So
-//! a single caller waits for nothing, and many pay for one call together. What waits is bounded by the number of callers.
+//! A caller who finds a lane empty goes at once. The others wait in its queue for *carriers*: tasks that take all who wait to
+//! Redis together, again and again until nobody waits. So a single caller waits for nothing, many pay for one call together,
+//! and nobody waits for a caller who does not poll its call. What waits is bounded by the number of callers.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -27,7 +28,9 @@ pub(crate) struct Lane {
 
 #[derive(Debug, Default)]
 struct Queue {
-    under_way: usize,
+    /// A caller goes alone.
+    alone: bool,
+    carriers: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -41,14 +44,14 @@ pub(crate) struct Waiting {
 /// What a caller does.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// Goes, and tells [`Lanes::next`] when it is back.
+    /// Goes, and tells [`Lanes::back`].
     Go(Txn),
-    /// Waits to be answered by somebody else.
-    Wait(oneshot::Receiver<Result<Outcome, Error>>),
+    /// Waits to be answered. With `carry` it starts a carrier.
+    Wait { answer: oneshot::Receiver<Result<Outcome, Error>>, carry: bool },
 }
 
-/// Calls of one lane that are under way at the same time: while one is on the wire Redis works on the other.
-const UNDER_WAY_MAX: usize = 2;
+/// Carriers of one lane: while the call of one is on the wire Redis works on that of the other.
+const CARRIERS_MAX: usize = 2;
 /// Transactions in one call. Redis serves nobody else meanwhile.
 const BATCH_MAX: usize = 128;
 /// Bytes in one call, beyond which packing saves nothing.
@@ -63,16 +66,29 @@ impl Lanes {
             Some(queue) => queue,
             None => lanes.entry(lane.clone()).or_default(),
         };
-        if queue.under_way < UNDER_WAY_MAX {
-            queue.under_way += 1;
+        if !queue.alone && queue.carriers == 0 {
+            queue.alone = true;
             return Turn::Go(txn);
         }
-        let (answer, receiver) = oneshot::channel();
-        queue.waiting.push_back(Waiting { txn, answer });
-        Turn::Wait(receiver)
+        let (sender, answer) = oneshot::channel();
+        queue.waiting.push_back(Waiting { txn, answer: sender });
+        let carry = queue.carriers < CARRIERS_MAX;
+        queue.carriers += usize::from(carry);
+        Turn::Wait { answer, carry }
     }
 
-    /// Takes who goes next, after a call came back. Empty if nobody does: the call is not under way any more then.
+    /// Says that the caller who went alone is back.
+    pub(crate) fn back(&self, lane: &Lane) {
+        let mut lanes = self.lanes.lock();
+        if let Some(queue) = lanes.get_mut(lane) {
+            queue.alone = false;
+            if queue.carriers == 0 {
+                lanes.remove(lane);
+            }
+        }
+    }
+
+    /// Takes those whom a carrier takes along. Empty if nobody waits: the carrier is at its end then.
     pub(crate) fn next(&self, lane: &Lane) -> Vec<Waiting> {
         let mut lanes = self.lanes.lock();
         let Some(queue) = lanes.get_mut(lane) else { return Vec::new() };
@@ -95,12 +111,26 @@ impl Lanes {
             }
         }
         if batch.is_empty() {
-            queue.under_way -= 1;
-            if queue.under_way == 0 {
+            queue.carriers -= 1;
+            if queue.carriers == 0 && !queue.alone {
                 lanes.remove(lane);
             }
         }
         batch
+    }
+
+    /// Says that a carrier has ended before its time, with the runtime that it ran on. Who waits learns nothing any more.
+    pub(crate) fn lost(&self, lane: &Lane) {
+        let mut lanes = self.lanes.lock();
+        if let Some(queue) = lanes.get_mut(lane) {
+            queue.carriers -= 1;
+            if queue.carriers == 0 {
+                queue.waiting.clear();
+                if !queue.alone {
+                    lanes.remove(lane);
+                }
+            }
+        }
     }
 }
 
@@ -127,33 +157,43 @@ mod tests {
 
     fn wait(lanes: &Lanes, txn: Txn) -> oneshot::Receiver<Result<Outcome, Error>> {
         match lanes.enter(&lane(), txn) {
-            Turn::Wait(receiver) => receiver,
+            Turn::Wait { answer, .. } => answer,
             Turn::Go(_) => panic!("it goes"),
         }
     }
 
-    fn full() -> Lanes {
+    /// A lane with a caller who went alone and does not come back.
+    fn busy() -> Lanes {
         let lanes = Lanes::default();
-        for _ in 0..UNDER_WAY_MAX {
-            assert!(matches!(lanes.enter(&lane(), put(1)), Turn::Go(_)));
-        }
+        assert!(matches!(lanes.enter(&lane(), put(1)), Turn::Go(_)));
         lanes
     }
 
     #[test]
-    fn those_who_wait_go_together_and_a_lane_ends_with_its_last_call() {
-        let lanes = full();
-        let _waiting: Vec<_> = (0..5).map(|_| wait(&lanes, put(1))).collect();
-        assert_eq!(lanes.next(&lane()).len(), 5);
-        for _ in 0..UNDER_WAY_MAX {
+    fn those_who_wait_go_together_and_a_lane_ends_with_the_last_of_them() {
+        let lanes = busy();
+        let mut carriers = 0;
+        let waiting: Vec<_> = (0..5)
+            .map(|_| match lanes.enter(&lane(), put(1)) {
+                Turn::Wait { answer, carry } => {
+                    carriers += usize::from(carry);
+                    answer
+                }
+                Turn::Go(_) => panic!("it goes"),
+            })
+            .collect();
+        assert_eq!(carriers, CARRIERS_MAX);
+        assert_eq!(lanes.next(&lane()).len(), waiting.len());
+        for _ in 0..carriers {
             assert!(lanes.next(&lane()).is_empty());
         }
+        lanes.back(&lane());
         assert!(lanes.lanes.lock().is_empty());
     }
 
     #[test]
     fn a_batch_is_bounded_and_a_named_request_goes_alone() {
-        let lanes = full();
+        let lanes = busy();
         let mut waiting: Vec<_> = (0..=BATCH_MAX).map(|_| wait(&lanes, put(1))).collect();
         assert_eq!(lanes.next(&lane()).len(), BATCH_MAX);
         waiting.push(wait(&lanes, put(1).once("name")));
@@ -166,7 +206,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_before_its_turn_is_not_sent() {
-        let lanes = full();
+        let lanes = busy();
         drop(wait(&lanes, put(1)));
         let _kept = wait(&lanes, put(2));
         let batch = lanes.next(&lane());

@@ -14,16 +14,19 @@
 
 use atomix_kv::Keyspace;
 use bytes::{BufMut, Bytes, BytesMut};
+use redis::Cmd;
+
+pub(crate) const RECORDS: u8 = b'v';
+pub(crate) const INDEX: u8 = b'i';
+pub(crate) const STREAM: u8 = b's';
+pub(crate) const OUTCOMES: u8 = b'o';
+pub(crate) const ORDER: u8 = b'q';
 
 /// The names of one keyspace.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
-    pub(crate) records: Bytes,
-    pub(crate) index: Bytes,
-    pub(crate) stream: Bytes,
-    pub(crate) outcomes: Bytes,
-    pub(crate) order: Bytes,
-    pub(crate) channel: Bytes,
+    /// The name of the records. The others differ in the last byte.
+    records: Bytes,
     /// The hash slot of all of them.
     pub(crate) slot: u16,
 }
@@ -35,48 +38,73 @@ pub(crate) const SLOTS: usize = 16_384;
 
 impl Names {
     /// Names a keyspace. No two keyspaces share a name, and the tag between the braces is never empty.
-    pub(crate) fn new(prefix: &str, keyspace: &Keyspace, channel: &str) -> Self {
-        let mut tag = BytesMut::with_capacity(keyspace.as_bytes().len());
-        for byte in keyspace.as_bytes() {
+    pub(crate) fn new(prefix: &str, keyspace: &Keyspace) -> Self {
+        let name = keyspace.as_bytes();
+        // The first closing brace ends the tag.
+        if !name.iter().any(|byte| matches!(byte, b'}' | b'%')) {
+            return Self::tagged(prefix, name);
+        }
+        let mut tag = BytesMut::with_capacity(name.len() + 2);
+        for byte in name {
             match byte {
-                // The first closing brace ends the tag.
                 b'}' | b'%' => tag.put_slice(format!("%{byte:02X}").as_bytes()),
                 other => tag.put_u8(*other),
             }
         }
-        Self::tagged(prefix, &tag, channel)
+        Self::tagged(prefix, &tag)
     }
 
     /// The names of a keyspace that no [`Keyspace`] has: for trying out what is allowed.
-    pub(crate) fn probe(prefix: &str, channel: &str) -> Self {
-        Self::tagged(prefix, b"%probe", channel)
+    pub(crate) fn probe(prefix: &str) -> Self {
+        Self::tagged(prefix, b"%probe")
     }
 
-    fn tagged(prefix: &str, tag: &[u8], channel: &str) -> Self {
-        let name = |kind: u8| -> Bytes { [prefix.as_bytes(), b"{", tag, b"}", &[kind]].concat().into() };
-        let records = name(b'v');
-        Self {
-            index: name(b'i'),
-            stream: name(b's'),
-            outcomes: name(b'o'),
-            order: name(b'q'),
-            channel: [&records, channel.as_bytes()].concat().into(),
-            slot: slot(tag),
-            records,
+    fn tagged(prefix: &str, tag: &[u8]) -> Self {
+        let records = [prefix.as_bytes(), b"{", tag, b"}", &[RECORDS]].concat().into();
+        Self { records, slot: slot(tag) }
+    }
+
+    /// Passes the names of these kinds to a command.
+    pub(crate) fn pass(&self, cmd: &mut Cmd, kinds: &[u8]) {
+        let mut name = self.records.to_vec();
+        for kind in kinds {
+            if let Some(last) = name.last_mut() {
+                *last = *kind;
+            }
+            cmd.arg(&name[..]);
         }
+    }
+
+    /// The channel to which frames are published; `database` is what follows the name.
+    pub(crate) fn channel(&self, database: &str) -> Bytes {
+        [&self.records, database.as_bytes()].concat().into()
     }
 }
 
 /// CRC-16/XMODEM of the tag, as the specification of the cluster has it.
 #[allow(clippy::cast_possible_truncation, reason = "there are fewer slots than a u16 has values")]
 fn slot(tag: &[u8]) -> u16 {
-    let crc = tag.iter().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
+    let crc = tag.iter().fold(0u16, |crc, byte| (crc << 8) ^ CRC[usize::from((crc >> 8) as u8 ^ byte)]);
     crc % SLOTS as u16
 }
+
+/// The checksums of all bytes.
+#[allow(clippy::cast_possible_truncation, reason = "there are 256 bytes")]
+const CRC: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -90,11 +118,11 @@ mod tests {
 
     #[test]
     fn names_that_could_be_mistaken_are_told_apart() {
-        let name = |keyspace: &'static str| Names::new("p:", &Keyspace::new(keyspace), "");
+        let name = |keyspace: &'static str| Names::new("p:", &Keyspace::new(keyspace));
         assert_eq!(name("map/a").records, "p:{map/a}v");
         assert_eq!(name("}").records, "p:{%7D}v");
         assert_ne!(name("%7D").records, name("}").records);
-        assert_ne!(Names::probe("p:", "").records, name("%probe").records);
+        assert_ne!(Names::probe("p:").records, name("%probe").records);
         assert_eq!(name("}").slot, slot(b"%7D"));
     }
 }

@@ -20,7 +20,7 @@ use redis::{Cmd, Value};
 
 use crate::cursor::{Cursor, damaged, entry};
 use crate::frame::Nonce;
-use crate::names::Names;
+use crate::names::{INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
 
 /// The sizes that fit into a program, and that do not keep a server busy for too long.
 pub(crate) fn limits() -> Limits {
@@ -71,6 +71,9 @@ struct Writer<'a> {
 /// The items of an answer.
 struct Items<I>(I);
 
+/// What a commit works on; the last two only with a named request.
+const NAMED: [u8; 5] = [RECORDS, INDEX, STREAM, OUTCOMES, ORDER];
+
 /// Beyond this many keys they are found by hash.
 const FEW: usize = 16;
 
@@ -89,10 +92,7 @@ pub(crate) fn commit(function: &str, names: &Names, nonce: Nonce, txns: &[Txn]) 
     let once = txns.first().and_then(|txn| txn.once.as_ref().map(|name| (name, Shape::of(txn).encode())));
     let mut cmd = redis::cmd("FCALL");
     cmd.arg(function).arg(if once.is_some() { 5 } else { 3 });
-    cmd.arg(&names.records[..]).arg(&names.index[..]).arg(&names.stream[..]);
-    if once.is_some() {
-        cmd.arg(&names.outcomes[..]).arg(&names.order[..]);
-    }
+    names.pass(&mut cmd, if once.is_some() { &NAMED } else { &NAMED[..3] });
     writer.finish(&mut cmd, once.as_ref().map(|(name, shape)| [&name[..], &shape[..]]));
     cmd
 }
@@ -102,7 +102,8 @@ pub(crate) fn read(function: &str, names: &Names, reads: &[Read]) -> Cmd {
     if reads.iter().all(|read| matches!(read, Read::Get { .. })) {
         // What needs no index needs no program.
         let mut cmd = redis::cmd("HMGET");
-        cmd.arg(&names.records[..]).arg(&[][..] as &[u8]);
+        names.pass(&mut cmd, &[RECORDS]);
+        cmd.arg(&[][..] as &[u8]);
         for read in reads {
             if let Read::Get { key } = read {
                 cmd.arg(&key[..]);
@@ -119,7 +120,8 @@ pub(crate) fn read(function: &str, names: &Names, reads: &[Read]) -> Cmd {
     writer.set(0, writer.keys.len());
     writer.set(4, reads.len());
     let mut cmd = redis::cmd("FCALL_RO");
-    cmd.arg(function).arg(2).arg(&names.records[..]).arg(&names.index[..]);
+    cmd.arg(function).arg(2);
+    names.pass(&mut cmd, &[RECORDS, INDEX]);
     writer.finish(&mut cmd, None);
     cmd
 }

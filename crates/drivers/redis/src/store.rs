@@ -20,8 +20,8 @@ use crate::dial::Dialer;
 use crate::error::{Asked, same, unanswered};
 use crate::follow::Feeds;
 use crate::frame::Nonce;
-use crate::lanes::{Lane, Lanes, Turn, Waiting};
-use crate::names::Names;
+use crate::lanes::{Lane, Lanes, Turn};
+use crate::names::{INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
 use crate::nodes::Nodes;
 use crate::server::Server;
 use crate::{Settings, program};
@@ -50,10 +50,16 @@ pub(crate) struct Core {
 /// A call that runs. Closing waits for it.
 struct Running<'a>(&'a Core);
 
-/// A call of a lane that is under way. Whoever waits goes on when it is dropped, however it ended.
-struct UnderWay {
-    core: Arc<Core>,
-    lane: Option<Lane>,
+/// A carrier at work. Its lane is taken away when it ends as it should.
+struct Carrier<'a> {
+    lanes: &'a Lanes,
+    lane: Option<&'a Lane>,
+}
+
+/// A caller who goes alone. It is back when this is dropped, however it ended.
+struct Alone<'a> {
+    lanes: &'a Lanes,
+    lane: &'a Lane,
 }
 
 // === impl RedisStore ===
@@ -63,7 +69,7 @@ impl RedisStore {
     pub(crate) async fn connect(settings: Settings, env: atomix_env::Env) -> Result<Self, Error> {
         let settings = Arc::new(settings);
         let nodes = Nodes::new(Dialer::new(env, Arc::clone(&settings))?);
-        let probe = Names::probe(&settings.key_prefix, &nodes.library.channel);
+        let probe = Names::probe(&settings.key_prefix);
         let link = nodes.route(probe.slot).await?;
         let server = Server::ask(&link).await?;
         server.check(&settings)?;
@@ -139,7 +145,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let _running = self.core.enter()?;
             let nodes = &self.core.nodes;
-            let probe = Names::probe(&nodes.dialer.settings.key_prefix, &nodes.library.channel);
+            let probe = Names::probe(&nodes.dialer.settings.key_prefix);
             self.core.state(&probe).await?;
             let link = nodes.route(probe.slot).await?;
             Ok(Server::ask(&link).await?.health(&nodes.dialer.settings, &link.address))
@@ -196,7 +202,7 @@ impl fmt::Debug for RedisStore {
 
 impl Core {
     pub(crate) fn names(&self, keyspace: &Keyspace) -> Names {
-        Names::new(&self.nodes.dialer.settings.key_prefix, keyspace, &self.nodes.library.channel)
+        Names::new(&self.nodes.dialer.settings.key_prefix, keyspace)
     }
 
     /// The revision of a keyspace, and the nonce of the commit that made it.
@@ -237,14 +243,17 @@ impl Core {
         let lane = Lane { keyspace: keyspace.clone(), shrinks: program::shrinks(&txn) };
         match self.lanes.enter(&lane, txn) {
             Turn::Go(txn) => {
-                let names = self.names(keyspace);
-                let under_way = UnderWay { core: Arc::clone(self), lane: Some(lane) };
-                let shrinks = program::shrinks(&txn);
-                let outcome = self.send(&names, shrinks, std::slice::from_ref(&txn)).await;
-                drop(under_way);
-                outcome?.pop().unwrap_or_else(|| Err(damaged()))
+                let _alone = Alone { lanes: &self.lanes, lane: &lane };
+                let outcomes =
+                    self.send(&self.names(keyspace), lane.shrinks, std::slice::from_ref(&txn)).await;
+                outcomes?.pop().unwrap_or_else(|| Err(damaged()))
             }
-            Turn::Wait(answer) => answer.await.unwrap_or_else(|_| Err(unanswered(Asked::Write))),
+            Turn::Wait { answer, carry } => {
+                if carry {
+                    self.nodes.dialer.env.detach(Arc::clone(self).carry(lane));
+                }
+                answer.await.unwrap_or_else(|_| Err(unanswered(Asked::Write)))
+            }
         }
     }
 
@@ -265,11 +274,16 @@ impl Core {
         Ok(outcomes)
     }
 
-    /// Serves those who wait in a lane until nobody does.
-    async fn serve(self: Arc<Self>, lane: Lane, mut batch: Vec<Waiting>) {
+    /// Takes those who wait in a lane to Redis until nobody does.
+    async fn carry(self: Arc<Self>, lane: Lane) {
         let names = self.names(&lane.keyspace);
-        let mut under_way = UnderWay { core: Arc::clone(&self), lane: Some(lane.clone()) };
-        while !batch.is_empty() {
+        let mut carrier = Carrier { lanes: &self.lanes, lane: Some(&lane) };
+        loop {
+            let batch = self.lanes.next(&lane);
+            if batch.is_empty() {
+                carrier.lane = None;
+                return;
+            }
             let (txns, answers): (Vec<Txn>, Vec<_>) =
                 batch.into_iter().map(|waiting| (waiting.txn, waiting.answer)).unzip();
             let outcomes = match self.send(&names, lane.shrinks, &txns).await {
@@ -280,10 +294,7 @@ impl Core {
                 // Who does not wait any more need not know.
                 answer.send(outcome).ok();
             }
-            batch = self.lanes.next(&lane);
         }
-        // The lane has counted this call out already.
-        under_way.lane = None;
     }
 
     /// Does everything once that is done later, on keys of its own, so that a missing right shows now and never in the middle
@@ -300,9 +311,7 @@ impl Core {
             Read::Get { key: key("k") },
         ];
         let mut clean = redis::cmd("DEL");
-        for name in [&probe.records, &probe.index, &probe.stream, &probe.outcomes, &probe.order] {
-            clean.arg(&name[..]);
-        }
+        probe.pass(&mut clean, &[RECORDS, INDEX, STREAM, OUTCOMES, ORDER]);
         // Somebody without the right may have left a half of this behind.
         self.nodes.call(probe.slot, &clean, Asked::Write).await?;
         let name = self.nonce();
@@ -340,15 +349,18 @@ impl Drop for Running<'_> {
     }
 }
 
-// === impl UnderWay ===
+// === impl Alone, Carrier ===
 
-impl Drop for UnderWay {
+impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
-        let batch = self.core.lanes.next(&lane);
-        if !batch.is_empty() {
-            let core = Arc::clone(&self.core);
-            self.core.nodes.dialer.env.detach(core.serve(lane, batch));
+        self.lanes.back(self.lane);
+    }
+}
+
+impl Drop for Carrier<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane {
+            self.lanes.lost(lane);
         }
     }
 }

@@ -127,6 +127,21 @@ async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
 }
 
 #[tokio::test]
+async fn a_session_gives_back_more_locks_than_a_transaction_has_room_for() {
+    let ground = Ground::real();
+    ground.hosts.join().await.unwrap();
+    let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
+    let one = caller(1);
+    let names: Vec<String> = (0..300).map(|at| format!("k{at}")).collect();
+    for name in &names {
+        map.lock(&one, std::slice::from_ref(name), None).await.unwrap();
+    }
+    soon(map.release_all(one.owner)).await;
+    assert!(map.locked(10).await.unwrap().is_empty());
+    soon(map.lock(&caller(2), &names[..3], None)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_waiting_call_that_is_dropped_leaves_the_queue_and_the_next_is_served() {
     needs!(Immediate);
     let lock = on(&Ground::real()).await;

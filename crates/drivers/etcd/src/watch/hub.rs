@@ -164,7 +164,7 @@ impl Shared {
             return Err(Error::closed());
         }
         if !state.standing.contains_key(space.base()) {
-            let seen = if after.0 + NEAR >= latest.0 { after.min(latest) } else { latest };
+            let seen = if after.0.saturating_add(NEAR) >= latest.0 { after.min(latest) } else { latest };
             state.last_id += 1;
             let (id, history) = (state.last_id, History::new(seen));
             let watching = Watching {
@@ -214,7 +214,13 @@ impl Shared {
                 continue;
             }
             match self.session(&mut watches).await {
-                Ok(()) => retry = RETRY_MIN,
+                Ok(()) => {
+                    retry = RETRY_MIN;
+                    if !watches.is_empty() {
+                        // A stream that is lost as soon as it is there must not be asked for without a pause.
+                        self.core.env.sleep(self.core.env.jitter(RETRY_MIN)).await;
+                    }
+                }
                 Err(error)
                     if matches!(
                         error.kind(),

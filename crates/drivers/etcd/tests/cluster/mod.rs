@@ -11,8 +11,8 @@
 pub(crate) mod ledger;
 pub(crate) mod proxy;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
@@ -69,10 +69,34 @@ impl Subject for Subjects {
         Some(Box::pin(async move {
             let server = Etcd::start(&[]).await;
             let config = json!({"endpoints": [server.endpoint()], "history-commits-max": commits});
-            let store: Arc<dyn Store> =
-                Arc::new(Compacting { store: connect(config).await?, server, commits: commits as u64 });
+            let store: Arc<dyn Store> = Arc::new(Compacting {
+                store: connect(config).await?,
+                server,
+                commits: commits as u64,
+                compacted: AtomicU64::new(0),
+            });
             Ok(store)
         }))
+    }
+}
+
+/// Stores on one server for all tests of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shared;
+
+static SHARED: LazyLock<Subjects> = LazyLock::new(Subjects::default);
+
+impl Subject for Shared {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+        SHARED.open()
+    }
+
+    fn is_foreign(&self) -> bool {
+        true
+    }
+
+    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
+        SHARED.open_forgetful(commits)
     }
 }
 
@@ -82,6 +106,7 @@ struct Compacting {
     store: Arc<dyn Store>,
     server: Etcd,
     commits: u64,
+    compacted: AtomicU64,
 }
 
 impl Store for Compacting {
@@ -101,9 +126,10 @@ impl Store for Compacting {
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
         Box::pin(async move {
             let outcome = self.store.commit(keyspace, txn).await?;
-            let revision = outcome.revision.0 / 64;
-            if revision.is_multiple_of(50) {
-                self.server.compact(revision - self.commits).await;
+            // 64 revisions of ours are one of etcd.
+            let oldest = (outcome.revision.0 / 64).saturating_sub(self.commits) / 50 * 50;
+            if self.compacted.fetch_max(oldest, Ordering::Relaxed) < oldest {
+                self.server.compact(oldest).await;
             }
             Ok(outcome)
         })
