@@ -59,9 +59,9 @@ pub struct Settings {
     /// How long that may take. Default 1 s.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub wait_timeout: Duration,
-    /// Calls per keyspace whose changes are kept for watches. Default 4,096; at least 1.
+    /// Commits per keyspace that a watch may lag behind; Redis keeps up to twice as many. Default 4,096; at least 1.
     pub history_commits_max: usize,
-    /// Bytes of those changes. Default 4 MiB; at least 1,024.
+    /// Bytes of those commits, at most. Default 4 MiB; at least 1,024.
     pub history_bytes_max: usize,
     /// What the operator knows of persistence, if Redis does not tell.
     pub persistence: Option<Persistence>,

@@ -31,7 +31,13 @@ impl Cursor {
         self.0.try_get_u64().map_err(|_| damaged())
     }
 
-    pub(crate) fn piece(&mut self, len: usize) -> Result<Bytes, Error> {
+    /// A piece with its length before it.
+    pub(crate) fn piece(&mut self) -> Result<Bytes, Error> {
+        let len = self.length()?;
+        self.take(len)
+    }
+
+    pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, Error> {
         if len > self.0.len() {
             return Err(damaged());
         }

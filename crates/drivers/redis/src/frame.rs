@@ -35,9 +35,9 @@ impl Frame {
             let mut changes = Vec::with_capacity(len.min(1024));
             for _ in 0..len {
                 let (key, before, after) = (cursor.length()?, cursor.length()?, cursor.length()?);
-                let key = cursor.piece(key)?;
-                let previous = entry(key.clone(), cursor.piece(before)?)?;
-                let current = entry(key.clone(), cursor.piece(after)?)?;
+                let key = cursor.take(key)?;
+                let previous = entry(key.clone(), cursor.take(before)?)?;
+                let current = entry(key.clone(), cursor.take(after)?)?;
                 changes.push(Change { key, previous, current });
             }
             commits.push(Commit { revision, changes });

@@ -3,7 +3,8 @@
 -- `program.rs` what is passed and answered, `frame.rs` the stream of changes.
 --
 -- State lives in the locals below only while a function runs: that is faster than making closures for each call. Every call
--- begins by setting all that it uses.
+-- begins by setting all that it uses. What else looks odd here was measured as well: a string costs by its bytes, a table
+-- more than a command.
 
 -- Bound by the first call: they are not there yet when Redis loads the library.
 local call, pack, unpack_at, unpack, byte, sub, format, concat
@@ -11,47 +12,74 @@ local call, pack, unpack_at, unpack, byte, sub, format, concat
 local V, I, S
 -- What is passed, and where the next operand is.
 local A, operand
--- Keys and records by number. The first is the empty key: its record is the state of the keyspace. The last ones are of
--- keys that the program does not name.
-local K, R, k
+-- Records by the numbers of their keys. The first key is the empty one: its record is the state of the keyspace. The program
+-- names `n` keys; numbers beyond are of others, which are in `K`.
+local R, n, K, k
 -- The numbers of keys by key, made when a key comes up that the program does not name.
 local numbers
--- The numbers of keys whose records were changed but not yet written, and whether there was a record.
-local touched, was, touches
+-- The numbers of keys whose records were changed but not yet written, and whether there was a record. The tables are kept
+-- from call to call, because making tables costs more than anything else here.
+local touched, was, touches = {}, {}, 0
 -- The state of the keyspace (the revision also as it is written), and whether it was changed but not yet written.
 local rev, now, nonce, mark, bytes, changed
--- Commits that were made but not yet put into the stream, in parts.
-local commits, c
--- What is answered.
-local out, o
+-- Commits that were made but not yet put into the stream, in parts. Kept as well.
+local commits, c = {}, 0
+-- What is answered, in parts. Kept as well. It is one string, because Redis takes longer to pass on a table.
+local out, o = {}, 0
 
 -- How many arguments a command may have; beyond about 8,000 Lua cannot pass them.
 local PIECE = 4000
--- Revision zero.
-local NONE = '\0\0\0\0\0\0\0\0'
+-- Revision zero, and the length of nothing.
+local NONE, EMPTY = '\0\0\0\0\0\0\0\0', '\0\0\0\0'
 
 local function bind()
   pack, unpack_at, unpack, concat = struct.pack, struct.unpack, _G.unpack, table.concat
   byte, sub, format, call = string.byte, string.sub, string.format, redis.call
 end
 
+local function begin()
+  if not call then bind() end
+  if touches > 0 or c > 0 then
+    -- The call before ended with an error.
+    touched, was, touches, commits, c = {}, {}, 0, {}, 0
+  end
+  changed, o = false, 0
+end
+
 -- Reads the records of the keys that the program names.
-local function fetch(n)
+local function fetch()
+  k, K, numbers = n, nil, nil
   if n <= PIECE then
-    K = { unpack(A, 2, n + 1) }
     R = call('HMGET', V, unpack(A, 2, n + 1))
     return
   end
-  K, R = {}, {}
+  R = {}
   for first = 1, n, PIECE do
     local last = first + PIECE - 1
     if last > n then last = n end
     local found = call('HMGET', V, unpack(A, first + 1, last + 1))
-    for j = first, last do
-      K[j] = A[j + 1]
-      R[j] = found[j - first + 1]
-    end
+    for j = first, last do R[j] = found[j - first + 1] end
   end
+end
+
+-- Answers with a record, or with nothing.
+local function answer(record)
+  if record then
+    out[o + 1] = pack('>I4', #record)
+    out[o + 2] = record
+    o = o + 2
+  else
+    o = o + 1
+    out[o] = EMPTY
+  end
+end
+
+-- All that was answered.
+local function answered()
+  local all = concat(out, '', 1, o)
+  -- What was large is not kept.
+  if o > 1000 or #all > 10000 then out = {} end
+  return all
 end
 
 local function in_pieces(command, key, list, len)
@@ -64,15 +92,23 @@ end
 
 -- Puts what was committed into the stream and tells those who follow.
 local function emit()
-  if c == 0 then return end
-  local frame = nonce .. concat(commits)
-  commits, c = {}, 0
+  local frame
+  if c == 5 then
+    -- One change: the usual case.
+    frame = nonce .. commits[1] .. commits[2] .. commits[3] .. commits[4] .. commits[5]
+  else
+    frame = nonce .. concat(commits, '', 1, c)
+  end
+  -- What was large is not kept.
+  if c > 1000 or #frame > 10000 then commits = {} end
+  c = 0
   bytes = bytes + #frame
-  call('XADD', S, 'MAXLEN', '~', '$HISTORY_COMMITS_MAX', format('%d-0', rev), 'c', frame)
+  call('XADD', S, format('%d-0', rev), 'c', frame)
   call('SPUBLISH', V .. '$CHANNEL', frame)
-  -- By bytes the stream is cut in halves: everything before the mark goes when as much has come after it.
-  if bytes > $HISTORY_BYTES_HALF then
-    call('XTRIM', S, 'MINID', format('%d-0', unpack_at('>I8', mark) + 1))
+  -- Everything before the mark goes when enough has come after it.
+  local marked = unpack_at('>I8', mark)
+  if bytes > $HISTORY_BYTES_HALF or rev - marked > $HISTORY_COMMITS_MAX then
+    call('XTRIM', S, 'MINID', format('%d-0', marked + 1))
     mark = now
     bytes = 0
   end
@@ -80,45 +116,56 @@ end
 
 -- Writes records and index.
 local function flush()
-  local set, s = {}, 0
-  if changed then
-    set[1], set[2], s = '', now .. nonce .. mark .. pack('>I8', bytes), 2
-    changed = false
+  local state = changed and now .. nonce .. mark .. pack('>I8', bytes)
+  changed = false
+  if touches == 1 and state then
+    -- The usual case, without tables.
+    local j = touched[1]
+    local key, record, old = j <= n and A[j + 1] or K[j], R[j], was[j]
+    touches, was[j] = 0, nil
+    if record then
+      if not old then call('ZADD', I, 0, key) end
+      call('HSET', V, '', state, key, record)
+    else
+      if old then
+        call('ZREM', I, key)
+        call('HDEL', V, key)
+      end
+      call('HSET', V, '', state)
+    end
+    return
   end
-  local add, a, gone, g
+  local set, s, add, a, gone, g = {}, 0, {}, 0, {}, 0
+  if state then set[1], set[2], s = '', state, 2 end
   for t = 1, touches do
     local j = touched[t]
-    local key, record = K[j], R[j]
+    local key, record = j <= n and A[j + 1] or K[j], R[j]
     if record then
       set[s + 1] = key
       set[s + 2] = record
       s = s + 2
       if not was[j] then
-        if not add then add, a = {}, 0 end
         add[a + 1] = 0
         add[a + 2] = key
         a = a + 2
       end
     elseif was[j] then
-      if not gone then gone, g = {}, 0 end
       g = g + 1
       gone[g] = key
     end
     was[j] = nil
   end
   touches = 0
-  if add then in_pieces('ZADD', I, add, a) end
-  if gone then
-    in_pieces('ZREM', I, gone, g)
-    in_pieces('HDEL', V, gone, g)
-  end
+  in_pieces('ZADD', I, add, a)
+  in_pieces('ZREM', I, gone, g)
+  in_pieces('HDEL', V, gone, g)
   in_pieces('HSET', V, set, s)
 end
 
 local function number_of(key)
   if not numbers then
-    numbers = {}
-    for j = 1, k do numbers[K[j]] = j end
+    numbers, K = {}, {}
+    for j = 1, n do numbers[A[j + 1]] = j end
   end
   local j = numbers[key]
   if not j then
@@ -133,18 +180,18 @@ end
 
 -- Notes the new record of a key, false for none. Returns the one before.
 local function write(j, record)
-  local key, previous = K[j], R[j]
+  local key, previous = j <= n and A[j + 1] or K[j], R[j]
   if was[j] == nil then
     touches = touches + 1
     touched[touches] = j
     was[j] = previous and true or false
   end
   R[j] = record
-  previous, record = previous or '', record or ''
-  commits[c + 1] = pack('>I4I4I4', #key, #previous, #record)
+  local before, after = previous or '', record or ''
+  commits[c + 1] = pack('>I4I4I4', #key, #before, #after)
   commits[c + 2] = key
-  commits[c + 3] = previous
-  commits[c + 4] = record
+  commits[c + 3] = before
+  commits[c + 4] = after
   c = c + 4
   return previous
 end
@@ -178,9 +225,10 @@ local function scan(limit, descending, keys_only)
       if keys_only then record = sub(record, 1, 16) end
       size = size + #key + #record - 16
       found = found + 1
-      out[o + 1] = key
-      out[o + 2] = record
-      o = o + 2
+      out[o + 1] = pack('>I4I4', #key, #record)
+      out[o + 2] = key
+      out[o + 3] = record
+      o = o + 3
     end
     if #keys > 0 then
       if descending then high = '(' .. keys[#keys] else low = '(' .. keys[#keys] end
@@ -195,14 +243,11 @@ local function read(reads, p)
   for _ = 1, reads do
     local code, x, y, z = byte(program, p, p + 3)
     if code == 103 then -- g: the record of a key
-      o = o + 1
-      out[o] = R[x * 65536 + y * 256 + z] or ''
+      answer(R[x * 65536 + y * 256 + z])
       p = p + 4
     else
-      if touches > 0 then
-        emit()
-        flush()
-      end
+      if c > 0 then emit() end
+      if touches > 0 then flush() end
       if code == 107 then -- k: the number of keys in a range
         o = o + 1
         out[o] = pack('>I8', call('ZLEXCOUNT', I, A[operand], A[operand + 1]))
@@ -282,8 +327,7 @@ local function apply(writes, p)
     local previous = R[j]
     p = p + 4
     if code == 80 then -- P: put
-      o = o + 1
-      out[o] = write(j, (previous and sub(previous, 1, 8) or next) .. next .. A[operand])
+      answer(write(j, (previous and sub(previous, 1, 8) or next) .. next .. A[operand]))
       operand = operand + 1
     elseif code == 65 then -- A: add
       local value = sum(previous, program, p)
@@ -297,8 +341,7 @@ local function apply(writes, p)
       write(j, (previous and sub(previous, 1, 8) or next) .. next .. A[operand + 1])
       operand = operand + 2
     elseif code == 68 then -- D: delete
-      o = o + 1
-      out[o] = previous and write(j, false) or ''
+      answer(previous and write(j, false))
     else -- X: delete a range
       if touches > 0 then flush() end
       local gone = call('ZRANGEBYLEX', I, A[operand], A[operand + 1])
@@ -324,13 +367,13 @@ local function step(p, base)
   o = o + 2
   if holds(guards, p + 36) then
     if not numeric(adds, p_writes) then
-      out[head], out[o], operand = 'invalid', '', base + operand_next
+      out[head], out[o], operand = 'I', '', base + operand_next
       return p_next
     end
     apply(writes, p_writes + 3 * adds)
-    out[head] = 'applied'
+    out[head] = 'A'
   else
-    out[head], operand = 'refused', base + operand_reads
+    out[head], operand = 'R', base + operand_reads
   end
   out[head + 1] = now
   if reads > 0 then read(reads, p_reads) end
@@ -345,22 +388,20 @@ end
 -- The stream is written before the records, because XADD is the only command here that Redis refuses for what is there: a
 -- keyspace that lost its state but not its stream.
 local function commit(keys, args)
-  if not call then bind() end
   V, I, S, A = keys[1], keys[2], keys[3], args
   local outcomes, names = keys[4], keys[5]
-  numbers, touched, was, touches, changed = nil, {}, {}, 0, false
-  commits, c, out, o = {}, 0, {}, 0
-  local n, txns
+  begin()
+  local txns
   nonce, n, txns = unpack_at('>c8I4I4', args[1])
-  operand, k = 2 + n, n
+  operand = 2 + n
   local base, name, shape = operand
   if outcomes then
     name, shape = args[operand], args[operand + 1]
     base, operand = base + 2, operand + 2
     local outcome = call('HGET', outcomes, name)
-    if outcome then return cmsgpack.unpack(outcome) end
+    if outcome then return outcome end
   end
-  fetch(n)
+  fetch()
   local state = R[1]
   if state then
     rev, bytes = unpack_at('>I8', state), unpack_at('>I8', state, 25)
@@ -372,23 +413,26 @@ local function commit(keys, args)
   for _ = 1, txns do p = step(p, base) end
   if c > 0 then emit() end
   if touches > 0 or changed then flush() end
-  if outcomes and out[1] ~= 'invalid' then
-    call('HSET', outcomes, name, cmsgpack.pack { 'repeated', shape, out })
+  local outcome = answered()
+  if outcomes and outcome ~= 'I' then
+    call('HSET', outcomes, name, 'P' .. pack('>I4', #shape) .. shape .. outcome)
     if call('RPUSH', names, name) > $ONCE_MAX then call('HDEL', outcomes, call('LPOP', names)) end
   end
-  return out
+  return outcome
 end
 
 -- Answers reads, all of one moment. KEYS and ARGV as above; the program is nothing but reads.
 local function look(keys, args)
-  if not call then bind() end
-  V, I, A, out, o, touches = keys[1], keys[2], args, {}, 1, 0
-  local n, reads = unpack_at('>I4I4', args[1])
+  V, I, A = keys[1], keys[2], args
+  begin()
+  local reads
+  n, reads = unpack_at('>I4I4', args[1])
   operand = 2 + n
-  fetch(n)
+  fetch()
+  o = 1
   out[1] = R[1] and sub(R[1], 1, 8) or NONE
   read(reads, 9)
-  return out
+  return answered()
 end
 
 redis.register_function { function_name = 'commit_$HASH', callback = commit }

@@ -7,13 +7,15 @@
 //! additions, the writes, the reads. Keys are passed once and named by number (3 bytes). Values and the bounds of ranges are
 //! operands, in the order of their use.
 //!
-//! The answer is a list: for each transaction `applied`, `refused` or `invalid`, the revision, and an item for each
-//! write that is no stamp and for each read; a scan has an item with its length and two for each entry.
+//! The answer is one string: for each transaction `A` (applied) or `R` (refused), its revision (8), and for each write that is no
+//! stamp and each read a record with its length (4) before it, or a number (8); a scan has whether there is more (4), the number
+//! of its entries (4), and for each the lengths of key and record (4 each) and these two. An invalid transaction is `I` alone.
+//! A request that was answered before is `P`, the length (4) of its shape, the shape, and the answer of that time.
 
 use std::collections::HashMap;
 
 use atomix_kv::{
-    Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written, number,
+    Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use redis::{Cmd, Value};
@@ -67,9 +69,6 @@ struct Writer<'a> {
     numbers: HashMap<&'a [u8], usize>,
     operands: Vec<Bytes>,
 }
-
-/// The items of an answer.
-struct Items<I>(I);
 
 /// What a commit works on; the last two only with a named request.
 const NAMED: [u8; 5] = [RECORDS, INDEX, STREAM, OUTCOMES, ORDER];
@@ -128,18 +127,39 @@ pub(crate) fn read(function: &str, names: &Names, reads: &[Read]) -> Cmd {
 
 /// Reads the answer to [`commit`]: what became of each transaction.
 pub(crate) fn outcomes(txns: &[Txn], answer: Value) -> Result<Vec<Result<Outcome, Error>>, Error> {
-    let mut items = Items::new(answer)?;
-    txns.iter().map(|txn| outcome(Shape::of(txn), &mut items)).collect()
+    let mut cursor = Cursor::new(bulk(answer)?);
+    txns.iter().map(|txn| outcome(Shape::of(txn), &mut cursor)).collect()
 }
 
 /// Reads the answer to [`read`].
 pub(crate) fn snapshot(reads: &[Read], answer: Value) -> Result<Snapshot, Error> {
-    let mut items = Items::new(answer)?;
-    // The state of a keyspace begins with its revision, and so does the answer of the library.
-    let state = items.next()?;
-    let revision = if state.is_empty() { Revision(0) } else { Revision(Cursor::new(state).number()?) };
-    let reads = reads.iter().map(|read| found(ReadShape::of(read), &mut items)).collect::<Result<_, _>>()?;
+    if let Value::Array(items) = answer {
+        return gets(reads, items);
+    }
+    let mut cursor = Cursor::new(bulk(answer)?);
+    let revision = Revision(cursor.number()?);
+    let reads = reads.iter().map(|read| found(ReadShape::of(read), &mut cursor)).collect::<Result<_, _>>()?;
     Ok(Snapshot { revision, reads })
+}
+
+/// Reads records as Redis itself answers them: the state of the keyspace, then those that were asked for.
+fn gets(reads: &[Read], items: Vec<Value>) -> Result<Snapshot, Error> {
+    let mut items =
+        items.into_iter().map(|item| if item == Value::Nil { Ok(Bytes::new()) } else { bulk(item) });
+    let mut next = || items.next().ok_or_else(damaged)?;
+    let state = next()?;
+    let revision = if state.is_empty() { Revision(0) } else { Revision(Cursor::new(state).number()?) };
+    let reads = reads.iter().map(|read| match read {
+        Read::Get { key } => Ok(Found::Entry(entry(key.clone(), next()?)?)),
+        Read::Scan { .. } | Read::Count { .. } => Err(damaged()),
+    });
+    let reads = reads.collect::<Result<_, _>>()?;
+    Ok(Snapshot { revision, reads })
+}
+
+fn bulk(value: Value) -> Result<Bytes, Error> {
+    let Value::BulkString(bytes) = value else { return Err(damaged()) };
+    Ok(bytes.into())
 }
 
 /// Tells whether a transaction can only make the keyspace smaller, apart from what is kept of it for watches.
@@ -152,62 +172,51 @@ pub(crate) fn alone(txn: &Txn) -> bool {
     txn.once.is_some() || txn.writes.iter().any(|write| matches!(write, Write::DeleteRange { .. }))
 }
 
-fn outcome(
-    shape: Shape,
-    items: &mut Items<impl Iterator<Item = Value>>,
-) -> Result<Result<Outcome, Error>, Error> {
-    let applied = match &items.next()?[..] {
-        b"applied" => true,
-        b"refused" => false,
-        b"invalid" => {
-            items.next()?;
-            return Ok(Err(Error::invalid("an addition to a value that is no number")));
-        }
-        b"repeated" => {
-            let shape = Shape::decode(items.next()?)?;
-            let answer = items.0.next().ok_or_else(damaged)?;
-            return outcome(shape, &mut Items::new(answer)?);
+fn outcome(shape: Shape, cursor: &mut Cursor) -> Result<Result<Outcome, Error>, Error> {
+    let applied = match cursor.byte()? {
+        b'A' => true,
+        b'R' => false,
+        b'I' => return Ok(Err(Error::invalid("an addition to a value that is no number"))),
+        b'P' => {
+            let shape = Shape::decode(cursor.piece()?)?;
+            return outcome(shape, cursor);
         }
         _ => return Err(damaged()),
     };
-    let revision = Revision(Cursor::new(items.next()?).number()?);
+    let revision = Revision(cursor.number()?);
     let mut writes = Vec::new();
     if applied {
         writes.reserve_exact(shape.writes.len());
         for write in shape.writes {
-            writes.push(written(write, revision, items)?);
+            writes.push(written(write, revision, cursor)?);
         }
     }
-    let reads = shape.reads.into_iter().map(|read| found(read, items)).collect::<Result<_, _>>()?;
+    let reads = shape.reads.into_iter().map(|read| found(read, cursor)).collect::<Result<_, _>>()?;
     Ok(Ok(Outcome { revision, applied, writes, reads }))
 }
 
-fn written(
-    write: WriteShape,
-    revision: Revision,
-    items: &mut Items<impl Iterator<Item = Value>>,
-) -> Result<Written, Error> {
+fn written(write: WriteShape, revision: Revision, cursor: &mut Cursor) -> Result<Written, Error> {
     Ok(match write {
-        WriteShape::Put(key) => Written::Put { previous: entry(key, items.next()?)? },
-        WriteShape::Add => Written::Added { value: number(&items.next()?).ok_or_else(damaged)? },
+        WriteShape::Put(key) => Written::Put { previous: entry(key, cursor.piece()?)? },
+        WriteShape::Add => Written::Added { value: cursor.number()?.cast_signed() },
         WriteShape::Stamp(prefix) => {
             Written::Stamped { key: [&prefix[..], &revision.0.to_be_bytes()].concat().into() }
         }
-        WriteShape::Delete(key) => Written::Deleted { previous: entry(key, items.next()?)? },
-        WriteShape::DeleteRange => Written::RangeDeleted { count: Cursor::new(items.next()?).number()? },
+        WriteShape::Delete(key) => Written::Deleted { previous: entry(key, cursor.piece()?)? },
+        WriteShape::DeleteRange => Written::RangeDeleted { count: cursor.number()? },
     })
 }
 
-fn found(read: ReadShape, items: &mut Items<impl Iterator<Item = Value>>) -> Result<Found, Error> {
+fn found(read: ReadShape, cursor: &mut Cursor) -> Result<Found, Error> {
     Ok(match read {
-        ReadShape::Get(key) => Found::Entry(entry(key, items.next()?)?),
-        ReadShape::Count => Found::Count(Cursor::new(items.next()?).number()?),
+        ReadShape::Get(key) => Found::Entry(entry(key, cursor.piece()?)?),
+        ReadShape::Count => Found::Count(cursor.number()?),
         ReadShape::Scan => {
-            let mut head = Cursor::new(items.next()?);
-            let (more, len) = (head.length()? != 0, head.length()?);
+            let (more, len) = (cursor.length()? != 0, cursor.length()?);
             let mut entries = Vec::with_capacity(len.min(4096));
             for _ in 0..len {
-                let (key, record) = (items.next()?, items.next()?);
+                let (key, record) = (cursor.length()?, cursor.length()?);
+                let (key, record) = (cursor.take(key)?, cursor.take(record)?);
                 entries.push(entry(key, record)?.ok_or_else(damaged)?);
             }
             Found::Entries { entries, more }
@@ -421,8 +430,7 @@ impl Shape {
         let len = cursor.length()?;
         let (mut writes, mut reads) = (Vec::new(), Vec::new());
         while !cursor.is_empty() {
-            let (code, len_of_key) = (cursor.byte()?, cursor.length()?);
-            let key = cursor.piece(len_of_key)?;
+            let (code, key) = (cursor.byte()?, cursor.piece()?);
             match code {
                 b'P' => writes.push(WriteShape::Put(key)),
                 b'A' => writes.push(WriteShape::Add),
@@ -446,25 +454,6 @@ impl ReadShape {
             Read::Scan { .. } => Self::Scan,
             Read::Count { .. } => Self::Count,
         }
-    }
-}
-
-// === impl Items ===
-
-impl Items<std::vec::IntoIter<Value>> {
-    fn new(answer: Value) -> Result<Self, Error> {
-        let Value::Array(items) = answer else { return Err(damaged()) };
-        Ok(Self(items.into_iter()))
-    }
-}
-
-impl<I: Iterator<Item = Value>> Items<I> {
-    fn next(&mut self) -> Result<Bytes, Error> {
-        let item = self.0.next().ok_or_else(damaged)?;
-        if let Value::BulkString(item) = item {
-            return Ok(item.into());
-        }
-        if item == Value::Nil { Ok(Bytes::new()) } else { Err(damaged()) }
     }
 }
 

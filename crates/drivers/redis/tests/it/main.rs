@@ -10,4 +10,5 @@ mod ground;
 mod memory;
 mod proxy;
 mod sentinel;
+mod together;
 mod watch;
