@@ -205,6 +205,25 @@ async fn a_runtime_that_wakes_too_late_is_not_granted_what_it_was_first_in_line_
 }
 
 #[tokio::test]
+async fn a_runtime_that_wakes_too_late_grants_nothing_under_its_old_name() {
+    let world = World::shared();
+    let (one, two) = (world.start().await, world.start().await);
+    let client = one.client();
+    let lock = client.create::<Lock>("l").await;
+    let election = client.create::<Election>("e").await;
+    stop(&one, &[&two], FOUND).await;
+    wake(&one, FOUND);
+    // Nothing in it has looked at a clock yet, and the lock is free.
+    assert_eq!(reason(lock.lock(&lock.caller(), NOW).await), Reason::HostLost);
+    assert_eq!(lock.queue(10).await, Ok(Vec::new()));
+    lock.lock(&lock.caller(), NOW).await.unwrap();
+    stop(&one, &[&two], FOUND).await;
+    wake(&one, FOUND);
+    assert_eq!(reason(election.enter(&election.caller(), "a").await), Reason::HostLost);
+    assert_eq!(election.enter(&election.caller(), "a").await.unwrap().leader, "a");
+}
+
+#[tokio::test]
 async fn a_runtime_that_was_not_missed_keeps_what_it_owns() {
     let world = World::shared();
     let (one, two) = (world.start().await, world.start().await);
@@ -229,6 +248,10 @@ async fn who_stood_still_does_not_take_the_others_for_dead() {
     let (one, two) = (world.start().await, world.start().await);
     let held = two.client().create::<Lock>("l").await;
     let token = held.lock(&held.caller(), None).await.unwrap();
+    pass(&[&one, &two], TIMEOUT).await;
+    // One has seen the last renewal of the other.
+    pass(&[&one], TIMEOUT / 2).await;
+    assert_eq!(one.hosts().len(), 2);
     // Both stand still, as on a machine that sleeps; the other one wakes first.
     one.clock.advance(10 * TIMEOUT);
     settle().await;
