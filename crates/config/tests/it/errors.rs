@@ -102,6 +102,10 @@ fn a_bad_value_is_named_with_what_is_allowed() {
             "key=`drain.grace` value=`11m` allowed=`a duration from 0s to 10m, such as 250ms or 5s`",
         ),
         (
+            "sessions: {timeout: 100ms}",
+            "key=`sessions.timeout` value=`100ms` allowed=`a duration from 1s to 1h, such as 250ms or 5s`",
+        ),
+        (
             "sessions: {identity: pod}",
             "key=`sessions.identity` value=`pod` allowed=`one of connection, runtime`",
         ),

@@ -31,6 +31,7 @@ stores:  # file atomix.yaml
     config: {}  # default
 sessions:
   identity: connection  # default
+  timeout: 10s  # default
 "#
     );
     assert!(limits.contains("\n  value-bytes-max: 2MiB  # env ATOMIX_LIMITS__VALUE_BYTES_MAX\n"), "{limits}");
