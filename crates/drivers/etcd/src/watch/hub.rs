@@ -288,7 +288,20 @@ impl Shared {
         let Some(oldest) = watches.values().min_by_key(|watching| watching.seen) else { return Ok(()) };
         // What is compacted at all is compacted for the oldest.
         let Err(error) = reaches_back(&self.core, &oldest.space, oldest.seen).await else { return Ok(()) };
-        let ErrorKind::Compacted { oldest } = error.kind() else { return Err(error) };
+        let oldest = match error.kind() {
+            ErrorKind::Compacted { oldest } => oldest,
+            // This keyspace may not be read any more; etcd will say so to its watch, and to no other.
+            ErrorKind::Denied => return Ok(()),
+            ErrorKind::Unavailable
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Invalid
+            | ErrorKind::Config
+            | ErrorKind::Full
+            | ErrorKind::Closed
+            | ErrorKind::Unsupported
+            | ErrorKind::Corrupt
+            | ErrorKind::Internal => return Err(error),
+        };
         let gone: Vec<i64> =
             watches.iter().filter(|(_, watching)| watching.seen < oldest).map(|(id, _)| *id).collect();
         for id in gone {

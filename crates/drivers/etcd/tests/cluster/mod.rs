@@ -11,8 +11,8 @@
 pub(crate) mod ledger;
 pub(crate) mod proxy;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
@@ -77,26 +77,6 @@ impl Subject for Subjects {
             });
             Ok(store)
         }))
-    }
-}
-
-/// Stores on one server for all tests of a process.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shared;
-
-static SHARED: LazyLock<Subjects> = LazyLock::new(Subjects::default);
-
-impl Subject for Shared {
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        SHARED.open()
-    }
-
-    fn is_foreign(&self) -> bool {
-        true
-    }
-
-    fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
-        SHARED.open_forgetful(commits)
     }
 }
 
