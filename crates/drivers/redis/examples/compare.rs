@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls through a store against plain commands on the same client, in turns on the same Redis.
 //!
-//! `cargo run --release -p atomix-driver-redis --example compare [ADDRESS]`; without an address on a server of its own.
+//! `cargo run --release -p atomix-driver-redis --example compare [ADDRESS [put|get|add|stamp|none]]`; without an address on a
+//! server of its own.
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a program that tells figures, not a part of the house"
 )]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Keyspace, Level, Read, Store, StoreConfig, Txn, Write};
+use atomix_kv::{
+    Context, Driver, Keyspace, Level, Order, Range, Read, Store, StoreConfig, Txn, WatchFrom, WatchItem,
+    Write, Written,
+};
 use atomix_kv_testkit::servers::redis::Redis;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -44,12 +49,17 @@ async fn main() {
     let plain = client.get_multiplexed_async_connection().await.expect("redis is there");
     println!("{:8} {:>8} {:>12} {:>12} {:>7}", "call", "callers", "plain/s", "store/s", "ratio");
     let value = Bytes::from(vec![b'v'; 100]);
+    // With a second argument only what has that name is measured, beside the watches.
+    let only = std::env::args().nth(2);
     for (name, ours, theirs) in [
         ("put", put(&store, "bench/map", value.clone()), set(&plain, value.clone())),
         ("get", get(&store), plain_get(&plain)),
         ("add", add(&store), incr(&plain)),
         ("stamp", stamp(&store, value.clone()), xadd(&plain, value.clone())),
     ] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         for callers in CALLERS {
             let (mut store_rate, mut plain_rate) = (0.0, 0.0);
             for _ in 0..3 {
@@ -61,6 +71,9 @@ async fn main() {
         }
     }
     wake(&env, &store).await;
+    for contenders in [2, 16, 64] {
+        hand_over(&env, &store, contenders).await;
+    }
 }
 
 /// Calls per second of so many callers.
@@ -86,7 +99,7 @@ async fn rate(env: &Env, callers: usize, call: &Call) -> f64 {
 /// How long it takes from a commit to a watch, one at a time.
 async fn wake(env: &Env, store: &Arc<dyn Store>) {
     let keyspace = Keyspace::new("bench/wake");
-    let mut watch = store.watch(&keyspace, atomix_kv::WatchFrom::Now).await.expect("it can begin");
+    let mut watch = store.watch(&keyspace, WatchFrom::Now).await.expect("it can begin");
     watch.next().await;
     let mut times = Vec::new();
     for _ in 0..2000 {
@@ -98,6 +111,59 @@ async fn wake(env: &Env, store: &Arc<dyn Store>) {
     }
     times.sort();
     println!("commit and wake: p50 {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+}
+
+/// A lock as a queue of stamps: how often it changes hands, and how long that takes from the call that gives it back.
+async fn hand_over(env: &Env, store: &Arc<dyn Store>, contenders: usize) {
+    let keyspace = Keyspace::new(format!("bench/lock/{contenders}"));
+    let begin = env.now();
+    let given = Arc::new(parking_lot::Mutex::new(begin));
+    let work = (0..contenders).map(|_| {
+        let (env, store, keyspace, given) =
+            (env.clone(), Arc::clone(store), keyspace.clone(), Arc::clone(&given));
+        tokio::task::spawn(async move {
+            let mut times = Vec::new();
+            while env.now() - begin < 2 * ROUND {
+                let queue = Read::Scan {
+                    range: Range::prefix("q/"),
+                    order: Order::Created,
+                    limit: 100,
+                    keys_only: true,
+                };
+                let ask =
+                    Txn::new().write(Write::Stamp { prefix: "q/".into(), value: Bytes::new() }).read(queue);
+                let asked = store.commit(&keyspace, ask).await.expect("redis is there");
+                let Written::Stamped { key: mine } = &asked.writes[0] else { unreachable!("it was a stamp") };
+                let mut before: BTreeSet<Bytes> = asked.reads[0]
+                    .entries()
+                    .iter()
+                    .map(|entry| entry.key.clone())
+                    .filter(|key| key != mine)
+                    .collect();
+                if !before.is_empty() {
+                    let from = WatchFrom::After(asked.revision);
+                    let mut watch = store.watch(&keyspace, from).await.expect("it can begin");
+                    while !before.is_empty() {
+                        if let Some(Ok(WatchItem::Commit(commit))) = watch.next().await {
+                            commit.changes.iter().for_each(|change| drop(before.remove(&change.key)));
+                        }
+                    }
+                    times.push(env.now() - *given.lock());
+                }
+                *given.lock() = env.now();
+                let give = Txn::new().write(Write::Delete { key: mine.clone() });
+                store.commit(&keyspace, give).await.expect("redis is there");
+            }
+            times
+        })
+    });
+    let mut times: Vec<_> =
+        join_all(work).await.into_iter().flat_map(|times| times.expect("no panic")).collect();
+    times.sort();
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = times.len() as f64 / (env.now() - begin).as_secs_f64();
+    let at = |part: usize| times[times.len() * part / 100];
+    println!("hand-over of a lock, {contenders} contenders: {rate:.0}/s, p50 {:?} p99 {:?}", at(50), at(99));
 }
 
 fn key(number: usize) -> Bytes {

@@ -125,7 +125,9 @@ impl Feeds {
     ) -> Result<WatchStream, Error> {
         for _ in 0..ROUNDS_MAX {
             let feed = self.feed(core, keyspace);
-            if self.catch_up(core, &feed).await? == Caught::Lost {
+            // Who knows where to begin need not wait for what was committed meanwhile: it comes.
+            let known = matches!(from, WatchFrom::After(_)) && !feed.is_needy();
+            if !known && self.catch_up(core, &feed).await? == Caught::Lost {
                 continue;
             }
             let Some(history) = feed.state.lock().history.clone() else { continue };
@@ -383,9 +385,12 @@ impl Feed {
         }
     }
 
+    /// Whether the feed may miss something, or has not begun yet.
     fn is_needy(&self) -> bool {
         let state = self.state.lock();
-        state.stale || state.tap.as_ref().is_none_or(|tap| tap.broken.is_cancelled())
+        state.stale
+            || state.history.is_none()
+            || state.tap.as_ref().is_none_or(|tap| tap.broken.is_cancelled())
     }
 
     /// Takes a frame that was published. Tells whether the keeper must look.

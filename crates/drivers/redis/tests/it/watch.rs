@@ -217,3 +217,25 @@ async fn databases_of_one_server_know_nothing_of_each_other() {
     let commit = next(&mut watch).await.unwrap();
     assert_eq!(commit.changes[0].current.as_ref().unwrap().value, "8");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_begin_at_the_same_time_all_begin() {
+    let ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let begin = (0..64).map(|at| {
+        let store = Arc::clone(&store);
+        tokio::task::spawn(async move {
+            let from = if at % 2 == 0 { WatchFrom::Now } else { WatchFrom::After(Revision(0)) };
+            store.watch(&keyspace(), from).await.unwrap()
+        })
+    });
+    let watches = futures::future::join_all(begin.collect::<Vec<_>>()).await;
+    put(&store, 0).await;
+    for (at, watch) in watches.into_iter().enumerate() {
+        let mut watch = watch.unwrap();
+        if at % 2 == 0 {
+            assert_eq!(watch.next().await.unwrap().unwrap(), WatchItem::Progress(Revision(0)));
+        }
+        assert_eq!(next(&mut watch).await.unwrap().revision, Revision(1));
+    }
+}
