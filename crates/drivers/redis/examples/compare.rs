@@ -116,6 +116,9 @@ async fn wake(env: &Env, store: &Arc<dyn Store>) {
 /// A lock as a queue of stamps: how often it changes hands, and how long that takes from the call that gives it back.
 async fn hand_over(env: &Env, store: &Arc<dyn Store>, contenders: usize) {
     let keyspace = Keyspace::new(format!("bench/lock/{contenders}"));
+    // Another run may have been ended while it held the lock.
+    let clear = Txn::new().write(Write::DeleteRange { range: Range::prefix("q/") });
+    store.commit(&keyspace, clear).await.expect("redis is there");
     let begin = env.now();
     let given = Arc::new(parking_lot::Mutex::new(begin));
     let work = (0..contenders).map(|_| {
@@ -144,7 +147,8 @@ async fn hand_over(env: &Env, store: &Arc<dyn Store>, contenders: usize) {
                     let from = WatchFrom::After(asked.revision);
                     let mut watch = store.watch(&keyspace, from).await.expect("it can begin");
                     while !before.is_empty() {
-                        if let Some(Ok(WatchItem::Commit(commit))) = watch.next().await {
+                        let item = watch.next().await.expect("it goes on").expect("it is complete");
+                        if let WatchItem::Commit(commit) = item {
                             commit.changes.iter().for_each(|change| drop(before.remove(&change.key)));
                         }
                     }
