@@ -74,10 +74,12 @@ pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         Nanoseconds(u64),
         Text(String),
     }
-    let wrong = || D::Error::custom("a duration is a text such as `1m30s` or a number of nanoseconds");
-    match Span::deserialize(deserializer).map_err(|_| wrong())? {
+    const RIGHT: &str = "a duration is a text such as `1m30s` or a number of nanoseconds";
+    match Span::deserialize(deserializer).map_err(|_| D::Error::custom(RIGHT))? {
         Span::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
-        Span::Text(text) => parse_span(&text).ok_or_else(wrong),
+        Span::Text(text) => {
+            parse_span(&text).ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{text}`")))
+        }
     }
 }
 
