@@ -18,6 +18,7 @@ fn served(example: fn(String, String) -> futures::future::BoxFuture<'static, ato
             limits: atomix_primitives::Limits::default(),
             name_bytes_max: 1024,
             primitives_max: 1000,
+            session_timeout: std::time::Duration::from_secs(10),
             close_grace: std::time::Duration::ZERO,
         });
         let store = StoreId { namespace: String::new(), name: "memory".to_owned() };
