@@ -89,6 +89,15 @@ impl Server {
             .expect("the server answers")
     }
 
+    /// Connects a client of its own that tries everything once.
+    pub async fn once(&self) -> Client {
+        let client = Client::builder()
+            .endpoint(format!("http://{}", self.listen))
+            .control(format!("http://{}", self.control))
+            .retry_budget(Duration::ZERO);
+        client.connect().await.expect("the server answers")
+    }
+
     /// Runs a command of the program against this server.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the program was built")

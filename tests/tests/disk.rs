@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use atomix_client::{Client, Kind};
+use atomix_client::Kind;
 use atomix_proto::counter;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_tests::books::{Books, End};
@@ -39,15 +39,6 @@ fn mounts() -> bool {
         println!("skipped, disks cannot be mounted here: {missing}");
     }
     missing.is_none()
-}
-
-/// Makes a client that tries everything once.
-async fn once(server: &Server) -> Client {
-    let client = Client::builder()
-        .endpoint(format!("http://{}", server.listen()))
-        .control(format!("http://{}", server.control()))
-        .retry_budget(Duration::ZERO);
-    client.connect().await.unwrap()
 }
 
 fn offline(arguments: &[&str], path: &Path) -> Output {
@@ -96,7 +87,7 @@ async fn a_sync_that_fails_is_told_and_works_again_without_a_restart() {
     shim.preload(&mut command);
     let mut server = Server::start_command(command);
     let mut books = Books::open(&server).await.unwrap();
-    let client = once(&server).await;
+    let client = server.once().await;
     let note = client.value("note").text().open().await.unwrap();
     note.set(&"before".to_owned()).await.unwrap();
 
@@ -128,7 +119,7 @@ async fn a_sync_that_fails_is_told_and_works_again_without_a_restart() {
     let server = Server::start_command(serve(&dir, Durability::Sync));
     books.judge(&server, end, diary).await.unwrap();
     assert_right(&books);
-    let note = once(&server).await.value("note").text().open().await.unwrap();
+    let note = server.once().await.value("note").text().open().await.unwrap();
     assert_eq!(note.get().await.unwrap().unwrap().value, "after");
 }
 
@@ -145,7 +136,7 @@ async fn a_full_disk_refuses_what_grows_and_goes_on_when_there_is_room() {
     command.args(["--set", routes]);
     let mut server = Server::start_command(command);
     let mut books = Books::open(&server).await.unwrap();
-    let client = once(&server).await;
+    let client = server.once().await;
     let map = client.map("large").text().open().await.unwrap();
     let other = client.counter("other").tag("fast").open().await.unwrap();
     other.increment(1).await.unwrap();
@@ -182,7 +173,7 @@ async fn a_full_disk_refuses_what_grows_and_goes_on_when_there_is_room() {
     let server = Server::start_command(serve(&dir, Durability::Sync));
     books.judge(&server, end, diary).await.unwrap();
     assert_right(&books);
-    let map = once(&server).await.map("large").text().open().await.unwrap();
+    let map = server.once().await.map("large").text().open().await.unwrap();
     for key in (0..written).map(|at| format!("key-{at}")).chain(["after".to_owned()]) {
         assert_eq!(map.get(key.as_str()).await.unwrap().unwrap().value, large, "{key}");
     }
@@ -209,7 +200,7 @@ async fn a_start_on_a_full_disk_says_so_and_opens_the_store_when_there_is_room()
     server.kill();
     fill(&filler);
     let server = Server::start_command(serve(&dir, Durability::Sync));
-    let client = once(&server).await;
+    let client = server.once().await;
     let refused = client.counter("hits").open().await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
     let told = said(&server.run(&["store", "list"]));
@@ -229,7 +220,7 @@ async fn two_processes_do_not_share_a_folder() {
     let second = Server::start_command(serve(folder.path(), Durability::Sync));
     let told = said(&second.run(&["store", "list"]));
     assert!(told.contains("in use by another process") && told.contains(&first.id().to_string()), "{told}");
-    let client = once(&second).await;
+    let client = second.once().await;
     let refused = client.counter("hits").open().await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
     let unverified = verify(folder.path());
@@ -351,7 +342,7 @@ async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
                 let server = Server::start_command(serve(&dir, Durability::Sync));
                 let told = said(&server.run(&["store", "list"]));
                 assert!(told.contains("damaged") && told.contains(&file), "{told}");
-                let refused = once(&server).await.map("m").open().await.unwrap_err();
+                let refused = server.once().await.map("m").open().await.unwrap_err();
                 assert!(matches!(refused.kind(), Kind::Unavailable | Kind::DataLoss), "{refused:?}");
                 drop(server);
                 assert!(files(&dir) == before, "a damaged store is left as it is");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use atomix_client::{Client, Kind};
+use atomix_client::Kind;
 use atomix_kv_testkit::servers::etcd::Etcd;
 use atomix_tests::Server;
 
@@ -24,15 +24,6 @@ fn serve(etcd: &Etcd) -> Server {
         r#"stores=[{{"name":"shared","driver":{{"name":"etcd","version":"v3"}},"config":{{"endpoints":["{endpoint}"]}}}}]"#
     );
     Server::start_with(&["--set", "log.level=off", "--set", &store])
-}
-
-/// Makes a client that tries everything once.
-async fn once(server: &Server) -> Client {
-    let client = Client::builder()
-        .endpoint(format!("http://{}", server.listen()))
-        .control(format!("http://{}", server.control()))
-        .retry_budget(Duration::ZERO);
-    client.connect().await.unwrap()
 }
 
 /// Repeats something until it works.
@@ -51,7 +42,7 @@ async fn until_it_works<T>(attempt: impl AsyncFn() -> atomix_client::Result<T>) 
 async fn runtimes_on_one_etcd_share_counters_and_locks() {
     let etcd = Etcd::start(&[]).await;
     let (one, other) = (serve(&etcd), serve(&etcd));
-    let (one, other) = (once(&one).await, once(&other).await);
+    let (one, other) = (one.once().await, other.once().await);
     let counters = [
         until_it_works(async || one.counter("hits").open().await).await,
         until_it_works(async || other.counter("hits").open().await).await,
@@ -78,7 +69,7 @@ async fn an_etcd_that_is_killed_under_callers_loses_no_answer_and_is_found_again
     const CALLERS: usize = 64;
     let mut etcd = Etcd::start(&[]).await;
     let server = serve(&etcd);
-    let client = once(&server).await;
+    let client = server.once().await;
     let counter = Arc::new(until_it_works(async || client.counter("hits").open().await).await);
     let stop = Arc::new(AtomicBool::new(false));
     let (added, perhaps, refused) =
@@ -130,7 +121,7 @@ async fn a_runtime_starts_before_its_etcd_does() {
     let mut etcd = Etcd::start(&[]).await;
     etcd.kill();
     let server = serve(&etcd);
-    let client = once(&server).await;
+    let client = server.once().await;
     let error = client.counter("hits").open().await.map(drop).unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     etcd.restart().await;

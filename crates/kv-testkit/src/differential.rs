@@ -12,9 +12,9 @@ use atomix_kv::{
 };
 use futures::StreamExt;
 
-use crate::Subject;
-use crate::program::{Act, Dice, KEYSPACES, Step, generate};
+use crate::program::{Act, KEYSPACES, Step, generate};
 use crate::translation::Translation;
+use crate::{Dice, Subject};
 
 /// Steps of one program; each program runs on a fresh store.
 const STEPS: usize = 200;

@@ -25,6 +25,7 @@
 //! ```
 
 mod cases;
+mod dice;
 mod differential;
 pub mod planted;
 mod program;
@@ -32,6 +33,7 @@ mod program;
 pub mod servers;
 mod translation;
 
+pub use dice::Dice;
 pub use differential::{Mismatch, differential, from_environment, from_environment_or};
 
 use std::fmt;

@@ -6,9 +6,7 @@ use std::fmt;
 use atomix_kv::{Engine, Entry, Guard, Limits, Order, Range, Read, Revision, Txn, Write, number_bytes};
 use bytes::Bytes;
 
-/// A repeatable source of chance: `SplitMix64` (Steele, Lea, Flood 2014).
-#[derive(Debug, Clone)]
-pub(crate) struct Dice(u64);
+use crate::Dice;
 
 /// One step of a program.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,29 +26,8 @@ pub(crate) enum Act {
 
 pub(crate) const KEYSPACES: usize = 3;
 
-// === impl Dice ===
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// A number below `sides`.
-    pub(crate) fn roll(&mut self, sides: usize) -> usize {
-        usize::try_from(self.next() % sides as u64).expect("below a usize")
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len())].clone()
-    }
+fn pick<T: Clone>(dice: &mut Dice, from: &[T]) -> T {
+    from[dice.index(from.len())].clone()
 }
 
 /// Writes a program of so many steps. It is played on engines on the way, so that guards and watches name what is really
@@ -60,11 +37,11 @@ pub(crate) fn generate(dice: &mut Dice, steps: usize) -> Vec<Step> {
     let limits = Limits::default();
     let mut program = Vec::with_capacity(steps);
     for _ in 0..steps {
-        let keyspace = dice.roll(KEYSPACES);
+        let keyspace = dice.index(KEYSPACES);
         let engine = &mut engines[keyspace];
-        let act = match dice.roll(20) {
-            0 => Act::Watch(Revision(dice.next() % (engine.revision().0 + 1))),
-            1..=3 => Act::Read((0..=dice.roll(3)).map(|_| read(dice)).collect()),
+        let act = match dice.index(20) {
+            0 => Act::Watch(Revision(dice.bits() % (engine.revision().0 + 1))),
+            1..=3 => Act::Read((0..=dice.index(3)).map(|_| read(dice)).collect()),
             _ => Act::Commit(txn(dice, engine)),
         };
         if let Act::Commit(txn) = &act {
@@ -77,63 +54,63 @@ pub(crate) fn generate(dice: &mut Dice, steps: usize) -> Vec<Step> {
 }
 
 fn key(dice: &mut Dice) -> Bytes {
-    dice.pick(&["a", "b", "ba", "bb", "c", "na", "nb", "s/x"]).into()
+    pick(dice, &["a", "b", "ba", "bb", "c", "na", "nb", "s/x"]).into()
 }
 
 fn value(dice: &mut Dice) -> Bytes {
-    match dice.roll(4) {
-        0 => number_bytes(i64::try_from(dice.roll(5)).expect("it is small")),
-        _ => dice.pick(&["", "x", "y", "zz"]).into(),
+    match dice.index(4) {
+        0 => number_bytes(i64::try_from(dice.index(5)).expect("it is small")),
+        _ => pick(dice, &["", "x", "y", "zz"]).into(),
     }
 }
 
 fn range(dice: &mut Dice) -> Range {
-    match dice.roll(4) {
+    match dice.index(4) {
         0 => Range { start: key(dice), end: Some(key(dice)) },
         1 => Range { start: key(dice), end: None },
-        _ => Range::prefix(dice.pick(&["", "b", "n", "s/", "a"])),
+        _ => Range::prefix(pick(dice, &["", "b", "n", "s/", "a"])),
     }
 }
 
 fn read(dice: &mut Dice) -> Read {
-    match dice.roll(4) {
+    match dice.index(4) {
         0 => Read::Get { key: key(dice) },
         1 => Read::Count { range: range(dice) },
         2 => Read::Scan {
             // Nothing but stamps begins with this.
             range: Range::prefix("t/"),
             order: Order::Created,
-            limit: 1 + dice.roll(3),
+            limit: 1 + dice.index(3),
             keys_only: false,
         },
         _ => {
-            let order = dice.pick(&[Order::Key, Order::KeyDescending]);
-            Read::Scan { range: range(dice), order, limit: 1 + dice.roll(6), keys_only: dice.roll(4) == 0 }
+            let order = pick(dice, &[Order::Key, Order::KeyDescending]);
+            Read::Scan { range: range(dice), order, limit: 1 + dice.index(6), keys_only: dice.index(4) == 0 }
         }
     }
 }
 
 fn write(dice: &mut Dice, entries: &[Entry]) -> Write {
-    match dice.roll(12) {
+    match dice.index(12) {
         0..=4 => Write::Put { key: key(dice), value: value(dice) },
-        5 | 6 => Write::Add { key: dice.pick(&["na", "nb", "nb", "a"]).into(), delta: number(dice) },
-        7 | 8 => Write::Stamp { prefix: dice.pick(&["s/", "t/"]).into(), value: value(dice) },
-        9 if !entries.is_empty() => Write::Delete { key: dice.pick(entries).key },
+        5 | 6 => Write::Add { key: pick(dice, &["na", "nb", "nb", "a"]).into(), delta: number(dice) },
+        7 | 8 => Write::Stamp { prefix: pick(dice, &["s/", "t/"]).into(), value: value(dice) },
+        9 if !entries.is_empty() => Write::Delete { key: pick(dice, entries).key },
         9 | 10 => Write::Delete { key: key(dice) },
         _ => Write::DeleteRange { range: range(dice) },
     }
 }
 
 fn number(dice: &mut Dice) -> i64 {
-    dice.pick(&[0, 1, -1, 7, i64::MAX, i64::MIN])
+    pick(dice, &[0, 1, -1, 7, i64::MAX, i64::MIN])
 }
 
 fn guard(dice: &mut Dice, engine: &Engine, entries: &[Entry]) -> Guard {
     // Half of the guards speak about an entry that is there, as it is.
-    if !entries.is_empty() && dice.roll(2) == 0 {
-        let entry = dice.pick(entries);
+    if !entries.is_empty() && dice.index(2) == 0 {
+        let entry = pick(dice, entries);
         let key = entry.key;
-        return match dice.roll(5) {
+        return match dice.index(5) {
             0 => Guard::Present { key },
             1 => Guard::CreatedAt { key, revision: entry.created },
             2 => Guard::ModifiedAt { key, revision: entry.modified },
@@ -141,8 +118,8 @@ fn guard(dice: &mut Dice, engine: &Engine, entries: &[Entry]) -> Guard {
             _ => Guard::ValueIsNot { key, value: value(dice) },
         };
     }
-    let (key, revision) = (key(dice), Revision(dice.next() % (engine.revision().0 + 2)));
-    match dice.roll(6) {
+    let (key, revision) = (key(dice), Revision(dice.bits() % (engine.revision().0 + 2)));
+    match dice.index(6) {
         0 => Guard::Absent { key },
         1 => Guard::Present { key },
         2 => Guard::CreatedAt { key, revision },
@@ -162,11 +139,11 @@ fn txn(dice: &mut Dice, engine: &Engine) -> Txn {
     let snapshot = engine.read(&[all], &Limits::default()).expect("the read is valid");
     let entries = snapshot.reads[0].entries();
     let mut txn = Txn::new();
-    txn.guards = (0..dice.roll(3)).map(|_| guard(dice, engine, entries)).collect();
-    txn.writes = (0..=dice.roll(4)).map(|_| write(dice, entries)).collect();
-    txn.reads = (0..dice.roll(3)).map(|_| read(dice)).collect();
-    if dice.roll(10) == 0 {
-        txn.once = Some(dice.pick(&["one", "two", "three", "four", "five", "six", "seven"]).into());
+    txn.guards = (0..dice.index(3)).map(|_| guard(dice, engine, entries)).collect();
+    txn.writes = (0..=dice.index(4)).map(|_| write(dice, entries)).collect();
+    txn.reads = (0..dice.index(3)).map(|_| read(dice)).collect();
+    if dice.index(10) == 0 {
+        txn.once = Some(pick(dice, &["one", "two", "three", "four", "five", "six", "seven"]).into());
     }
     txn
 }

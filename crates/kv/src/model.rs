@@ -268,6 +268,22 @@ impl Range {
     }
 }
 
+// === impl Guard ===
+
+impl Guard {
+    /// Returns the key that the guard looks at.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Absent { key }
+            | Self::Present { key }
+            | Self::CreatedAt { key, .. }
+            | Self::ModifiedAt { key, .. }
+            | Self::ValueIs { key, .. }
+            | Self::ValueIsNot { key, .. } => key,
+        }
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
@@ -368,15 +384,9 @@ impl Txn {
         check_len("writes", self.writes.len(), limits.writes_max)?;
         limits.check_reads(&self.reads)?;
         for guard in &self.guards {
-            match guard {
-                Guard::Absent { key }
-                | Guard::Present { key }
-                | Guard::CreatedAt { key, .. }
-                | Guard::ModifiedAt { key, .. } => limits.check_key(key)?,
-                Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } => {
-                    limits.check_key(key)?;
-                    limits.check_value(value)?;
-                }
+            limits.check_key(guard.key())?;
+            if let Guard::ValueIs { value, .. } | Guard::ValueIsNot { value, .. } = guard {
+                limits.check_value(value)?;
             }
         }
         let mut keys: Vec<&[u8]> = Vec::with_capacity(self.writes.len());

@@ -200,7 +200,7 @@ impl Queues {
                 txn.guards.push(Guard::Present { key: key.clone() });
                 txn.writes.push(Write::Delete { key });
             }
-            let stamps: Vec<Bytes> = txn.guards.iter().map(guarded).collect();
+            let stamps: Vec<Bytes> = txn.guards.iter().map(|guard| guard.key().clone()).collect();
             if shared.backing.commit(txn).await?.applied {
                 shared.state.lock().disown(owner, &stamps);
                 return Ok(());
@@ -699,17 +699,6 @@ fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
 
 fn head(queue: &Bytes) -> Read {
     Read::Scan { range: Range::prefix(queue.clone()), order: Order::Created, limit: 1, keys_only: false }
-}
-
-fn guarded(guard: &Guard) -> Bytes {
-    match guard {
-        Guard::Absent { key }
-        | Guard::Present { key }
-        | Guard::CreatedAt { key, .. }
-        | Guard::ModifiedAt { key, .. }
-        | Guard::ValueIs { key, .. }
-        | Guard::ValueIsNot { key, .. } => key.clone(),
-    }
 }
 
 fn holding(entry: &Entry) -> Result<Holding, Error> {

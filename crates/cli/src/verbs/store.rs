@@ -64,32 +64,28 @@ pub enum Verb {
 
 impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        match self {
-            Self::Restore { file, dir } => {
-                return tell(context, "restored", (context.offline.restore)(&file, &dir));
-            }
-            Self::Verify { path } => return tell(context, "whole", (context.offline.verify)(&path)),
-            Self::Backup { store, file } => return backup(context, store, &file).await,
-            Self::List => return list(context).await,
-            Self::Connect { .. } | Self::Configure { .. } | Self::Disconnect { .. } => {}
-        }
-        let control = context.control()?.control();
+        let control = || Ok::<_, Failure>(context.control()?.control());
         let done = |what: &str, store: &StoreId| context.printer.object(&json!({"store": store, what: true}));
         match self {
             Self::Connect { store, driver, config } => {
                 let config = config.as_deref().map_or(Ok(Json::Null), read_json)?;
-                control.connect(store.clone(), driver, &config).await.map_err(Failure::control)?;
+                control()?.connect(store.clone(), driver, &config).await.map_err(Failure::control)?;
                 done("connected", &store)?;
             }
             Self::Configure { store, config } => {
-                control.configure(store.clone(), &read_json(&config)?).await.map_err(Failure::control)?;
+                control()?.configure(store.clone(), &read_json(&config)?).await.map_err(Failure::control)?;
                 done("configured", &store)?;
             }
             Self::Disconnect { store } => {
-                control.disconnect(store.clone()).await.map_err(Failure::control)?;
+                control()?.disconnect(store.clone()).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
             }
-            Self::List | Self::Backup { .. } | Self::Restore { .. } | Self::Verify { .. } => {}
+            Self::List => return list(context).await,
+            Self::Backup { store, file } => return backup(context, store, &file).await,
+            Self::Restore { file, dir } => {
+                return tell(context, "restored", (context.offline.restore)(&file, &dir));
+            }
+            Self::Verify { path } => return tell(context, "whole", (context.offline.verify)(&path)),
         }
         Ok(DONE)
     }

@@ -14,12 +14,13 @@ use atomix_kv::{
     Commit, Error, ErrorKind, Guard, Keyspace, Level, Limits, Order, Range, Read, Retention, Revision, Store,
     Txn, WatchFrom, WatchItem, Write, number,
 };
+use atomix_kv_testkit::Dice;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use crate::files::Files;
 use crate::recover::{UNFINISHED, log_name, recover};
-use crate::sim::{Dice, Disk, Faults};
+use crate::sim::{Disk, Faults};
 use crate::space::Space;
 use crate::store::DiskStore;
 use crate::{Settings, Syncing};
@@ -210,7 +211,7 @@ async fn a_power_cut_at_every_operation_loses_nothing_that_was_answered() {
     for log_bytes_max in [1 << 20, 2000] {
         let settings = settings(log_bytes_max);
         for dead_at in 1..operations(&settings, 300).await + 10 {
-            let mut dice = Dice(dead_at);
+            let mut dice = Dice::new(dead_at);
             let context = format!("log {log_bytes_max}, dead at {dead_at}");
             let disk = Disk::default();
             disk.set(Faults { dead_at: Some(dead_at), ..Faults::default() });
@@ -256,7 +257,7 @@ async fn an_operation_that_fails_makes_no_answer_untrue() {
                 assert!(told.unknown.len() <= 1, "{context}: one failure is one batch: {told:?}");
             }
             let living = held(&store).await;
-            for left in [disk.after_power_cut(&mut Dice(at)), disk.after_kill()] {
+            for left in [disk.after_power_cut(&mut Dice::new(at)), disk.after_kill()] {
                 let store =
                     open(&left, settings.clone()).unwrap_or_else(|error| panic!("{context}: {error}"));
                 let held = held(&store).await;
@@ -284,7 +285,7 @@ async fn a_disk_that_works_again_is_written_again_without_a_restart() {
     store.check().await.unwrap();
     let last = run(&store, 200, 10).await;
     assert_eq!(last.done.len() as u64, RUN);
-    let left = open(&disk.after_power_cut(&mut Dice(1)), settings(1 << 20)).unwrap();
+    let left = open(&disk.after_power_cut(&mut Dice::new(1)), settings(1 << 20)).unwrap();
     assert_eq!(held(&left).await.applied, [first.done, last.done].concat());
 }
 
@@ -308,7 +309,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_it_again_when_there_is_room() 
     Env::real().sleep(Duration::from_millis(900)).await;
     store.check().await.unwrap();
     store.commit(&keyspace(), transaction(500, 1000)).await.unwrap();
-    let left = open(&disk.after_power_cut(&mut Dice(2)), settings(1 << 20)).unwrap();
+    let left = open(&disk.after_power_cut(&mut Dice::new(2)), settings(1 << 20)).unwrap();
     assert_eq!(held_loosely(&left).await.last(), Some(&500));
 }
 
@@ -324,7 +325,7 @@ async fn held_loosely(store: &DiskStore) -> Vec<u64> {
 async fn lies_about_syncs_are_found_or_leave_a_beginning() {
     let (mut found, mut beginnings) = (0, 0);
     for seed in 0..200 {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let disk = Disk::default();
         disk.set(Faults { lies_from: Some(dice.roll(40)), ..Faults::default() });
         let Ok(store) = open(&disk, settings(2000)) else { continue };
@@ -347,7 +348,7 @@ async fn lies_about_syncs_are_found_or_leave_a_beginning() {
 #[tokio::test]
 async fn flipped_bits_and_cut_tails_are_found_and_nothing_wrong_is_served() {
     for seed in 0..400 {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let disk = Disk::default();
         let store = open(&disk, settings(if seed % 2 == 0 { 1 << 20 } else { 2000 })).unwrap();
         let told = run(&store, 1, 100).await;
@@ -461,7 +462,7 @@ async fn a_backup_taken_under_load_is_a_beginning_that_holds_what_was_answered_b
 #[tokio::test]
 async fn with_an_interval_a_kill_takes_nothing_and_a_power_cut_only_the_end() {
     for seed in 0..60 {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let interval = Settings {
             durability: Syncing::Interval,
             sync_interval: Duration::from_millis(if seed % 2 == 0 { 1 } else { 60_000 }),
@@ -509,7 +510,7 @@ async fn commits_are_forgotten_when_they_are_old() {
     let disk = Disk::default();
     let store = open(&disk, settings(1 << 20)).unwrap();
     run(&store, 1, 10).await;
-    let space = store.space(&keyspace());
+    let space = store.journal().content.open(&keyspace());
     let tip = space.history.tip();
     for _ in 0..Space::TICKS {
         space.tick();
@@ -538,7 +539,7 @@ async fn a_snapshot_that_is_overtaken_by_trouble_does_not_count() {
         told.refused.extend(more.refused);
         told.unknown.extend(more.unknown);
         let copying = copying.join().expect("no panic");
-        for left in [disk.after_kill(), disk.after_power_cut(&mut Dice(at))] {
+        for left in [disk.after_kill(), disk.after_power_cut(&mut Dice::new(at))] {
             let left = open(&left, settings(1 << 20)).unwrap_or_else(|error| panic!("{at}: {error}"));
             check(&told, &held(&left).await, &format!("trouble at {at}, {copying:?}"));
         }

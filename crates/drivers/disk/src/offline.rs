@@ -35,7 +35,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         let recovered = recover(&folder, &limits, retention)?;
         return Ok(Report::new(&recovered.content, recovered.next));
     }
-    read_backup(path).map(|(report, _)| report)
+    read_backup(path)
 }
 
 /// Makes a store of a backup, in a folder that is empty or not there. The backup is verified first. When this fails the
@@ -44,7 +44,9 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
     if dir.read_dir().is_ok_and(|mut files| files.next().is_some()) {
         return Err(Error::config(format!("the folder must be empty: dir=`{}`", dir.display())));
     }
-    let (report, bytes) = read_backup(backup)?;
+    let report = read_backup(backup)?;
+    let name = backup.display().to_string();
+    let bytes = fs::read(backup).map_err(|error| unreadable(&name, error))?;
     let folder = Folder::open(dir)?;
     let name = snapshot_name(report.batches + 1);
     let temporary = unfinished(&name);
@@ -60,13 +62,12 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
     })
 }
 
-fn read_backup(path: &Path) -> Result<(Report, Vec<u8>), Error> {
+fn read_backup(path: &Path) -> Result<Report, Error> {
     let name = path.display().to_string();
     let file = fs::File::open(path).map_err(|error| unreadable(&name, error))?;
-    let mut content = Content::new(&Limits::default(), Retention::default());
-    let (_, end) = read_snapshot(&file, &name, &mut content)?;
-    let bytes = fs::read(path).map_err(|error| unreadable(&name, error))?;
-    Ok((Report::new(&content, end.next), bytes))
+    let content = Content::new(&Limits::default(), Retention::default());
+    let (_, end) = read_snapshot(&file, &name, &content)?;
+    Ok(Report::new(&content, end.next))
 }
 
 // === impl Report ===

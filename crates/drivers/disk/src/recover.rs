@@ -118,7 +118,7 @@ pub(crate) const UNFINISHED: &str = ".unfinished";
 impl Recovered {
     fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<Role, Error> {
         let file = open(files, name)?;
-        let (header, end) = read_snapshot(file.as_ref(), name, &mut self.content)?;
+        let (header, end) = read_snapshot(file.as_ref(), name, &self.content)?;
         self.store = Some(header.store);
         self.next = end.next;
         Ok(header.role)
@@ -174,7 +174,8 @@ impl Content {
         Self { spaces: Spaces::default(), room: Room::default(), limits: limits.clone(), retention }
     }
 
-    fn open(&self, name: &Keyspace) -> Arc<Space> {
+    /// Returns a keyspace; makes it if it is new.
+    pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
         self.spaces.open(name, || {
             self.room.add_keyspace(name);
             Space::new(name.clone())
@@ -200,11 +201,7 @@ impl Content {
 }
 
 /// Reads a snapshot or a backup, which must be complete.
-pub(crate) fn read_snapshot(
-    file: &dyn File,
-    name: &str,
-    content: &mut Content,
-) -> Result<(Header, End), Error> {
+pub(crate) fn read_snapshot(file: &dyn File, name: &str, content: &Content) -> Result<(Header, End), Error> {
     let mut reading = Reading::new(name, file)?;
     let header = reading.header(None, |role| role != Role::Log)?;
     let mut section: Option<Arc<Space>> = None;

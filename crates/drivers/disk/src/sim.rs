@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use atomix_kv_testkit::Dice;
 use parking_lot::Mutex;
 
 use crate::files::{File, Files};
@@ -30,10 +31,6 @@ pub(crate) struct Faults {
     /// Bytes that the disk has room for.
     pub(crate) capacity: Option<u64>,
 }
-
-/// A repeatable source of chance: `SplitMix64` (Steele, Lea, Flood 2014).
-#[derive(Debug, Clone)]
-pub(crate) struct Dice(pub(crate) u64);
 
 #[derive(Debug, Default)]
 struct State {
@@ -59,23 +56,6 @@ struct SimFile {
 }
 
 const SECTOR: usize = 512;
-
-// === impl Dice ===
-
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) % sides
-    }
-
-    /// A number below `len`.
-    pub(crate) fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.roll(len as u64)).expect("below a usize")
-    }
-}
 
 // === impl Disk ===
 

@@ -23,7 +23,6 @@ use crate::keeper;
 use crate::record::StoredCommit;
 use crate::recover::{Recovered, recover};
 use crate::snapshot::{self, Sink};
-use crate::space::Space;
 use crate::writer::Writer;
 
 /// Keeps all keyspaces in memory and every commit on the disk.
@@ -107,14 +106,6 @@ impl DiskStore {
         Arc::clone(&self.journal)
     }
 
-    pub(crate) fn space(&self, keyspace: &Keyspace) -> Arc<Space> {
-        let content = &self.journal.content;
-        content.spaces.open(keyspace, || {
-            content.room.add_keyspace(keyspace);
-            Space::new(keyspace.clone())
-        })
-    }
-
     /// Applies a transaction in memory and sends what it changes on its way.
     fn apply(&self, keyspace: &Keyspace, txn: &Txn) -> Result<Step, Error> {
         let journal = &self.journal;
@@ -123,7 +114,7 @@ impl DiskStore {
         let bytes_max = journal.tuning.read().bytes_max;
         journal.content.room.check(txn, bytes_max)?;
         journal.check_disk(growth(txn))?;
-        let space = self.space(keyspace);
+        let space = self.journal.content.open(keyspace);
         let mut engine = space.engine.lock();
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
@@ -212,7 +203,8 @@ impl Store for DiskStore {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        let stream = self.journal.check_open().and_then(|()| self.space(keyspace).history.follow(from));
+        let stream =
+            self.journal.check_open().and_then(|()| self.journal.content.open(keyspace).history.follow(from));
         Box::pin(ready(stream))
     }
 

@@ -374,16 +374,7 @@ impl Touches {
         }
         touches.writes.extend(given.once.iter().map(|memory| memory.key.clone()));
         touches.reads.extend(given.pins.keys().map(|key| space.entry_key(key)));
-        for guard in &txn.guards {
-            match guard {
-                Guard::Absent { key }
-                | Guard::Present { key }
-                | Guard::CreatedAt { key, .. }
-                | Guard::ModifiedAt { key, .. }
-                | Guard::ValueIs { key, .. }
-                | Guard::ValueIsNot { key, .. } => touches.reads.push(space.entry_key(key)),
-            }
-        }
+        touches.reads.extend(txn.guards.iter().map(|guard| space.entry_key(guard.key())));
         for read in &txn.reads {
             match read {
                 Read::Get { key } => touches.reads.push(space.entry_key(key)),
