@@ -80,11 +80,14 @@ impl Engine {
             self.check_numbers(&txn.writes)?;
             let revision = Revision(self.revision.0 + 1);
             writes.reserve_exact(txn.writes.len());
+            changes.reserve_exact(txn.writes.len());
             for write in &txn.writes {
                 writes.push(self.write(write, revision, &mut changes));
             }
             if !changes.is_empty() {
                 self.revision = revision;
+                // They are kept for watches, often one for two writes.
+                changes.shrink_to_fit();
             }
         }
         let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
@@ -207,7 +210,7 @@ impl Engine {
     fn write(&mut self, write: &Write, revision: Revision, changes: &mut Vec<Change>) -> Written {
         match write {
             Write::Put { key, value } => {
-                Written::Put { previous: self.put(key.clone(), value.clone(), revision, changes) }
+                Written::Put { previous: self.put(key.clone(), kept(value), revision, changes) }
             }
             Write::Add { key, delta } => {
                 let old = self.table.get(key).and_then(|record| number(&record.value)).unwrap_or(0);
@@ -220,7 +223,7 @@ impl Engine {
                 key.put_slice(prefix);
                 key.put_u64(revision.0);
                 let key = key.freeze();
-                self.put(key.clone(), value.clone(), revision, changes);
+                self.put(key.clone(), kept(value), revision, changes);
                 Written::Stamped { key }
             }
             Write::Delete { key } => Written::Deleted { previous: self.delete(key, changes) },
@@ -317,6 +320,13 @@ impl Engine {
     }
 }
 
+/// Returns a value as it is kept. Requests are read into buffers of 8 KiB and their values are parts of those: a small one
+/// would keep a whole buffer. One that fills most of its buffer is not copied.
+fn kept(value: &Bytes) -> Bytes {
+    const COPIED_BELOW: usize = 8 * 1024;
+    if value.len() < COPIED_BELOW { Bytes::copy_from_slice(value) } else { value.clone() }
+}
+
 // === impl Once ===
 
 impl Once {
@@ -376,6 +386,17 @@ mod tests {
         ];
         let snapshot = engine.read(&reads, &Limits::default()).unwrap();
         (snapshot.revision, engine.bytes(), snapshot.reads)
+    }
+
+    #[test]
+    fn a_small_value_does_not_keep_the_request_that_it_came_in() {
+        let (request, mut engine) = (Bytes::from(vec![7; 64 * 1024]), Engine::new());
+        let put = |size| Txn::new().write(Write::Put { key: "k".into(), value: request.slice(..size) });
+        let (_, changes) = engine.apply(&put(100), &Limits::default()).unwrap();
+        assert_eq!((changes.len(), changes.capacity()), (1, 1), "they are kept for watches as well");
+        assert!(request.is_unique());
+        engine.apply(&put(60 * 1024), &Limits::default()).unwrap();
+        assert!(!request.is_unique(), "a large one is not copied");
     }
 
     #[test]
