@@ -69,7 +69,8 @@ fn arrows_point_down() {
             ],
         ),
         ("atomix-client", &["atomix-env", "atomix-proto"]),
-        ("atomix-cli", &["atomix-client", "atomix-env"]),
+        ("atomix-load", &["atomix-env", "atomix-proto"]),
+        ("atomix-cli", &["atomix-client", "atomix-env", "atomix-load"]),
         ("atomix-tests", &["atomix-client"]),
     ]);
     for (name, (folder, uses)) in arrows() {
