@@ -34,6 +34,14 @@ docs:
 deny:
     cargo deny check licenses bans sources
 
+# The comparison of docs/operate/performance.md, half an hour on a quiet machine; --quick shows that it works.
+compare *ARGS:
+    bench/compare {{ARGS}}
+
+# The linter over the benchmarks, a workspace of their own.
+lint-bench:
+    cd bench && RUSTFLAGS="-D warnings" cargo clippy --all-targets --locked
+
 # A fuzz target for a while (needs cargo-fuzz and a nightly toolchain).
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

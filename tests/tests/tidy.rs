@@ -26,7 +26,7 @@ fn arrows() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut arrows = BTreeMap::new();
     for path in tracked("Cargo.toml") {
         let folder = path.trim_end_matches("/Cargo.toml").to_owned();
-        if path == "Cargo.toml" || folder == "fuzz" {
+        if path == "Cargo.toml" || ["bench", "fuzz"].contains(&folder.as_str()) {
             continue;
         }
         let manifest = read(&path);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! gRPC calls straight on HTTP/2.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use atomix_env::Env;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::join_all;
 use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
 use http::{HeaderMap, HeaderValue, Request};
@@ -17,6 +19,9 @@ use crate::Failure;
 /// What a peer may send before it is read: as much as tonic's client allows.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
+
+/// How many calls of [`Channel::each`] are under way at once.
+const CALLERS: usize = 64;
 
 /// One HTTP/2 connection. Clones share it.
 #[derive(Debug, Clone)]
@@ -110,6 +115,26 @@ impl Channel {
         }
         answer.advance(5.min(answer.len()));
         Ok(answer)
+    }
+
+    /// Makes `count` calls, many at once: one with each of the messages that `message` makes from 0 on.
+    pub async fn each(
+        &self,
+        method: &Method,
+        count: u64,
+        message: impl Fn(u64) -> Bytes,
+    ) -> Result<(), Failure> {
+        let next = AtomicU64::new(0);
+        let caller = async || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                if at >= count {
+                    return Ok(());
+                }
+                self.unary(method, message(at)).await?;
+            }
+        };
+        join_all((0..CALLERS).map(|_| caller())).await.into_iter().collect()
     }
 
     /// Makes a call whose answer is a stream, and waits until the server has begun it. Cancel safe.

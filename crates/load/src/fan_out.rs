@@ -66,12 +66,12 @@ pub async fn singles<F: Feed, T: Target>(
                 match feed.next().await {
                     Ok(0) => return each.lock().failed(&Failure::Broken("a feed ended".to_owned())),
                     Err(failure) => return each.lock().failed(&failure),
-                    Ok(_) => {
+                    Ok(arrived) => {
                         let now = clock.now();
                         if window.holds(now) {
                             each.lock().took(now - *sent.lock());
                         }
-                        if round.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        if round.waiting.fetch_sub(arrived, Ordering::AcqRel) == arrived {
                             round.all.notify_one();
                         }
                     }

@@ -3,13 +3,12 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use atomix_env::Env;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_proto::{counter, lock, map, topic, value};
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 
 use crate::{Channel, Contender, Failure, Feed, Method, Stream, Target, frame};
 
@@ -84,9 +83,6 @@ struct Methods {
     set: Method,
     publish: Method,
 }
-
-/// How many calls are under way while primitives are made and filled.
-const FILLERS: usize = 64;
 
 // === impl Mix ===
 
@@ -176,8 +172,13 @@ impl Subject {
     pub async fn watchers(&self, works: &[Work], watchers: usize) -> Result<Vec<Watcher>, Failure> {
         let method = Method::new("/atomix.runtime.map.v1.Map/Events");
         let request = frame(&map::EventsRequest { id: self.id(""), key: String::new() });
-        let opened = (0..watchers).map(|at| works[at % works.len()].channel.stream(&method, request.clone()));
-        Ok(try_join_all(opened).await?.into_iter().map(Watcher).collect())
+        let open = async |at: usize| {
+            let mut stream = works[at % works.len()].channel.stream(&method, request.clone()).await?;
+            // The first message says that the watch has begun.
+            stream.arrived().await?;
+            Ok(Watcher(stream))
+        };
+        try_join_all((0..watchers).map(open)).await
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "messages want an option")]
@@ -214,7 +215,7 @@ impl Work {
         if mix.has(&[Op::Increment]) {
             let create = Method::new("/atomix.runtime.counter.v1.Counter/Create");
             let counter = |at| counter::CreateRequest { id: subject.counter(at), tags: tags.clone() };
-            self.each_key(&create, |at| frame(&counter(at))).await?;
+            self.channel.each(&create, subject.keys, |at| frame(&counter(at))).await?;
         }
         if mix.has(&[Op::Get, Op::Put, Op::Remove]) {
             let create = Method::new("/atomix.runtime.map.v1.Map/Create");
@@ -222,7 +223,7 @@ impl Work {
             self.channel.unary(&create, request).await?;
         }
         if mix.has(&[Op::Get]) {
-            self.each_key(&self.shared.methods.put, |at| self.request(Op::Put, at)).await?;
+            self.channel.each(&self.shared.methods.put, subject.keys, |at| self.request(Op::Put, at)).await?;
         }
         if mix.has(&[Op::Set]) {
             let create = Method::new("/atomix.runtime.value.v1.Value/Create");
@@ -234,21 +235,6 @@ impl Work {
             self.channel.unary(&create, frame(&topic::CreateRequest { id, tags })).await?;
         }
         Ok(())
-    }
-
-    /// Makes a call for every key.
-    async fn each_key(&self, method: &Method, request: impl Fn(u64) -> Bytes) -> Result<(), Failure> {
-        let next = AtomicU64::new(0);
-        let fill = async || {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                if at >= self.shared.subject.keys {
-                    return Ok(());
-                }
-                self.channel.unary(method, request(at)).await?;
-            }
-        };
-        join_all((0..FILLERS).map(|_| fill())).await.into_iter().collect()
     }
 
     fn request(&self, op: Op, at: u64) -> Bytes {
