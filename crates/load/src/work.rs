@@ -7,7 +7,7 @@ use std::sync::Arc;
 use atomix_env::Env;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_proto::{counter, lock, map, topic, value};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 
 use crate::{Channel, Contender, Failure, Feed, Method, Stream, Target, frame};
@@ -206,6 +206,19 @@ impl Methods {
     }
 }
 
+// === impl Shared ===
+
+impl Shared {
+    /// Returns a value that differs from the one before: to put what is there already changes nothing, and is cheap.
+    fn value(&self, chance: u64) -> Bytes {
+        let mut value = BytesMut::from(&self.value[..]);
+        for (byte, drawn) in value.iter_mut().zip(chance.to_be_bytes()) {
+            *byte = drawn;
+        }
+        value.freeze()
+    }
+}
+
 // === impl Work ===
 
 impl Work {
@@ -223,7 +236,9 @@ impl Work {
             self.channel.unary(&create, request).await?;
         }
         if mix.has(&[Op::Get]) {
-            self.channel.each(&self.shared.methods.put, subject.keys, |at| self.request(Op::Put, at)).await?;
+            self.channel
+                .each(&self.shared.methods.put, subject.keys, |at| self.request(Op::Put, at, at))
+                .await?;
         }
         if mix.has(&[Op::Set]) {
             let create = Method::new("/atomix.runtime.value.v1.Value/Create");
@@ -237,16 +252,17 @@ impl Work {
         Ok(())
     }
 
-    fn request(&self, op: Op, at: u64) -> Bytes {
-        let Shared { subject, value, .. } = &*self.shared;
-        let (id, value, key) = (subject.id(""), value.clone(), || format!("key-{at:012}"));
+    fn request(&self, op: Op, at: u64, chance: u64) -> Bytes {
+        let subject = &self.shared.subject;
+        let (id, key) = (subject.id(""), || format!("key-{at:012}"));
+        let value = || self.shared.value(chance);
         match op {
             Op::Increment => frame(&counter::IncrementRequest { id: subject.counter(at), delta: 1 }),
             Op::Get => frame(&map::GetRequest { id, key: key() }),
-            Op::Put => frame(&map::PutRequest { id, key: key(), value, ttl: None, prev_version: 0 }),
+            Op::Put => frame(&map::PutRequest { id, key: key(), value: value(), ttl: None, prev_version: 0 }),
             Op::Remove => frame(&map::RemoveRequest { id, key: key(), prev_version: 0 }),
-            Op::Set => frame(&value::SetRequest { id, value, ttl: None }),
-            Op::Publish => frame(&topic::PublishRequest { id, payload: value }),
+            Op::Set => frame(&value::SetRequest { id, value: value(), ttl: None }),
+            Op::Publish => frame(&topic::PublishRequest { id, payload: value() }),
         }
     }
 }
@@ -270,7 +286,7 @@ impl Target for Work {
             Op::Set => &methods.set,
             Op::Publish => &methods.publish,
         };
-        match self.channel.unary(method, self.request(*op, at)).await {
+        match self.channel.unary(method, self.request(*op, at, chance)).await {
             // Somebody else has removed it.
             Err(Failure::Status(NOT_FOUND, _))
                 if matches!(op, Op::Get | Op::Remove) && mix.has(&[Op::Remove]) =>

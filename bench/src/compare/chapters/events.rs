@@ -151,6 +151,8 @@ pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
 
 const NOISE_BEFORE: Duration = Duration::from_millis(300);
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A watcher that has not read for many events reads them.
 fn catch_up(lab: &mut Lab) -> Result<()> {
     let behind = 100_000 / lab.shrink;
@@ -164,18 +166,19 @@ fn catch_up(lab: &mut Lab) -> Result<()> {
         let channel = atomix_load::Channel::connect(env, address).await?;
         let put = Method::new("/atomix.runtime.map.v1.Map/Put");
         let id = Some(PrimitiveId { name: subject.name.clone() });
-        let value = bytes::Bytes::from_static(&[b'v'; 100]);
+        // Never the same, because to put what is there already is no event.
+        let value = |at: u64| bytes::Bytes::from(format!("{at:0100}"));
         let message = |at| map::PutRequest {
             id: id.clone(),
             key: format!("key-{at:012}"),
-            value: value.clone(),
+            value: value(at),
             ttl: None,
             prev_version: 0,
         };
-        channel.each(&put, behind, |at| frame(&message(at % 1000))).await?;
+        channel.each(&put, behind, |at| frame(&message(at))).await?;
         let (begin, mut arrived) = (env.now(), 0);
         while arrived < behind {
-            let more = feed.next().await.context("a watcher that was behind")?;
+            let more = env.timeout(PATIENCE, feed.next()).await.context("no event comes")??;
             anyhow::ensure!(more > 0, "the watch ended");
             arrived += more as u64;
         }
