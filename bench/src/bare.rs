@@ -38,7 +38,7 @@ pub(crate) enum Behind {
 }
 
 /// Events that a watcher may lag behind before it misses some.
-const EVENTS_WAITING: usize = 65_536;
+const EVENTS_WAITING: usize = 4096;
 
 // === impl Bare ===
 
