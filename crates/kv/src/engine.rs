@@ -207,7 +207,7 @@ impl Engine {
     fn write(&mut self, write: &Write, revision: Revision, changes: &mut Vec<Change>) -> Written {
         match write {
             Write::Put { key, value } => {
-                Written::Put { previous: self.put(key.clone(), value.clone(), revision, changes) }
+                Written::Put { previous: self.put(key.clone(), owned(value), revision, changes) }
             }
             Write::Add { key, delta } => {
                 let old = self.table.get(key).and_then(|record| number(&record.value)).unwrap_or(0);
@@ -220,7 +220,7 @@ impl Engine {
                 key.put_slice(prefix);
                 key.put_u64(revision.0);
                 let key = key.freeze();
-                self.put(key.clone(), value.clone(), revision, changes);
+                self.put(key.clone(), owned(value), revision, changes);
                 Written::Stamped { key }
             }
             Write::Delete { key } => Written::Deleted { previous: self.delete(key, changes) },
@@ -359,6 +359,12 @@ fn page<'a>(
         entries.push(entry);
     }
     Found::Entries { entries, more: false }
+}
+
+/// Copies a value that is to stay. What a caller hands over is mostly a part of a message that it received, and would keep
+/// the buffer of the whole message alive.
+fn owned(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
 }
 
 #[cfg(test)]
