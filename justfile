@@ -21,6 +21,7 @@ test *ARGS:
 # The linter, warnings denied.
 lint:
     RUSTFLAGS="-D warnings" cargo clippy --workspace --all-targets --locked
+    cd bench && RUSTFLAGS="-D warnings" cargo clippy --all-targets --locked
 
 # Arrows between crates, licence lines, lengths, banned words.
 tidy:
@@ -38,10 +39,6 @@ deny:
 compare *ARGS:
     bench/compare {{ARGS}}
 
-# The linter over the benchmarks, a workspace of their own.
-lint-bench:
-    cd bench && RUSTFLAGS="-D warnings" cargo clippy --all-targets --locked
-
 # A fuzz target for a while (needs cargo-fuzz and a nightly toolchain).
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
@@ -49,5 +46,6 @@ fuzz TARGET SECONDS="60":
 # Formats, and writes what is generated.
 fix:
     cargo fmt --all
+    cd bench && cargo fmt
     cargo run -q -p atomix-config --example print_reference > docs/generated/configuration.md.new
     mv docs/generated/configuration.md.new docs/generated/configuration.md

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -178,10 +177,18 @@ service! {
             &self,
             _request: Request<map::EventsRequest>,
         ) -> Result<Response<Self::EventsStream>, Status> {
-            let begun = futures::stream::iter([Ok(map::EventsResponse::default())]);
-            // Who lags too far behind misses events: to tell it so is what a real server has to add.
-            let events = BroadcastStream::new(self.events.subscribe()).filter_map(|event| std::future::ready(event.ok()));
-            Ok(Response::new(Box::pin(begun.chain(events.map(Ok)))))
+            let begun = futures::stream::iter([map::EventsResponse::default()]);
+            let events = futures::stream::unfold(self.events.subscribe(), async |mut events| {
+                loop {
+                    match events.recv().await {
+                        Ok(event) => return Some((event, events)),
+                        // To tell a watcher that it missed events is what a real server has to add.
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return None,
+                    }
+                }
+            });
+            Ok(Response::new(Box::pin(begun.chain(events).map(Ok))))
         }
 
         async fn entries(

@@ -96,6 +96,8 @@ fn report(options: &Compare, book: &Book, runs: usize) -> Result<String> {
     let processor = std::fs::read_to_string("/proc/cpuinfo")?;
     let processor = processor.lines().find_map(|line| line.strip_prefix("model name"));
     let processor = processor.map_or("unknown", |name| name.trim_matches([' ', '\t', ':']));
+    let busy = std::fs::read_to_string("/proc/loadavg")?;
+    let busy = busy.split(' ').next().unwrap_or_default();
     let cores = std::thread::available_parallelism()?;
     let shape = if options.quick {
         "short cells and small sizes, which say little"
@@ -103,7 +105,7 @@ fn report(options: &Compare, book: &Book, runs: usize) -> Result<String> {
         "1.5 s a cell after 0.4 s"
     };
     let facts = format!(
-        "Commit {}, {}; {cores} cores of {processor}, Linux {}; {}; {}; {runs} runs, {shape}.\n",
+        "Commit {}, {}; {cores} cores of {processor}, Linux {}; {}; {}; {runs} runs, {shape}. Load average at the end {busy}.\n",
         said("git", &["log", "-1", "--format=%h"])?,
         said("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])?,
         said("uname", &["-r"])?,
@@ -111,7 +113,7 @@ fn report(options: &Compare, book: &Book, runs: usize) -> Result<String> {
         said("redis-server", &["--version"])?.split(" sha").next().unwrap_or_default(),
     );
     let titles: Vec<_> = ALL.iter().map(|chapter| (chapter.name, chapter.title)).collect();
-    Ok(format!("{facts}\n### Goals\n\n{}{}", goals::table(book, runs), book.tables(&titles)))
+    Ok(format!("{facts}{}{}", goals::table(book, runs), book.tables(&titles)))
 }
 
 /// Puts `text` between the marks of a file.

@@ -144,6 +144,7 @@ async fn call(path: Path, rounds: u32) -> Result<()> {
             message_bytes_max: 4 << 20,
             deadline_default: Duration::from_secs(10),
             grace: Duration::ZERO,
+            workers: None,
         };
         let bound = atomix_server::Server::new(runtime().await?, settings).bind().await?;
         env.detach(async { _ = bound.run(Shutdown::new()).await });

@@ -38,6 +38,9 @@ pub(crate) struct Server {
     folder: Option<TempDir>,
 }
 
+/// Ticks of a second in `/proc`: a constant of the kernel, whatever its timer does.
+const TICKS: u64 = 100;
+
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -216,7 +219,7 @@ impl Server {
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
         let ticks: u64 =
             fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+        Duration::from_millis(ticks * 1000 / TICKS)
     }
 
     /// Returns the bytes of memory that the server uses.
