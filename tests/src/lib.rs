@@ -3,6 +3,7 @@
 
 pub mod books;
 pub mod disks;
+pub mod faults;
 pub mod load;
 pub mod rounds;
 
@@ -12,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use atomix_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A running `atomix serve`. Killed when dropped.
 #[derive(Debug)]
@@ -130,6 +132,20 @@ impl Server {
     pub fn kill(&mut self) {
         self.child.kill().expect("the child is ours");
         self.child.wait().expect("the child is ours");
+    }
+
+    /// Stops the program where it is (SIGSTOP), until [`Server::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets the program go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the child is ours and was not waited for");
     }
 
     /// Returns the resident memory of the program in bytes.

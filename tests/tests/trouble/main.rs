@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Trouble with a store that real runtimes are at work on: servers killed and paused, ways cut, slow or one-way. Calls end
+//! within their deadline, what was answered is there, nothing is there twice, the other store of the runtime does not
+//! notice, and all works again by itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "servers are awaited in real time, and what was seen is told"
+)]
+
+mod callers;
+
+use std::time::Duration;
+
+use atomix_client::Kind as Failure;
+use atomix_kv_testkit::servers::proxy::Half;
+use atomix_tests::faults::network::Network;
+use atomix_tests::faults::stand::{Backend, Kind, Stand};
+use atomix_tests::faults::trouble::{Bad, Trouble};
+
+use callers::{CALL, Callers, Sums};
+
+/// What the machine may add to a time that is promised.
+const SLACK: Duration = Duration::from_secs(3);
+/// Longer than any store takes to come back.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a runtime may grow by.
+const GROWTH: u64 = 48 << 20;
+
+/// Callers on one runtime of a stand.
+struct Trial {
+    stand: Stand,
+    runtime: usize,
+    callers: Callers,
+    resident: u64,
+}
+
+impl Trial {
+    async fn begin(stand: Stand, runtime: usize) -> Self {
+        let client = stand.runtimes[runtime].direct_client(CALL);
+        let began = std::time::Instant::now();
+        while let Err(error) = client.counter("first").open().await {
+            assert_eq!(error.kind(), Failure::Unavailable, "{error}");
+            assert!(began.elapsed() < PATIENCE, "{error}");
+        }
+        let callers = Callers::start(&stand.runtimes[runtime]).await;
+        callers.near(Duration::from_millis(500)).await;
+        let resident = stand.runtimes[runtime].server().resident();
+        Self { stand, runtime, callers, resident }
+    }
+
+    /// Makes trouble for a while and watches the callers.
+    async fn suffer(&mut self, trouble: Trouble, time: Duration) {
+        let before = self.callers.near(Duration::from_millis(300)).await;
+        let answered = self.callers.answered();
+        trouble.begin(&mut self.stand);
+        let during = self.callers.near(time).await;
+        let answered = self.callers.answered() - answered;
+        trouble.end(&mut self.stand).await;
+        let back = self.callers.answer(PATIENCE).await;
+        println!(
+            "{trouble}, {time:?}: {answered} answers meanwhile, the next one {back:?} after; the other store: \
+             {:.0}/s p50 {:?} p99 {:?} before, {:.0}/s p50 {:?} p99 {:?} meanwhile",
+            before.per_second, before.median, before.p99, during.per_second, during.median, during.p99
+        );
+        assert!(during.per_second > before.per_second / 4.0, "{trouble}: the other store suffers");
+        // All of them have answers again, before something else happens.
+        for _ in 0..32 {
+            self.callers.answer(PATIENCE).await;
+        }
+    }
+
+    async fn end(self) {
+        let resident = self.stand.runtimes[self.runtime].server().resident();
+        let sums = self.callers.judge().await;
+        let Sums { done, refused, unknown, named, longest, errors } = sums;
+        println!(
+            "{done} done, {refused} refused, {unknown} unknown, {named} named and applied once, longest call \
+             {longest:?}, resident {} KiB, then {} KiB, errors {errors:#?}",
+            self.resident / 1024,
+            resident / 1024
+        );
+        assert!(refused + unknown > 0 && done > 100, "there was trouble, and work");
+        assert!(longest < CALL + SLACK, "calls end within their deadline");
+        assert!(resident < self.resident + GROWTH, "memory grows with trouble");
+    }
+}
+
+/// All the trouble that a store can have at its servers and in the network.
+async fn servers_and_network(stand: Stand) {
+    const WHILE: Duration = Duration::from_millis(1500);
+    let firewall = stand.firewall.is_some();
+    let mut trial = Trial::begin(stand, 0).await;
+    let all: Vec<usize> = (0..trial.stand.ports().len()).collect();
+    trial.suffer(Trouble::Killed(all.clone()), WHILE).await;
+    trial.suffer(Trouble::Paused(all), 2 * WHILE).await;
+    if let Backend::Etcd(cluster) = &trial.stand.backend {
+        let leader = cluster.leader().await;
+        trial.suffer(Trouble::Killed(vec![leader]), WHILE).await;
+    }
+    if let Backend::Etcd(cluster) = &trial.stand.backend {
+        let leader = cluster.leader().await;
+        trial.suffer(Trouble::Paused(vec![leader]), WHILE).await;
+    }
+    if firewall {
+        trial.suffer(Trouble::RequestsLost, WHILE).await;
+        trial.suffer(Trouble::AnswersLost, WHILE).await;
+        trial.suffer(Trouble::Partitioned, 2 * WHILE).await;
+    }
+    if let (Backend::Etcd(cluster), true) = (&trial.stand.backend, firewall) {
+        let leader = cluster.leader().await;
+        trial.suffer(Trouble::Isolated(leader), WHILE).await;
+    }
+    if let (Backend::Etcd(cluster), true) = (&trial.stand.backend, firewall) {
+        let leader = cluster.leader().await;
+        trial.suffer(Trouble::Muted(leader), WHILE).await;
+    }
+    trial.end().await;
+}
+
+/// All the trouble that a way can have.
+async fn ways(kind: Kind) {
+    const WHILE: Duration = Duration::from_secs(1);
+    let mut trial = Trial::begin(Stand::start(kind, 2, None).await, 1).await;
+    for bad in [
+        Bad::Slow(60, 20),
+        Bad::CutAfter(Half::Requests, 777),
+        Bad::CutAfter(Half::Answers, 333),
+        Bad::Cut,
+        Bad::Refused,
+        Bad::Stalled(Half::Requests),
+        Bad::Stalled(Half::Answers),
+        Bad::BlackHole,
+    ] {
+        trial.suffer(Trouble::Way(1, bad), WHILE).await;
+    }
+    trial.end().await;
+}
+
+fn in_a_network(what: &str, kind: Kind) {
+    if let Some(network) = Network::or_skip(what) {
+        network.run(async |firewall| servers_and_network(Stand::start(kind, 1, Some(firewall)).await).await);
+    } else {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async { servers_and_network(Stand::start(kind, 1, None).await).await });
+    }
+}
+
+#[test]
+fn an_etcd_that_is_killed_paused_and_cut_off_breaks_no_promise() {
+    in_a_network("partitions of etcd", Kind::Etcd);
+}
+
+#[test]
+fn a_redis_that_is_killed_paused_and_cut_off_breaks_no_promise() {
+    in_a_network("partitions of Redis", Kind::Redis);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_way_to_etcd_breaks_no_promise() {
+    ways(Kind::Etcd).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_way_to_redis_breaks_no_promise() {
+    ways(Kind::Redis).await;
+}
