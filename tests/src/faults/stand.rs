@@ -118,12 +118,17 @@ impl Stand {
             Kind::Redis => Backend::Redis(Redis::start(&["--appendonly", "yes"]).await),
         };
         let mut stand = Self { backend, runtimes: Vec::new(), firewall };
-        for number in 0..runtimes {
-            let runtime = Runtime::prepare(&stand.backend, number > 0).await;
-            stand.runtimes.push(runtime);
-            stand.start_runtime(number);
+        for _ in 0..runtimes {
+            stand.add_runtime().await;
         }
         stand
+    }
+
+    /// Starts one more runtime.
+    pub async fn add_runtime(&mut self) {
+        let number = self.runtimes.len();
+        self.runtimes.push(Runtime::prepare(&self.backend, number > 0).await);
+        self.start_runtime(number);
     }
 
     /// Starts a runtime that does not run.

@@ -11,13 +11,14 @@
 
 mod callers;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atomix_client::Kind as Failure;
 use atomix_kv_testkit::servers::proxy::Half;
-use atomix_tests::faults::network::Network;
-use atomix_tests::faults::stand::{Backend, Kind, Stand};
+use atomix_tests::faults::stand::{Backend, Kind, NEAR, Stand};
 use atomix_tests::faults::trouble::{Bad, Trouble};
+use atomix_tests::faults::{fencing, network::Network, seed};
+use atomix_tests::load::Dice;
 
 use callers::{CALL, Callers, Sums};
 
@@ -39,7 +40,7 @@ struct Trial {
 impl Trial {
     async fn begin(stand: Stand, runtime: usize) -> Self {
         let client = stand.runtimes[runtime].direct_client(CALL);
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while let Err(error) = client.counter("first").open().await {
             assert_eq!(error.kind(), Failure::Unavailable, "{error}");
             assert!(began.elapsed() < PATIENCE, "{error}");
@@ -138,6 +139,48 @@ async fn ways(kind: Kind) {
     trial.end().await;
 }
 
+/// A store that is not there when its runtime starts.
+async fn down_at_start(kind: Kind) {
+    let mut stand = Stand::start(kind, 0, None).await;
+    let down = Trouble::Killed((0..stand.ports().len()).collect());
+    down.begin(&mut stand);
+    stand.add_runtime().await;
+    let client = stand.runtimes[0].direct_client(CALL);
+    client.counter("near").tag(NEAR).open().await.unwrap().increment(1).await.unwrap();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let error = client.counter("far").open().await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), Failure::Unavailable, "{error}");
+        assert_eq!(error.reason(), Some("STORE_UNAVAILABLE"), "{error}");
+        assert!(error.message().contains("last-error"), "{error}");
+        assert!(began.elapsed() < SLACK);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    down.end(&mut stand).await;
+    let began = Instant::now();
+    while let Err(error) = client.counter("far").open().await {
+        assert!(began.elapsed() < SLACK, "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!("{kind:?} down at start: the first answer {:?} after it was there", began.elapsed());
+}
+
+/// Holders of a lock that stand still, and runtimes that die.
+async fn fenced(kind: Kind) {
+    let seed = seed();
+    let mut stand = Stand::start(kind, 3, None).await;
+    let tally = fencing::run(&mut stand, &mut Dice::new(seed), Duration::from_secs(15)).await;
+    println!("{kind:?}: {tally:?}, seed {seed}");
+    assert_eq!((tally.lost, tally.doubled), (0, 0), "seed {seed}");
+    assert_eq!(tally.tokens_back, [], "tokens grow, seed {seed}");
+    assert!(
+        tally.updates > 50 && tally.pauses > 0 && tally.kills > 0,
+        "there was work, and trouble: {tally:?}"
+    );
+    assert!(tally.fenced > 0, "somebody came too late: {tally:?}");
+    assert!(tally.unguarded_lost > 0, "without a token updates are lost: {tally:?}");
+}
+
 fn in_a_network(what: &str, kind: Kind) {
     if let Some(network) = Network::or_skip(what) {
         network.run(async |firewall| servers_and_network(Stand::start(kind, 1, Some(firewall)).await).await);
@@ -155,6 +198,26 @@ fn an_etcd_that_is_killed_paused_and_cut_off_breaks_no_promise() {
 #[test]
 fn a_redis_that_is_killed_paused_and_cut_off_breaks_no_promise() {
     in_a_network("partitions of Redis", Kind::Redis);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_comes_after_its_runtime_is_found() {
+    down_at_start(Kind::Etcd).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_after_its_runtime_is_found() {
+    down_at_start(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_etcd_locks_keep_out_those_who_stood_still() {
+    fenced(Kind::Etcd).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_redis_locks_keep_out_those_who_stood_still() {
+    fenced(Kind::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
