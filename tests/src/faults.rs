@@ -3,6 +3,7 @@
 
 pub mod fencing;
 pub mod network;
+pub mod runs;
 pub mod stand;
 pub mod trouble;
 

@@ -5,6 +5,7 @@ pub mod books;
 pub mod disks;
 pub mod faults;
 pub mod load;
+pub mod record;
 pub mod rounds;
 
 use std::io::{BufRead, BufReader, Read};
@@ -40,8 +41,10 @@ impl Server {
 
     /// Starts the program by a command that was prepared, `serve` and its addresses included.
     pub fn start_command(mut command: Command) -> Self {
-        // It is for this crate; the program takes each variable of its own prefix for a setting.
-        command.env_remove("ATOMIX_BIN");
+        // Ours are for tests; the program takes each variable of its own prefix for a setting.
+        for name in ["ATOMIX_BIN", "ATOMIX_HISTORY_DIR", "ATOMIX_TEST_SERVER_OUTPUT", "ATOMIX_TEST_STORE"] {
+            command.env_remove(name);
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program was built");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let (mut listen, mut control) = (String::new(), String::new());

@@ -2,6 +2,8 @@
 //! A store with its servers, the runtimes on it, and the ways between them: what trouble is done to.
 #![allow(clippy::disallowed_methods, reason = "servers are real, and awaited in real time")]
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use atomix_client::Client;
@@ -51,6 +53,7 @@ pub enum Backend {
 pub struct Runtime {
     server: Option<Server>,
     settings: Vec<String>,
+    log: Option<PathBuf>,
     listen: u16,
     control: u16,
     /// How clients get to it.
@@ -141,6 +144,10 @@ impl Stand {
         for setting in &runtime.settings {
             command.args(["--set", setting]);
         }
+        if let Some(log) = &runtime.log {
+            let log = File::options().create(true).append(true).open(log).expect("the folder is there");
+            command.stderr(log);
+        }
         if let Backend::Disk { shim, .. } = &self.backend {
             shim.preload(&mut command);
         }
@@ -210,9 +217,12 @@ impl Runtime {
             }
             addresses.push(address);
         }
+        // What runtimes complain about is kept where wrong histories are.
+        let log = std::env::var_os("ATOMIX_HISTORY_DIR")
+            .map(|folder| Path::new(&folder).join(format!("runtime-{listen}.log")));
         let near = r#"{"name":"near","driver":{"name":"memory","version":"v1"}}"#;
         let settings = vec![
-            "log.level=off".to_owned(),
+            format!("log.level={}", if log.is_some() { "warn" } else { "off" }),
             format!("sessions.timeout={}ms", SESSIONS.as_millis()),
             format!("stores=[{},{near}]", backend.store(&addresses)),
             format!(
@@ -220,7 +230,7 @@ impl Runtime {
             ),
         ];
         let front = Proxy::start(format!("127.0.0.1:{listen}")).await;
-        Self { server: None, settings, listen, control, front, ways }
+        Self { server: None, settings, log, listen, control, front, ways }
     }
 
     /// Returns the process.
