@@ -133,16 +133,26 @@ impl Options {
     }
 }
 
+/// How far a recording is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Runs,
+    /// The last marks are written: no stream begins any more.
+    Ends,
+    /// The last marks have been written.
+    Ended,
+}
+
 /// Records for `duration` what is served at the `endpoints` (`http://host:port` or `unix:/path`): each may be reached or
 /// not at any time. What the clients do depends on the `seed`, what they are told does not.
 pub async fn run(endpoints: &[String], seed: u64, duration: Duration, options: &Options) -> Recording {
     let log = Arc::new(Log::new(options.clone(), endpoints.to_vec()));
     let mut dice = Dice::new(seed);
     let until = Instant::now() + duration;
-    let (end, ended) = tokio::sync::watch::channel(false);
+    let (phase, phases) = tokio::sync::watch::channel(Phase::Runs);
     let watchers: Vec<_> = (0..options.watchers)
         .map(|_| {
-            let watcher = Watcher::new(Arc::clone(&log), Dice::new(dice.bits()), ended.clone());
+            let watcher = Watcher::new(Arc::clone(&log), Dice::new(dice.bits()), phases.clone());
             tokio::spawn(watcher.follow())
         })
         .collect();
@@ -155,9 +165,10 @@ pub async fn run(endpoints: &[String], seed: u64, duration: Duration, options: &
     for worker in workers {
         worker.await.expect("a worker does not panic");
     }
+    phase.send_replace(Phase::Ends);
     // Marks that every stream shows that goes on, and with them whatever was done before.
     Worker::new(Arc::clone(&log), Dice::new(dice.bits()), options.clients).finish().await;
-    end.send_replace(true);
+    phase.send_replace(Phase::Ended);
     for watcher in watchers {
         watcher.await.expect("a watcher does not panic");
     }

@@ -9,18 +9,17 @@ use atomix_kv_testkit::Dice;
 use atomix_kv_testkit::history::feed::{Event, Kind as Change, Stream};
 use tokio::sync::watch;
 
-use super::Kind;
 use super::calls::{END, parse};
 use super::log::{LAST, Log, open};
 use super::session::{connect, name};
+use super::{Kind, Phase};
 
 /// A client that follows one primitive after the other.
 #[derive(Debug)]
 pub(super) struct Watcher {
     log: Arc<Log>,
     dice: Dice,
-    /// Whether the last marks have been written.
-    ended: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// How a stream came to its end.
@@ -44,8 +43,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 // === impl Watcher ===
 
 impl Watcher {
-    pub(super) fn new(log: Arc<Log>, dice: Dice, ended: watch::Receiver<bool>) -> Self {
-        Self { log, dice, ended }
+    pub(super) fn new(log: Arc<Log>, dice: Dice, phase: watch::Receiver<Phase>) -> Self {
+        Self { log, dice, phase }
     }
 
     /// Follows until the last marks have been written, and then until they were shown.
@@ -53,7 +52,7 @@ impl Watcher {
         let followed =
             |kind: &&Kind| !matches!(kind, Kind::Counter | Kind::Lock | Kind::KeyLock | Kind::Election);
         let kinds: Vec<Kind> = self.log.options.kinds.iter().filter(followed).copied().collect();
-        while !kinds.is_empty() && !*self.ended.borrow() {
+        while !kinds.is_empty() && *self.phase.borrow() == Phase::Runs {
             let kind = kinds[self.dice.index(kinds.len())];
             let name = self.dice.roll(self.log.options.names);
             if self.one(kind, name).await.is_err() {
@@ -131,7 +130,7 @@ impl Watcher {
         let patience = if stream.only.is_none() { PATIENCE } else { REST };
         let mut silent = std::pin::pin!(async {
             // The sender lives as long as the recording.
-            self.ended.wait_for(|ended| *ended).await.ok();
+            self.phase.wait_for(|phase| *phase == Phase::Ended).await.ok();
             tokio::time::sleep(patience).await;
         });
         let end = loop {
