@@ -70,6 +70,7 @@ fn arrows_point_down() {
         ),
         ("atomix-client", &["atomix-env", "atomix-proto"]),
         ("atomix-cli", &["atomix-client", "atomix-env"]),
+        // The judge of histories is in the testkit; the tests record for it as clients.
         ("atomix-tests", &["atomix-client", "atomix-kv-testkit"]),
     ]);
     for (name, (folder, uses)) in arrows() {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Model, Version};
+use super::{Call, History, Model, Version};
 
 /// Who holds the lock, and the last token that was given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub enum Op {
     Release(u32),
     /// Asks for the token of the holder.
     Token,
+    /// Asked for the lock, and did not get it in the time that was given.
+    Wait,
     /// This session has ended, or is taken for dead: what it holds is given back now or later.
     End(u32),
 }
@@ -71,6 +73,35 @@ impl Lock {
     }
 }
 
+/// How long a hold may go on that nobody saw the end of: a session's, or that of a grant without an answer.
+const LINGER: u64 = 15_000_000_000;
+
+/// Returns the calls that waited in vain while the lock lay `free`, in nanoseconds, until they gave up: a waiter that
+/// nobody woke.
+pub fn forgotten(history: &History<Lock>, free: u64) -> Vec<&Call<Op, Answer>> {
+    let holds: Vec<(u64, u64)> = history
+        .calls
+        .iter()
+        .filter_map(|take| {
+            let Op::Take(session) = take.op else { return None };
+            let released = |call: &&Call<Op, Answer>| {
+                call.op == Op::Release(session)
+                    && call.began > take.began
+                    && call.answer == Some(Answer::Done)
+                    && take.answer.is_some()
+            };
+            let release = history.calls.iter().filter(released).filter_map(|call| call.ended).min();
+            Some((take.began, release.unwrap_or(take.began + LINGER)))
+        })
+        .collect();
+    let in_vain = |call: &&Call<Op, Answer>| {
+        let ended = call.ended.unwrap_or(call.began);
+        let lay_free = call.op == Op::Wait && ended - call.began > free;
+        lay_free && !holds.iter().any(|(from, to)| *from < ended && *to > ended - free)
+    };
+    history.calls.iter().filter(in_vain).collect()
+}
+
 impl Model for Lock {
     type Op = Op;
     type Answer = Answer;
@@ -95,6 +126,7 @@ impl Model for Lock {
                 Some(Self { last: self.last.learn(*token)?, ..self.clone() })
             }
             (Op::Token, Some(Answer::Free)) => self.may_be_free().then(|| self.free()),
+            (Op::Wait, Some(Answer::Done)) => Some(self.clone()),
             (Op::End(session), Some(Answer::Done) | None) => {
                 let holder = self.held_by(*session)?;
                 Some(Self { holder: Some(Holder { fleeting: true, ..holder }), last: self.last })

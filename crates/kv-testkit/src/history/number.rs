@@ -35,6 +35,8 @@ pub enum Op {
 pub enum Answer {
     /// The number, after a write; before it, if it was removed.
     Is(i64),
+    /// The number before a write, or zero.
+    Was(i64),
     /// It is absent.
     Missing,
     /// It is there.
@@ -54,16 +56,17 @@ impl Model for Number {
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
         let same = |holds: bool| holds.then_some(*self);
         // A write that may be told as the number after it, or not at all.
-        let becomes = |number: i64| match answer {
-            Some(Answer::Is(told)) if *told != number => None,
-            Some(Answer::Is(_) | Answer::Done) | None => Some(Self(Some(number))),
-            Some(Answer::Missing | Answer::Exists | Answer::Conflict) => None,
+        let told = |after: Self, number: i64| {
+            let may = match answer {
+                Some(Answer::Is(told)) => *told == number,
+                Some(Answer::Was(told)) => *told == self.0.unwrap_or(0),
+                Some(Answer::Done) | None => true,
+                Some(Answer::Missing | Answer::Exists | Answer::Conflict) => false,
+            };
+            may.then_some(after)
         };
-        let goes = |number: i64| match answer {
-            Some(Answer::Is(told)) if *told != number => None,
-            Some(Answer::Is(_) | Answer::Done) | None => Some(Self(None)),
-            Some(Answer::Missing | Answer::Exists | Answer::Conflict) => None,
-        };
+        let becomes = |number: i64| told(Self(Some(number)), number);
+        let goes = |number: i64| told(Self(None), number);
         match (op, answer, self.0) {
             (Op::Get, Some(Answer::Is(told)), held) => same(held == Some(*told)),
             (Op::Get | Op::Update(..) | Op::Remove | Op::RemoveIf(_), Some(Answer::Missing), held) => {

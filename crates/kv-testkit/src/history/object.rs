@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Broken, Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict};
+use super::{Broken, Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict, lock};
 
 /// The record of one object. As text it is JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,8 +20,8 @@ pub enum Object {
     List(History<List>),
     /// An indexed map.
     Index(History<Index>),
-    /// A lock.
-    Lock(History<Lock>),
+    /// A lock, and for how many nanoseconds it may lie free while somebody waits.
+    Lock(History<Lock>, Option<u64>),
     /// An election.
     Election(History<Election>),
     /// What streams showed of a primitive.
@@ -50,7 +50,13 @@ impl Object {
             Self::Member(history) => history.check(steps).into(),
             Self::List(history) => history.check(steps).into(),
             Self::Index(history) => history.check(steps).into(),
-            Self::Lock(history) => history.check(steps).into(),
+            Self::Lock(history, free) => {
+                let forgotten = free.map_or(Vec::new(), |free| lock::forgotten(history, free));
+                match forgotten.first() {
+                    Some(call) => Ruling::Wrong(format!("nobody held it, and nobody woke {call:?}")),
+                    None => history.check(steps).into(),
+                }
+            }
             Self::Election(history) => history.check(steps).into(),
             Self::Feed(feed) => {
                 let flaws: Vec<String> = feed.check().iter().map(ToString::to_string).collect();
@@ -67,7 +73,7 @@ impl Object {
             Self::Member(history) => history.calls.len(),
             Self::List(history) => history.calls.len(),
             Self::Index(history) => history.calls.len(),
-            Self::Lock(history) => history.calls.len(),
+            Self::Lock(history, _) => history.calls.len(),
             Self::Election(history) => history.calls.len(),
             Self::Feed(feed) => feed.streams.iter().map(|stream| stream.events.len()).sum(),
         }
