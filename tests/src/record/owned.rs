@@ -76,6 +76,14 @@ impl Worker {
         let session = self.session().id;
         let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Take(session))).collect();
         let heard = self.ask(Ask { book: |log| &log.locks, ops, access: Access::Owns }, take, told).await;
+        if heard.reason == "LOCK_TIMEOUT" {
+            for object in objects {
+                // Its turn may have come in the moment in which it gave up: it holds until its place is given up.
+                let ended = Some(heard.ended);
+                let brief = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
+                self.log.locks.note(object, brief);
+            }
+        }
         if heard.reason == "LOCK_TIMEOUT" && objects.len() == 1 {
             let waited = Call::done(session, heard.began..heard.ended, lock::Op::Wait, lock::Answer::Done);
             self.log.locks.note(&objects[0], waited);

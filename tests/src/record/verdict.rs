@@ -237,8 +237,9 @@ fn of_number(key: &str, history: &History<Number>) -> Vec<Deed> {
 fn of_member(key: &str, history: &History<Member>) -> Vec<Deed> {
     use member::{Answer, Op};
     let deed = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
-        (Op::Add | Op::Remove, Some(Answer::Yes)) => {
-            Some(deed(key, call.op == Op::Add, 0, call.began, call.ended))
+        (Op::Add | Op::Remove, Some(Answer::Yes) | None) => {
+            let ended = call.ended.filter(|_| call.answer.is_some());
+            Some(deed(key, call.op == Op::Add, 0, call.began, ended))
         }
         _ => None,
     };
