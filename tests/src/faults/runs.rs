@@ -49,7 +49,7 @@ pub async fn run(stand: &mut Stand, kind: Kind, seed: u64, duration: Duration) -
         let options = Options {
             prefix: format!("r{}", totals.rounds),
             stalls: kind.shared(),
-            pause: Duration::from_millis(30),
+            pause: Duration::from_millis(15),
             ..Options::with_faults()
         };
         let seed = dice.roll(u64::MAX);
