@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Trouble: what is done to stores, runtimes and the ways between them.
 
+pub mod clock;
 pub mod fencing;
 pub mod network;
 pub mod runs;

@@ -117,8 +117,10 @@ impl Stand {
             },
             Kind::Etcd if firewall.is_some() => Backend::Etcd(etcd::Cluster::start_as_users(3, USERS).await),
             Kind::Etcd => Backend::Etcd(etcd::Cluster::start(3).await),
-            // As an operator runs it who may lose the last second with the machine, but nothing with the process.
-            Kind::Redis => Backend::Redis(Redis::start(&["--appendonly", "yes"]).await),
+            // With `everysec` a killed server loses what it had answered while a slow sync was under way.
+            Kind::Redis => {
+                Backend::Redis(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await)
+            }
         };
         let mut stand = Self { backend, runtimes: Vec::new(), firewall };
         for _ in 0..runtimes {

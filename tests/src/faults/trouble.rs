@@ -8,7 +8,7 @@ use atomix_kv_testkit::servers::proxy::{Half, Proxy};
 
 use super::network::{Loss, Member};
 use super::stand::{Backend, Stand};
-use crate::disks::Shim;
+use crate::disks::{Disk, Shim};
 use crate::load::Dice;
 
 /// Something that goes wrong, and is mended after a while.
@@ -40,6 +40,8 @@ pub enum Trouble {
     SyncsFail,
     /// Syncs of the disk take so many milliseconds longer.
     SyncsSlow(u64),
+    /// The disk is full.
+    DiskFull,
     /// The power of the disk is cut, and the runtime with it.
     PowerCut,
 }
@@ -101,7 +103,7 @@ impl Trouble {
         if let Backend::Disk { disk, .. } = &stand.backend {
             all.extend([Self::SyncsFail, Self::SyncsSlow(5 + dice.roll(200)), Self::RuntimeKilled(runtime)]);
             if disk.is_some() {
-                all.extend([Self::PowerCut, Self::PowerCut]);
+                all.extend([Self::DiskFull, Self::PowerCut, Self::PowerCut]);
             }
         }
         all
@@ -139,11 +141,10 @@ impl Trouble {
             Self::RuntimePaused(runtime) => stand.runtimes[*runtime].server().pause(),
             Self::SyncsFail => stand.shim().fail(),
             Self::SyncsSlow(millis) => stand.shim().delay(*millis),
+            Self::DiskFull => stand.disk().fill().expect("the disk is there"),
             Self::PowerCut => {
                 stand.kill_runtime(0);
-                if let Backend::Disk { disk: Some(disk), .. } = &mut stand.backend {
-                    disk.cut_power().expect("the disk can be mounted again");
-                }
+                stand.disk().cut_power().expect("the disk can be mounted again");
             }
         }
     }
@@ -175,6 +176,7 @@ impl Trouble {
             Self::RuntimeKilled(runtime) => stand.start_runtime(*runtime),
             Self::RuntimePaused(runtime) => stand.runtimes[*runtime].server().resume(),
             Self::SyncsFail | Self::SyncsSlow(_) => stand.shim().work(),
+            Self::DiskFull => stand.disk().make_room().expect("it was filled"),
             Self::PowerCut => stand.start_runtime(0),
         }
     }
@@ -196,6 +198,7 @@ impl fmt::Display for Trouble {
             Self::RuntimePaused(runtime) => write!(f, "runtime {runtime} paused"),
             Self::SyncsFail => f.write_str("syncs fail"),
             Self::SyncsSlow(millis) => write!(f, "syncs {millis} ms slower"),
+            Self::DiskFull => f.write_str("disk full"),
             Self::PowerCut => f.write_str("power cut"),
         }
     }
@@ -272,6 +275,11 @@ impl Stand {
     fn shim(&self) -> &Shim {
         let Backend::Disk { shim, .. } = &self.backend else { panic!("only disks are synced") };
         shim
+    }
+
+    fn disk(&mut self) -> &mut Disk {
+        let Backend::Disk { disk: Some(disk), .. } = &mut self.backend else { panic!("there is no disk") };
+        disk
     }
 
     fn lose(&self, losses: &[Loss]) {
