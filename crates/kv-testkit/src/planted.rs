@@ -76,9 +76,9 @@ pub enum Bug {
     LateWatch,
     /// Watches bring the last entry of a commit with several after the next commit.
     TornEvent,
-    /// Times to live are cut by half.
+    /// A tenth of every time to live is stored.
     EarlyTtl,
-    /// Times to live are three seconds longer.
+    /// What expires does so three seconds later.
     LateTtl,
     /// Times to live are forgotten.
     NoTtl,

@@ -214,9 +214,11 @@ impl Worker {
         let mark = self.log.mark();
         let text = mark.to_string();
         let ask = |op, access| Ask { book: |log| &log.cells, ops: vec![(object, op)], access };
-        let ttl = (key.starts_with('t') && self.dice.roll(3) > 0)
-            .then(|| Duration::from_millis(200 + self.dice.roll(300)));
-        match self.dice.roll(16) {
+        let lives = key.starts_with('t');
+        let ttl = lives.then(|| Duration::from_millis(200 + self.dice.roll(300)));
+        // What has a time to live is mostly left alone, so that its time comes.
+        let verb = if lives && self.dice.roll(10) > 0 { self.dice.roll(2) * 8 } else { self.dice.roll(16) };
+        match verb {
             0..4 => {
                 self.ask(ask(cell::Op::Get, Access::Reads), map.get(key), |told| one(read(told))).await;
             }

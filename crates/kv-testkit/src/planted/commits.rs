@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bugs in transactions.
 
+use std::time::Duration;
+
+use atomix_env::Env;
 use atomix_kv::{Entry, Error, Found, Guard, Keyspace, Level, Outcome, Read, Revision, Txn, Write, Written};
 use bytes::Bytes;
 
@@ -77,8 +80,15 @@ impl Planted {
                 place(txn.writes.iter().position(delete).filter(|_| self.turn(5)))
             }
             Bug::NoTtl => place(txn.writes.iter().position(|write| deadline(write).is_some())),
-            Bug::EarlyTtl | Bug::LateTtl => {
-                txn.writes.iter_mut().for_each(|write| spoil_deadline(bug, write));
+            Bug::EarlyTtl => {
+                txn.writes.iter_mut().for_each(shorten);
+                Vec::new()
+            }
+            Bug::LateTtl => {
+                // The mark of an expiry.
+                if txn.writes.iter().any(|write| matches!(write, Write::Put { key, .. } if key == "x")) {
+                    Env::real().sleep(Duration::from_secs(3)).await;
+                }
                 Vec::new()
             }
             _ => Vec::new(),
@@ -162,12 +172,9 @@ fn deadline(write: &Write) -> Option<(u64, u64)> {
     Some((number(0)?, number(8)?))
 }
 
-fn spoil_deadline(bug: Bug, write: &mut Write) {
+fn shorten(write: &mut Write) {
     let Some((at, ttl)) = deadline(write) else { return };
-    let (at, ttl) = match bug {
-        Bug::EarlyTtl => (at - ttl / 2, ttl / 2),
-        _ => (at + 3000, ttl + 3000),
-    };
+    let (at, ttl) = (at - ttl * 9 / 10, ttl / 10);
     if let Write::Put { value, .. } = write {
         *value = [at.to_be_bytes(), ttl.to_be_bytes()].concat().into();
     }
