@@ -51,8 +51,8 @@ impl Trial {
         Self { stand, runtime, callers, resident }
     }
 
-    /// Makes trouble for a while and watches the callers.
-    async fn suffer(&mut self, trouble: Trouble, time: Duration) {
+    /// Makes trouble for a while and watches the callers. Returns how many answers the store gave meanwhile.
+    async fn suffer(&mut self, trouble: Trouble, time: Duration) -> u64 {
         let before = self.callers.near(Duration::from_millis(300)).await;
         let answered = self.callers.answered();
         trouble.begin(&mut self.stand);
@@ -70,6 +70,7 @@ impl Trial {
         for _ in 0..32 {
             self.callers.answer(PATIENCE).await;
         }
+        answered
     }
 
     async fn end(self) {
@@ -96,26 +97,23 @@ async fn servers_and_network(stand: Stand) {
     let all: Vec<usize> = (0..trial.stand.ports().len()).collect();
     trial.suffer(Trouble::Killed(all.clone()), WHILE).await;
     trial.suffer(Trouble::Paused(all), 2 * WHILE).await;
-    if let Backend::Etcd(cluster) = &trial.stand.backend {
-        let leader = cluster.leader().await;
-        trial.suffer(Trouble::Killed(vec![leader]), WHILE).await;
-    }
-    if let Backend::Etcd(cluster) = &trial.stand.backend {
-        let leader = cluster.leader().await;
-        trial.suffer(Trouble::Paused(vec![leader]), WHILE).await;
-    }
     if firewall {
         trial.suffer(Trouble::RequestsLost, WHILE).await;
         trial.suffer(Trouble::AnswersLost, WHILE).await;
         trial.suffer(Trouble::Partitioned, 2 * WHILE).await;
     }
-    if let (Backend::Etcd(cluster), true) = (&trial.stand.backend, firewall) {
-        let leader = cluster.leader().await;
-        trial.suffer(Trouble::Isolated(leader), WHILE).await;
-    }
-    if let (Backend::Etcd(cluster), true) = (&trial.stand.backend, firewall) {
-        let leader = cluster.leader().await;
-        trial.suffer(Trouble::Muted(leader), WHILE).await;
+    for lost in [
+        |leader| Trouble::Killed(vec![leader]),
+        |leader| Trouble::Paused(vec![leader]),
+        Trouble::Isolated,
+        Trouble::Muted,
+    ] {
+        let Backend::Etcd(cluster) = &trial.stand.backend else { break };
+        let trouble = lost(cluster.leader().await);
+        if firewall || matches!(trouble, Trouble::Killed(_) | Trouble::Paused(_)) {
+            let answered = trial.suffer(trouble, 2 * WHILE).await;
+            assert!(answered > 0, "the others of a cluster go on without their leader");
+        }
     }
     trial.end().await;
 }
