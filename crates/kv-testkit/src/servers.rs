@@ -24,7 +24,7 @@ pub struct Process {
 }
 
 /// How long a server may take until it answers.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(2);
 
 // === impl Process ===
 

@@ -99,7 +99,7 @@ pub async fn run(stand: &mut Stand, dice: &mut Dice, duration: Duration) -> Tall
             tally.pauses += u64::from(scene.pause_holder(stand).await);
         } else {
             let killed = Trouble::RuntimeKilled(dice.index(stand.runtimes.len()));
-            killed.begin(stand);
+            killed.begin(stand).await;
             tokio::time::sleep(Duration::from_millis(dice.roll(2000))).await;
             killed.end(stand).await;
             tally.kills += 1;
@@ -224,7 +224,7 @@ impl Scene {
         let stopped = self.holder.load(Ordering::SeqCst) == holder;
         if stopped {
             let paused = Trouble::RuntimePaused(holder);
-            paused.begin(stand);
+            paused.begin(stand).await;
             tokio::time::sleep(SESSIONS * 5 / 2).await;
             paused.end(stand).await;
         }

@@ -28,6 +28,8 @@ pub enum Trouble {
     Isolated(usize),
     /// A member of the store's cluster is not heard by the others, and hears them.
     Muted(usize),
+    /// The etcd forgets its past, in the beginning and in the end.
+    Compacted,
     /// The way of a runtime to the store is bad.
     Way(usize, Bad),
     /// The way of clients to a runtime is bad.
@@ -100,6 +102,9 @@ impl Trouble {
                 }
             }
         }
+        if let Backend::Etcd(_) = stand.backend {
+            all.push(Self::Compacted);
+        }
         if let Backend::Disk { disk, .. } = &stand.backend {
             all.extend([Self::SyncsFail, Self::SyncsSlow(5 + dice.roll(200)), Self::RuntimeKilled(runtime)]);
             if disk.is_some() {
@@ -109,8 +114,17 @@ impl Trouble {
         all
     }
 
+    /// Tells whether it hits one member of a cluster whose others go on without it.
+    pub fn leaves_a_majority(&self, servers: usize) -> bool {
+        match self {
+            Self::Killed(hit) | Self::Paused(hit) => 2 * hit.len() < servers,
+            Self::Isolated(_) | Self::Muted(_) => true,
+            _ => false,
+        }
+    }
+
     /// Makes it.
-    pub fn begin(&self, stand: &mut Stand) {
+    pub async fn begin(&self, stand: &mut Stand) {
         match self {
             Self::Killed(servers) => match &mut stand.backend {
                 Backend::Etcd(cluster) => {
@@ -131,6 +145,7 @@ impl Trouble {
             Self::Partitioned => stand.lose(&[Loss::To(stand.ports()), Loss::From(stand.ports())]),
             Self::Isolated(member) => stand.lose(&[Loss::Between(stand.member(*member))]),
             Self::Muted(member) => stand.lose(&[Loss::FromMember(stand.member(*member))]),
+            Self::Compacted => stand.compact().await,
             Self::Way(runtime, bad) => {
                 for way in &stand.runtimes[*runtime].ways {
                     bad.make(way);
@@ -167,6 +182,7 @@ impl Trouble {
             | Self::Partitioned
             | Self::Isolated(_)
             | Self::Muted(_) => stand.lose(&[]),
+            Self::Compacted => stand.compact().await,
             Self::Way(runtime, _) => {
                 for way in &stand.runtimes[*runtime].ways {
                     way.pass();
@@ -192,6 +208,7 @@ impl fmt::Display for Trouble {
             Self::Partitioned => f.write_str("store partitioned away"),
             Self::Isolated(member) => write!(f, "member {member} isolated from the others"),
             Self::Muted(member) => write!(f, "member {member} not heard by the others"),
+            Self::Compacted => f.write_str("etcd compacted"),
             Self::Way(runtime, bad) => write!(f, "way of runtime {runtime} to the store {bad}"),
             Self::Front(runtime, bad) => write!(f, "way of clients to runtime {runtime} {bad}"),
             Self::RuntimeKilled(runtime) => write!(f, "runtime {runtime} killed"),
@@ -270,6 +287,12 @@ impl Stand {
             Backend::Redis(redis) => redis.resume(),
             Backend::Memory | Backend::Disk { .. } => {}
         }
+    }
+
+    async fn compact(&self) {
+        let Backend::Etcd(cluster) = &self.backend else { panic!("only etcd is compacted") };
+        let member = &cluster.members[0];
+        member.compact(member.revision().await).await;
     }
 
     fn shim(&self) -> &Shim {

@@ -121,6 +121,13 @@ impl Etcd {
         answer
     }
 
+    /// Returns the revision of the newest commit.
+    pub async fn revision(&self) -> u64 {
+        let answer = self.post("/v3/kv/range", r#"{"key":"AA==","limit":1}"#).await;
+        let revision = answer.split("\"revision\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        revision.and_then(|revision| revision.parse().ok()).expect("an answer tells the revision")
+    }
+
     /// Forgets what was before `revision`.
     pub async fn compact(&self, revision: u64) {
         self.post("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\"}}")).await;
