@@ -22,15 +22,13 @@ impl Worker {
             left.extend((0..self.log.options.names).map(|name| (*kind, name)));
         }
         while !left.is_empty() && Instant::now() < deadline {
-            if self.ready().await {
-                let mut undone = Vec::new();
-                for (kind, name) in left {
-                    if !self.last(kind, name).await {
-                        undone.push((kind, name));
-                    }
+            let mut undone = Vec::new();
+            for (kind, name) in left {
+                if !self.ready(kind, name).await || !self.last(kind, name).await {
+                    undone.push((kind, name));
                 }
-                left = undone;
             }
+            left = undone;
             if !left.is_empty() {
                 tokio::time::sleep(PAUSE).await;
             }

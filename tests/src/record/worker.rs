@@ -68,13 +68,13 @@ impl Worker {
     /// Calls until then.
     pub(super) async fn work(mut self, until: Instant) {
         while Instant::now() < until {
-            if !self.ready().await {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
             let kinds = &self.log.options.kinds;
             let kind = kinds[self.dice.index(kinds.len())];
             let name = self.dice.roll(self.log.options.names);
+            if !self.ready(kind, name).await {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             self.call(kind, name).await;
             let pause = self.log.options.pause.as_micros();
             let pause = self.dice.roll(u64::try_from(pause).unwrap_or(u64::MAX).max(1));
@@ -83,8 +83,8 @@ impl Worker {
         }
     }
 
-    /// Makes sure that there is a session.
-    pub(super) async fn ready(&mut self) -> bool {
+    /// Makes sure that there is a session which has opened this primitive.
+    pub(super) async fn ready(&mut self, kind: Kind, name: u64) -> bool {
         if self.spent || self.session.as_ref().is_some_and(Session::is_gone) {
             self.session = None;
             self.spent = false;
@@ -96,7 +96,13 @@ impl Worker {
                 Err(error) => self.count_error("session", &error),
             }
         }
-        self.session.is_some()
+        let Some(session) = &mut self.session else { return false };
+        let opened = session.open(kind, name).await;
+        if let Err(error) = &opened {
+            self.count_error("open", error);
+            self.doubt(error);
+        }
+        opened.is_ok()
     }
 
     pub(super) fn session(&self) -> &Session {
