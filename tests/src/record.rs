@@ -125,7 +125,7 @@ impl Default for Options {
             free: Some(Duration::from_millis(500)),
             stalls: false,
             deaths: true,
-            steps: 3_000_000,
+            steps: 500_000,
         }
     }
 }
