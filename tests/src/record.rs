@@ -8,12 +8,16 @@
 #![allow(clippy::disallowed_methods, reason = "clients of real servers, in real time")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "of many answers only some tell something")]
 
-mod calls;
+mod cells;
+mod last;
 mod log;
 mod owned;
+mod plain;
 mod session;
 mod streams;
+mod told;
 mod verdict;
+mod worker;
 
 pub use verdict::{Recording, Summary, Violation, Violations, replay};
 
@@ -22,9 +26,9 @@ use std::time::{Duration, Instant};
 
 use atomix_kv_testkit::Dice;
 
-use calls::Worker;
 use log::Log;
 use streams::Watcher;
+use worker::Worker;
 
 /// What is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,7 +125,7 @@ impl Default for Options {
             free: Some(Duration::from_millis(500)),
             stalls: false,
             deaths: true,
-            steps: 3_000_000,
+            steps: 500_000,
         }
     }
 }

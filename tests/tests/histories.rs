@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Histories of the real program on each store, with trouble in the middle, judged.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes in real time")]
+#![allow(clippy::print_stdout, reason = "a test tells its seed and what it has judged")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,7 +77,8 @@ impl Runtimes {
 async fn judge(store: &str, endpoints: Vec<String>, options: Options, trouble: impl Future<Output = ()>) {
     let seed = Env::real().random();
     println!("{store}: seed {seed}");
-    let (recording, ()) = tokio::join!(record::run(&endpoints, seed, LONG, &options), trouble);
+    let (recording, ()) =
+        tokio::join!(Box::pin(record::run(&endpoints, seed, LONG, &options)), Box::pin(trouble));
     match recording.judge() {
         Ok(summary) => println!("{store}: {summary}"),
         Err(violations) => panic!("{store}: {violations}"),

@@ -58,6 +58,13 @@ pub trait Model: Clone + Eq + Hash + Debug + Serialize + DeserializeOwned {
     /// Returns the state after `op`, or `None` if `op` cannot be answered by `answer` in this state. Without an answer
     /// nobody knows it: returns the state if the call has an effect, which is told apart from a refusal by nothing else.
     fn step(&self, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self>;
+
+    /// Tells whether `op` can never be answered by `answer` any more, whatever is called before: because a number that only
+    /// grows is past the one that was told. Spares the search what leads nowhere.
+    fn is_over(&self, op: &Self::Op, answer: &Self::Answer) -> bool {
+        let _ = (op, answer);
+        false
+    }
 }
 
 /// A call of a client, and what it knows of its outcome. Times are nanoseconds since the beginning of the record.

@@ -4,13 +4,14 @@
 //! A bug of a store shows as a bug of the primitives above it: a guard that is forgotten on the queue of a lock is an
 //! unlock by somebody else, an item that is kept from a watch is a waiter whom nobody wakes. So bugs of all kinds are
 //! planted here, and nowhere in the product.
+#![allow(clippy::wildcard_enum_match_arm, reason = "each place is about some of the bugs")]
 
 mod commits;
 mod watches;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atomix_kv::{
@@ -19,7 +20,6 @@ use atomix_kv::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is wrong with a [`Planted`] store. "Now and then" is every so many calls, so that a run can be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

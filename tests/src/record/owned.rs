@@ -8,7 +8,8 @@ use atomix_client::lock::Guard;
 use atomix_client::{KeysGuard, Result};
 use atomix_kv_testkit::history::{Call, election, lock};
 
-use super::calls::{Access, Ask, Heard, Told, Worker, one};
+use super::told::{Told, one};
+use super::worker::{Access, Ask, Heard, Worker};
 
 /// Something that is held.
 enum Held {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A client with one connection, which is its session, and all primitives that it uses.
+//! A client with one connection, which is its session, and the primitives that it uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +19,8 @@ use super::{Kind, Options};
 pub(super) struct Session {
     pub(super) id: u32,
     log: Arc<Log>,
+    client: Client,
+    opened: BTreeSet<(Kind, u64)>,
     /// Whether the connection has ended.
     gone: Arc<AtomicBool>,
     listener: JoinHandle<()>,
@@ -58,7 +60,7 @@ pub(super) fn name(options: &Options, kind: Kind, number: u64) -> String {
 // === impl Session ===
 
 impl Session {
-    /// Begins a session and opens all primitives of the recording.
+    /// Begins a session.
     pub(super) async fn begin(log: &Arc<Log>, endpoint: &str) -> Result<Self> {
         let options = &log.options;
         let client = connect(endpoint, options).await?;
@@ -71,9 +73,11 @@ impl Session {
             }
         });
         let now = log.now();
-        let mut session = Self {
+        Ok(Self {
             id: log.session(),
             log: Arc::clone(log),
+            client,
+            opened: BTreeSet::new(),
             gone,
             listener,
             answered: [now; 2],
@@ -89,16 +93,15 @@ impl Session {
             multimaps: BTreeMap::new(),
             elections: BTreeMap::new(),
             topics: BTreeMap::new(),
-        };
-        for kind in &options.kinds {
-            for number in 0..options.names {
-                session.open(&client, *kind, number).await?;
-            }
-        }
-        Ok(session)
+        })
     }
 
-    async fn open(&mut self, client: &Client, kind: Kind, number: u64) -> Result<()> {
+    /// Opens a primitive unless that is done.
+    pub(super) async fn open(&mut self, kind: Kind, number: u64) -> Result<()> {
+        if self.opened.contains(&(kind, number)) {
+            return Ok(());
+        }
+        let client = self.client.clone();
         let (name, tags) = (name(&self.log.options, kind, number), self.log.options.tag.clone());
         match kind {
             Kind::Map => self.maps.insert(number, client.map(name).tags(tags).text().open().await?).is_some(),
@@ -133,6 +136,7 @@ impl Session {
                 self.topics.insert(number, client.topic(name).tags(tags).text().open().await?).is_some()
             }
         };
+        self.opened.insert((kind, number));
         Ok(())
     }
 

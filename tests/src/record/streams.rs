@@ -9,9 +9,10 @@ use atomix_kv_testkit::Dice;
 use atomix_kv_testkit::history::feed::{Event, Kind as Change, Stream};
 use tokio::sync::watch;
 
-use super::calls::{END, parse};
+use super::last::END;
 use super::log::{LAST, Log, open};
 use super::session::{connect, name};
+use super::told::parse;
 use super::{Kind, Phase};
 
 /// A client that follows one primitive after the other.

@@ -154,7 +154,7 @@ impl Recording {
             let (why, unknown) = match object.judge(self.steps) {
                 Ruling::Fine => continue,
                 Ruling::Wrong(why) => (why, false),
-                Ruling::Unknown(steps) => (format!("not judged in {steps} steps"), true),
+                Ruling::Unknown(why) => (format!("not judged in {} steps; {why}", self.steps), true),
             };
             all.push(Violation { object: name.clone(), why, unknown, record: self.keep(name, object) });
         }

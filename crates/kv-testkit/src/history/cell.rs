@@ -136,4 +136,14 @@ impl Model for Cell {
             _ => None,
         }
     }
+
+    fn is_over(&self, _op: &Op, answer: &Answer) -> bool {
+        match answer {
+            Answer::Is(_, version) => self.last.is_past(*version),
+            Answer::Written(version, _) | Answer::Inserted(version) => {
+                self.last.is_past(*version) || self.last == Version::Is(*version)
+            }
+            Answer::Missing | Answer::Exists | Answer::Conflict | Answer::Done => false,
+        }
+    }
 }

@@ -144,4 +144,8 @@ impl Model for Election {
         };
         answer.is_none_or(told).then_some(after)
     }
+
+    fn is_over(&self, _op: &Op, answer: &Answer) -> bool {
+        self.term > answer.term
+    }
 }

@@ -164,4 +164,13 @@ impl Model for Index {
             _ => None,
         }
     }
+
+    fn is_over(&self, op: &Op, answer: &Answer) -> bool {
+        match (op, answer) {
+            (Op::Append(..), Answer::Entry(told)) => {
+                self.position.is_past(told.2) || self.position == Version::Is(told.2)
+            }
+            _ => false,
+        }
+    }
 }

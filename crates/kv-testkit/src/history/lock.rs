@@ -134,4 +134,14 @@ impl Model for Lock {
             _ => None,
         }
     }
+
+    fn is_over(&self, op: &Op, answer: &Answer) -> bool {
+        match (op, answer) {
+            (Op::Take(_), Answer::Token(token)) => {
+                self.last.is_past(*token) || self.last == Version::Is(*token)
+            }
+            (_, Answer::Token(token)) => self.last.is_past(*token),
+            _ => false,
+        }
+    }
 }

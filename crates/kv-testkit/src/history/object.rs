@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Broken, Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict, lock};
+use super::{Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict, lock};
 
 /// The record of one object. As text it is JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ pub enum Ruling {
     Fine,
     /// This is wrong, for people.
     Wrong(String),
-    /// It could not be judged within so many steps, and is not to be counted as fine.
-    Unknown(usize),
+    /// It could not be judged within so many steps, and is not to be counted as fine. So far it came, for people.
+    Unknown(String),
 }
 
 // === impl Object ===
@@ -101,14 +101,8 @@ impl From<Verdict> for Ruling {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Fine(_) => Self::Fine,
-            Verdict::Broken(broken) => Self::from(*broken),
-            Verdict::Unknown(steps) => Self::Unknown(steps),
+            Verdict::Broken(broken) => Self::Wrong(broken.to_string()),
+            Verdict::Unknown(broken) => Self::Unknown(broken.to_string()),
         }
-    }
-}
-
-impl From<Broken> for Ruling {
-    fn from(broken: Broken) -> Self {
-        Self::Wrong(broken.to_string())
     }
 }

@@ -20,8 +20,8 @@ pub enum Verdict {
     Fine(Vec<usize>),
     /// No order explains the answers.
     Broken(Box<Broken>),
-    /// The search was given up after that many steps.
-    Unknown(usize),
+    /// The search was given up; this is as far as it came.
+    Unknown(Box<Broken>),
 }
 
 /// Why a history cannot be explained, for people.
@@ -103,7 +103,7 @@ pub(super) fn check<M: Model>(begin: &M, calls: &[Call<M::Op, M::Answer>], steps
             }
         }
     }
-    Verdict::Unknown(steps)
+    Verdict::Unknown(Box::new(search.explain(furthest)))
 }
 
 // === impl Search ===
@@ -213,7 +213,14 @@ impl<'a, M: Model> Search<'a, M> {
         before.push(Rc::clone(&used));
         let node = u32::try_from(self.nodes.len()).unwrap_or(NONE);
         self.nodes.push(Node { parent, by, base, ahead, used, latest, state });
-        self.turns.push((depth, Reverse(count), node, false));
+        let reached = &self.nodes[node as usize];
+        let is_over = |next: &u32| {
+            let call = self.answered[*next as usize].1;
+            call.answer.as_ref().is_some_and(|answer| reached.state.is_over(&call.op, answer))
+        };
+        if !self.candidates(reached).iter().any(is_over) {
+            self.turns.push((depth, Reverse(count), node, false));
+        }
     }
 
     fn call(&self, by: u32) -> Placed<'a, M> {

@@ -10,7 +10,7 @@ fn fine<M: Model>(begin: M, calls: Vec<Call<M::Op, M::Answer>>) -> bool {
     match (History { begin, calls }).check(STEPS) {
         Verdict::Fine(_) => true,
         Verdict::Broken(_) => false,
-        Verdict::Unknown(steps) => panic!("{steps}"),
+        Verdict::Unknown(broken) => panic!("{broken}"),
     }
 }
 
@@ -77,7 +77,7 @@ mod numbers {
     #[test]
     fn who_gives_up_does_not_say_fine() {
         let calls = vec![Call::done(1, 0..10, Op::Get, Answer::Is(0))];
-        assert!(matches!(History { begin: Number(Some(0)), calls }.check(1), Verdict::Unknown(1)));
+        assert!(matches!(History { begin: Number(Some(0)), calls }.check(1), Verdict::Unknown(_)));
     }
 }
 

@@ -33,6 +33,15 @@ impl Version {
         self != Self::Is(told)
     }
 
+    /// Tells whether it is greater than `told`.
+    pub(crate) fn is_past(self, told: u64) -> bool {
+        let (Self::Is(least) | Self::After(least)) = self;
+        match self {
+            Self::Is(_) => least > told,
+            Self::After(_) => least >= told,
+        }
+    }
+
     /// Returns the next number, which is `told` if anybody was told, or `None` if it would not have grown.
     pub(crate) fn next(self, told: Option<u64>) -> Option<Self> {
         let (Self::Is(least) | Self::After(least)) = self;
