@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atomix_proto::runtime::PrimitiveId;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
@@ -14,7 +16,7 @@ use crate::link::Connection;
 use crate::open::{Answer, Core, awaitable};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, may_be_held};
+use crate::wait::{Wait, give_back, insist, is_no_answer, may_be_held};
 use crate::{Error, Kind, Result};
 
 /// The calls of one primitive that lock keys.
@@ -64,6 +66,19 @@ impl KeyLocks {
         let request = || Keys { id: core.id(), names: keys.clone(), timeout: None };
         core.call_within(Access::Session, Limit::Call, request, self.unlock).await
     }
+
+    /// Returns what unlocks keys each time that it is called.
+    fn unlocking(
+        &'static self,
+        core: &Arc<Core>,
+        keys: &[String],
+    ) -> impl Fn() -> BoxFuture<'static, Result<()>> + Send + 'static {
+        let (core, keys) = (Arc::clone(core), keys.to_vec());
+        move || {
+            let (core, keys) = (Arc::clone(&core), keys.clone());
+            async move { self.unlock_keys(&core, keys).await }.boxed()
+        }
+    }
 }
 
 impl std::fmt::Debug for KeyLocks {
@@ -107,22 +122,27 @@ impl AcquireKeys {
             };
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, deadline.limit(), request, locks.lock) => answer,
-                () = sender.closed() => {
-                    // The server may have answered already. Nobody else of this client holds these keys, because
-                    // this task has their turn.
-                    locks.unlock_keys(&core, keys).await.ok();
-                    return drop(turn);
-                }
+                answer = core.call_within(Access::Session, deadline.limit(), request, locks.lock) => Some(answer),
+                () = sender.closed() => None,
             };
-            if answer.as_ref().is_err_and(may_be_held) {
-                locks.unlock_keys(&core, keys.clone()).await.ok();
-            }
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
-            let guard = answer.map(|()| KeysGuard { core, locks, keys, connection, turn: Some(turn) });
-            // If nobody waits any more, the guard comes back and is dropped.
-            drop(sender.send(guard));
+            match answer {
+                // If nobody waits any more, the guard comes back and is dropped.
+                Some(Ok(())) => {
+                    drop(sender.send(Ok(KeysGuard { core, locks, keys, connection, turn: Some(turn) })));
+                }
+                Some(Err(error)) if !may_be_held(&error) => drop(sender.send(Err(error))),
+                // The server may have granted them. Nobody else of this client holds these keys, because this task has their
+                // turn.
+                unanswered => {
+                    let client = core.client().clone();
+                    give_back(&client, connection, turn, locks.unlocking(&core, &keys)).await.ok();
+                    if let Some(Err(error)) = unanswered {
+                        drop(sender.send(Err(error)));
+                    }
+                }
+            }
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
@@ -156,8 +176,13 @@ impl KeysGuard {
             self.turn = None;
             return Err(Error::new(Kind::Conflict, "locks were lost with the connection"));
         }
-        let result = self.locks.unlock_keys(&self.core, self.keys.clone()).await;
-        self.turn = None;
+        let unlock = self.locks.unlocking(&self.core, &self.keys);
+        let result = unlock().await;
+        if let Some(turn) = self.turn.take()
+            && result.as_ref().is_err_and(is_no_answer)
+        {
+            insist(self.core.client(), self.connection.take(), turn, unlock);
+        }
         result
     }
 }
@@ -168,11 +193,10 @@ impl Drop for KeysGuard {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let (core, locks, keys) = (Arc::clone(&self.core), self.locks, std::mem::take(&mut self.keys));
+        let (client, connection) = (self.core.client().clone(), self.connection.take());
+        let unlock = self.locks.unlocking(&self.core, &self.keys);
         self.core.client().runtime().spawn(async move {
-            // What fails here ends with the connection.
-            locks.unlock_keys(&core, keys).await.ok();
-            drop(turn);
+            give_back(&client, connection, turn, unlock).await.ok();
         });
     }
 }

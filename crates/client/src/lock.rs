@@ -13,7 +13,7 @@ use crate::link::Connection;
 use crate::open::{Core, Service, awaitable, rpc, service};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, may_be_held};
+use crate::wait::{Wait, give_back, insist, is_no_answer, may_be_held};
 use crate::{Client, Error, Kind, Open, Result};
 
 static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
@@ -122,29 +122,33 @@ impl Acquire {
             let limit = deadline.limit();
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => answer,
-                () = sender.closed() => {
-                    // The server may have answered already. Nobody else of this client holds the lock, because this
-                    // task has the turn.
-                    unlock(&core).await.ok();
-                    return drop(turn);
-                }
+                answer = core.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => Some(answer),
+                () = sender.closed() => None,
             };
-            if answer.as_ref().is_err_and(may_be_held) {
-                unlock(&core).await.ok();
-            }
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
-            let guard =
-                answer.map(|answer| Guard { core, token: answer.version, connection, turn: Some(turn) });
-            // If nobody waits any more, the guard comes back and is dropped.
-            drop(sender.send(guard));
+            match answer {
+                // If nobody waits any more, the guard comes back and is dropped.
+                Some(Ok(answer)) => {
+                    let guard = Guard { core, token: answer.version, connection, turn: Some(turn) };
+                    drop(sender.send(Ok(guard)));
+                }
+                Some(Err(error)) if !may_be_held(&error) => drop(sender.send(Err(error))),
+                // The server may have granted it. Nobody else of this client holds the lock, because this task has the turn.
+                unanswered => {
+                    let client = core.client().clone();
+                    give_back(&client, connection, turn, move || unlock(Arc::clone(&core))).await.ok();
+                    if let Some(Err(error)) = unanswered {
+                        drop(sender.send(Err(error)));
+                    }
+                }
+            }
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
 }
 
-async fn unlock(core: &Core) -> Result<()> {
+async fn unlock(core: Arc<Core>) -> Result<()> {
     let request = UnlockRequest { id: core.id() };
     core.call(Access::Session, request, rpc!(LockClient.unlock)).await?;
     Ok(())
@@ -173,8 +177,13 @@ impl Guard {
             self.turn = None;
             return Err(Error::new(Kind::Conflict, "lock was lost with the connection"));
         }
-        let result = unlock(&self.core).await;
-        self.turn = None;
+        let core = Arc::clone(&self.core);
+        let result = unlock(Arc::clone(&core)).await;
+        if let Some(turn) = self.turn.take()
+            && result.as_ref().is_err_and(is_no_answer)
+        {
+            insist(self.core.client(), self.connection.take(), turn, move || unlock(Arc::clone(&core)));
+        }
         result
     }
 }
@@ -185,11 +194,10 @@ impl Drop for Guard {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let core = Arc::clone(&self.core);
+        let (client, core) = (self.core.client().clone(), Arc::clone(&self.core));
+        let connection = self.connection.take();
         self.core.client().runtime().spawn(async move {
-            // What fails here ends with the connection.
-            unlock(&core).await.ok();
-            drop(turn);
+            give_back(&client, connection, turn, move || unlock(Arc::clone(&core))).await.ok();
         });
     }
 }

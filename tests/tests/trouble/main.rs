@@ -13,8 +13,9 @@ mod callers;
 
 use std::time::{Duration, Instant};
 
-use atomix_client::Kind as Failure;
+use atomix_client::{Client, Kind as Failure};
 use atomix_kv_testkit::servers::proxy::Half;
+use atomix_tests::Server;
 use atomix_tests::faults::stand::{Backend, Kind, NEAR, Stand};
 use atomix_tests::faults::trouble::{Bad, Trouble};
 use atomix_tests::faults::{fencing, network::Network, seed};
@@ -245,4 +246,25 @@ async fn a_bad_way_to_etcd_breaks_no_promise() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_way_to_redis_breaks_no_promise() {
     ways(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_runtime_that_stood_still_takes_up_late_releases_no_lock_that_was_taken_since() {
+    let server = Server::start();
+    let client =
+        Client::builder().endpoint(format!("http://{}", server.listen())).retry_budget(Duration::ZERO);
+    let client = client.call_timeout(Duration::from_millis(100)).connect().await.unwrap();
+    let lock = client.lock("l").open().await.unwrap();
+    for _ in 0..20 {
+        server.pause();
+        // It is not answered, and neither is the unlock that the client sends after it.
+        assert!(lock.acquire().timeout(Duration::from_millis(20)).await.is_err());
+        let again = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire().await }
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        server.resume();
+        again.await.unwrap().unwrap().release().await.unwrap();
+    }
 }

@@ -23,6 +23,8 @@ struct Script {
     creates: AtomicU64,
     operations: AtomicU64,
     unlocks: AtomicU64,
+    /// How many unlocks are not answered.
+    unlocks_lost: AtomicU64,
     closes: AtomicU64,
     /// Whether operations wait until they are given up.
     hang: Mutex<bool>,
@@ -136,6 +138,10 @@ impl l::lock_server::Lock for Server {
     }
     async fn unlock(&self, _: Request<l::UnlockRequest>) -> Result<Response<l::UnlockResponse>, Status> {
         self.script.unlocks.fetch_add(1, Ordering::SeqCst);
+        let lose = |left: u64| left.checked_sub(1);
+        if self.script.unlocks_lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(l::UnlockResponse {}))
     }
     async fn get_lock(&self, _: Request<l::GetLockRequest>) -> Result<Response<l::GetLockResponse>, Status> {
@@ -313,6 +319,47 @@ async fn an_acquisition_that_is_given_up_keeps_nothing() {
     eventually(|| server.script.unlocks.load(Ordering::SeqCst) == 1).await;
     *server.script.hang.lock().unwrap() = false;
     lock.acquire().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_is_not_asked_for_again_before_it_is_certain_that_it_was_given_back() {
+    let server = Running::start().await;
+    let client = Client::builder()
+        .endpoint(server.address.to_string())
+        .call_timeout(Duration::from_millis(100))
+        .retry_budget(Duration::ZERO);
+    let lock = client.connect().await.unwrap().lock("l").open().await.unwrap();
+    // Neither the lock nor the unlock after it is answered: the server may take both up later, in whatever order.
+    *server.script.hang.lock().unwrap() = true;
+    server.script.unlocks_lost.store(3, Ordering::SeqCst);
+    let error = lock.acquire().timeout(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    *server.script.hang.lock().unwrap() = false;
+    assert!(lock.try_acquire().await.unwrap().is_none(), "this client still has the turn");
+    let guard = lock.acquire().await.unwrap();
+    assert_eq!(server.script.unlocks.load(Ordering::SeqCst), 4, "the last one was answered");
+
+    // The same with a release that is not answered.
+    server.script.unlocks_lost.store(2, Ordering::SeqCst);
+    assert_eq!(guard.release().await.unwrap_err().kind(), Kind::Timeout);
+    let guard = lock.acquire().await.unwrap();
+    assert_eq!(server.script.unlocks.load(Ordering::SeqCst), 7);
+
+    // The end of the connection ends it as well.
+    server.script.unlocks_lost.store(u64::MAX, Ordering::SeqCst);
+    drop(guard);
+    let (address, script) = server.kill().await;
+    script.unlocks_lost.store(0, Ordering::SeqCst);
+    let _server = Running::start_at(address, script).await;
+    let again = async {
+        loop {
+            match lock.acquire().await {
+                Ok(guard) => return guard,
+                Err(error) => assert_eq!(error.kind(), Kind::Unavailable, "{error}"),
+            }
+        }
+    };
+    drop(tokio::time::timeout(Duration::from_secs(10), again).await.unwrap());
 }
 
 #[tokio::test]
