@@ -65,7 +65,7 @@ impl Worker {
 
     /// Returns how long to wait for a lock: not at all, for a moment, or for long.
     fn patience(&mut self) -> Duration {
-        Duration::from_millis([0, 50, 200, 1000][self.dice.index(4)])
+        Duration::from_millis([0, 50, 200, 2500][self.dice.index(4)])
     }
 
     async fn take<T>(
@@ -77,9 +77,17 @@ impl Worker {
         let session = self.session().id;
         let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Take(session))).collect();
         let heard = self.ask(Ask { book: |log| &log.locks, ops, access: Access::Owns }, take, told).await;
-        if heard.reason == "LOCK_TIMEOUT" && objects.len() == 1 {
-            let waited = Call::done(session, heard.began..heard.ended, lock::Op::Wait, lock::Answer::Done);
-            self.log.locks.note(&objects[0], waited);
+        if heard.reason == "LOCK_TIMEOUT" {
+            for object in objects {
+                // It may have been its turn in the moment in which it gave up, and others may have seen that.
+                let ended = Some(heard.ended);
+                let turn = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
+                self.log.locks.note(object, turn);
+            }
+            if let [object] = objects {
+                let during = heard.began..heard.ended;
+                self.log.locks.note(object, Call::done(session, during, lock::Op::Wait, lock::Answer::Done));
+            }
         }
         heard
     }
