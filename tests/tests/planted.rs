@@ -173,7 +173,7 @@ async fn every_planted_bug_is_found() {
     for (bug, within, kind) in MUTANTS.iter().filter(chosen) {
         let options = Options { kinds: vec![*kind], ..Options::default() };
         // What goes too late shows later than anything else.
-        let first = if matches!(bug, Bug::LateTtl | Bug::NoTtl) { 4000 } else { 400 };
+        let first = if matches!(bug, Bug::LateTtl | Bug::NoTtl) { 7000 } else { 400 };
         let plant = |store| -> Arc<dyn Store> { Arc::new(Planted::new(store, *bug).within(*within)) };
         let mut calls = 0;
         let mut found = None;

@@ -8,7 +8,7 @@ use atomix_client::lock::Guard;
 use atomix_client::{KeysGuard, Result};
 use atomix_kv_testkit::history::{Call, election, lock};
 
-use super::told::{Told, one};
+use super::told::{Told, one, term_answer};
 use super::worker::{Access, Ask, Heard, Worker};
 
 /// Something that is held.
@@ -130,11 +130,7 @@ impl Worker {
         let session = self.session().id;
         let own = format!("c{}", self.me);
         let other = format!("c{}", self.dice.roll(u64::from(self.log.options.clients)));
-        let told = |told: Told<'_, Term>| {
-            let term = told.ok()?;
-            let queue = term.leader.into_iter().chain(term.candidates).collect();
-            one(Some(election::Answer { term: term.number, queue }))
-        };
+        let told = |told: Told<'_, Term>| one(told.ok().map(term_answer));
         let ask = |op, access| Ask { book: |log| &log.elections, ops: vec![(object.as_str(), op)], access };
         match self.dice.roll(10) {
             0..2 => {

@@ -148,4 +148,8 @@ impl Model for Lock {
             _ => false,
         }
     }
+
+    fn only_reads(op: &Op) -> bool {
+        matches!(op, Op::Token | Op::Wait)
+    }
 }

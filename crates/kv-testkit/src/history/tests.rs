@@ -167,9 +167,9 @@ mod locks {
         let waits = |session, at: u64, until| Call::done(session, at..until, Op::Wait, Answer::Done);
         let history = |calls| History { begin: Lock::default(), calls };
         let held = vec![take(1, 0, 1), waits(2, 10, 1000), release(1, 1100, Answer::Done)];
-        assert!(super::lock::forgotten(&history(held), 500).is_empty());
+        assert!(lock::forgotten(&history(held), 500).is_empty());
         let free = vec![take(1, 0, 1), waits(2, 10, 1000), release(1, 100, Answer::Done)];
-        assert_eq!(super::lock::forgotten(&history(free), 500).len(), 1);
+        assert_eq!(lock::forgotten(&history(free), 500).len(), 1);
     }
 
     #[test]
