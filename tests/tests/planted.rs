@@ -123,6 +123,7 @@ async fn serve(store: Arc<dyn Store>) -> Served {
         message_bytes_max: 4 << 20,
         deadline_default: Duration::from_secs(10),
         grace: Duration::ZERO,
+        workers: None,
     };
     let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
     let endpoint = format!("http://{}", bound.listen()[0]);
