@@ -80,7 +80,10 @@ async fn judge(store: &str, endpoints: Vec<String>, options: Options, trouble: i
     let (recording, ()) =
         tokio::join!(Box::pin(record::run(&endpoints, seed, LONG, &options)), Box::pin(trouble));
     match recording.judge() {
-        Ok(summary) => println!("{store}: {summary}"),
+        Ok(summary) => {
+            println!("{store}: {summary}");
+            assert!(summary.done >= 30, "too little was done to be judged");
+        }
         Err(violations) => panic!("{store}: {violations}"),
     }
 }

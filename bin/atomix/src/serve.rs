@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
-use atomix_env::{Env, Shutdown};
+use atomix_config::{
+    Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
+};
+use atomix_env::{Env, Shutdown, Workers};
 use atomix_primitives::Limits;
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::drivers;
 
@@ -194,6 +197,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
         message_bytes_max: limits.message_bytes_max.as_usize(),
         deadline_default: limits.call_deadline_default.get(),
         grace: config.drain.grace.get(),
+        workers: Some(workers(config.workers).context("cannot start the threads of `workers`")?),
     };
     let bound = Server::new(Arc::clone(&runtime), settings).bind().await?;
     Ok((runtime, bound))
@@ -209,6 +213,12 @@ fn routes(config: &Config) -> Option<Routes> {
         RouteConfig::Seed(routes) => Some(Routes::Seed(routes.clone())),
         RouteConfig::Later(routes) => Some(Routes::Later(routes.clone())),
     }
+}
+
+/// Starts the threads that serve connections.
+fn workers(count: u32) -> std::io::Result<Workers> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Workers::start(if count == 0 { cores() } else { count as usize })
 }
 
 fn size(size: atomix_config::ByteSize) -> u32 {
@@ -234,8 +244,15 @@ fn greet(runtime: &Runtime, bound: &Bound) {
 }
 
 fn start_log(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(config.log.level.as_str());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let level = match config.log.level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Json => log.json().try_init(),
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),

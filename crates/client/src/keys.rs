@@ -5,8 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atomix_proto::runtime::PrimitiveId;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
@@ -16,7 +14,7 @@ use crate::link::Connection;
 use crate::open::{Answer, Core, awaitable};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, give_back, insist, is_no_answer, may_be_held};
+use crate::wait::{Wait, is_settled, may_be_held, settle};
 use crate::{Error, Kind, Result};
 
 /// The calls of one primitive that lock keys.
@@ -66,19 +64,6 @@ impl KeyLocks {
         let request = || Keys { id: core.id(), names: keys.clone(), timeout: None };
         core.call_within(Access::Session, Limit::Call, request, self.unlock).await
     }
-
-    /// Returns what unlocks keys each time that it is called.
-    fn unlocking(
-        &'static self,
-        core: &Arc<Core>,
-        keys: &[String],
-    ) -> impl Fn() -> BoxFuture<'static, Result<()>> + Send + 'static {
-        let (core, keys) = (Arc::clone(core), keys.to_vec());
-        move || {
-            let (core, keys) = (Arc::clone(&core), keys.clone());
-            async move { self.unlock_keys(&core, keys).await }.boxed()
-        }
-    }
 }
 
 impl std::fmt::Debug for KeyLocks {
@@ -127,22 +112,21 @@ impl AcquireKeys {
             };
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
-            match answer {
-                // If nobody waits any more, the guard comes back and is dropped.
-                Some(Ok(())) => {
-                    drop(sender.send(Ok(KeysGuard { core, locks, keys, connection, turn: Some(turn) })));
-                }
-                Some(Err(error)) if !may_be_held(&error) => drop(sender.send(Err(error))),
-                // The server may have granted them. Nobody else of this client holds these keys, because this task has their
-                // turn.
-                unanswered => {
-                    let client = core.client().clone();
-                    give_back(&client, connection, turn, locks.unlocking(&core, &keys)).await.ok();
-                    if let Some(Err(error)) = unanswered {
+            let answer = match answer {
+                Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
+                // The server may have granted them. Nobody else of this client holds these keys, because this task has
+                // their turn. The caller has waited long enough.
+                given_up => {
+                    if let Some(Err(error)) = given_up {
                         drop(sender.send(Err(error)));
                     }
+                    let unlock = || locks.unlock_keys(&core, keys.clone());
+                    return settle(core.client().env(), connection.as_ref(), turn, unlock).await;
                 }
-            }
+            };
+            let guard = answer.map(|()| KeysGuard { core, locks, keys, connection, turn: Some(turn) });
+            // If nobody waits any more, the guard comes back and is dropped.
+            drop(sender.send(guard));
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
@@ -168,7 +152,7 @@ impl KeysGuard {
         }
     }
 
-    /// Releases the locks. A call that is given up goes on in the background.
+    /// Releases the locks. A call that is given up, or not answered, goes on in the background.
     ///
     /// Fails with [`Kind::Conflict`] if they were lost before.
     pub async fn release(mut self) -> Result<()> {
@@ -176,13 +160,11 @@ impl KeysGuard {
             self.turn = None;
             return Err(Error::new(Kind::Conflict, "locks were lost with the connection"));
         }
-        let unlock = self.locks.unlocking(&self.core, &self.keys);
-        let result = unlock().await;
-        if let Some(turn) = self.turn.take()
-            && result.as_ref().is_err_and(is_no_answer)
-        {
-            insist(self.core.client(), self.connection.take(), turn, unlock);
+        let result = self.locks.unlock_keys(&self.core, self.keys.clone()).await;
+        if is_settled(&result) {
+            self.turn = None;
         }
+        // Else the drop goes on with it.
         result
     }
 }
@@ -193,10 +175,11 @@ impl Drop for KeysGuard {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let (client, connection) = (self.core.client().clone(), self.connection.take());
-        let unlock = self.locks.unlocking(&self.core, &self.keys);
+        let (core, locks, keys) = (Arc::clone(&self.core), self.locks, std::mem::take(&mut self.keys));
+        let connection = self.connection.take();
         self.core.client().runtime().spawn(async move {
-            give_back(&client, connection, turn, unlock).await.ok();
+            let unlock = || locks.unlock_keys(&core, keys.clone());
+            settle(core.client().env(), connection.as_ref(), turn, unlock).await;
         });
     }
 }

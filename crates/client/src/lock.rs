@@ -13,7 +13,7 @@ use crate::link::Connection;
 use crate::open::{Core, Service, awaitable, rpc, service};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, give_back, insist, is_no_answer, may_be_held};
+use crate::wait::{Wait, is_settled, may_be_held, settle};
 use crate::{Client, Error, Kind, Open, Result};
 
 static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
@@ -127,28 +127,28 @@ impl Acquire {
             };
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
-            match answer {
-                // If nobody waits any more, the guard comes back and is dropped.
-                Some(Ok(answer)) => {
-                    let guard = Guard { core, token: answer.version, connection, turn: Some(turn) };
-                    drop(sender.send(Ok(guard)));
-                }
-                Some(Err(error)) if !may_be_held(&error) => drop(sender.send(Err(error))),
-                // The server may have granted it. Nobody else of this client holds the lock, because this task has the turn.
-                unanswered => {
-                    let client = core.client().clone();
-                    give_back(&client, connection, turn, move || unlock(Arc::clone(&core))).await.ok();
-                    if let Some(Err(error)) = unanswered {
+            let answer = match answer {
+                Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
+                // The server may have granted it. Nobody else of this client holds the lock, because this task has the
+                // turn. The caller has waited long enough.
+                given_up => {
+                    if let Some(Err(error)) = given_up {
                         drop(sender.send(Err(error)));
                     }
+                    let env = core.client().env();
+                    return settle(env, connection.as_ref(), turn, || unlock(&core)).await;
                 }
-            }
+            };
+            let guard =
+                answer.map(|answer| Guard { core, token: answer.version, connection, turn: Some(turn) });
+            // If nobody waits any more, the guard comes back and is dropped.
+            drop(sender.send(guard));
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
 }
 
-async fn unlock(core: Arc<Core>) -> Result<()> {
+async fn unlock(core: &Core) -> Result<()> {
     let request = UnlockRequest { id: core.id() };
     core.call(Access::Session, request, rpc!(LockClient.unlock)).await?;
     Ok(())
@@ -169,7 +169,7 @@ impl Guard {
         }
     }
 
-    /// Releases the lock. A call that is given up goes on in the background.
+    /// Releases the lock. A call that is given up, or not answered, goes on in the background.
     ///
     /// Fails with [`Kind::Conflict`] if the lock was lost before.
     pub async fn release(mut self) -> Result<()> {
@@ -177,13 +177,11 @@ impl Guard {
             self.turn = None;
             return Err(Error::new(Kind::Conflict, "lock was lost with the connection"));
         }
-        let core = Arc::clone(&self.core);
-        let result = unlock(Arc::clone(&core)).await;
-        if let Some(turn) = self.turn.take()
-            && result.as_ref().is_err_and(is_no_answer)
-        {
-            insist(self.core.client(), self.connection.take(), turn, move || unlock(Arc::clone(&core)));
+        let result = unlock(&self.core).await;
+        if is_settled(&result) {
+            self.turn = None;
         }
+        // Else the drop goes on with it.
         result
     }
 }
@@ -194,10 +192,9 @@ impl Drop for Guard {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let (client, core) = (self.core.client().clone(), Arc::clone(&self.core));
-        let connection = self.connection.take();
+        let (core, connection) = (Arc::clone(&self.core), self.connection.take());
         self.core.client().runtime().spawn(async move {
-            give_back(&client, connection, turn, move || unlock(Arc::clone(&core))).await.ok();
+            settle(core.client().env(), connection.as_ref(), turn, || unlock(&core)).await;
         });
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long a caller waits for a lock, and how it gives back what it may hold.
+//! How long a caller waits for a lock.
 
 use std::time::Duration;
 
@@ -60,59 +60,30 @@ impl Deadline {
     }
 }
 
-/// Pauses between attempts to unlock.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-
-/// Unlocks what `connection` holds or may hold. Goes on with it in the background if there is no answer.
-pub(crate) async fn give_back<F, Fut>(
-    client: &Client,
-    connection: Option<Connection>,
-    turn: Turn,
-    unlock: F,
-) -> Result<()>
-where
-    F: Fn() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<()>> + Send,
-{
-    let result = unlock().await;
-    if result.as_ref().is_err_and(is_no_answer) {
-        insist(client, connection, turn, unlock);
-    }
-    result
-}
-
-/// Unlocks in the background until the server has answered or the connection has ended, and with it the hold. The turn ends
-/// only then: an unlock that the server takes up late would hit what this client has locked since.
-pub(crate) fn insist<F, Fut>(client: &Client, connection: Option<Connection>, turn: Turn, unlock: F)
-where
-    F: Fn() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<()>> + Send,
-{
-    let Some(connection) = connection else { return };
-    let env = client.env().clone();
-    client.runtime().spawn(async move {
-        let mut pause = RETRY_MIN;
-        loop {
-            tokio::select! {
-                () = connection.closed() => break,
-                () = env.sleep(env.jitter(pause)) => {}
-            }
-            if !unlock().await.as_ref().is_err_and(is_no_answer) {
-                break;
-            }
-            pause = (pause * 2).min(RETRY_MAX);
-        }
-        drop(turn);
-    });
-}
-
-/// Returns whether `error` leaves open whether the lock is still held.
-pub(crate) fn is_no_answer(error: &Error) -> bool {
-    error.kind() == Kind::Unavailable || may_be_held(error)
-}
-
 /// Returns whether the server may have granted a lock although the answer is `error`.
 pub(crate) fn may_be_held(error: &Error) -> bool {
     matches!(error.kind(), Kind::Timeout | Kind::Cancelled | Kind::OutcomeUnknown | Kind::Internal)
+}
+
+/// Returns whether the server has said what became of an unlock; if not, it may still be under way.
+pub(crate) fn is_settled(unlocked: &Result<()>) -> bool {
+    let answers =
+        [Kind::NotFound, Kind::AlreadyExists, Kind::Conflict, Kind::Invalid, Kind::Denied, Kind::Unsupported];
+    unlocked.as_ref().err().is_none_or(|error| answers.contains(&error.kind()))
+}
+
+/// Unlocks until the server has said what became of it, or the session is over, and ends the turn only then: an unlock
+/// that was given up may still be under way, and would hit the lock of whoever has the next turn.
+pub(crate) async fn settle<F, R>(env: &Env, connection: Option<&Connection>, turn: Turn, unlock: F)
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<()>>,
+{
+    const PAUSE_MAX: Duration = Duration::from_secs(2);
+    let mut pause = Duration::from_millis(50);
+    while connection.is_some_and(|connection| !connection.is_closed()) && !is_settled(&unlock().await) {
+        env.sleep(env.jitter(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    drop(turn);
 }

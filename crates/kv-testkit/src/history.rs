@@ -59,6 +59,13 @@ pub trait Model: Clone + Eq + Hash + Debug + Serialize + DeserializeOwned {
     /// nobody knows it: returns the state if the call has an effect, which is told apart from a refusal by nothing else.
     fn step(&self, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self>;
 
+    /// Tells whether `op` changes nothing, whatever is answered. What only reads and can be next may as well be next, which
+    /// spares the search all other ways.
+    fn only_reads(op: &Self::Op) -> bool {
+        let _ = op;
+        false
+    }
+
     /// Tells whether `op` can never be answered by `answer` any more, whatever is called before: because a number that only
     /// grows is past the one that was told. Spares the search what leads nowhere.
     fn is_over(&self, op: &Self::Op, answer: &Self::Answer) -> bool {

@@ -78,7 +78,7 @@ pub enum Bug {
     TornEvent,
     /// A tenth of every time to live is stored.
     EarlyTtl,
-    /// What expires does so three seconds later.
+    /// What expires does so five seconds later.
     LateTtl,
     /// Times to live are forgotten.
     NoTtl,

@@ -80,11 +80,14 @@ impl Engine {
             self.check_numbers(&txn.writes)?;
             let revision = Revision(self.revision.0 + 1);
             writes.reserve_exact(txn.writes.len());
+            changes.reserve_exact(txn.writes.len());
             for write in &txn.writes {
                 writes.push(self.write(write, revision, &mut changes));
             }
             if !changes.is_empty() {
                 self.revision = revision;
+                // They are kept for watches, often one for two writes.
+                changes.shrink_to_fit();
             }
         }
         let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
@@ -207,7 +210,7 @@ impl Engine {
     fn write(&mut self, write: &Write, revision: Revision, changes: &mut Vec<Change>) -> Written {
         match write {
             Write::Put { key, value } => {
-                Written::Put { previous: self.put(key.clone(), value.clone(), revision, changes) }
+                Written::Put { previous: self.put(key.clone(), owned(value), revision, changes) }
             }
             Write::Add { key, delta } => {
                 let old = self.table.get(key).and_then(|record| number(&record.value)).unwrap_or(0);
@@ -220,7 +223,7 @@ impl Engine {
                 key.put_slice(prefix);
                 key.put_u64(revision.0);
                 let key = key.freeze();
-                self.put(key.clone(), value.clone(), revision, changes);
+                self.put(key.clone(), owned(value), revision, changes);
                 Written::Stamped { key }
             }
             Write::Delete { key } => Written::Deleted { previous: self.delete(key, changes) },
@@ -361,6 +364,12 @@ fn page<'a>(
     Found::Entries { entries, more: false }
 }
 
+/// Copies a value that is to stay. What a caller hands over is mostly a part of a message that it received, and would keep
+/// the buffer of the whole message alive.
+fn owned(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +385,15 @@ mod tests {
         ];
         let snapshot = engine.read(&reads, &Limits::default()).unwrap();
         (snapshot.revision, engine.bytes(), snapshot.reads)
+    }
+
+    #[test]
+    fn a_value_does_not_keep_the_request_that_it_came_in() {
+        let (request, mut engine) = (Bytes::from(vec![7; 64 * 1024]), Engine::new());
+        let put = |size| Txn::new().write(Write::Put { key: "k".into(), value: request.slice(..size) });
+        let (_, changes) = engine.apply(&put(100), &Limits::default()).unwrap();
+        assert_eq!((changes.len(), changes.capacity()), (1, 1), "they are kept for watches as well");
+        assert!(request.is_unique());
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - it never skips: when commits cannot be brought any more it ends with
     ///   [`crate::ErrorKind::Compacted`]; when the store is closed with [`crate::ErrorKind::Closed`].
     /// - beginning before the history that is kept: [`crate::ErrorKind::Compacted`].
-    /// - beginning after the latest revision: waits for it, silently.
+    /// - beginning after a revision that the store does not have: [`crate::ErrorKind::Compacted`] with the latest. What had
+    ///   that revision is lost, and other commits will take its number.
     /// - dropped: the store forgets it.
     fn watch<'a>(
         &'a self,

@@ -144,17 +144,30 @@ impl Worker {
         let text = mark.to_string();
         let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
         let ask = |op, access| Ask { book: |log| &log.cells, ops: vec![(object, op)], access };
-        match self.dice.roll(8) {
+        // Every second one has times to live, and is mostly left alone, so that its time comes.
+        let ttl = (name % 2 == 1).then(|| Duration::from_millis(200 + self.dice.roll(300)));
+        let rests = ttl.is_some() && self.dice.roll(10) > 0;
+        match if rests { self.dice.roll(2) * 4 } else { self.dice.roll(8) } {
             0..2 => {
                 self.ask(ask(cell::Op::Get, Access::Reads), value.get(), |told| one(read(told))).await;
             }
             2..4 => {
+                let mut set = value.set(&text);
+                if let Some(ttl) = ttl {
+                    set = set.ttl(ttl);
+                }
                 let ask = ask(cell::Op::Put(mark, 0), Access::Writes);
-                self.ask(ask, value.set(&text), |told| one(written(told))).await;
+                let heard = self.ask(ask, set, |told| one(written(told))).await;
+                self.will_expire(object, mark, ttl, &heard);
             }
             4 => {
+                let mut insert = value.insert(&text);
+                if let Some(ttl) = ttl {
+                    insert = insert.ttl(ttl);
+                }
                 let ask = ask(cell::Op::Insert(mark), Access::Writes);
-                self.ask(ask, value.insert(&text), |told| one(inserted(told))).await;
+                let heard = self.ask(ask, insert, |told| one(inserted(told))).await;
+                self.will_expire(object, mark, ttl, &heard);
             }
             5..7 => {
                 let ask = ask(cell::Op::Update(mark, condition), Access::Writes);

@@ -8,7 +8,7 @@ use atomix_client::lock::Guard;
 use atomix_client::{KeysGuard, Result};
 use atomix_kv_testkit::history::{Call, election, lock};
 
-use super::told::{Told, one};
+use super::told::{Told, one, term_answer};
 use super::worker::{Access, Ask, Heard, Worker};
 
 /// Something that is held.
@@ -65,7 +65,7 @@ impl Worker {
 
     /// Returns how long to wait for a lock: not at all, for a moment, or for long.
     fn patience(&mut self) -> Duration {
-        Duration::from_millis([0, 50, 200, 1000][self.dice.index(4)])
+        Duration::from_millis([0, 50, 200, 2500][self.dice.index(4)])
     }
 
     async fn take<T>(
@@ -79,15 +79,15 @@ impl Worker {
         let heard = self.ask(Ask { book: |log| &log.locks, ops, access: Access::Owns }, take, told).await;
         if heard.reason == "LOCK_TIMEOUT" {
             for object in objects {
-                // Its turn may have come in the moment in which it gave up: it holds until its place is given up.
+                // It may have been its turn in the moment in which it gave up, and others may have seen that.
                 let ended = Some(heard.ended);
-                let brief = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
-                self.log.locks.note(object, brief);
+                let turn = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
+                self.log.locks.note(object, turn);
             }
-        }
-        if heard.reason == "LOCK_TIMEOUT" && objects.len() == 1 {
-            let waited = Call::done(session, heard.began..heard.ended, lock::Op::Wait, lock::Answer::Done);
-            self.log.locks.note(&objects[0], waited);
+            if let [object] = objects {
+                let during = heard.began..heard.ended;
+                self.log.locks.note(object, Call::done(session, during, lock::Op::Wait, lock::Answer::Done));
+            }
         }
         heard
     }
@@ -130,11 +130,7 @@ impl Worker {
         let session = self.session().id;
         let own = format!("c{}", self.me);
         let other = format!("c{}", self.dice.roll(u64::from(self.log.options.clients)));
-        let told = |told: Told<'_, Term>| {
-            let term = told.ok()?;
-            let queue = term.leader.into_iter().chain(term.candidates).collect();
-            one(Some(election::Answer { term: term.number, queue }))
-        };
+        let told = |told: Told<'_, Term>| one(told.ok().map(term_answer));
         let ask = |op, access| Ask { book: |log| &log.elections, ops: vec![(object.as_str(), op)], access };
         match self.dice.roll(10) {
             0..2 => {

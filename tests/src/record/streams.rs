@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_client::election::Term;
 use atomix_client::{Result, Subscription, countermap, indexedmap, list, map, multimap, set, topic, value};
 use atomix_kv_testkit::Dice;
 use atomix_kv_testkit::history::feed::{Event, Kind as Change, Stream};
+use atomix_kv_testkit::history::{Call, election};
 use tokio::sync::watch;
 
 use super::last::END;
 use super::log::{LAST, Log, open};
 use super::session::{connect, name};
-use super::told::parse;
+use super::told::{parse, term_answer};
 use super::{Kind, Phase};
 
 /// A client that follows one primitive after the other.
@@ -50,8 +52,7 @@ impl Watcher {
 
     /// Follows until the last marks have been written, and then until they were shown.
     pub(super) async fn follow(mut self) {
-        let followed =
-            |kind: &&Kind| !matches!(kind, Kind::Counter | Kind::Lock | Kind::KeyLock | Kind::Election);
+        let followed = |kind: &&Kind| !matches!(kind, Kind::Counter | Kind::Lock | Kind::KeyLock);
         let kinds: Vec<Kind> = self.log.options.kinds.iter().filter(followed).copied().collect();
         while !kinds.is_empty() && *self.phase.borrow() == Phase::Runs {
             let kind = kinds[self.dice.index(kinds.len())];
@@ -107,9 +108,28 @@ impl Watcher {
                 let topic = client.topic(full).tags(tags).text().open().await?;
                 self.read(&format!("topic/{number}"), None, topic.subscribe().await?, of_topic).await;
             }
-            Kind::Counter | Kind::Lock | Kind::KeyLock | Kind::Election => {}
+            Kind::Election => {
+                let election = client.election(full).tags(tags).open().await?;
+                let began = self.log.now();
+                let terms = election.watch().await?;
+                self.read_terms(&format!("election/{number}/"), began, terms).await;
+            }
+            Kind::Counter | Kind::Lock | Kind::KeyLock => {}
         }
         Ok(())
+    }
+
+    /// Reads the terms of an election. Each was the current one at some time between the beginning and its coming.
+    async fn read_terms(&mut self, object: &str, began: u64, mut terms: Subscription<Term>) {
+        let lives = tokio::time::sleep(Duration::from_millis(200 + self.dice.roll(2000)));
+        let mut lives = std::pin::pin!(lives);
+        while let Some(Ok(term)) = tokio::select! {
+            term = terms.next() => term,
+            () = &mut lives => None,
+        } {
+            let during = began..self.log.now();
+            self.log.elections.note(object, Call::done(0, during, election::Op::Get, term_answer(term)));
+        }
     }
 
     /// Reads a stream that is acknowledged, and remembers what it has shown.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What calls have told, as the models of the judge say it.
 
+use atomix_client::election::Term;
 use atomix_client::{Versioned, Written};
-use atomix_kv_testkit::history::{cell, index, list, member, number};
+use atomix_kv_testkit::history::{cell, election, index, list, member, number};
 
 /// What a call brought: its value, or the reason why not.
 pub(super) type Told<'a, T> = Result<T, &'a str>;
@@ -93,4 +94,9 @@ pub(super) fn indexed(told: Told<'_, Option<Entry>>) -> Option<index::Answer> {
         Err("KEY_EXISTS") => Some(index::Answer::Exists),
         Err(_) => None,
     }
+}
+
+pub(super) fn term_answer(term: Term) -> election::Answer {
+    let queue = term.leader.into_iter().chain(term.candidates).collect();
+    election::Answer { term: term.number, queue }
 }

@@ -146,4 +146,8 @@ impl Model for Cell {
             Answer::Missing | Answer::Exists | Answer::Conflict | Answer::Done => false,
         }
     }
+
+    fn only_reads(op: &Op) -> bool {
+        *op == Op::Get
+    }
 }

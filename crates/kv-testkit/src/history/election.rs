@@ -148,4 +148,8 @@ impl Model for Election {
     fn is_over(&self, _op: &Op, answer: &Answer) -> bool {
         self.term > answer.term
     }
+
+    fn only_reads(op: &Op) -> bool {
+        *op == Op::Get
+    }
 }

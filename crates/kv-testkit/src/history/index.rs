@@ -173,4 +173,8 @@ impl Model for Index {
             _ => false,
         }
     }
+
+    fn only_reads(op: &Op) -> bool {
+        matches!(op, Op::Get(_) | Op::First | Op::Last)
+    }
 }

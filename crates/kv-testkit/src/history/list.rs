@@ -79,4 +79,8 @@ impl Model for List {
         };
         answer.is_none_or(|answer| *answer == told).then_some(after)
     }
+
+    fn only_reads(op: &Op) -> bool {
+        matches!(op, Op::Get(_) | Op::Size | Op::Items)
+    }
 }

@@ -84,6 +84,10 @@ pub fn forgotten(history: &History<Lock>, free: u64) -> Vec<&Call<Op, Answer>> {
         .iter()
         .filter_map(|take| {
             let Op::Take(session) = take.op else { return None };
+            if take.answer.is_none() && take.ended.is_some() {
+                // It gave up, and what it may have been granted with it.
+                return None;
+            }
             let released = |call: &&Call<Op, Answer>| {
                 call.op == Op::Release(session)
                     && call.began > take.began
@@ -143,5 +147,9 @@ impl Model for Lock {
             (_, Answer::Token(token)) => self.last.is_past(*token),
             _ => false,
         }
+    }
+
+    fn only_reads(op: &Op) -> bool {
+        matches!(op, Op::Token | Op::Wait)
     }
 }

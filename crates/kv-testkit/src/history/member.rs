@@ -53,4 +53,8 @@ impl Model for Member {
         };
         may.then_some(Self(after))
     }
+
+    fn only_reads(op: &Op) -> bool {
+        *op == Op::Has
+    }
 }

@@ -85,4 +85,8 @@ impl Model for Number {
             _ => None,
         }
     }
+
+    fn only_reads(op: &Op) -> bool {
+        *op == Op::Get
+    }
 }

@@ -96,7 +96,7 @@ pub(super) fn check<M: Model>(begin: &M, calls: &[Call<M::Op, M::Answer>], steps
         }
         if lost {
             search.try_lost(node, depth, used);
-        } else {
+        } else if !search.read_on(node, depth, used) {
             search.try_answered(node, depth, used);
             if !search.lost.is_empty() {
                 search.turns.push((depth, Reverse(used + 1), node, true));
@@ -144,16 +144,42 @@ impl<'a, M: Model> Search<'a, M> {
         candidates
     }
 
+    /// Puts a call next that only reads and learns nothing, if there is one.
+    fn read_on(&mut self, at: u32, depth: u32, used: u32) -> bool {
+        let node = &self.nodes[at as usize];
+        // For what began before it, and may only have taken effect before it ended, it would be too late afterwards.
+        let misses = |began: u64| {
+            self.lost
+                .iter()
+                .any(|(_, lost)| lost.ended.is_some_and(|end| (node.latest..began).contains(&end)))
+        };
+        let reads = |next: &u32| {
+            let call = self.answered[*next as usize].1;
+            M::only_reads(&call.op)
+                && node.state.step(&call.op, call.answer.as_ref()).as_ref() == Some(&node.state)
+                && !misses(call.began)
+        };
+        let read = self.candidates(node).into_iter().find(reads);
+        if let Some(read) = read {
+            self.put_next(at, read, depth, used);
+        }
+        read.is_some()
+    }
+
     fn try_answered(&mut self, at: u32, depth: u32, used: u32) {
         // The one that is over first was most likely first: it is pushed last, and popped first.
         let mut candidates = self.candidates(&self.nodes[at as usize]);
         candidates.sort_by_key(|next| Reverse(self.answered[*next as usize].1.ended));
         for next in candidates {
-            let node = &self.nodes[at as usize];
-            let call = self.answered[next as usize].1;
-            let Some(state) = node.state.step(&call.op, call.answer.as_ref()) else {
-                continue;
-            };
+            self.put_next(at, next, depth, used);
+        }
+    }
+
+    /// Puts an answered call next, if it can be answered so.
+    fn put_next(&mut self, at: u32, next: u32, depth: u32, used: u32) {
+        let node = &self.nodes[at as usize];
+        let call = self.answered[next as usize].1;
+        if let Some(state) = node.state.step(&call.op, call.answer.as_ref()) {
             let mut ahead: Vec<u32> = node.ahead.iter().copied().chain([next]).collect();
             ahead.sort_unstable();
             let mut base = node.base;

@@ -163,6 +163,16 @@ mod locks {
     }
 
     #[test]
+    fn who_waits_is_woken() {
+        let waits = |session, at: u64, until| Call::done(session, at..until, Op::Wait, Answer::Done);
+        let history = |calls| History { begin: Lock::default(), calls };
+        let held = vec![take(1, 0, 1), waits(2, 10, 1000), release(1, 1100, Answer::Done)];
+        assert!(lock::forgotten(&history(held), 500).is_empty());
+        let free = vec![take(1, 0, 1), waits(2, 10, 1000), release(1, 100, Answer::Done)];
+        assert_eq!(lock::forgotten(&history(free), 500).len(), 1);
+    }
+
+    #[test]
     fn an_unknown_grant_is_given_back() {
         let lost = Call::lost(1, 0, Op::Take(1));
         let token = Call::done(3, 500..510, Op::Token, Answer::Token(7));

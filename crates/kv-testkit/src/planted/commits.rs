@@ -87,7 +87,7 @@ impl Planted {
             Bug::LateTtl => {
                 // The mark of an expiry.
                 if txn.writes.iter().any(|write| matches!(write, Write::Put { key, .. } if key == "x")) {
-                    Env::real().sleep(Duration::from_secs(3)).await;
+                    Env::real().sleep(Duration::from_secs(5)).await;
                 }
                 Vec::new()
             }

@@ -101,7 +101,7 @@ impl Hub {
         Self { shared: Arc::new(Shared { core, state: Mutex::default(), changed: Notify::new() }) }
     }
 
-    /// Follows a keyspace whose latest revision is at least `latest`.
+    /// Follows a keyspace of a cluster whose latest revision is `latest` or, by now, a later one.
     pub(crate) fn watch(
         &self,
         space: &Space,
@@ -110,6 +110,7 @@ impl Hub {
     ) -> Result<WatchStream, Error> {
         let after = match from {
             WatchFrom::Now => latest,
+            WatchFrom::After(revision) if revision > latest => return Err(Error::compacted(latest)),
             WatchFrom::After(revision) => revision,
         };
         let (window, interest) = self.shared.stand(space, after, latest)?;
@@ -164,7 +165,7 @@ impl Shared {
             return Err(Error::closed());
         }
         if !state.standing.contains_key(space.base()) {
-            let seen = if after.0.saturating_add(NEAR) >= latest.0 { after.min(latest) } else { latest };
+            let seen = if after.0.saturating_add(NEAR) >= latest.0 { after } else { latest };
             state.last_id += 1;
             let (id, history) = (state.last_id, History::new(seen));
             let watching = Watching {
@@ -366,7 +367,7 @@ impl Standing {
         if after < self.history.floor() {
             return Ok(None);
         }
-        match self.history.follow(WatchFrom::After(after)) {
+        match self.history.follow_after(after) {
             // The window has moved in the very moment.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Compacted { .. }) && after < self.history.floor() =>
