@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -92,6 +92,24 @@ impl Disk {
     /// Returns where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Fills the disk to the last block, until [`Disk::make_room`].
+    pub fn fill(&self) -> io::Result<()> {
+        let mut ballast = fs::File::create(self.ballast())?;
+        for block in [1 << 20, 1 << 12] {
+            while ballast.write_all(&vec![0; block]).is_ok() {}
+        }
+        Ok(())
+    }
+
+    /// Gives back what was taken to fill the disk.
+    pub fn make_room(&self) -> io::Result<()> {
+        fs::remove_file(self.ballast())
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
     }
 
     /// Cuts the power of a disk whose users are dead: only what had reached the disk is left.

@@ -3,7 +3,9 @@
 
 pub mod books;
 pub mod disks;
+pub mod faults;
 pub mod load;
+pub mod record;
 pub mod rounds;
 
 use std::io::{BufRead, BufReader, Read};
@@ -12,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use atomix_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A running `atomix serve`. Killed when dropped.
 #[derive(Debug)]
@@ -38,8 +41,10 @@ impl Server {
 
     /// Starts the program by a command that was prepared, `serve` and its addresses included.
     pub fn start_command(mut command: Command) -> Self {
-        // It is for this crate; the program takes each variable of its own prefix for a setting.
-        command.env_remove("ATOMIX_BIN");
+        // Ours are for tests; the program takes each variable of its own prefix for a setting.
+        for name in ["ATOMIX_BIN", "ATOMIX_HISTORY_DIR", "ATOMIX_TEST_SERVER_OUTPUT", "ATOMIX_TEST_STORE"] {
+            command.env_remove(name);
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program was built");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let (mut listen, mut control) = (String::new(), String::new());
@@ -130,6 +135,20 @@ impl Server {
     pub fn kill(&mut self) {
         self.child.kill().expect("the child is ours");
         self.child.wait().expect("the child is ours");
+    }
+
+    /// Stops the program where it is (SIGSTOP), until [`Server::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets the program go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the child is ours and was not waited for");
     }
 
     /// Returns the resident memory of the program in bytes.

@@ -11,7 +11,6 @@ use atomix_proto::lock;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_tests::Server;
 use lock::lock_client::LockClient;
-use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -57,10 +56,6 @@ async fn take(client: &mut Client) -> Result<u64, tonic::Status> {
     Ok(client.lock(lock::LockRequest { id: Some(lock_id()), timeout: None }).await?.into_inner().version)
 }
 
-fn send(server: &Server, signal: Signal) {
-    kill_process(Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap(), signal).unwrap();
-}
-
 async fn dies_and_sleeps(store: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (mut first, second) = (start(folder.path(), store), start(folder.path(), store));
@@ -99,10 +94,10 @@ async fn dies_and_sleeps(store: &str) {
     assert!(token > next);
 
     // Stopped: the same, and when it wakes it holds nothing.
-    send(&first, Signal::STOP);
+    first.pause();
     let next = tokio::time::timeout(TIMEOUT * 2 + SLACK, take(&mut two)).await.unwrap().unwrap();
     assert!(next > token);
-    send(&first, Signal::CONT);
+    first.resume();
     let refused = one.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap_err();
     assert_eq!(refused.get_error_details().error_info().unwrap().reason, "LOCK_NOT_HELD");
     let holder =

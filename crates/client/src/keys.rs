@@ -14,7 +14,7 @@ use crate::link::Connection;
 use crate::open::{Answer, Core, awaitable};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, may_be_held};
+use crate::wait::{Wait, is_settled, may_be_held, settle};
 use crate::{Error, Kind, Result};
 
 /// The calls of one primitive that lock keys.
@@ -107,19 +107,23 @@ impl AcquireKeys {
             };
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, deadline.limit(), request, locks.lock) => answer,
-                () = sender.closed() => {
-                    // The server may have answered already. Nobody else of this client holds these keys, because
-                    // this task has their turn.
-                    locks.unlock_keys(&core, keys).await.ok();
-                    return drop(turn);
-                }
+                answer = core.call_within(Access::Session, deadline.limit(), request, locks.lock) => Some(answer),
+                () = sender.closed() => None,
             };
-            if answer.as_ref().is_err_and(may_be_held) {
-                locks.unlock_keys(&core, keys.clone()).await.ok();
-            }
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
+            let answer = match answer {
+                Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
+                // The server may have granted them. Nobody else of this client holds these keys, because this task has
+                // their turn. The caller has waited long enough.
+                given_up => {
+                    if let Some(Err(error)) = given_up {
+                        drop(sender.send(Err(error)));
+                    }
+                    let unlock = || locks.unlock_keys(&core, keys.clone());
+                    return settle(core.client().env(), connection.as_ref(), turn, unlock).await;
+                }
+            };
             let guard = answer.map(|()| KeysGuard { core, locks, keys, connection, turn: Some(turn) });
             // If nobody waits any more, the guard comes back and is dropped.
             drop(sender.send(guard));
@@ -148,7 +152,7 @@ impl KeysGuard {
         }
     }
 
-    /// Releases the locks. A call that is given up goes on in the background.
+    /// Releases the locks. A call that is given up, or not answered, goes on in the background.
     ///
     /// Fails with [`Kind::Conflict`] if they were lost before.
     pub async fn release(mut self) -> Result<()> {
@@ -157,7 +161,10 @@ impl KeysGuard {
             return Err(Error::new(Kind::Conflict, "locks were lost with the connection"));
         }
         let result = self.locks.unlock_keys(&self.core, self.keys.clone()).await;
-        self.turn = None;
+        if is_settled(&result) {
+            self.turn = None;
+        }
+        // Else the drop goes on with it.
         result
     }
 }
@@ -169,10 +176,10 @@ impl Drop for KeysGuard {
             return;
         }
         let (core, locks, keys) = (Arc::clone(&self.core), self.locks, std::mem::take(&mut self.keys));
+        let connection = self.connection.take();
         self.core.client().runtime().spawn(async move {
-            // What fails here ends with the connection.
-            locks.unlock_keys(&core, keys).await.ok();
-            drop(turn);
+            let unlock = || locks.unlock_keys(&core, keys.clone());
+            settle(core.client().env(), connection.as_ref(), turn, unlock).await;
         });
     }
 }

@@ -13,7 +13,7 @@ use crate::link::Connection;
 use crate::open::{Core, Service, awaitable, rpc, service};
 use crate::turn::Turn;
 use crate::versioned::duration;
-use crate::wait::{Wait, may_be_held};
+use crate::wait::{Wait, is_settled, may_be_held, settle};
 use crate::{Client, Error, Kind, Open, Result};
 
 static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
@@ -122,19 +122,23 @@ impl Acquire {
             let limit = deadline.limit();
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => answer,
-                () = sender.closed() => {
-                    // The server may have answered already. Nobody else of this client holds the lock, because this
-                    // task has the turn.
-                    unlock(&core).await.ok();
-                    return drop(turn);
-                }
+                answer = core.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => Some(answer),
+                () = sender.closed() => None,
             };
-            if answer.as_ref().is_err_and(may_be_held) {
-                unlock(&core).await.ok();
-            }
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
             let connection = connection.or_else(|| core.connection());
+            let answer = match answer {
+                Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
+                // The server may have granted it. Nobody else of this client holds the lock, because this task has the
+                // turn. The caller has waited long enough.
+                given_up => {
+                    if let Some(Err(error)) = given_up {
+                        drop(sender.send(Err(error)));
+                    }
+                    let env = core.client().env();
+                    return settle(env, connection.as_ref(), turn, || unlock(&core)).await;
+                }
+            };
             let guard =
                 answer.map(|answer| Guard { core, token: answer.version, connection, turn: Some(turn) });
             // If nobody waits any more, the guard comes back and is dropped.
@@ -165,7 +169,7 @@ impl Guard {
         }
     }
 
-    /// Releases the lock. A call that is given up goes on in the background.
+    /// Releases the lock. A call that is given up, or not answered, goes on in the background.
     ///
     /// Fails with [`Kind::Conflict`] if the lock was lost before.
     pub async fn release(mut self) -> Result<()> {
@@ -174,7 +178,10 @@ impl Guard {
             return Err(Error::new(Kind::Conflict, "lock was lost with the connection"));
         }
         let result = unlock(&self.core).await;
-        self.turn = None;
+        if is_settled(&result) {
+            self.turn = None;
+        }
+        // Else the drop goes on with it.
         result
     }
 }
@@ -185,11 +192,9 @@ impl Drop for Guard {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let core = Arc::clone(&self.core);
+        let (core, connection) = (Arc::clone(&self.core), self.connection.take());
         self.core.client().runtime().spawn(async move {
-            // What fails here ends with the connection.
-            unlock(&core).await.ok();
-            drop(turn);
+            settle(core.client().env(), connection.as_ref(), turn, || unlock(&core)).await;
         });
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use atomix_env::{Env, Instant};
 
 use crate::client::Limit;
+use crate::link::Connection;
 use crate::turn::Turn;
 use crate::{Client, Error, Kind, Result};
 
@@ -62,4 +63,27 @@ impl Deadline {
 /// Returns whether the server may have granted a lock although the answer is `error`.
 pub(crate) fn may_be_held(error: &Error) -> bool {
     matches!(error.kind(), Kind::Timeout | Kind::Cancelled | Kind::OutcomeUnknown | Kind::Internal)
+}
+
+/// Returns whether the server has said what became of an unlock; if not, it may still be under way.
+pub(crate) fn is_settled(unlocked: &Result<()>) -> bool {
+    let answers =
+        [Kind::NotFound, Kind::AlreadyExists, Kind::Conflict, Kind::Invalid, Kind::Denied, Kind::Unsupported];
+    unlocked.as_ref().err().is_none_or(|error| answers.contains(&error.kind()))
+}
+
+/// Unlocks until the server has said what became of it, or the session is over, and ends the turn only then: an unlock
+/// that was given up may still be under way, and would hit the lock of whoever has the next turn.
+pub(crate) async fn settle<F, R>(env: &Env, connection: Option<&Connection>, turn: Turn, unlock: F)
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<()>>,
+{
+    const PAUSE_MAX: Duration = Duration::from_secs(2);
+    let mut pause = Duration::from_millis(50);
+    while connection.is_some_and(|connection| !connection.is_closed()) && !is_settled(&unlock().await) {
+        env.sleep(env.jitter(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    drop(turn);
 }

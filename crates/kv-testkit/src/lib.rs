@@ -27,6 +27,7 @@
 mod cases;
 mod dice;
 mod differential;
+pub mod history;
 pub mod planted;
 mod program;
 #[cfg(feature = "servers")]

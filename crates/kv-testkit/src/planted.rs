@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stores with a planted bug, to prove that the differential test finds it.
+//! Stores with a planted bug, to prove that the differential test and the judge of histories find it.
+//!
+//! A bug of a store shows as a bug of the primitives above it: a guard that is forgotten on the queue of a lock is an
+//! unlock by somebody else, an item that is kept from a watch is a waiter whom nobody wakes. So bugs of all kinds are
+//! planted here, and nowhere in the product.
+#![allow(clippy::wildcard_enum_match_arm, reason = "each place is about some of the bugs")]
 
-use std::sync::Arc;
+mod commits;
+mod watches;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atomix_kv::{
-    Error, Found, Guard, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
-    WatchItem, WatchStream, Write, Written,
+    Error, Found, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
+    WatchStream,
 };
-use futures::StreamExt;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
-/// What is wrong with a [`Planted`] store.
+/// What is wrong with a [`Planted`] store. "Now and then" is every so many calls, so that a run can be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     /// `ValueIsNot` counts as held.
@@ -25,16 +34,58 @@ pub enum Bug {
     CountOffByOne,
     /// A named request is applied again.
     DoubleApply,
-    /// Reads show the state before the last commit now and then.
+    /// Reads show nothing where something is, now and then.
     StaleRead,
     /// The previous value is missing in watches.
     WatchWithoutPrevious,
     /// A delete of a range leaves its last entry.
     RangeTooShort,
+    /// Reads show now and then what they have shown before.
+    OldRead,
+    /// `Absent` counts as held.
+    ForgottenAbsent,
+    /// `ModifiedAt` counts as held.
+    ForgottenVersion,
+    /// `ValueIs` counts as held.
+    ForgottenValue,
+    /// A commit is undone after it was answered, now and then.
+    LostWrite,
+    /// A commit is applied twice, now and then.
+    RepeatedWrite,
+    /// The last entry of a transaction with several is not written.
+    TornWrite,
+    /// A deletion is answered and not done, now and then.
+    LostDelete,
+    /// A stamp is told to have the revision of the one before it, now and then.
+    ReusedToken,
+    /// A stamp is told to be the oldest although it is not, now and then.
+    SelfGranted,
+    /// Stamps are told to be by whoever stamped last.
+    StolenOwner,
+    /// Every second deletion of a stamp is kept from watches.
+    LostWakeup,
+    /// Watches bring every third commit twice.
+    DuplicateEvent,
+    /// Watches bring every third commit after the one that follows it.
+    SwappedEvents,
+    /// Watches bring the changes of one key as those of another, now and then.
+    WrongKey,
+    /// Watches bring a value that nobody wrote, now and then.
+    WrongValue,
+    /// Watches leave out the first commit after they began.
+    LateWatch,
+    /// Watches bring the last entry of a commit with several after the next commit.
+    TornEvent,
+    /// A tenth of every time to live is stored.
+    EarlyTtl,
+    /// What expires does so five seconds later.
+    LateTtl,
+    /// Times to live are forgotten.
+    NoTtl,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those that the differential test finds: each shows in the answers to a single caller.
     pub const ALL: [Self; 8] = [
         Self::ForgottenGuard,
         Self::LostPrevious,
@@ -52,7 +103,19 @@ impl Bug {
 pub struct Planted {
     store: Arc<dyn Store>,
     bug: Bug,
+    /// What the names of the keyspaces begin with that have the bug.
+    within: Bytes,
     calls: AtomicU64,
+    memory: Mutex<Memory>,
+}
+
+/// What a bug needs to remember.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Answers to reads, by what was asked.
+    answers: HashMap<String, Snapshot>,
+    /// The revision of the last stamp of each keyspace, and its value.
+    stamps: HashMap<Keyspace, (atomix_kv::Revision, Bytes)>,
 }
 
 // === impl Planted ===
@@ -60,11 +123,32 @@ pub struct Planted {
 impl Planted {
     /// Plants `bug` in `store`.
     pub fn new(store: Arc<dyn Store>, bug: Bug) -> Self {
-        Self { store, bug, calls: AtomicU64::new(0) }
+        Self { store, bug, within: Bytes::new(), calls: AtomicU64::new(0), memory: Mutex::default() }
     }
 
-    fn spoil_reads(&self, reads: &mut [Found]) {
-        if self.bug == Bug::CountOffByOne {
+    /// Leaves keyspaces alone whose names do not begin with `within`.
+    #[must_use]
+    pub fn within(mut self, within: impl Into<Bytes>) -> Self {
+        self.within = within.into();
+        self
+    }
+
+    /// Returns the bug that `keyspace` has.
+    fn bug(&self, keyspace: &Keyspace) -> Option<Bug> {
+        keyspace.as_bytes().starts_with(&self.within).then_some(self.bug)
+    }
+
+    /// Tells whether it is this call's turn, which is every so many times.
+    fn turn(&self, every: u64) -> bool {
+        self.calls.fetch_add(1, Ordering::Relaxed) % every == every - 1
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spoil_reads(bug: Bug, reads: &mut [Found]) {
+        if bug == Bug::CountOffByOne {
             for found in reads {
                 if let Found::Count(count) = found {
                     *count += 1;
@@ -73,32 +157,33 @@ impl Planted {
         }
     }
 
-    async fn spoil_txn(&self, keyspace: &Keyspace, txn: &mut Txn) {
-        match self.bug {
-            Bug::ForgottenGuard => txn.guards.retain(|guard| !matches!(guard, Guard::ValueIsNot { .. })),
-            Bug::DoubleApply => txn.once = None,
-            Bug::RangeTooShort => {
-                for write in &mut txn.writes {
-                    let Write::DeleteRange { range } = write else { continue };
-                    let last = Read::Scan {
-                        range: range.clone(),
-                        order: atomix_kv::Order::KeyDescending,
-                        limit: 1,
-                        keys_only: true,
-                    };
-                    let found = self.store.read(keyspace, vec![last], Level::Latest).await;
-                    if let Ok(snapshot) = found
-                        && let Some(last) = snapshot.reads[0].entries().first()
-                    {
-                        *range = range.before(&last.key);
+    fn spoil_snapshot(&self, bug: Bug, keyspace: &Keyspace, asked: &str, snapshot: &mut Snapshot) {
+        Self::spoil_reads(bug, &mut snapshot.reads);
+        match bug {
+            Bug::StaleRead if self.turn(5) => {
+                if let Some(Found::Entry(entry)) = snapshot.reads.first_mut() {
+                    *entry = None;
+                }
+            }
+            Bug::OldRead => {
+                let asked = format!("{keyspace} {asked}");
+                let mut memory = self.memory();
+                match memory.answers.get(&asked) {
+                    Some(old) if self.turn(5) => *snapshot = old.clone(),
+                    _ => drop(memory.answers.insert(asked, snapshot.clone())),
+                }
+            }
+            Bug::StolenOwner => {
+                let memory = self.memory();
+                let Some((_, value)) = memory.stamps.get(keyspace) else { return };
+                for found in &mut snapshot.reads {
+                    if let Found::Entries { entries, .. } = found {
+                        let stamps = entries.iter_mut().filter(|entry| entry.key.first() == Some(&b'l'));
+                        stamps.for_each(|entry| entry.value.clone_from(value));
                     }
                 }
             }
-            Bug::LostPrevious
-            | Bug::WatchGap
-            | Bug::CountOffByOne
-            | Bug::StaleRead
-            | Bug::WatchWithoutPrevious => {}
+            _ => {}
         }
     }
 }
@@ -115,30 +200,20 @@ impl Store for Planted {
         level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
+            let asked = format!("{reads:?}");
             let mut snapshot = self.store.read(keyspace, reads, level).await?;
-            self.spoil_reads(&mut snapshot.reads);
-            let stale = self.bug == Bug::StaleRead && self.calls.fetch_add(1, Ordering::Relaxed) % 5 == 4;
-            if stale && let Some(Found::Entry(entry)) = snapshot.reads.first_mut() {
-                *entry = None;
+            if let Some(bug) = self.bug(keyspace) {
+                self.spoil_snapshot(bug, keyspace, &asked, &mut snapshot);
             }
             Ok(snapshot)
         })
     }
 
-    fn commit<'a>(&'a self, keyspace: &'a Keyspace, mut txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
-        Box::pin(async move {
-            self.spoil_txn(keyspace, &mut txn).await;
-            let mut outcome = self.store.commit(keyspace, txn).await?;
-            self.spoil_reads(&mut outcome.reads);
-            if self.bug == Bug::LostPrevious {
-                for written in &mut outcome.writes {
-                    if let Written::Put { previous } = written {
-                        *previous = None;
-                    }
-                }
-            }
-            Ok(outcome)
-        })
+    fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
+        match self.bug(keyspace) {
+            Some(bug) => Box::pin(self.spoiled_commit(bug, keyspace, txn)),
+            None => self.store.commit(keyspace, txn),
+        }
     }
 
     fn watch<'a>(
@@ -146,27 +221,11 @@ impl Store for Planted {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        Box::pin(async move {
-            let bug = self.bug;
-            let mut commits = 0u64;
-            let watch = self.store.watch(keyspace, from).await?;
-            let spoiled = watch.filter_map(move |item| {
-                let item = match item {
-                    Ok(WatchItem::Commit(commit)) => {
-                        commits += 1;
-                        let mut commit = commit.as_ref().clone();
-                        if bug == Bug::WatchWithoutPrevious {
-                            commit.changes.iter_mut().for_each(|change| change.previous = None);
-                        }
-                        let gap = bug == Bug::WatchGap && commits.is_multiple_of(3);
-                        (!gap).then(|| Ok(WatchItem::Commit(Arc::new(commit))))
-                    }
-                    other => Some(other),
-                };
-                std::future::ready(item)
-            });
-            Ok(spoiled.boxed())
-        })
+        let watch = self.store.watch(keyspace, from);
+        match self.bug(keyspace) {
+            Some(bug) => Box::pin(async move { Ok(watches::spoil(bug, watch.await?)) }),
+            None => watch,
+        }
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {

@@ -2,6 +2,7 @@
 //! Real servers for tests: on free ports of the loopback, with their data in a folder that goes with them.
 
 pub mod etcd;
+pub mod proxy;
 pub mod redis;
 
 use std::ffi::OsStr;
@@ -23,7 +24,7 @@ pub struct Process {
 }
 
 /// How long a server may take until it answers.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(2);
 
 // === impl Process ===
 
@@ -34,11 +35,18 @@ impl Process {
         arguments: impl IntoIterator<Item = A>,
     ) -> std::io::Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
+        command.args(arguments);
+        Self::start_command(command)
+    }
+
+    /// Starts a command that was prepared.
+    pub fn start_command(mut command: Command) -> std::io::Result<Self> {
+        command.stdin(Stdio::null());
         if std::env::var_os("ATOMIX_TEST_SERVER_OUTPUT").is_none() {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         let child = command.spawn().map_err(|error| {
+            let program = command.get_program().display();
             std::io::Error::new(
                 error.kind(),
                 format!("{program} cannot be started; is it installed? {error}"),

@@ -79,7 +79,7 @@ struct Status {
 
 /// Pauses between attempts to connect.
 const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
-const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
+const CONNECT_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How often a connected store is asked whether it works.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 

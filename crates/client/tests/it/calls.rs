@@ -26,6 +26,8 @@ struct Script {
     closes: AtomicU64,
     /// Whether operations wait until they are given up.
     hang: Mutex<bool>,
+    /// Whether unlocks do.
+    stuck: Mutex<bool>,
     entered: Notify,
     /// Whether the last request had a deadline.
     deadline: Mutex<bool>,
@@ -136,6 +138,10 @@ impl l::lock_server::Lock for Server {
     }
     async fn unlock(&self, _: Request<l::UnlockRequest>) -> Result<Response<l::UnlockResponse>, Status> {
         self.script.unlocks.fetch_add(1, Ordering::SeqCst);
+        let stuck = *self.script.stuck.lock().unwrap();
+        if stuck {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(l::UnlockResponse {}))
     }
     async fn get_lock(&self, _: Request<l::GetLockRequest>) -> Result<Response<l::GetLockResponse>, Status> {
@@ -312,6 +318,33 @@ async fn an_acquisition_that_is_given_up_keeps_nothing() {
     assert!(waiting.is_err());
     eventually(|| server.script.unlocks.load(Ordering::SeqCst) == 1).await;
     *server.script.hang.lock().unwrap() = false;
+    lock.acquire().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_has_the_next_turn_while_an_unlock_is_under_way() {
+    let server = Running::start().await;
+    let client = Client::builder().endpoint(server.address.to_string());
+    let client = client.call_timeout(Duration::from_millis(200)).connect().await.unwrap();
+    let lock = client.lock("l").open().await.unwrap();
+    let set = |what: &Mutex<bool>, to| *what.lock().unwrap() = to;
+
+    // A call that was given up, and whose unlock is not answered.
+    set(&server.script.hang, true);
+    set(&server.script.stuck, true);
+    let error = lock.acquire().timeout(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    set(&server.script.hang, false);
+    eventually(|| server.script.unlocks.load(Ordering::SeqCst) >= 2).await;
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    set(&server.script.stuck, false);
+    let guard = lock.acquire().await.unwrap();
+
+    // A release that is not answered.
+    set(&server.script.stuck, true);
+    assert_eq!(guard.release().await.unwrap_err().kind(), Kind::Timeout);
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    set(&server.script.stuck, false);
     lock.acquire().await.unwrap().release().await.unwrap();
 }
 

@@ -18,6 +18,7 @@ use atomix_kv::{
     ErrorKind, Keyspace, Level, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number,
 };
 use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
+use atomix_kv_testkit::servers::proxy::Proxy;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
@@ -25,7 +26,6 @@ use serde_json::json;
 
 use cluster::connect;
 use cluster::ledger::Ledger;
-use cluster::proxy::Proxy;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -116,17 +116,17 @@ async fn a_lone_member_that_stands_still_for_a_while_breaks_no_promise() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_cut_in_the_middle_of_requests_break_no_promise() {
     let etcd = Etcd::start(&[]).await;
-    let proxy = Proxy::start(etcd.port()).await;
-    let store = connect(json!({"endpoints": [proxy.endpoint()]})).await.unwrap();
+    let proxy = Proxy::start(etcd.endpoint()).await;
+    let store = connect(json!({"endpoints": [proxy.address()]})).await.unwrap();
     Ledger::new(store)
         .prove(async |load| {
             for round in 0..40 {
                 load.pause(7 + round % 13).await;
                 proxy.cut();
             }
-            proxy.close();
+            proxy.refuse();
             load.pause(300).await;
-            proxy.open();
+            proxy.pass();
         })
         .await;
 }
@@ -134,8 +134,8 @@ async fn connections_that_are_cut_in_the_middle_of_requests_break_no_promise() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_requests_are_applied_once_however_often_their_answers_are_lost() {
     let etcd = Etcd::start(&[]).await;
-    let proxy = Proxy::start(etcd.port()).await;
-    let store = connect(json!({"endpoints": [proxy.endpoint()]})).await.unwrap();
+    let proxy = Proxy::start(etcd.endpoint()).await;
+    let store = connect(json!({"endpoints": [proxy.address()]})).await.unwrap();
     let callers = (0..16).map(|caller| {
         let store = Arc::clone(&store);
         async move {
@@ -219,21 +219,21 @@ async fn a_check_tells_an_operator_where_the_store_is_and_how() {
 #[tokio::test]
 async fn a_watch_whose_past_was_compacted_while_it_was_cut_off_ends_with_where_to_begin() {
     let etcd = Etcd::start(&[]).await;
-    let proxy = Proxy::start(etcd.port()).await;
-    let cut_off = connect(json!({"endpoints": [proxy.endpoint()]})).await.unwrap();
+    let proxy = Proxy::start(etcd.endpoint()).await;
+    let cut_off = connect(json!({"endpoints": [proxy.address()]})).await.unwrap();
     let store = connect(json!({"endpoints": [etcd.endpoint()]})).await.unwrap();
     let mut watch = cut_off.watch(&keyspace(), WatchFrom::Now).await.unwrap();
     next(&mut watch).await.unwrap();
     store.commit(&keyspace(), put("a")).await.unwrap();
     assert!(matches!(next(&mut watch).await, Ok(WatchItem::Commit(_))));
-    proxy.close();
+    proxy.refuse();
     let mut last = 0;
     for _ in 0..20 {
         last = store.commit(&keyspace(), put("a")).await.unwrap().revision.0;
     }
     // 64 revisions of ours are one of etcd.
     etcd.compact(last / 64).await;
-    proxy.open();
+    proxy.pass();
     let Err(ErrorKind::Compacted { oldest }) = next(&mut watch).await else { panic!("it ends") };
     assert!(oldest.0 >= last - 64 && oldest.0 <= last, "{oldest}");
     let mut watch = cut_off.watch(&keyspace(), WatchFrom::After(oldest)).await.unwrap();

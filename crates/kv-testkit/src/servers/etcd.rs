@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! etcd: a member, or a cluster of several.
 
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use futures::future::join_all;
 use tempfile::TempDir;
 
@@ -11,6 +15,9 @@ use super::{Patience, Process, free_port, http};
 pub struct Etcd {
     arguments: Vec<String>,
     port: u16,
+    peer: u16,
+    /// The user of the machine that it runs as, if not ours.
+    user: Option<u32>,
     /// Health and figures are told there, without TLS and without a user.
     metrics: u16,
     process: Option<Process>,
@@ -49,21 +56,21 @@ impl Etcd {
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let (port, metrics) = (free_port(), free_port());
         let client = format!("{scheme}://127.0.0.1:{port}");
-        let peer = format!("http://127.0.0.1:{peer}");
+        let peers = format!("http://127.0.0.1:{peer}");
         let mut arguments = vec![
             format!("--name=m{number}"),
             format!("--data-dir={}", folder.path().display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--listen-peer-urls={peers}"),
+            format!("--initial-advertise-peer-urls={peers}"),
             format!("--initial-cluster={cluster}"),
             format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"),
             "--log-level=error".to_owned(),
             "--logger=zap".to_owned(),
         ];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        Self { arguments, port, metrics, process: None, folder }
+        Self { arguments, port, peer, user: None, metrics, process: None, folder }
     }
 
     /// Returns where clients connect, as `127.0.0.1:port`.
@@ -74,6 +81,16 @@ impl Etcd {
     /// Returns the port for clients.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns the port for the other members.
+    pub fn peer_port(&self) -> u16 {
+        self.peer
+    }
+
+    /// Returns the user of the machine that it runs as, if not ours.
+    pub fn user(&self) -> Option<u32> {
+        self.user
     }
 
     /// Returns the folder with the data.
@@ -104,6 +121,13 @@ impl Etcd {
         answer
     }
 
+    /// Returns the revision of the newest commit.
+    pub async fn revision(&self) -> u64 {
+        let answer = self.post("/v3/kv/range", r#"{"key":"AA==","limit":1}"#).await;
+        let revision = answer.split("\"revision\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        revision.and_then(|revision| revision.parse().ok()).expect("an answer tells the revision")
+    }
+
     /// Forgets what was before `revision`.
     pub async fn compact(&self, revision: u64) {
         self.post("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\"}}")).await;
@@ -128,7 +152,12 @@ impl Etcd {
     fn spawn(&mut self) {
         // The old one must be gone before its data are opened.
         self.process = None;
-        let process = Process::start("etcd", &self.arguments);
+        let mut command = Command::new("etcd");
+        command.args(&self.arguments);
+        if let Some(user) = self.user {
+            command.uid(user);
+        }
+        let process = Process::start_command(command);
         self.process = Some(process.unwrap_or_else(|error| panic!("{error}")));
     }
 
@@ -149,6 +178,16 @@ impl Etcd {
 impl Cluster {
     /// Starts so many members and waits until all of them answer.
     pub async fn start(members: usize) -> Self {
+        Self::start_as(members, None).await
+    }
+
+    /// As [`Cluster::start`] with each member as a user of its own, from this one on, so that a firewall can tell them
+    /// apart. Only root may do that.
+    pub async fn start_as_users(members: usize, first: u32) -> Self {
+        Self::start_as(members, Some(first)).await
+    }
+
+    async fn start_as(members: usize, first: Option<u32>) -> Self {
         let peers: Vec<u16> = (0..members).map(|_| free_port()).collect();
         let named = peers.iter().enumerate().map(|(at, peer)| format!("m{at}=http://127.0.0.1:{peer}"));
         let cluster = named.collect::<Vec<_>>().join(",");
@@ -159,10 +198,24 @@ impl Cluster {
                 Etcd::new("http", at, *peer, &cluster, &["--heartbeat-interval=50", "--election-timeout=500"])
             })
             .collect();
+        if let Some(first) = first {
+            for (member, user) in members.iter_mut().zip(first..) {
+                chown(member.folder(), Some(user), None).expect("only root may do that");
+                member.user = Some(user);
+            }
+        }
         // A member answers only when a majority is there.
         members.iter_mut().for_each(Etcd::spawn);
         join_all(members.iter().map(Etcd::ready)).await;
         Self { members }
+    }
+
+    /// Starts these members again with their data, all at once, and waits until they answer.
+    pub async fn restart(&mut self, members: &[usize]) {
+        for member in members {
+            self.members[*member].spawn();
+        }
+        join_all(members.iter().map(|member| self.members[*member].ready())).await;
     }
 
     /// Returns where clients connect to each member.

@@ -38,13 +38,13 @@ pub struct Cluster {
 }
 
 /// Longer than any server takes to be ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks again and again until the answer is yes.
 ///
 /// # Panics
-/// When it does not come within half a minute.
+/// When it does not come within two minutes.
 pub async fn eventually(what: &str, mut question: impl FnMut() -> bool) {
     let env = Env::real();
     let begin = env.now();

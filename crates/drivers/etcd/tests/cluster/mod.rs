@@ -9,7 +9,6 @@
 )]
 
 pub(crate) mod ledger;
-pub(crate) mod proxy;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

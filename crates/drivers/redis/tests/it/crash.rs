@@ -11,12 +11,12 @@ use atomix_env::Env;
 use atomix_kv::{
     Consistency, Durability, ErrorKind, Keyspace, Level, Order, Range, Read, Store, Txn, Write, number,
 };
+use atomix_kv_testkit::servers::proxy::{Half, Proxy};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::ground::{Ground, connect};
-use crate::proxy::Proxy;
 
 /// What a caller was told about each of its requests.
 #[derive(Debug, Default)]
@@ -162,21 +162,21 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
 async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_outcome_unknown() {
     let ground = Ground::start(&[]).await;
     let proxy = Proxy::start(ground.redis.address()).await;
-    let store = connect(ground.fresh(json!({ "address": proxy.address }))).await.unwrap();
+    let store = connect(ground.fresh(json!({ "address": proxy.address() }))).await.unwrap();
     let told = Told::default();
     for cut in [1, 20, 200] {
         for answer in [false, true] {
             let name = Bytes::from(format!("{cut} {answer}"));
             if answer {
-                proxy.cut_answers_after(cut.min(10));
+                proxy.cut_after(Half::Answers, cut.min(10));
             } else {
-                proxy.cut_requests_after(cut);
+                proxy.cut_after(Half::Requests, cut);
             }
             let result = store.commit(&keyspace(), request(&name)).await;
             let kind = result.err().map(|error| error.kind());
             assert_eq!(kind, Some(ErrorKind::OutcomeUnknown), "{name:?}");
             told.by_request.lock().insert(name.clone(), kind);
-            proxy.up();
+            proxy.pass();
             recovered(&store).await;
             let once = store
                 .read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }], Level::Latest)
@@ -195,12 +195,12 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
 async fn a_named_request_whose_answer_was_lost_can_be_asked_again() {
     let ground = Ground::start(&[]).await;
     let proxy = Proxy::start(ground.redis.address()).await;
-    let store = connect(ground.fresh(json!({ "address": proxy.address }))).await.unwrap();
+    let store = connect(ground.fresh(json!({ "address": proxy.address() }))).await.unwrap();
     let txn = || Txn::new().write(Write::Add { key: "n".into(), delta: 1 }).once("request");
-    proxy.cut_answers_after(5);
+    proxy.cut_after(Half::Answers, 5);
     let lost = store.commit(&keyspace(), txn()).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::OutcomeUnknown);
-    proxy.up();
+    proxy.pass();
     recovered(&store).await;
     let outcome = store.commit(&keyspace(), txn()).await.unwrap();
     assert_eq!(outcome.writes, [atomix_kv::Written::Added { value: 1 }]);

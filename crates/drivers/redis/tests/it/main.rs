@@ -8,7 +8,6 @@ mod crash;
 #[path = "../ground/mod.rs"]
 mod ground;
 mod memory;
-mod proxy;
 mod sentinel;
 mod together;
 mod watch;

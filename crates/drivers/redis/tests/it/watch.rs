@@ -8,11 +8,11 @@ use atomix_env::Env;
 use atomix_kv::{
     Commit, ErrorKind, Keyspace, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
+use atomix_kv_testkit::servers::proxy::Proxy;
 use futures::StreamExt;
 use serde_json::json;
 
 use crate::ground::{Ground, connect};
-use crate::proxy::Proxy;
 
 fn keyspace() -> Keyspace {
     Keyspace::new("map/it")
@@ -45,7 +45,7 @@ async fn a_watch_goes_on_where_it_was_after_its_connection_was_lost() {
     let proxy = Proxy::start(ground.redis.address()).await;
     let direct = ground.fresh(json!({}));
     let mut proxied = direct.clone();
-    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
     let mut watch = watch(&reader).await;
     let mut last = 0;
@@ -54,12 +54,12 @@ async fn a_watch_goes_on_where_it_was_after_its_connection_was_lost() {
             put(&writer, last).await;
             last += 1;
         }
-        proxy.down();
+        proxy.refuse();
         for _ in 0..20 {
             put(&writer, last).await;
             last += 1;
         }
-        proxy.up();
+        proxy.pass();
         for _ in 0..round {
             put(&writer, last).await;
             last += 1;
@@ -79,16 +79,16 @@ async fn a_watch_whose_stream_was_trimmed_while_it_was_away_ends_with_compacted(
     let proxy = Proxy::start(ground.redis.address()).await;
     let direct = ground.fresh(json!({ "history-commits-max": 8 }));
     let mut proxied = direct.clone();
-    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
     put(&writer, 0).await;
     let mut watch = watch(&reader).await;
-    proxy.down();
+    proxy.refuse();
     let mut last = Revision(0);
     for value in 0..500 {
         last = put(&writer, value).await;
     }
-    proxy.up();
+    proxy.pass();
     let Err(ErrorKind::Compacted { oldest }) = next(&mut watch).await else { panic!("it skips") };
     assert!(oldest <= last);
     let mut again = reader.watch(&keyspace(), WatchFrom::After(oldest)).await.unwrap();
@@ -162,18 +162,18 @@ async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_
     let proxy = Proxy::start(ground.redis.address()).await;
     let direct = ground.fresh(json!({}));
     let mut proxied = direct.clone();
-    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
     for value in 0..5 {
         put(&writer, value).await;
     }
     let mut watch = watch(&reader).await;
-    proxy.down();
+    proxy.refuse();
     ground.redis.ask(&["FLUSHALL"]);
     for value in 0..9 {
         put(&writer, value).await;
     }
-    proxy.up();
+    proxy.pass();
     assert_eq!(next(&mut watch).await.unwrap_err(), ErrorKind::Compacted { oldest: Revision(9) });
 }
 
@@ -194,7 +194,7 @@ async fn watches_see_every_commit_while_the_connections_are_cut_again_and_again(
     let proxy = Proxy::start(ground.redis.address()).await;
     let direct = ground.fresh(json!({}));
     let mut proxied = direct.clone();
-    proxied.insert("address".to_owned(), proxy.address.clone().into());
+    proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
     let mut watch = watch(&reader).await;
     let write = async {
@@ -205,8 +205,8 @@ async fn watches_see_every_commit_while_the_connections_are_cut_again_and_again(
     let cut = async {
         for _ in 0..10 {
             Env::real().sleep(Duration::from_millis(50)).await;
-            proxy.down();
-            proxy.up();
+            proxy.refuse();
+            proxy.pass();
         }
     };
     let read = async {

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Judges what streams of changes have shown, by the calls that made the changes.
+//!
+//! The properties are those of etcd's watch validator, as far as our events carry what they are about: a stream is
+//! ordered, shows nothing twice, shows all changes of a transaction together, leaves nothing out, tells what was there
+//! before, tells creations from updates, and keeps to its filter. A stream of ours cannot be resumed by its reader: it is
+//! complete from its acknowledgement to its end, and the next one is another stream.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The changes of one primitive, and the streams that showed them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Feed {
+    /// What calls have changed, or may have.
+    pub deeds: Vec<Deed>,
+    /// What was shown.
+    pub streams: Vec<Stream>,
+    /// Whether each deed writes a value that no other does, so that a value which no deed wrote is wrong.
+    pub marked: bool,
+    /// How much later than its time an entry may go, in nanoseconds. `None`: it is not judged.
+    pub late: Option<u64>,
+}
+
+/// What happened to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// It was absent and is there.
+    Inserted,
+    /// It was there and has a new value.
+    Updated,
+    /// It is gone.
+    Removed,
+    /// It is gone because its time was over.
+    Expired,
+}
+
+/// A change that a call made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deed {
+    /// The key.
+    pub key: String,
+    /// Whether it wrote the value or removed it.
+    pub wrote: bool,
+    /// The value.
+    pub value: u64,
+    /// When it was asked.
+    pub began: u64,
+    /// When it was answered. Without it nobody knows whether it was done.
+    pub ended: Option<u64>,
+    /// The time to live that the value was given, in nanoseconds.
+    pub ttl: Option<u64>,
+}
+
+/// A stream from its acknowledgement to its end.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Stream {
+    /// Who read it.
+    pub client: u32,
+    /// The only key that it is about, if it is not about all.
+    pub only: Option<String>,
+    /// When it was acknowledged: whatever begins later is shown.
+    pub began: u64,
+    /// What was over before this has been shown: the stream has shown something that began then. Set when the reader
+    /// waited for it; else it is found from the deeds that were shown.
+    pub settled: u64,
+    /// What was shown, in order.
+    pub events: Vec<Event>,
+}
+
+/// A change as it was shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When it was shown.
+    pub at: u64,
+    /// The key.
+    pub key: String,
+    /// What happened.
+    pub kind: Kind,
+    /// The new value; the last one, if it is gone.
+    pub value: u64,
+    /// The version of this change; 0 if it is not told.
+    pub version: u64,
+    /// What was there before, with its version, if it is told.
+    pub previous: Option<(u64, u64)>,
+}
+
+/// A property that a stream does not have, and the events or deeds that show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// Which property.
+    pub rule: Rule,
+    /// What shows it, for people.
+    pub why: String,
+}
+
+/// What a stream of changes promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Changes come in the order in which they were made.
+    Ordered,
+    /// No change comes twice.
+    Unique,
+    /// The changes of one transaction come together.
+    Atomic,
+    /// No change is left out.
+    Reliable,
+    /// What was there before is told, and rightly.
+    Previous,
+    /// What is new is told as new, and nothing else is.
+    Create,
+    /// A stream about one key tells of no other.
+    Filter,
+    /// Nothing comes that nobody did.
+    True,
+    /// Nothing expires before its time.
+    Early,
+    /// Nothing is there long after its time.
+    Late,
+}
+
+/// What is known of a key while a stream is read.
+type Known = Option<(u64, u64)>;
+
+/// Deeds that cannot be told apart by what a stream shows of them.
+type Sort<'a> = (&'a str, bool, u64);
+
+// === impl Feed ===
+
+impl Feed {
+    /// Returns all flaws of all streams.
+    pub fn check(&self) -> Vec<Flaw> {
+        let mut deeds: HashMap<Sort<'_>, Vec<&Deed>> = HashMap::new();
+        for deed in &self.deeds {
+            deeds.entry((&deed.key, deed.wrote, deed.value)).or_default().push(deed);
+        }
+        self.streams.iter().flat_map(|stream| self.judge(stream, &deeds)).collect()
+    }
+
+    fn judge(&self, stream: &Stream, deeds: &HashMap<Sort<'_>, Vec<&Deed>>) -> Vec<Flaw> {
+        let mut flaws = Vec::new();
+        let mut flaw = |rule, why: String| {
+            flaws.push(Flaw { rule, why: format!("stream of client {}: {why}", stream.client) });
+        };
+        let mut known: HashMap<&str, Known> = HashMap::new();
+        let mut versions: HashSet<u64> = HashSet::new();
+        let mut shown: HashMap<Sort<'_>, usize> = HashMap::new();
+        let mut version = 0;
+        // The latest beginning of a deed that was shown: what was over before must have been shown before.
+        let mut reached = 0;
+        for event in &stream.events {
+            if stream.only.as_ref().is_some_and(|only| *only != event.key) {
+                flaw(Rule::Filter, format!("{event:?}"));
+            }
+            if event.version > 0 {
+                if event.version < version {
+                    // It is out of order, and if some of its transaction came in order, that one is torn.
+                    let rule = if versions.contains(&event.version) { Rule::Atomic } else { Rule::Ordered };
+                    flaw(rule, format!("after version {version}: {event:?}"));
+                }
+                versions.insert(event.version);
+                version = version.max(event.version);
+            }
+            if let Some((rule, why)) = follows(known.get(event.key.as_str()), event) {
+                flaw(rule, why);
+            }
+            let after = event.kind.writes().then_some((event.value, event.version));
+            known.insert(&event.key, after);
+            let sort = (event.key.as_str(), event.kind.writes(), event.value);
+            *shown.entry(sort).or_default() += 1;
+            if event.kind == Kind::Expired {
+                let put = deeds.get(&(event.key.as_str(), true, event.value));
+                for (rule, why) in self.expired(event, put.and_then(|puts| puts.first()).copied()) {
+                    flaw(rule, why);
+                }
+            }
+            match deeds.get(&sort).map(Vec::as_slice) {
+                None if self.marked && event.kind.writes() => flaw(Rule::True, format!("{event:?}")),
+                Some([deed]) => {
+                    if shown[&sort] > 1 {
+                        flaw(Rule::Unique, format!("{event:?}"));
+                    } else if deed.ended.is_some_and(|ended| ended < reached) {
+                        flaw(Rule::Ordered, format!("too late: {event:?} of {deed:?}"));
+                    }
+                    reached = reached.max(deed.began);
+                }
+                Some(_) | None => {}
+            }
+        }
+        let settled = reached.max(stream.settled);
+        for (sort, deeds) in deeds {
+            if stream.only.as_ref().is_some_and(|only| only != sort.0) {
+                continue;
+            }
+            let must =
+                |deed: &&&Deed| deed.began >= stream.began && deed.ended.is_some_and(|ended| ended < settled);
+            let due = deeds.iter().filter(must).count();
+            if due > shown.get(sort).copied().unwrap_or(0) {
+                let missing: Vec<_> = deeds.iter().filter(must).collect();
+                flaw(Rule::Reliable, format!("of {due} it shows {:?}: {missing:?}", shown.get(sort)));
+            }
+        }
+        flaws
+    }
+
+    /// Judges the time at which an entry went that `put` wrote.
+    fn expired(&self, event: &Event, put: Option<&Deed>) -> Vec<(Rule, String)> {
+        let mut flaws = Vec::new();
+        let Some(put) = put else { return flaws };
+        match put.ttl {
+            None => flaws.push((Rule::Early, format!("it had no time to live: {event:?}"))),
+            Some(ttl) => {
+                if event.at < put.began + ttl {
+                    flaws.push((Rule::Early, format!("{event:?} of {put:?}")));
+                }
+                if let (Some(late), Some(ended)) = (self.late, put.ended)
+                    && event.at > ended + ttl + late
+                {
+                    flaws.push((Rule::Late, format!("{event:?} of {put:?}")));
+                }
+            }
+        }
+        flaws
+    }
+}
+
+/// Tells what is wrong with an event after what was known of its key.
+fn follows(known: Option<&Known>, event: &Event) -> Option<(Rule, String)> {
+    let told = event.previous.or_else(|| (!event.kind.writes()).then_some((event.value, 0)));
+    let differs = |(value, version): (u64, u64)| {
+        told.is_some_and(|told| told.0 != value || told.1 != 0 && version != 0 && told.1 != version)
+    };
+    let rule = match (event.kind, known?) {
+        (Kind::Inserted, Some(_)) | (Kind::Updated | Kind::Removed | Kind::Expired, None) => Rule::Create,
+        (Kind::Updated, Some(_)) if told.is_none() => Rule::Previous,
+        (_, Some(before)) if differs(*before) => Rule::Previous,
+        _ => return None,
+    };
+    Some((rule, format!("{event:?} after {known:?}")))
+}
+
+impl Kind {
+    fn writes(self) -> bool {
+        matches!(self, Self::Inserted | Self::Updated)
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.rule, self.why)
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a recorder has recorded of one object, as it is judged, written to a file and judged again.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict, lock};
+
+/// The record of one object. As text it is JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Object {
+    /// A key of a map, or a value.
+    Cell(History<Cell>),
+    /// A counter, or a key of a counter map.
+    Number(History<Number>),
+    /// An element of a set, or a value of a multimap.
+    Member(History<Member>),
+    /// A list.
+    List(History<List>),
+    /// An indexed map.
+    Index(History<Index>),
+    /// A lock, and for how many nanoseconds it may lie free while somebody waits.
+    Lock(History<Lock>, Option<u64>),
+    /// An election.
+    Election(History<Election>),
+    /// What streams showed of a primitive.
+    Feed(Feed),
+}
+
+/// The judgement on one object.
+#[derive(Debug)]
+pub enum Ruling {
+    /// Nothing is wrong with it.
+    Fine,
+    /// This is wrong, for people.
+    Wrong(String),
+    /// It could not be judged within so many steps, and is not to be counted as fine. So far it came, for people.
+    Unknown(String),
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Judges, within so many `steps`.
+    pub fn judge(&self, steps: usize) -> Ruling {
+        match self {
+            Self::Cell(history) => history.check(steps).into(),
+            Self::Number(history) => history.check(steps).into(),
+            Self::Member(history) => history.check(steps).into(),
+            Self::List(history) => history.check(steps).into(),
+            Self::Index(history) => history.check(steps).into(),
+            Self::Lock(history, free) => {
+                let forgotten = free.map_or(Vec::new(), |free| lock::forgotten(history, free));
+                match forgotten.first() {
+                    Some(call) => Ruling::Wrong(format!("nobody held it, and nobody woke {call:?}")),
+                    None => history.check(steps).into(),
+                }
+            }
+            Self::Election(history) => history.check(steps).into(),
+            Self::Feed(feed) => {
+                let flaws: Vec<String> = feed.check().iter().map(ToString::to_string).collect();
+                if flaws.is_empty() { Ruling::Fine } else { Ruling::Wrong(flaws.join("\n")) }
+            }
+        }
+    }
+
+    /// Returns how many calls, or events of streams, there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Cell(history) => history.calls.len(),
+            Self::Number(history) => history.calls.len(),
+            Self::Member(history) => history.calls.len(),
+            Self::List(history) => history.calls.len(),
+            Self::Index(history) => history.calls.len(),
+            Self::Lock(history, _) => history.calls.len(),
+            Self::Election(history) => history.calls.len(),
+            Self::Feed(feed) => feed.streams.iter().map(|stream| stream.events.len()).sum(),
+        }
+    }
+
+    /// Tells whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the record to a file.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::write(path, serde_json::to_vec(self)?)
+    }
+
+    /// Reads a record from a file.
+    pub fn read(path: &Path) -> std::io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    }
+}
+
+// === impl Ruling ===
+
+impl From<Verdict> for Ruling {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Fine(_) => Self::Fine,
+            Verdict::Broken(broken) => Self::Wrong(broken.to_string()),
+            Verdict::Unknown(broken) => Self::Unknown(broken.to_string()),
+        }
+    }
+}

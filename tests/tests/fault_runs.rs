@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The long run of `tests/fault-runs`: random trouble for one store, from a seed.
+//!
+//! `FAULT_STORE`, `FAULT_MINUTES`, `FAULT_SEED`: which store, how long, where chance begins.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the figures of a run are its result")]
+
+use std::time::Duration;
+
+use atomix_tests::faults::network::{Firewall, Network};
+use atomix_tests::faults::stand::{Kind, Stand};
+use atomix_tests::faults::{fencing, runs, seed};
+use atomix_tests::load::Dice;
+
+async fn run(kind: Kind, firewall: Option<Firewall>) {
+    let (seed, minutes) = (seed(), std::env::var("FAULT_MINUTES").map_or(30.0, |text| text.parse().unwrap()));
+    let duration = Duration::from_secs_f64(60.0 * minutes);
+    println!("{kind:?}: {minutes} minutes, seed {seed}");
+    let mut stand = Stand::start(kind, if kind.shared() { 3 } else { 1 }, firewall).await;
+    let totals = runs::run(&mut stand, kind, seed, duration).await;
+    println!("\n{kind:?}, seed {seed}: {totals}");
+    if kind.shared() {
+        // Locks and their tokens, for a while more.
+        let tally = fencing::run(&mut stand, &mut Dice::new(seed), duration / 6).await;
+        println!("{kind:?}, seed {seed}, locks: {tally:?}");
+        assert_eq!((tally.lost, tally.doubled), (0, 0), "seed {seed}");
+        assert_eq!(tally.tokens_back, [], "seed {seed}");
+    }
+    assert!(totals.bad.is_empty(), "seed {seed}: {totals}");
+}
+
+#[test]
+#[ignore = "takes half an hour: run by tests/fault-runs"]
+fn random_trouble_breaks_no_promise() {
+    let kind = Kind::parse(&std::env::var("FAULT_STORE").unwrap()).expect("memory, disk, etcd or redis");
+    match Network::or_skip("partitions") {
+        Some(network) => network.run(async |firewall| run(kind, Some(firewall)).await),
+        None => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.unwrap().block_on(run(kind, None));
+        }
+    }
+}
