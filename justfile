@@ -49,3 +49,4 @@ fix:
     cd bench && cargo fmt
     cargo run -q -p atomix-config --example print_reference > docs/generated/configuration.md.new
     mv docs/generated/configuration.md.new docs/generated/configuration.md
+    ATOMIX_TEST_WRITE=1 cargo test -q -p atomix-tests --test guarantees

@@ -11,7 +11,7 @@ import (
 
 func TestControlConnectsAndDisconnectsAStore(t *testing.T) {
 	ctx := begin(t)
-	control := runtimev1.NewRuntimeClient(dial(t, controlAddr))
+	control := runtimev1.NewRuntimeClient(dialControl(t))
 	store := runtimev1.StoreID{Namespace: "go-scenarios", Name: freshName()}
 	connect := &runtimev1.ConnectRequest{
 		StoreID:  store,
@@ -42,6 +42,6 @@ func TestControlConnectsAndDisconnectsAStore(t *testing.T) {
 
 func TestControlTakesTheSameRoutesAgain(t *testing.T) {
 	ctx := begin(t)
-	control := runtimev1.NewRuntimeClient(dial(t, controlAddr))
+	control := runtimev1.NewRuntimeClient(dialControl(t))
 	ok(control.Program(ctx, testRoutes()))(t)
 }

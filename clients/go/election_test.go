@@ -192,7 +192,7 @@ func TestElectionDemotes(t *testing.T) {
 	sees(t, terms, is(1, "A", "B", "C"))
 
 	// The SDK has no method for it, so the call goes over a connection of its own, with a handle of its own.
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(electionv1.NewLeaderElectionsClient(conn).Create(ctx, &electionv1.CreateRequest{ID: id(name)}))(t)
 	demote := func(candidate string, expected term) {
 		t.Helper()

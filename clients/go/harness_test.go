@@ -16,6 +16,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +36,7 @@ import (
 const (
 	addrsVariable   = "ATOMIX_TEST_ADDRS"
 	controlVariable = "ATOMIX_TEST_CONTROL"
+	storeVariable   = "ATOMIX_TEST_STORE"
 
 	// The store that a server without configuration connects at its start.
 	defaultStore = "memory"
@@ -52,8 +55,13 @@ const (
 )
 
 var (
-	primitivesAddr string
-	controlAddr    string
+	// The servers, and the control services of each of them. They work on one store.
+	primitivesAddrs []string
+	controlAddrs    []string
+	storeName       string
+
+	// How many clients each scenario has opened.
+	opened sync.Map
 )
 
 func TestMain(m *testing.M) {
@@ -72,13 +80,36 @@ func TestMain(m *testing.M) {
 
 // prepare reads the environment and programs the routes that every scenario relies on.
 func prepare() error {
-	addrs := strings.Split(os.Getenv(addrsVariable), ",")
-	primitivesAddr = strings.TrimSpace(addrs[0])
-	controlAddr = strings.TrimSpace(os.Getenv(controlVariable))
-	if primitivesAddr == "" || controlAddr == "" {
-		return fmt.Errorf("set %s to the host:port list of a running server and %s to its control host:port",
+	primitivesAddrs, controlAddrs = listed(addrsVariable), listed(controlVariable)
+	if len(primitivesAddrs) == 0 || len(controlAddrs) != len(primitivesAddrs) {
+		return fmt.Errorf("set %s to the host:port list of running servers and %s to that of their control services",
 			addrsVariable, controlVariable)
 	}
+	storeName = os.Getenv(storeVariable)
+	if storeName == "" {
+		storeName = defaultStore
+	}
+	for _, addr := range controlAddrs {
+		if err := program(addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listed reads a comma-separated variable.
+func listed(variable string) []string {
+	var items []string
+	for _, item := range strings.Split(os.Getenv(variable), ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
+
+// program gives a server the routes.
+func program(controlAddr string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	conn, err := grpc.DialContext(ctx, controlAddr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithBlock())
@@ -92,11 +123,11 @@ func prepare() error {
 	return nil
 }
 
-// testRoutes sends everything to the default store, with a cache for tagged primitives.
+// testRoutes sends everything to the store, with a cache for tagged primitives.
 func testRoutes() *runtimev1.ProgramRequest {
 	return &runtimev1.ProgramRequest{
 		Routes: []runtimev1.Route{{
-			StoreID: runtimev1.StoreID{Name: defaultStore},
+			StoreID: runtimev1.StoreID{Name: storeName},
 			Rules: []runtimev1.RoutingRule{
 				{Names: []string{"*"}},
 				{Names: []string{"*"}, Tags: []string{mirrorTag}, Config: jsonConfig(`{"cache":{"enabled":true}}`)},
@@ -147,10 +178,16 @@ func freshName() string {
 	return "go-" + uuid.New().String()
 }
 
+// nextAddr returns the server of the next client of a scenario: one of its own, as far as there are servers.
+func nextAddr(t *testing.T) string {
+	count, _ := opened.LoadOrStore(t.Name(), new(atomic.Int64))
+	return primitivesAddrs[int(count.(*atomic.Int64).Add(1)-1)%len(primitivesAddrs)]
+}
+
 // open returns a client object of the SDK, that is one more connection, closed with the scenario.
 func open(t *testing.T) *client.Client {
 	t.Helper()
-	host, portText, err := net.SplitHostPort(primitivesAddr)
+	host, portText, err := net.SplitHostPort(nextAddr(t))
 	require.NoError(t, err)
 	port, err := strconv.Atoi(portText)
 	require.NoError(t, err)
@@ -160,7 +197,18 @@ func open(t *testing.T) *client.Client {
 }
 
 // dial returns a connection without the interceptors of the SDK: gRPC codes arrive as sent, nothing is repeated.
-func dial(t *testing.T, addr string) *grpc.ClientConn {
+func dial(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	return dialTo(t, nextAddr(t))
+}
+
+// dialControl returns a connection to the control services of a server.
+func dialControl(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	return dialTo(t, controlAddrs[0])
+}
+
+func dialTo(t *testing.T, addr string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.Dial(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)

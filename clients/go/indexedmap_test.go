@@ -69,7 +69,7 @@ func TestIndexedMapKeepsTheOrderOfAppends(t *testing.T) {
 		ctx := begin(t)
 		name := freshName()
 		first, second := getIndexedMap(ctx, t, name, tags), getIndexedMap(ctx, t, name, tags)
-		conn := dial(t, primitivesAddr)
+		conn := dial(t)
 		ok(indexedmapv1.NewIndexedMapsClient(conn).Create(ctx, &indexedmapv1.CreateRequest{ID: id(name), Tags: tags}))(t)
 
 		_, err := first.Get(ctx, "foo")

@@ -147,7 +147,7 @@ func TestListGrowsLong(t *testing.T) {
 func TestListEventsOnTheWire(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(listv1.NewListsClient(conn).Create(ctx, &listv1.CreateRequest{ID: id(name)}))(t)
 	stub := listv1.NewListClient(conn)
 	text := func(s string) listv1.Value { return listv1.Value{Value: []byte(s)} }

@@ -451,7 +451,7 @@ func TestMapTransactionBuiltCallByCall(t *testing.T) {
 func TestMapCommitOnTheWire(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(mapv1.NewMapsClient(conn).Create(ctx, &mapv1.CreateRequest{ID: id(name)}))(t)
 	stub := mapv1.NewMapClient(conn)
 
@@ -464,7 +464,7 @@ func TestMapCommitOnTheWire(t *testing.T) {
 func TestMapPutAnswersThePreviousValue(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(mapv1.NewMapsClient(conn).Create(ctx, &mapv1.CreateRequest{ID: id(name)}))(t)
 	stub := mapv1.NewMapClient(conn)
 

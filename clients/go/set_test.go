@@ -115,7 +115,7 @@ func TestSetExpiresElements(t *testing.T) {
 		name := freshName()
 		reader := getSet(ctx, t, name, tags)
 		events := record[set.Event[string]](ok(reader.Events(ctx))(t))
-		conn := dial(t, primitivesAddr)
+		conn := dial(t)
 		ok(setv1.NewSetsClient(conn).Create(ctx, &setv1.CreateRequest{ID: id(name)}))(t)
 		stub := setv1.NewSetClient(conn)
 		raw := record[*setv1.EventsResponse](received[*setv1.EventsResponse](
@@ -142,7 +142,7 @@ func TestSetExpiresElements(t *testing.T) {
 func TestSetAnswersRefusalsAsErrors(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(setv1.NewSetsClient(conn).Create(ctx, &setv1.CreateRequest{ID: id(name)}))(t)
 	stub := setv1.NewSetClient(conn)
 	element := setv1.Element{Value: "foo"}

@@ -122,7 +122,7 @@ func TestValueRefusedWritesChangeNothing(t *testing.T) {
 		events.quiet(t)
 		valueHolds(ctx, t, first, two)
 		// The stub has no cache.
-		conn := dial(t, primitivesAddr)
+		conn := dial(t)
 		ok(valuev1.NewValuesClient(conn).Create(ctx, &valuev1.CreateRequest{ID: id(name), Tags: tags}))(t)
 		stored := ok(valuev1.NewValueClient(conn).Get(ctx, &valuev1.GetRequest{ID: id(name)}))(t).Value
 		require.Equal(t, &valuev1.VersionedValue{Value: []byte("two"), Version: uint64(two.Version)}, stored)
@@ -170,7 +170,7 @@ func TestValueExpires(t *testing.T) {
 		events := record[value.Event[string]](ok(reader.Events(ctx))(t))
 		values := record[versionedText](ok(reader.Watch(ctx))(t))
 		// The SDK does not tell applications that a value expired, the wire does.
-		conn := dial(t, primitivesAddr)
+		conn := dial(t)
 		ok(valuev1.NewValuesClient(conn).Create(ctx, &valuev1.CreateRequest{ID: id(name)}))(t)
 		raw := record[*valuev1.EventsResponse](received[*valuev1.EventsResponse](
 			ok(valuev1.NewValueClient(conn).Events(ctx, &valuev1.EventsRequest{ID: id(name)}))(t).Recv))
@@ -217,7 +217,7 @@ func TestValueExpires(t *testing.T) {
 func TestValueOnTheWire(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	ok(valuev1.NewValuesClient(conn).Create(ctx, &valuev1.CreateRequest{ID: id(name)}))(t)
 	stub := valuev1.NewValueClient(conn)
 

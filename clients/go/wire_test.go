@@ -148,7 +148,7 @@ func calls[Create, Created, Close, Closed any](
 // One name for all types: each type is a namespace of its own.
 func TestEveryServiceCreatesAndCloses(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	name := freshName()
 	for _, s := range services(conn) {
 		require.NoError(t, s.create(ctx, name), s.name)
@@ -165,7 +165,7 @@ func TestEveryServiceCreatesAndCloses(t *testing.T) {
 
 func TestBothServicesShareThePrimitive(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	name := freshName()
 	ok(mapv1.NewMapClient(conn).Create(ctx, &mapv1.CreateRequest{ID: id(name)}))(t)
 	ok(mapv1.NewMapClient(conn).Put(ctx, &mapv1.PutRequest{ID: id(name), Key: "foo", Value: []byte("one")}))(t)
@@ -177,7 +177,7 @@ func TestBothServicesShareThePrimitive(t *testing.T) {
 
 func TestCreateAnswersTheConfigOfTheRoute(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	for _, route := range []struct {
 		tags     []string
 		expected mapv1.CacheConfig
@@ -198,7 +198,7 @@ func TestCreateAnswersTheConfigOfTheRoute(t *testing.T) {
 // The SDK would put a cache on one client of a primitive and none on another.
 func TestCreateWithOtherTagsKeepsTheRoute(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	name := freshName()
 	expected := mapv1.CacheConfig{Enabled: true, Size_: 3}
 	for _, tags := range [][]string{{lruTag}, {mirrorTag}, nil} {
@@ -210,7 +210,7 @@ func TestCreateWithOtherTagsKeepsTheRoute(t *testing.T) {
 // More than one acknowledgement would let the SDK believe that a stream is open before it is.
 func TestEventsSendOneAcknowledgement(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	name := freshName()
 	for _, s := range services(conn) {
 		require.NoError(t, s.create(ctx, name), s.name)
@@ -253,7 +253,7 @@ func TestEventsSendOneAcknowledgement(t *testing.T) {
 // The SDK opens a stream that ends with UNAVAILABLE again at once, without a pause and without an end.
 func TestStreamsOfUnknownPrimitivesEndForGood(t *testing.T) {
 	ctx := begin(t)
-	conn := dial(t, primitivesAddr)
+	conn := dial(t)
 	name := freshName()
 	for method, receive := range map[string]func() error{
 		"Map/Events": func() error {
@@ -294,7 +294,7 @@ func onlyOnce[T any](ch <-chan T) received[T] {
 func TestTopicDeliversInOrder(t *testing.T) {
 	ctx := begin(t)
 	name := freshName()
-	publisher, subscriber := dial(t, primitivesAddr), dial(t, primitivesAddr)
+	publisher, subscriber := dial(t), dial(t)
 	ok(topicv1.NewTopicsClient(publisher).Create(ctx, &topicv1.CreateRequest{ID: id(name)}))(t)
 	ok(topicv1.NewTopicsClient(subscriber).Create(ctx, &topicv1.CreateRequest{ID: id(name)}))(t)
 	publish := func(payload string) {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs the scenarios of `clients/` against the built program.
+//! Runs the scenarios of `clients/` against the built program, on every store.
+//!
+//! On a store that runtimes share, each client of a scenario has a runtime of its own, as in the tests of the original.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -7,39 +9,105 @@
     reason = "processes are awaited in real time"
 )]
 
+use std::any::Any;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::servers::redis::Redis;
 use atomix_tests::Server;
 
 /// Seconds are enough with warm caches. The rest is for the first run, which fetches and compiles what it needs.
 const LIMIT: Duration = Duration::from_mins(10);
+/// As many clients as a scenario has at most.
+const RUNTIMES: usize = 5;
 
-/// Runs a tool in a folder of `clients/`, against a server of its own.
-fn run(tool: &str, arguments: &[&str], folder: &str) {
-    if let Err(error) = Command::new(tool).arg(version_of(tool)).output() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{tool} must be installed: {error}");
-        println!("skipped: {tool} is not installed: {error}");
-        return;
+/// The runtimes of a run, and what they work on.
+struct Ground {
+    store: &'static str,
+    servers: Vec<Server>,
+    /// Ends after the runtimes.
+    _backend: Box<dyn Any>,
+}
+
+// === impl Ground ===
+
+impl Ground {
+    async fn memory() -> Self {
+        Self::serve("memory", "v1", "", 1, Box::new(())).await
     }
-    let server = Server::start();
+
+    async fn disk() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(r#""dir":"{}""#, folder.path().display());
+        Self::serve("disk", "v1", &config, 1, Box::new(folder)).await
+    }
+
+    async fn etcd() -> Self {
+        let etcd = Etcd::start(&[]).await;
+        let config = format!(r#""endpoints":["{}"]"#, etcd.endpoint());
+        Self::serve("etcd", "v3", &config, RUNTIMES, Box::new(etcd)).await
+    }
+
+    async fn redis() -> Self {
+        let redis = Redis::start(&[]).await;
+        let config = format!(r#""address":"{}""#, redis.address());
+        Self::serve("redis", "v1", &config, RUNTIMES, Box::new(redis)).await
+    }
+
+    /// Starts so many runtimes whose only store has the name of its driver, and waits until all of them have it.
+    async fn serve(
+        store: &'static str,
+        version: &str,
+        config: &str,
+        runtimes: usize,
+        backend: Box<dyn Any>,
+    ) -> Self {
+        let driver = format!(r#"{{"name":"{store}","version":"{version}"}}"#);
+        let stores = format!(r#"stores=[{{"name":"{store}","driver":{driver},"config":{{{config}}}}}]"#);
+        let arguments = ["--set", "log.level=warn", "--set", &stores];
+        let servers: Vec<Server> = (0..runtimes).map(|_| Server::start_with(&arguments)).collect();
+        for server in &servers {
+            server.client().await.counter("ready").open().await.expect("the store is there");
+        }
+        Self { store, servers, _backend: backend }
+    }
+
+    /// Runs a tool in a folder of `clients/` against the runtimes.
+    fn run(&self, tool: &Path, arguments: &[&str], folder: &str) {
+        let addresses = |of: fn(&Server) -> &str| self.servers.iter().map(of).collect::<Vec<_>>().join(",");
+        let mut command = command(tool, arguments, folder);
+        command
+            .env("ATOMIX_TEST_ADDRS", addresses(Server::listen))
+            .env("ATOMIX_TEST_CONTROL", addresses(Server::control))
+            .env("ATOMIX_TEST_STORE", self.store);
+        finish(command);
+    }
+}
+
+fn command(tool: &Path, arguments: &[&str], folder: &str) -> Command {
+    let mut command = Command::new(tool);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients").join(folder);
+    command.args(arguments).current_dir(folder);
+    command
+}
+
+/// Runs a command to its end, and fails with what it said if that is not a good one.
+fn finish(mut command: Command) {
     let output = tempfile::NamedTempFile::new().expect("a place for the output");
     let sink = || Stdio::from(File::options().append(true).open(output.path()).expect("it was just made"));
     // A group of its own, so that an overdue tool ends with the processes that it started.
-    let mut child = Command::new(tool)
-        .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients").join(folder))
-        .env("ATOMIX_TEST_ADDRS", server.listen())
-        .env("ATOMIX_TEST_CONTROL", server.control())
+    let mut child = command
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(sink())
         .stderr(sink())
         .spawn()
-        .expect("it answered a moment ago");
+        .expect("the tool is there");
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().expect("the child is ours") {
@@ -56,19 +124,83 @@ fn run(tool: &str, arguments: &[&str], folder: &str) {
     };
     let text = std::fs::read(output.path()).expect("the file is ours");
     let text = String::from_utf8_lossy(&text);
-    assert!(status == "exit status: 0", "{tool} {arguments:?} in clients/{folder}: {status}\n{text}");
+    assert!(status == "exit status: 0", "{command:?}: {status}\n{text}");
 }
 
-fn version_of(tool: &str) -> &'static str {
-    if tool == "go" { "version" } else { "--version" }
+/// Tells whether a tool is installed. In CI it must be.
+fn is_there(tool: &str, question: &str) -> bool {
+    let Err(error) = Command::new(tool).arg(question).output() else { return true };
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{tool} must be installed: {error}");
+    println!("skipped: {tool} is not installed: {error}");
+    false
 }
 
-#[test]
-fn the_go_sdk_works() {
-    run("go", &["test", "-count=1", "-timeout=120s", "./..."], "go");
+/// Returns the Go scenarios, compiled once. `None` without Go.
+fn go_scenarios() -> Option<&'static Path> {
+    static COMPILED: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(|| {
+        is_there("go", "version").then(|| {
+            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-scenarios");
+            let arguments = ["test", "-c", "-o", program.to_str().expect("the path is text"), "."];
+            finish(command(Path::new("go"), &arguments, "go"));
+            program
+        })
+    });
+    compiled.as_deref()
 }
 
-#[test]
-fn the_java_calls_work() {
-    run("mvn", &["-q", "-B", "test"], "java");
+async fn run_go(ground: impl Future<Output = Ground>) {
+    if let Some(scenarios) = go_scenarios() {
+        ground.await.run(scenarios, &["-test.timeout=120s"], "go");
+    }
+}
+
+async fn run_java(ground: impl Future<Output = Ground>) {
+    // One at a time: they share a folder for what is compiled.
+    static TURN: Mutex<()> = Mutex::new(());
+    if is_there("mvn", "--version") {
+        let ground = ground.await;
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        ground.run(Path::new("mvn"), &["-q", "-B", "test"], "java");
+    }
+}
+
+#[tokio::test]
+async fn the_go_sdk_works_in_memory() {
+    run_go(Ground::memory()).await;
+}
+
+#[tokio::test]
+async fn the_go_sdk_works_on_disk() {
+    run_go(Ground::disk()).await;
+}
+
+#[tokio::test]
+async fn the_go_sdk_works_on_etcd() {
+    run_go(Ground::etcd()).await;
+}
+
+#[tokio::test]
+async fn the_go_sdk_works_on_redis() {
+    run_go(Ground::redis()).await;
+}
+
+#[tokio::test]
+async fn the_java_calls_work_in_memory() {
+    run_java(Ground::memory()).await;
+}
+
+#[tokio::test]
+async fn the_java_calls_work_on_disk() {
+    run_java(Ground::disk()).await;
+}
+
+#[tokio::test]
+async fn the_java_calls_work_on_etcd() {
+    run_java(Ground::etcd()).await;
+}
+
+#[tokio::test]
+async fn the_java_calls_work_on_redis() {
+    run_java(Ground::redis()).await;
 }

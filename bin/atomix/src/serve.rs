@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
+use atomix_config::{
+    Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
+};
 use atomix_env::{Env, Shutdown, Workers};
 use atomix_primitives::Limits;
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::drivers;
 
@@ -241,8 +244,15 @@ fn greet(runtime: &Runtime, bound: &Bound) {
 }
 
 fn start_log(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(config.log.level.as_str());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let level = match config.log.level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Json => log.json().try_init(),
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),

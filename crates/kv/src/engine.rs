@@ -80,11 +80,14 @@ impl Engine {
             self.check_numbers(&txn.writes)?;
             let revision = Revision(self.revision.0 + 1);
             writes.reserve_exact(txn.writes.len());
+            changes.reserve_exact(txn.writes.len());
             for write in &txn.writes {
                 writes.push(self.write(write, revision, &mut changes));
             }
             if !changes.is_empty() {
                 self.revision = revision;
+                // They are kept for watches, often one for two writes.
+                changes.shrink_to_fit();
             }
         }
         let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
@@ -382,6 +385,15 @@ mod tests {
         ];
         let snapshot = engine.read(&reads, &Limits::default()).unwrap();
         (snapshot.revision, engine.bytes(), snapshot.reads)
+    }
+
+    #[test]
+    fn a_value_does_not_keep_the_request_that_it_came_in() {
+        let (request, mut engine) = (Bytes::from(vec![7; 64 * 1024]), Engine::new());
+        let put = |size| Txn::new().write(Write::Put { key: "k".into(), value: request.slice(..size) });
+        let (_, changes) = engine.apply(&put(100), &Limits::default()).unwrap();
+        assert_eq!((changes.len(), changes.capacity()), (1, 1), "they are kept for watches as well");
+        assert!(request.is_unique());
     }
 
     #[test]

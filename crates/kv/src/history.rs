@@ -131,8 +131,17 @@ impl History {
         self.window.lock().waiting.len()
     }
 
-    /// Follows the keyspace, see [`crate::Store::watch`].
+    /// Follows the keyspace, see [`crate::Store::watch`]. For windows that have every commit that was answered.
     pub fn follow(&self, from: WatchFrom) -> Result<WatchStream, Error> {
+        self.begin(from, false)
+    }
+
+    /// Follows the keyspace after a revision that the store has, and of which this window may not have heard yet.
+    pub fn follow_after(&self, revision: Revision) -> Result<WatchStream, Error> {
+        self.begin(WatchFrom::After(revision), true)
+    }
+
+    fn begin(&self, from: WatchFrom, ahead: bool) -> Result<WatchStream, Error> {
         let mut window = self.window.lock();
         if let Some(error) = window.end() {
             return Err(error);
@@ -141,6 +150,9 @@ impl History {
             WatchFrom::Now => (window.tip, true),
             WatchFrom::After(revision) if revision < window.floor => {
                 return Err(Error::compacted(window.floor));
+            }
+            WatchFrom::After(revision) if revision > window.tip && !ahead => {
+                return Err(Error::compacted(window.tip));
             }
             WatchFrom::After(revision) => (revision, false),
         };
@@ -380,6 +392,18 @@ mod tests {
         }
         assert_eq!(next(&mut follower), None);
         assert_eq!((history.tip(), history.followers()), (Revision(6), 1));
+    }
+
+    #[test]
+    fn only_a_window_that_lags_behind_its_store_is_followed_from_beyond_its_tip() {
+        let history = History::new(Revision(1));
+        history.push(commit(2), Retention::default());
+        let error = history.follow(WatchFrom::After(Revision(3))).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(2) });
+        let mut follower = history.follow_after(Revision(3)).unwrap();
+        history.push(commit(3), Retention::default());
+        history.push(commit(4), Retention::default());
+        assert_eq!((next(&mut follower), next(&mut follower)), (Some(4), None));
     }
 
     #[test]

@@ -125,8 +125,9 @@ impl Feeds {
     ) -> Result<WatchStream, Error> {
         for _ in 0..ROUNDS_MAX {
             let feed = self.feed(core, keyspace);
-            // Who knows where to begin need not wait for what was committed meanwhile: it comes.
-            let known = matches!(from, WatchFrom::After(_)) && !feed.is_needy();
+            // Who begins at what was seen here need not wait for what was committed meanwhile: it comes.
+            let seen = feed.state.lock().tip;
+            let known = matches!(from, WatchFrom::After(revision) if revision <= seen) && !feed.is_needy();
             if !known && self.catch_up(core, &feed).await? == Caught::Lost {
                 continue;
             }

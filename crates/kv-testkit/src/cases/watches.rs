@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atomix_kv::{Commit, Entry, ErrorKind, Revision, Txn, WatchFrom, WatchItem};
+use atomix_kv::{Commit, Entry, ErrorKind, Range, Revision, Txn, WatchFrom, WatchItem};
 use bytes::Bytes;
 use futures::future::{join, join_all};
 use futures::{FutureExt, StreamExt};
 
-use super::{Ground, Needs, add, after, cases, delete, delete_range, put, stamp};
+use super::{Ground, Needs, add, after, cases, delete, delete_range, get, put, stamp};
 
 cases! {
     a_watch_is_ordered_unique_atomic_and_reliable;
@@ -17,7 +17,8 @@ cases! {
     a_watch_is_bookmarkable_it_begins_with_its_revision;
     a_watch_brings_the_previous_value_and_tells_creation;
     a_watch_brings_the_changes_of_every_kind_of_write;
-    a_watch_after_a_future_revision_waits_for_it;
+    a_watch_after_a_revision_that_is_not_there_is_refused_with_the_latest;
+    a_watch_of_a_range_brings_what_happens_there_and_nothing_else;
     a_watch_begun_before_the_first_commit_sees_it;
     many_watches_see_the_same;
     a_dropped_watch_disturbs_nobody;
@@ -145,22 +146,69 @@ async fn a_watch_brings_the_changes_of_every_kind_of_write(ground: Ground) {
     assert_eq!(replay(&commits).len(), 2);
 }
 
-async fn a_watch_after_a_future_revision_waits_for_it(ground: Ground) {
-    let first = ground.put("k", "1").await.revision;
-    let mut probe = ground.watch(WatchFrom::Now).await;
-    let second = ground.put("k", "2").await.revision;
-    // On stores whose revisions have gaps the next one is not known; this one is far enough.
-    let future = Revision(second.0 + (second.0 - first.0).max(1));
-    let mut watch = ground.watch(after(future)).await;
-    assert_eq!(ground.next(&mut probe).await.revision, second);
-    let later = loop {
-        let revision = ground.put("k", "x").await.revision;
-        if revision > future {
-            break revision;
-        }
+async fn a_watch_after_a_revision_that_is_not_there_is_refused_with_the_latest(ground: Ground) {
+    let latest = ground.put("k", "1").await.revision;
+    for ground in [ground.beside(), ground.clone(), ground] {
+        // Far enough also where others share the revisions of the backend.
+        let lost = after(Revision(latest.0 + (1 << 40)));
+        let refused = match ground.store.watch(&ground.keyspace, lost).await {
+            Ok(mut watch) => ground.end(&mut watch).await,
+            Err(error) => error.kind(),
+        };
+        let ErrorKind::Compacted { oldest } = refused else { panic!("{refused:?}") };
+        // The keyspace that was never written may be at its beginning.
+        assert!(
+            oldest
+                >= ground.read(vec![get("k")]).await.reads[0].entry().map_or(Revision(0), |it| it.modified)
+        );
+        let mut watch = ground.watch(after(oldest)).await;
+        let next = ground.put("k", "2").await.revision;
+        assert_eq!(ground.next(&mut watch).await.revision, next);
+    }
+}
+
+async fn a_watch_of_a_range_brings_what_happens_there_and_nothing_else(ground: Ground) {
+    let range = Range::prefix("in/");
+    let watch = ground.store.watch_range(&ground.keyspace, range.clone(), WatchFrom::Now).await;
+    let mut watch = watch.expect("a range can be watched");
+    let Some(Ok(WatchItem::Progress(begin))) = watch.next().await else {
+        panic!("it begins with its revision")
     };
-    let seen = ground.next(&mut watch).await.revision;
-    assert!(seen > future && seen <= later);
+    let before = ground.commit(Txn::new().write(put("a", "1"))).await.revision;
+    assert!(begin < before);
+    let both = Txn::new().write(put("in/a", "1")).write(put("z", "1"));
+    let both = ground.commit(both).await.revision;
+    ground.commit(Txn::new().write(put("a", "2")).write(delete("z"))).await;
+    let deleted = ground.commit(Txn::new().write(delete_range("in/")).write(add("n", 1))).await.revision;
+    let mut writers = Vec::new();
+    for writer in 0..20 {
+        let key = if writer % 2 == 0 { format!("in/{writer}") } else { format!("out/{writer}") };
+        writers.push(ground.commit(Txn::new().write(put(&key, "1"))));
+    }
+    join_all(writers).await;
+
+    let first = ground.next(&mut watch).await;
+    assert_eq!(first.changes.len(), 1);
+    assert_eq!((&first.changes[0].key[..], first.revision), (&b"in/a"[..], both));
+    let second = ground.next(&mut watch).await;
+    assert_eq!((second.changes.len(), second.revision), (1, deleted));
+    assert_eq!(second.changes[0].previous, first.changes[0].current);
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let commit = ground.next(&mut watch).await;
+        seen.extend(commit.changes.iter().map(|change| change.key.clone()));
+    }
+    seen.sort();
+    let mut expected: Vec<Bytes> = (0..20).step_by(2).map(|writer| format!("in/{writer}").into()).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+
+    // Resumed in the middle.
+    let again = ground.store.watch_range(&ground.keyspace, range, after(both)).await;
+    assert_eq!(ground.next(&mut again.expect("it can be resumed")).await.revision, deleted);
+    let empty = Range { start: "b".into(), end: Some("a".into()) };
+    let refused = ground.store.watch_range(&ground.keyspace, empty, WatchFrom::Now).await;
+    assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Invalid));
 }
 
 async fn a_watch_begun_before_the_first_commit_sees_it(ground: Ground) {

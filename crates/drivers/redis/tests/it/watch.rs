@@ -143,6 +143,20 @@ async fn a_watch_ends_when_everything_was_flushed_though_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_new_is_told_that_what_it_goes_on_from_was_lost() {
+    let ground = Ground::start(&[]).await;
+    let config = ground.fresh(json!({}));
+    let old = connect(config.clone()).await.unwrap();
+    put(&old, 0).await;
+    let seen = put(&old, 1).await;
+    ground.redis.ask(&["FLUSHALL"]);
+    let new = connect(config).await.unwrap();
+    let taken = put(&new, 2).await;
+    let error = new.watch(&keyspace(), WatchFrom::After(seen)).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: taken });
+}
+
+#[tokio::test]
 async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_seen() {
     let ground = Ground::start(&[]).await;
     let proxy = Proxy::start(ground.redis.address()).await;

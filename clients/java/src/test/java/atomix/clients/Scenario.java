@@ -22,7 +22,7 @@ abstract class Scenario {
 
   /** Opens a connection that is closed with the scenario. */
   final ManagedChannel connect() {
-    ManagedChannel channel = Server.connect();
+    ManagedChannel channel = Server.connect(channels.size());
     channels.add(channel);
     return channel;
   }

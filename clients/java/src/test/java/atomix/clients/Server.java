@@ -20,7 +20,7 @@ import io.grpc.Status;
 import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
-/** The running server that the environment names, and what every scenario needs of it. */
+/** The running servers that the environment names, all on one store, and what every scenario needs of them. */
 final class Server {
   /** A primitive created with this tag answers a configuration with the cache enabled. */
   static final String CACHED = "cached";
@@ -30,6 +30,7 @@ final class Server {
 
   private static final String ADDRS = "ATOMIX_TEST_ADDRS";
   private static final String CONTROL = "ATOMIX_TEST_CONTROL";
+  private static final String STORE = "ATOMIX_TEST_STORE";
 
   /** A call that is not answered in this time fails with a message instead of hanging. */
   private static final long CALL_LIMIT_SECONDS = 20;
@@ -41,11 +42,13 @@ final class Server {
   /**
    * Opens a connection of its own, as each channel of the Java SDK does.
    *
+   * @param number which client of its scenario it is, from 0 on: each has a server of its own, as far as there are servers
    * @return the channel; the caller shuts it down
    */
-  static ManagedChannel connect() {
-    String addr = variable(ADDRS).split(",")[0].trim();
-    program(variable(CONTROL));
+  static ManagedChannel connect(int number) {
+    String[] addrs = variable(ADDRS).split(",");
+    program(variable(CONTROL).split(","));
+    String addr = addrs[number % addrs.length].trim();
     return ManagedChannelBuilder.forTarget(addr).usePlaintext().intercept(new Limit()).build();
   }
 
@@ -81,33 +84,36 @@ final class Server {
     String value = System.getenv(name);
     if (value == null || value.isBlank()) {
       throw new AssertionError(
-          "the scenarios need a running server: set " + ADDRS + " to its host:port list and "
-              + CONTROL + " to its control host:port; unset=" + name);
+          "the scenarios need running servers: set " + ADDRS + " to their host:port list and "
+              + CONTROL + " to that of their control services; unset=" + name);
     }
     return value.trim();
   }
 
   /** Programs the same routes as the Go scenarios, so that both may use one server at a time. */
-  private static synchronized void program(String control) {
+  private static synchronized void program(String[] controls) {
     if (programmed) {
       return;
     }
-    ManagedChannel channel =
-        ManagedChannelBuilder.forTarget(control).usePlaintext().intercept(new Limit()).build();
-    try {
-      RuntimeGrpc.newBlockingStub(channel).withWaitForReady().program(ProgramRequest.newBuilder()
-          .addRoutes(ProgramRoute.newBuilder()
-              .setStoreId(StoreId.newBuilder().setName("memory"))
-              .addRules(RoutingRule.newBuilder().addNames("*"))
-              .addRules(RoutingRule.newBuilder().addNames("*").addTags(CACHED)
-                  .setConfig(bytes("{\"cache\":{\"enabled\":true}}")))
-              .addRules(RoutingRule.newBuilder().addNames("*").addTags(LRU)
-                  .setConfig(bytes("{\"cache\":{\"enabled\":true,\"size\":3}}"))))
-          .build());
-      programmed = true;
-    } finally {
-      channel.shutdownNow();
+    String store = System.getenv().getOrDefault(STORE, "memory");
+    for (String control : controls) {
+      ManagedChannel channel =
+          ManagedChannelBuilder.forTarget(control.trim()).usePlaintext().intercept(new Limit()).build();
+      try {
+        RuntimeGrpc.newBlockingStub(channel).withWaitForReady().program(ProgramRequest.newBuilder()
+            .addRoutes(ProgramRoute.newBuilder()
+                .setStoreId(StoreId.newBuilder().setName(store))
+                .addRules(RoutingRule.newBuilder().addNames("*"))
+                .addRules(RoutingRule.newBuilder().addNames("*").addTags(CACHED)
+                    .setConfig(bytes("{\"cache\":{\"enabled\":true}}")))
+                .addRules(RoutingRule.newBuilder().addNames("*").addTags(LRU)
+                    .setConfig(bytes("{\"cache\":{\"enabled\":true,\"size\":3}}"))))
+            .build());
+      } finally {
+        channel.shutdownNow();
+      }
     }
+    programmed = true;
   }
 
   /** Gives every call a deadline. */
