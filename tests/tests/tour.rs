@@ -138,6 +138,37 @@ fn an_operator_finds_and_frees_a_stuck_lock() {
 }
 
 #[test]
+fn load_is_made_and_nothing_fails() {
+    let server = Server::start();
+    let bench = |arguments: &str| {
+        let all = format!("bench {arguments} --seconds 0.3 --warm-up 100ms --output json");
+        json(&server.run(&all.split_whitespace().collect::<Vec<_>>()))
+    };
+    let loads = [
+        "counter --callers 4",
+        "get --keys 10 --callers 4 --threads 2",
+        "mix get=2,put=2,remove=1,increment=1,set=1,publish=1 --keys 10 --rate 500",
+        "lock --contenders 3",
+    ];
+    for load in loads {
+        let summary = bench(load);
+        assert!(summary["calls"].as_u64().unwrap() > 0, "{load}: {summary}");
+        assert_eq!(summary["failed"], 0, "{load}: {summary}");
+    }
+    let summary = bench("watch --watchers 20 --stalled 1 --connections 2 --writers 2");
+    for part in ["each", "last", "writes"] {
+        assert!(summary[part]["calls"].as_u64().unwrap() > 0, "{part}: {summary}");
+        assert_eq!(summary[part]["failed"], 0, "{part}: {summary}");
+    }
+    assert!(summary["delivered_per_second"].as_f64().unwrap() > 0.0, "{summary}");
+    assert_eq!(summary["lost"], serde_json::json!({}), "{summary}");
+    assert_eq!(server.run(&["bench", "put", "--rate", "0"]).status.code(), Some(2));
+    let elsewhere =
+        server.command(&["bench", "put"]).env("ATOMIX_SERVER", "http://127.0.0.1:9").output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(5), "{elsewhere:?}");
+}
+
+#[test]
 fn completions_and_help_need_no_server() {
     let server = Server::start();
     assert!(text(&server.run(&["completions", "bash"])).contains("atomix"));

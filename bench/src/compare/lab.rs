@@ -63,6 +63,11 @@ impl Load {
         Self { connections: 16, pace: Pace::Open(1000.0), threads: 1 }
     }
 
+    /// The same callers on one connection, as all calls of a runtime share one to their store.
+    pub(crate) fn shared(self) -> Self {
+        Self { connections: 1, ..self }
+    }
+
     pub(crate) fn threads(self, threads: usize) -> Self {
         Self { threads, ..self }
     }

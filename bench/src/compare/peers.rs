@@ -26,6 +26,7 @@ pub(crate) struct ToRedis {
 pub(crate) struct ToEtcd {
     etcd: Etcd,
     op: Op,
+    keys: u64,
     value: Bytes,
 }
 
@@ -39,13 +40,13 @@ pub(crate) struct EtcdWaiter {
 /// A watch of all that is in etcd.
 pub(crate) struct EtcdFeed(Stream);
 
-/// As many keys as the runtime is loaded with.
-const KEYS: u64 = 1000;
+/// As many keys as the runtime is loaded with, unless told otherwise.
+pub(crate) const KEYS: u64 = 1000;
 const VALUE: [u8; 100] = [b'v'; 100];
 const LEASE_SECONDS: i64 = 60;
 
-fn key(chance: u64) -> String {
-    format!("key-{:012}", (chance >> 32) % KEYS)
+fn key(chance: u64, keys: u64) -> String {
+    format!("key-{:012}", (chance >> 32) % keys)
 }
 
 // === impl ToRedis ===
@@ -72,9 +73,9 @@ impl Target for ToRedis {
     async fn call(&self, chance: u64) -> Result<(), Failure> {
         let mut connection = self.connection.clone();
         let command = match self.op {
-            Op::Get => redis::Cmd::get(key(chance)),
-            Op::Put => redis::Cmd::set(key(chance), &VALUE[..]),
-            Op::Increment => redis::Cmd::incr("counter", 1),
+            Op::Get => redis::Cmd::get(key(chance, KEYS)),
+            Op::Put => redis::Cmd::set(key(chance, KEYS), &VALUE[..]),
+            Op::Increment => redis::Cmd::incr(format!("counter-{}", (chance >> 32) % KEYS), 1),
         };
         let outcome = command.query_async::<redis::Value>(&mut connection).await;
         outcome.map(drop).map_err(|error| Failure::Broken(error.to_string()))
@@ -90,17 +91,18 @@ impl ToEtcd {
         server: &str,
         connections: usize,
         op: Op,
+        keys: u64,
     ) -> anyhow::Result<Vec<Self>> {
         let mut all = Vec::new();
         for _ in 0..connections {
             let etcd = Etcd::new(Channel::connect(env, server).await?);
-            all.push(Self { etcd, op, value: Bytes::from_static(&VALUE) });
+            all.push(Self { etcd, op, keys, value: Bytes::from_static(&VALUE) });
         }
         match op {
             Op::Put => {}
             Op::Get => {
-                for at in 0..KEYS {
-                    all[0].etcd.put(key(at << 32).into(), all[0].value.clone()).await?;
+                for at in 0..keys {
+                    all[0].etcd.put(key(at << 32, keys).into(), all[0].value.clone()).await?;
                 }
             }
             Op::Increment => all[0].etcd.put(COUNTER, "0".into()).await?,
@@ -114,8 +116,8 @@ const COUNTER: Bytes = Bytes::from_static(b"counter");
 impl Target for ToEtcd {
     async fn call(&self, chance: u64) -> Result<(), Failure> {
         match self.op {
-            Op::Get => self.etcd.get(key(chance).into()).await.map(drop),
-            Op::Put => self.etcd.put(key(chance).into(), self.value.clone()).await,
+            Op::Get => self.etcd.get(key(chance, self.keys).into()).await.map(drop),
+            Op::Put => self.etcd.put(key(chance, self.keys).into(), self.value.clone()).await,
             Op::Increment => self.etcd.increment(COUNTER).await,
         }
     }

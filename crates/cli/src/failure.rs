@@ -94,6 +94,10 @@ impl Failure {
 
     /// Returns what to do about it, if anything is known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
+        const SERVE: &str = "is `atomix serve` running? give its address with --server or ATOMIX_SERVER";
+        if matches!(self, Self::Load(atomix_load::Failure::Broken(_))) {
+            return Some(SERVE);
+        }
         let Self::Call(error, side) = self else { return None };
         let unreachable = error.message().starts_with("server not reachable");
         if error.reason() == Some("DRIVER_UNKNOWN") {
@@ -103,9 +107,7 @@ impl Failure {
             return Some("the server has gone; is `atomix serve` still running?");
         }
         match (error.kind(), side) {
-            (Kind::Unavailable, Side::Primitives) if unreachable => {
-                Some("is `atomix serve` running? give its address with --server or ATOMIX_SERVER")
-            }
+            (Kind::Unavailable, Side::Primitives) if unreachable => Some(SERVE),
             (Kind::Unavailable, Side::Control) if unreachable => Some(
                 "is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER",
             ),

@@ -12,7 +12,7 @@ use crate::compare::servers::Server;
 /// One caller, and as many as are needed to keep the machine busy.
 const LOADS: [(usize, usize); 3] = [(1, 1), (8, 64), (8, 256)];
 
-/// Calls to a runtime that has put the counters of a hot key elsewhere.
+/// The calls, by name, as a runtime and as a store has them.
 const OPS: [(&str, Op, peers::Op); 3] = [
     ("increment", Op::Increment, peers::Op::Increment),
     ("get", Op::Get, peers::Op::Get),
@@ -72,7 +72,7 @@ pub(super) fn redis(lab: &mut Lab) -> Result<()> {
             let load = Load::closed(connections, callers);
             // One connection carries all calls of a runtime as well.
             let connect = async |_env: &_| ToRedis::connect(&url, 1, direct).await;
-            lab.calls(&format!("Redis direct, {name}"), load, &store, connect)?;
+            lab.calls(&format!("Redis direct, {name}"), load.shared(), &store, connect)?;
             lab.work(
                 &format!("bare through to Redis, {name}, TCP"),
                 load,
@@ -90,12 +90,15 @@ pub(super) fn redis(lab: &mut Lab) -> Result<()> {
     for (connections, callers) in LOADS {
         let (load, mix) = (Load::closed(connections, callers), Mix::only(Op::Increment));
         let connect = async |_env: &_| ToRedis::connect(&store.unix, 1, peers::Op::Increment).await;
-        lab.calls("Redis direct, increment, UDS", load, &store, connect)?;
+        lab.calls("Redis direct, increment, UDS", load.shared(), &store, connect)?;
         lab.work("bare through to Redis, increment, UDS", load, &through, &through.unix, mix.clone())?;
         lab.work("ours on Redis, increment, UDS", load, &ours, &ours.unix, mix)?;
     }
     Ok(())
 }
+
+/// Keys that are so many that calls under way hardly ever have the same.
+const DISJOINT: u64 = 100_000;
 
 pub(super) fn etcd(lab: &mut Lab) -> Result<()> {
     let store = lab.ground.etcd(false)?;
@@ -104,22 +107,23 @@ pub(super) fn etcd(lab: &mut Lab) -> Result<()> {
     for (connections, callers) in LOADS {
         let load = Load::closed(connections, callers);
         for (name, op, direct) in [OPS[1], OPS[2]] {
+            // What is got has to be put first, so those are fewer.
+            let keys = if op == Op::Put { DISJOINT } else { peers::KEYS };
+            let (map, mix) = (subject(keys), Mix::only(op));
             // One connection carries all calls of a runtime as well.
-            let connect = async |env: &_| ToEtcd::connect(env, &store.tcp, 1, direct).await;
-            lab.calls(&format!("etcd direct, {name}"), load, &store, connect)?;
-            lab.work(
-                &format!("bare through to etcd, {name}, TCP"),
-                load,
-                &through,
-                &through.tcp,
-                Mix::only(op),
-            )?;
-            lab.work(&format!("ours on etcd, {name}, TCP"), load, &ours, &ours.tcp, Mix::only(op))?;
+            let connect = async |env: &_| ToEtcd::connect(env, &store.tcp, 1, direct, keys).await;
+            lab.calls(&format!("etcd direct, {name}"), load.shared(), &store, connect)?;
+            for (what, server) in [("bare through to etcd", &through), ("ours on etcd", &ours)] {
+                let what = format!("{what}, {name}, TCP");
+                lab.work_on(&what, load, server, &server.tcp, mix.clone(), &map)?;
+            }
         }
     }
     let load = Load::closed(8, 64);
-    let connect = async |env: &_| ToEtcd::connect(env, &store.tcp, 1, peers::Op::Increment).await;
-    lab.calls("etcd direct, one counter by compare-and-swap", load, &store, connect)?;
+    lab.work("ours on etcd, put of 1000 keys", load, &ours, &ours.tcp, Mix::only(Op::Put))?;
+    let connect =
+        async |env: &_| ToEtcd::connect(env, &store.tcp, 1, peers::Op::Increment, peers::KEYS).await;
+    lab.calls("etcd direct, one counter by compare-and-swap", load.shared(), &store, connect)?;
     let (one, spread) = (subject(1), subject(1000));
     lab.work_on("ours on etcd, one counter", load, &ours, &ours.tcp, Mix::only(Op::Increment), &one)?;
     lab.work_on("ours on etcd, 1000 counters", load, &ours, &ours.tcp, Mix::only(Op::Increment), &spread)
@@ -131,8 +135,8 @@ pub(super) fn disk(lab: &mut Lab) -> Result<()> {
     let store = lab.ground.etcd(true)?;
     for (connections, callers) in LOADS {
         let load = Load::closed(connections, callers);
-        let connect = async |env: &_| ToEtcd::connect(env, &store.tcp, 1, peers::Op::Put).await;
-        lab.calls("etcd on the disk, put", load, &store, connect)?;
+        let connect = async |env: &_| ToEtcd::connect(env, &store.tcp, 1, peers::Op::Put, peers::KEYS).await;
+        lab.calls("etcd on the disk, put", load.shared(), &store, connect)?;
         lab.work("disk beside memory, put", load, &memory, &memory.tcp, Mix::only(Op::Put))?;
         lab.work("disk, put", load, &disk, &disk.tcp, Mix::only(Op::Put))?;
     }
@@ -159,7 +163,8 @@ pub(super) fn paced(lab: &mut Lab) -> Result<()> {
         let connect = async |_env: &_| ToRedis::connect(&url, load.connections, direct).await;
         lab.calls(&format!("Redis direct, paced {name}"), load, &redis, connect)?;
         lab.work(&format!("ours on Redis, paced {name}"), load, &on_redis, &on_redis.tcp, Mix::only(op))?;
-        let connect = async |env: &_| ToEtcd::connect(env, &etcd.tcp, load.connections, direct).await;
+        let connect =
+            async |env: &_| ToEtcd::connect(env, &etcd.tcp, load.connections, direct, peers::KEYS).await;
         lab.calls(&format!("etcd direct, paced {name}"), load, &etcd, connect)?;
         lab.work(&format!("ours on etcd, paced {name}"), load, &on_etcd, &on_etcd.tcp, Mix::only(op))?;
     }

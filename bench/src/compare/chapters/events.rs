@@ -78,7 +78,7 @@ pub(super) fn watch(lab: &mut Lab) -> Result<()> {
     }
     fan_out(lab, "etcd direct", &async |env: &Env| {
         let feeds = EtcdFeed::connect(env, &etcd.tcp, CONNECTIONS, WATCHERS).await?;
-        Ok((feeds, ToEtcd::connect(env, &etcd.tcp, WRITERS, peers::Op::Put).await?, ()))
+        Ok((feeds, ToEtcd::connect(env, &etcd.tcp, WRITERS, peers::Op::Put, peers::KEYS).await?, ()))
     })
 }
 

@@ -37,6 +37,22 @@ pub(super) fn growth(lab: &mut Lab) -> Result<()> {
         )?;
     }
 
+    for bytes in [100, 1_000, 10_000, 100_000] {
+        let values = Subject { value_bytes: bytes, ..named(&format!("values-{bytes}"), 100) };
+        lab.work_on(
+            &format!("values of {bytes} bytes, put"),
+            load,
+            &server,
+            address,
+            Mix::only(Op::Put),
+            &values,
+        )?;
+    }
+    for connections in [1, 2, 64] {
+        let load = Load::closed(connections, LOAD.1);
+        lab.work("a thousand entries, put", load, &server, address, Mix::only(Op::Put))?;
+    }
+
     // A fresh one, so that nothing but connections and watches is many.
     let server = lab.ground.atomix("memory", json!({}))?;
     let address = &server.tcp;
