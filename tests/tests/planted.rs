@@ -172,9 +172,11 @@ async fn every_planted_bug_is_found() {
     let only = std::env::var("ATOMIX_MUTANT").unwrap_or_default();
     let chosen = |mutant: &&(Bug, &str, Kind)| format!("{:?}", mutant.0).contains(&only);
     for (bug, within, kind) in MUTANTS.iter().filter(chosen) {
-        let options = Options { kinds: vec![*kind], ..Options::default() };
-        // What goes too late shows later than anything else.
-        let first = if matches!(bug, Bug::LateTtl | Bug::NoTtl) { 7000 } else { 400 };
+        // What goes too late shows later than anything else. Few calls in that time are enough, and soon judged.
+        let late = matches!(bug, Bug::LateTtl | Bug::NoTtl);
+        let (first, pause) = if late { (7000, 60) } else { (400, 3) };
+        let pause = Duration::from_millis(pause);
+        let options = Options { kinds: vec![*kind], pause, ..Options::default() };
         let plant = |store| -> Arc<dyn Store> { Arc::new(Planted::new(store, *bug).within(*within)) };
         let mut calls = 0;
         let mut found = None;
