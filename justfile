@@ -35,7 +35,7 @@ docs:
 deny:
     cargo deny check licenses bans sources
 
-# The comparison of docs/operate/performance.md, half an hour on a quiet machine; --quick shows that it works.
+# The comparison of docs/operate/performance.md, 40 minutes on a quiet machine; --quick shows that it works.
 compare *ARGS:
     bench/compare {{ARGS}}
 
