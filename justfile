@@ -21,6 +21,7 @@ test *ARGS:
 # The linter, warnings denied.
 lint:
     RUSTFLAGS="-D warnings" cargo clippy --workspace --all-targets --locked
+    cd bench && RUSTFLAGS="-D warnings" cargo clippy --all-targets --locked
 
 # Arrows between crates, licence lines, lengths, banned words.
 tidy:
@@ -34,6 +35,10 @@ docs:
 deny:
     cargo deny check licenses bans sources
 
+# The comparison of docs/operate/performance.md, half an hour on a quiet machine; --quick shows that it works.
+compare *ARGS:
+    bench/compare {{ARGS}}
+
 # A fuzz target for a while (needs cargo-fuzz and a nightly toolchain).
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
@@ -41,6 +46,7 @@ fuzz TARGET SECONDS="60":
 # Formats, and writes what is generated.
 fix:
     cargo fmt --all
+    cd bench && cargo fmt
     cargo run -q -p atomix-config --example print_reference > docs/generated/configuration.md.new
     mv docs/generated/configuration.md.new docs/generated/configuration.md
     ATOMIX_TEST_WRITE=1 cargo test -q -p atomix-tests --test guarantees

@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::Codec")
         // A `connect` of the transport would collide with `Runtime.Connect`.
         .build_transport(false)
         .include_file("atomix.rs")

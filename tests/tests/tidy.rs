@@ -26,7 +26,7 @@ fn arrows() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut arrows = BTreeMap::new();
     for path in tracked("Cargo.toml") {
         let folder = path.trim_end_matches("/Cargo.toml").to_owned();
-        if path == "Cargo.toml" || folder == "fuzz" {
+        if path == "Cargo.toml" || ["bench", "fuzz"].contains(&folder.as_str()) {
             continue;
         }
         let manifest = read(&path);
@@ -69,7 +69,8 @@ fn arrows_point_down() {
             ],
         ),
         ("atomix-client", &["atomix-env", "atomix-proto"]),
-        ("atomix-cli", &["atomix-client", "atomix-env"]),
+        ("atomix-load", &["atomix-env", "atomix-proto"]),
+        ("atomix-cli", &["atomix-client", "atomix-env", "atomix-load"]),
         ("atomix-tests", &["atomix-client"]),
     ]);
     for (name, (folder, uses)) in arrows() {

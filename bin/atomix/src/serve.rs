@@ -11,7 +11,7 @@ use anyhow::Context;
 use atomix_config::{
     Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
 };
-use atomix_env::{Env, Shutdown};
+use atomix_env::{Env, Shutdown, Workers};
 use atomix_primitives::Limits;
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
@@ -197,6 +197,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
         message_bytes_max: limits.message_bytes_max.as_usize(),
         deadline_default: limits.call_deadline_default.get(),
         grace: config.drain.grace.get(),
+        workers: Some(workers(config.workers).context("cannot start the threads of `workers`")?),
     };
     let bound = Server::new(Arc::clone(&runtime), settings).bind().await?;
     Ok((runtime, bound))
@@ -212,6 +213,12 @@ fn routes(config: &Config) -> Option<Routes> {
         RouteConfig::Seed(routes) => Some(Routes::Seed(routes.clone())),
         RouteConfig::Later(routes) => Some(Routes::Later(routes.clone())),
     }
+}
+
+/// Starts the threads that serve connections.
+fn workers(count: u32) -> std::io::Result<Workers> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Workers::start(if count == 0 { cores() } else { count as usize })
 }
 
 fn size(size: atomix_config::ByteSize) -> u32 {

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The files of a store are not as they should be, or not where they should be.
     Files(String),
+    /// The load generator could not begin.
+    Load(atomix_load::Failure),
     /// Reading or writing failed.
     Io(&'static str, io::Error),
 }
@@ -55,6 +57,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<atomix_load::Failure> for Failure {
+    fn from(failure: atomix_load::Failure) -> Self {
+        Self::Load(failure)
+    }
+}
+
 impl Failure {
     pub(crate) fn control(error: Error) -> Self {
         Self::Call(error, Side::Control)
@@ -79,7 +87,8 @@ impl Failure {
             },
             Self::Absent(_) => NOT_FOUND,
             Self::Usage(_) => 2,
-            Self::Files(_) | Self::Io(..) => 1,
+            Self::Load(atomix_load::Failure::Broken(_)) => UNAVAILABLE,
+            Self::Load(_) | Self::Files(_) | Self::Io(..) => 1,
         }
     }
 
@@ -127,6 +136,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Call(error, _) => error.fmt(f),
+            Self::Load(failure) => failure.fmt(f),
             Self::Absent(what) => write!(f, "not found: {what}"),
             Self::Usage(message) | Self::Files(message) => f.write_str(message),
             Self::Io(what, error) => write!(f, "{what}: {error}"),

@@ -128,6 +128,8 @@ pub enum Command {
     /// End the session of a client
     #[command(subcommand)]
     Session(verbs::session::Verb),
+    /// Make load on the server and measure how it is borne
+    Bench(verbs::bench::Bench),
     /// Write a completion script for a shell
     Completions {
         /// The shell
@@ -203,6 +205,7 @@ impl Context {
             Command::Route(verb) => verb.run(self).await,
             Command::Inspect(inspect) => inspect.run(self).await,
             Command::Session(verb) => verb.run(self).await,
+            Command::Bench(bench) => bench.run(self).await,
             Command::Completions { shell } => output::completions(program, shell),
         }
     }
@@ -326,6 +329,11 @@ mod tests {
             inspect locks --kind Lock --name a
             inspect sessions
             session end 1
+            bench counter --connections 8 --callers 64 --seconds 0.5
+            bench get --rate 1000 --keys 100000
+            bench mix get=9,put=1 --value-bytes 1000 --threads 2 -o json
+            bench lock --contenders 64
+            bench watch --watchers 10 --stalled 1 --tag fast
             completions bash
             serve
             --server unix:/run/atomix map size users
@@ -354,6 +362,8 @@ mod tests {
             "route explain Map",
             "store connect a /v1",
             "map get users alice --timeout 5",
+            "bench mix take=1",
+            "bench put --callers 8 --rate 1000",
         ];
         for line in lines {
             match parse(line) {

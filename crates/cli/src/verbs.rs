@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verbs of each command: their arguments, and what they do.
 
+pub(crate) mod bench;
 pub(crate) mod counter;
 pub(crate) mod countermap;
 pub(crate) mod election;

@@ -15,6 +15,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Addresses of the control services. May be empty if `listen` is not.
     pub control: Vec<Listen>,
+    /// Threads that serve the connections of applications; zero is one for each core.
+    pub workers: u32,
     /// Stores that are connected at start. An empty list leaves connecting to the control services.
     pub stores: Vec<StoreConfig>,
     /// Which primitive lives in which store.
@@ -146,6 +148,7 @@ impl Default for Config {
             // Loopback: nothing is offered to a network that nobody asked for.
             listen: vec![Listen::tcp("127.0.0.1", 5678)],
             control: vec![Listen::tcp("127.0.0.1", 5679)],
+            workers: 0,
             stores: vec![StoreConfig::memory()],
             routes: Routes::Absent,
             sessions: Sessions::default(),

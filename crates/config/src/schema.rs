@@ -79,6 +79,14 @@ pub(crate) const ROOT: &[Setting] = &[
         Presence::Defaulted,
         "Addresses of the control services. Whoever reaches them can connect stores.",
     ),
+    Setting {
+        key: "workers",
+        shape: Shape::Scalar(Scalar::Count { min: 0, max: 1024 }),
+        presence: Presence::Defaulted,
+        unit: "threads",
+        doc: "Threads that serve the connections of applications, each connection on one of them. Zero is one for each \
+              core that the process may use.",
+    },
     setting(
         "stores",
         Shape::List(&Shape::Table(STORE)),

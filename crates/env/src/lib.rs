@@ -8,10 +8,12 @@
 mod clock;
 mod entropy;
 mod task;
+mod workers;
 
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;
 pub use task::{Spawner, Task};
+pub use workers::Workers;
 
 /// Tells everything that holds a clone to stop. `shutdown.cancelled()` is cancel safe.
 pub use tokio_util::sync::CancellationToken as Shutdown;

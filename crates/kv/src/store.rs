@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::StreamExt;
+use futures::future::{BoxFuture, ready};
 use futures::stream::BoxStream;
 
-use crate::{Commit, Error, Keyspace, Outcome, Profile, Read, Revision, Snapshot, StoreConfig, Txn};
+use crate::{
+    Change, Commit, Error, Keyspace, Outcome, Profile, Range, Read, Revision, Snapshot, StoreConfig, Txn,
+};
 
 /// A connected backend that keeps keyspaces.
 ///
@@ -61,6 +64,27 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>>;
 
+    /// Follows a part of a keyspace: as [`Store::watch`], but of the commits only the changes in `range` are shown, and no
+    /// commit without any. Commits of one moment may be shown as one, with the revision of the last. For those who follow
+    /// little of what happens: a store that can leaves the rest where it is.
+    ///
+    /// # Behaviour
+    /// - a range that has no keys: [`crate::ErrorKind::Invalid`].
+    fn watch_range<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        range: Range,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(async move {
+            if range.is_empty() {
+                return Err(Error::invalid("a watch of a range without keys"));
+            }
+            let watch = self.watch(keyspace, from).await?;
+            Ok(watch.filter_map(move |item| ready(within(&range, item))).boxed())
+        })
+    }
+
     /// Asks the backend whether it works, with a real round trip.
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>>;
 
@@ -94,6 +118,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Ends the store: calls that run may finish within `grace`, watches end with
     /// [`crate::ErrorKind::Closed`], later calls are refused with it. Repeating it does nothing.
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// Leaves of a commit what is in `range`.
+fn within(range: &Range, item: Result<WatchItem, Error>) -> Option<Result<WatchItem, Error>> {
+    let Ok(WatchItem::Commit(commit)) = &item else { return Some(item) };
+    let inside = |change: &&Change| range.contains(&change.key);
+    let changes: Vec<Change> = commit.changes.iter().filter(inside).cloned().collect();
+    if changes.is_empty() {
+        return None;
+    }
+    Some(Ok(WatchItem::Commit(Arc::new(Commit { revision: commit.revision, changes }))))
 }
 
 /// How fresh a read must be.

@@ -146,6 +146,10 @@ impl Backing {
         Ok(self.store.watch(&self.keyspace, from).await?)
     }
 
+    pub(crate) async fn watch_range(&self, range: Range, from: WatchFrom) -> Result<WatchStream, Error> {
+        Ok(self.store.watch_range(&self.keyspace, range, from).await?)
+    }
+
     /// Returns how many writes go into one step of a long walk: stores differ in what a transaction may have.
     pub(crate) fn writes_at_once(&self) -> usize {
         self.store.profile().limits.writes_max.clamp(1, PAGE)

@@ -11,7 +11,7 @@
 //! most for the TTL itself.
 //!
 //! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
-//! the keyspace open follows its commits, and times what it did not know of from the moment that it sees it: never too
+//! the keyspace open follows its deadlines, and times what it did not know of from the moment that it sees it: never too
 //! early, whatever the wall clocks of the machines say. (A store that goes with its process has neither.) Whoever wrote a deadline reaps
 //! it on time; the others wait [`FOREIGN`] longer and usually find nothing left to do. So an entry is served at most
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
@@ -24,7 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Instant, Shutdown};
-use atomix_kv::{Commit, Entry, ErrorKind, Guard, Order, Read, Revision, Txn, WatchItem, WatchStream, Write};
+use atomix_kv::{
+    Commit, Entry, ErrorKind, Guard, Order, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -184,9 +186,10 @@ impl Shared {
         }
     }
 
-    /// Begins to follow what other runtimes write, and times what they wrote before.
+    /// Begins to follow what other runtimes write of deadlines, and times what they wrote before.
     async fn begin(self: &Arc<Self>) -> Result<WatchStream, Error> {
-        let (watch, _) = follow::begin(&self.backing).await?;
+        let deadlines = self.backing.watch_range(keys::all(keys::DEADLINE), WatchFrom::Now).await?;
+        let (watch, _) = follow::registered(deadlines).await?;
         self.load().await?;
         Ok(watch)
     }

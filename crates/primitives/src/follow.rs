@@ -149,7 +149,11 @@ impl<I, C> Listing<I, C> {
 
 /// Registers a watch and returns it with the revision after which it is complete.
 pub(crate) async fn begin(backing: &Backing) -> Result<(WatchStream, Revision), Error> {
-    let mut watch = backing.watch(WatchFrom::Now).await?;
+    registered(backing.watch(WatchFrom::Now).await?).await
+}
+
+/// Takes from a watch that begins now the revision after which it is complete.
+pub(crate) async fn registered(mut watch: WatchStream) -> Result<(WatchStream, Revision), Error> {
     match watch.next().await {
         Some(Ok(WatchItem::Progress(revision))) => Ok((watch, revision)),
         Some(Ok(WatchItem::Commit(_))) | None => {

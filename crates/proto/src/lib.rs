@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The messages and services on the wire, generated from the `.proto` files in `proto/`; nothing here is by hand.
+//! The messages and services on the wire, generated from the `.proto` files in `proto/`.
 //!
 //! The modules under [`atomix`] follow the packages, and the short names beside it lead to the current version of
 //! each: [`map`] is `atomix.runtime.map.v1`. In a module `x`, the clients are `x_client::XClient`, the traits of the
@@ -22,6 +22,9 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/atomix.rs"));
 }
 
+mod codec;
+
+pub use codec::Codec;
 pub use generated::atomix;
 
 pub use atomix::inspect::v1 as inspect;

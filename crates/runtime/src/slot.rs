@@ -12,8 +12,8 @@ use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{
     BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
-    Limits, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem,
-    WatchStream,
+    Limits, Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom,
+    WatchItem, WatchStream,
 };
 use atomix_primitives::Hosts;
 use futures::future::BoxFuture;
@@ -64,6 +64,8 @@ struct Connected {
 struct Follow {
     slot: Arc<Slot>,
     keyspace: Keyspace,
+    /// None for the whole keyspace.
+    range: Option<Range>,
     seen: Option<Revision>,
     watch: WatchStream,
 }
@@ -336,6 +338,29 @@ impl Slot {
         *status = Status { state, error: error.to_owned(), since };
     }
 
+    async fn follow(
+        &self,
+        keyspace: &Keyspace,
+        range: Option<Range>,
+        from: WatchFrom,
+    ) -> Result<WatchStream, Error> {
+        let connected = self.connected()?;
+        let watch = watch(connected.store.as_ref(), keyspace, range.clone(), from).await?;
+        let Some(slot) = self.this.upgrade() else { return Err(Error::closed()) };
+        let seen = match from {
+            WatchFrom::Now => None,
+            WatchFrom::After(revision) => Some(revision),
+        };
+        let follow = Follow { slot, keyspace: keyspace.clone(), range, seen, watch };
+        let items = stream::unfold(Some(follow), |follow| async move {
+            let mut follow = follow?;
+            let item = follow.next().await;
+            let follow = item.is_ok().then_some(follow);
+            Some((item, follow))
+        });
+        Ok(items.boxed())
+    }
+
     fn connected(&self) -> Result<Arc<Connected>, Error> {
         if let Some(connected) = self.current.load_full() {
             return Ok(connected);
@@ -374,22 +399,16 @@ impl Store for Slot {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        Box::pin(async move {
-            let watch = self.connected()?.store.watch(keyspace, from).await?;
-            let Some(slot) = self.this.upgrade() else { return Err(Error::closed()) };
-            let seen = match from {
-                WatchFrom::Now => None,
-                WatchFrom::After(revision) => Some(revision),
-            };
-            let follow = Follow { slot, keyspace: keyspace.clone(), seen, watch };
-            let items = stream::unfold(Some(follow), |follow| async move {
-                let mut follow = follow?;
-                let item = follow.next().await;
-                let follow = item.is_ok().then_some(follow);
-                Some((item, follow))
-            });
-            Ok(items.boxed())
-        })
+        Box::pin(self.follow(keyspace, None, from))
+    }
+
+    fn watch_range<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        range: Range,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        Box::pin(self.follow(keyspace, Some(range), from))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
@@ -428,7 +447,8 @@ impl Follow {
     async fn resume(&mut self) -> Result<(), Error> {
         loop {
             let from = self.seen.map_or(WatchFrom::Now, WatchFrom::After);
-            match self.slot.connected()?.store.watch(&self.keyspace, from).await {
+            let connected = self.slot.connected()?;
+            match watch(connected.store.as_ref(), &self.keyspace, self.range.clone(), from).await {
                 Ok(watch) => {
                     self.watch = watch;
                     return Ok(());
@@ -439,6 +459,18 @@ impl Follow {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+async fn watch(
+    store: &dyn Store,
+    keyspace: &Keyspace,
+    range: Option<Range>,
+    from: WatchFrom,
+) -> Result<WatchStream, Error> {
+    match range {
+        Some(range) => store.watch_range(keyspace, range, from).await,
+        None => store.watch(keyspace, from).await,
     }
 }
 

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atomix_env::Shutdown;
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
 use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
@@ -26,10 +25,10 @@ pub(crate) struct Services {
 
 /// A call on a primitive; dereferences to it.
 #[derive(Debug)]
-pub(crate) struct Call<P> {
+pub(crate) struct Call<'a, P> {
+    runtime: &'a Runtime,
     session: Arc<Session>,
     open: Arc<Open>,
-    draining: Shutdown,
     of: PhantomData<fn() -> P>,
 }
 
@@ -112,12 +111,12 @@ impl Services {
         &self,
         extensions: &Extensions,
         id: Option<&PrimitiveId>,
-    ) -> Result<Call<P>, Error> {
+    ) -> Result<Call<'_, P>, Error> {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
         let open = self.runtime.find_for(&session, P::KIND, name).await?;
         let open = open.ok_or_else(|| not_open(P::KIND))?;
-        Ok(Call { session, open, draining: self.runtime.draining().clone(), of: PhantomData })
+        Ok(Call { runtime: &self.runtime, session, open, of: PhantomData })
     }
 
     pub(crate) async fn create_primitive(
@@ -141,7 +140,7 @@ impl Services {
 
 // === impl Call ===
 
-impl<P: Of> Call<P> {
+impl<P: Of> Call<'_, P> {
     /// Returns the caller, for calls that wait, own, or stream.
     pub(crate) fn caller(&self) -> Caller {
         self.session.caller(&self.open)
@@ -160,12 +159,13 @@ impl<P: Of> Call<P> {
         U: Send + 'static,
     {
         let events = events.map(move |event| event.map(&encode).map_err(stream_status));
-        let draining = self.draining.clone();
+        let draining = self.runtime.draining().clone();
+        let drained = draining.clone().cancelled_owned();
         let last =
             stream::once(async move { draining.is_cancelled().then(|| Err(stream_status(shutting_down()))) });
         let stream = stream::iter(first.map(Ok))
             .chain(events)
-            .take_until(self.draining.clone().cancelled_owned())
+            .take_until(drained)
             .chain(last.filter_map(std::future::ready));
         self.open.stream_opened();
         let counted =
@@ -174,7 +174,7 @@ impl<P: Of> Call<P> {
     }
 }
 
-impl<P: Of> Deref for Call<P> {
+impl<P: Of> Deref for Call<'_, P> {
     type Target = P;
 
     fn deref(&self) -> &P {
@@ -200,7 +200,7 @@ impl<S> Drop for Counted<S> {
 
 fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
     let none = || Error::new(Reason::Internal, "the call has no session");
-    extensions.get::<Arc<Session>>().cloned().ok_or_else(none)
+    crate::front::session(extensions).cloned().ok_or_else(none)
 }
 
 pub(crate) fn shutting_down() -> Error {

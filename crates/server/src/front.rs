@@ -3,45 +3,49 @@
 //! resort for a mistake of ours.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::future::{Future, pending, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use atomix_primitives::{Error, Reason};
-use atomix_runtime::{Runtime, Session};
-use atomix_transport::Connection;
-use bytes::Bytes;
+use atomix_runtime::{CallGuard, Runtime, Session};
+use atomix_transport::{Connection, RequestBody};
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use http_body::Body as HttpBody;
+use futures::future::{BoxFuture, select};
+use http::Extensions;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::Service;
 
 use crate::call::shutting_down;
+use crate::directory::{Answering, Directory};
 use crate::status::status;
 
-/// The services of one port, as the transport calls them.
+/// The services of one port, as the transport calls them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Front {
-    pub(crate) routes: Routes,
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) deadline_default: Duration,
+pub(crate) struct Front(Arc<Desk>);
+
+#[derive(Debug)]
+struct Desk {
+    directory: Directory,
+    runtime: Arc<Runtime>,
+    deadline_default: Duration,
 }
 
-/// Ends a call that takes too long. The timer is made only when the call does not answer at once.
-struct Deadline<F> {
-    call: F,
+/// A call on its way. What may end it early is made only when it does not answer at once.
+pub(crate) struct Attended {
+    call: Answering,
+    /// Counts the call until it has answered.
+    counted: Option<CallGuard>,
     runtime: Arc<Runtime>,
-    after: Duration,
-    timer: Option<BoxFuture<'static, ()>>,
+    patience: Patience,
+    early: Option<BoxFuture<'static, Error>>,
 }
 
 /// How long a call may take.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
     /// A call that answers: its own deadline, or the default.
     Deadline(Duration),
@@ -51,90 +55,93 @@ enum Patience {
     Endless,
 }
 
-/// Longer than any process lives.
-const FOREVER: Duration = Duration::from_hours(24 * 365);
-
 // === impl Front ===
 
-impl<B> Service<http::Request<B>> for Front
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-{
+impl Front {
+    pub(crate) fn new(directory: Directory, runtime: Arc<Runtime>, deadline_default: Duration) -> Self {
+        Self(Arc::new(Desk { directory, runtime, deadline_default }))
+    }
+}
+
+impl Service<http::Request<RequestBody>> for Front {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Attended;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        if self.runtime.is_draining() {
-            return refuse(shutting_down());
-        }
-        let connection = request.extensions().get::<Arc<Connection>>();
-        let session = connection.and_then(|connection| connection.owner::<Arc<Session>>()).cloned();
-        let call = session.as_ref().map(Session::call);
-        if let Some(session) = session {
-            request.extensions_mut().insert(session);
-        }
-        let patience = patience(&request, self.deadline_default);
-        let routed = self.routes.call(request);
-        let guarded = AssertUnwindSafe(routed).catch_unwind().map(|outcome| {
-            outcome.unwrap_or_else(|_| {
-                tracing::error!("a call panicked: please report it with what the log says above");
-                Ok(status(Error::new(Reason::Internal, "the call failed by a mistake of the runtime"))
-                    .into_http())
-            })
-        });
-        let answered = async move {
-            let answer = guarded.await;
-            drop(call);
-            answer
+    fn call(&mut self, request: http::Request<RequestBody>) -> Attended {
+        let Desk { directory, runtime, deadline_default } = &*self.0;
+        let attended = |call, counted, patience| Attended {
+            call,
+            counted,
+            runtime: Arc::clone(runtime),
+            patience,
+            early: None,
         };
-        let runtime = Arc::clone(&self.runtime);
-        match patience {
-            Patience::Deadline(after) => {
-                Box::pin(Deadline { call: Box::pin(answered), runtime, after, timer: None })
+        if runtime.is_draining() {
+            let refusal = Ok(status(shutting_down()).into_http());
+            return attended(Box::pin(ready(refusal)), None, Patience::Endless);
+        }
+        let counted = session(request.extensions()).map(Session::call);
+        let patience = patience(&request, *deadline_default);
+        attended(directory.call(request), counted, patience)
+    }
+}
+
+// === impl Attended ===
+
+impl Attended {
+    /// Waits for what ends the call before it has answered.
+    fn early(&self) -> BoxFuture<'static, Error> {
+        let over = |after: Duration| {
+            let error = move || {
+                Error::new(Reason::DeadlineExceeded, format!("the call took too long: after=`{after:?}`"))
+            };
+            self.runtime.env().sleep(after).map(move |()| error()).boxed()
+        };
+        let drained = || self.runtime.draining().clone().cancelled_owned().map(|()| shutting_down()).boxed();
+        match self.patience {
+            Patience::Deadline(after) => over(after),
+            Patience::Drain(Some(after)) => {
+                select(over(after), drained()).map(|either| either.factor_first().0).boxed()
             }
-            Patience::Drain(after) => Box::pin(async move {
-                let draining = runtime.draining().clone();
-                let call = Box::pin(answered);
-                let after = after.unwrap_or(FOREVER);
-                tokio::select! {
-                    biased;
-                    answer = (Deadline { call, runtime, after, timer: None }) => answer,
-                    () = draining.cancelled() => Ok(status(shutting_down()).into_http()),
-                }
-            }),
-            Patience::Endless => Box::pin(answered),
+            Patience::Drain(None) => drained(),
+            Patience::Endless => pending().boxed(),
         }
     }
 }
 
-// === impl Deadline ===
+impl Future for Attended {
+    type Output = Result<http::Response<Body>, Infallible>;
 
-impl<F> Future for Deadline<F>
-where
-    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
-{
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(answer) = Pin::new(&mut this.call).poll(context) {
-            return Poll::Ready(answer);
-        }
-        let timer = this.timer.get_or_insert_with(|| this.runtime.env().sleep(this.after).boxed());
-        timer.as_mut().poll(context).map(|()| {
-            let error = Error::new(
-                Reason::DeadlineExceeded,
-                format!("the call took too long: after=`{:?}`", this.after),
-            );
-            Ok(status(error).into_http())
-        })
+        let answer = match catch_unwind(AssertUnwindSafe(|| this.call.as_mut().poll(context))) {
+            Ok(Poll::Ready(answer)) => answer,
+            Ok(Poll::Pending) => {
+                if this.early.is_none() {
+                    this.early = Some(this.early());
+                }
+                let early = this.early.as_mut().expect("it was just made");
+                Ok(status(ready!(early.as_mut().poll(context))).into_http())
+            }
+            Err(_) => {
+                tracing::error!("a call panicked: please report it with what the log says above");
+                Ok(status(Error::new(Reason::Internal, "the call failed by a mistake of the runtime"))
+                    .into_http())
+            }
+        };
+        this.counted = None;
+        Poll::Ready(answer)
     }
+}
+
+/// Returns the session of the connection that a request came through.
+pub(crate) fn session(extensions: &Extensions) -> Option<&Arc<Session>> {
+    extensions.get::<Arc<Connection>>()?.owner()
 }
 
 fn patience<B>(request: &http::Request<B>, default: Duration) -> Patience {
@@ -165,10 +172,6 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-fn refuse(error: Error) -> BoxFuture<'static, Result<http::Response<Body>, Infallible>> {
-    Box::pin(std::future::ready(Ok(status(error).into_http())))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod control;
 mod convert;
 mod counter;
 mod countermap;
+mod directory;
 mod election;
 mod front;
 mod health;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::Listen;
-use atomix_env::Shutdown;
+use atomix_env::{Shutdown, Workers};
 use atomix_proto::{
     DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy,
     runtime, set, topic, value,
@@ -14,10 +14,11 @@ use atomix_proto::{
 use atomix_runtime::{Runtime, Session};
 use atomix_transport::{Connection, Drained, Limits, Listener, Observer, Transport};
 use tonic::server::NamedService;
-use tonic::service::{Routes, RoutesBuilder};
+use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::call::Services;
+use crate::directory::Directory;
 use crate::front::Front;
 use crate::health::Health;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub deadline_default: Duration,
     /// How long running calls may take when the server ends.
     pub grace: Duration,
+    /// Who serves the connections of the primitives; the tokio runtime of the caller if there are none.
+    pub workers: Option<Workers>,
 }
 
 /// The gRPC server of a runtime.
@@ -59,6 +62,25 @@ struct Sessions {
     runtime: Arc<Runtime>,
 }
 
+/// Makes the directory of a port from the generated servers of its services.
+macro_rules! directory {
+    ($this:ident: $($server:path)+) => {{
+        let services = Services { runtime: Arc::clone(&$this.runtime) };
+        let max = $this.settings.message_bytes_max;
+        let mut names = Vec::new();
+        $({
+            use $server as Server;
+            names.push(<Server<Services> as NamedService>::NAME);
+        })+
+        let mut directory = Directory::new($this.common(names));
+        $({
+            use $server as Server;
+            directory.add(Server::new(services.clone()).max_decoding_message_size(max));
+        })+
+        directory
+    }};
+}
+
 // === impl Server ===
 
 impl Server {
@@ -75,21 +97,9 @@ impl Server {
     }
 
     /// The services of applications.
-    fn primitives(&self) -> Routes {
-        let services = Services { runtime: Arc::clone(&self.runtime) };
-        let max = self.settings.message_bytes_max;
-        let mut routes = Routes::builder();
-        let mut names = Vec::new();
-        macro_rules! add {
-            ($($server:path)+) => {
-                $({
-                    use $server as Server;
-                    names.push(<Server<Services> as NamedService>::NAME);
-                    routes.add_service(Server::new(services.clone()).max_decoding_message_size(max));
-                })+
-            };
-        }
-        add! {
+    fn primitives(&self) -> Directory {
+        directory! {
+            self:
             counter::counter_server::CounterServer
             counter::counters_server::CountersServer
             countermap::counter_map_server::CounterMapServer
@@ -113,30 +123,21 @@ impl Server {
             value::value_server::ValueServer
             value::values_server::ValuesServer
         }
-        self.with_health(routes, names)
     }
 
     /// The services of operators.
-    fn controls(&self) -> Routes {
-        let services = Services { runtime: Arc::clone(&self.runtime) };
-        let max = self.settings.message_bytes_max;
-        let mut routes = Routes::builder();
-        routes
-            .add_service(
-                runtime::runtime_server::RuntimeServer::new(services.clone()).max_decoding_message_size(max),
-            )
-            .add_service(
-                proxy::proxy_server::ProxyServer::new(services.clone()).max_decoding_message_size(max),
-            )
-            .add_service(
-                inspect::inspector_server::InspectorServer::new(services).max_decoding_message_size(max),
-            );
-        let names = vec!["atomix.runtime.v1.Runtime", "atomix.proxy.v1.Proxy", "atomix.inspect.v1.Inspector"];
-        self.with_health(routes, names)
+    fn controls(&self) -> Directory {
+        directory! {
+            self:
+            inspect::inspector_server::InspectorServer
+            proxy::proxy_server::ProxyServer
+            runtime::runtime_server::RuntimeServer
+        }
     }
 
-    /// Adds health and reflection, which every port has.
-    fn with_health(&self, mut routes: RoutesBuilder, names: Vec<&'static str>) -> Routes {
+    /// Health of the services of these names and reflection, which every port has.
+    fn common(&self, names: Vec<&'static str>) -> Routes {
+        let mut routes = Routes::builder();
         routes.add_service(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -149,8 +150,8 @@ impl Server {
         routes.routes().prepare()
     }
 
-    fn front(&self, routes: Routes) -> Front {
-        Front { routes, runtime: Arc::clone(&self.runtime), deadline_default: self.settings.deadline_default }
+    fn front(&self, directory: Directory) -> Front {
+        Front::new(directory, Arc::clone(&self.runtime), self.settings.deadline_default)
     }
 }
 
@@ -172,6 +173,7 @@ impl Bound {
     pub async fn run(self, shutdown: Shutdown) -> Drained {
         let Self { server, listen, control } = self;
         let runtime = Arc::clone(&server.runtime);
+        let workers = &server.settings.workers;
         let (primitives, controls) = (server.front(server.primitives()), server.front(server.controls()));
         let observer = Sessions { runtime: Arc::clone(&runtime) };
         let transport = Transport::new(server.settings.transport.clone(), observer, runtime.env().clone());
@@ -182,8 +184,8 @@ impl Bound {
             runtime.drain();
             transport.drained(server.settings.grace).await
         };
-        let listen = transport.serve(listen, primitives, shutdown.clone());
-        let control = transport.serve(control, controls, shutdown.clone());
+        let listen = transport.serve(listen, workers.as_ref(), primitives, shutdown.clone());
+        let control = transport.serve(control, None, controls, shutdown.clone());
         let (drained, (), ()) = futures::join!(drain, listen, control);
         drained
     }

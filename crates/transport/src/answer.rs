@@ -16,7 +16,6 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
-use tower::util::Oneshot;
 
 use crate::budget::Place;
 use crate::connection::Connection;
@@ -27,7 +26,7 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// How long an answer or a request waits for room before its stream ends.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Hands the requests of one connection to the service.
+/// Hands the requests of one connection to the service, which is always ready: what bounds calls is in here.
 #[derive(Debug)]
 pub(crate) struct Tagged<S> {
     service: S,
@@ -43,7 +42,7 @@ pin_project! {
     pub(crate) struct Call<S> where S: Service<Request<RequestBody>> {
         // Absent for a request that is refused here.
         #[pin]
-        answer: Option<Oneshot<S, Request<RequestBody>>>,
+        answer: Option<S::Future>,
         running: Option<Running>,
     }
 }
@@ -101,7 +100,7 @@ where
         }
         let mut request = request.map(|body| RequestBody::new(body, &self.connection));
         request.extensions_mut().insert(Arc::clone(&self.connection));
-        Call { answer: Some(Oneshot::new(self.service.clone(), request)), running }
+        Call { answer: Some(self.service.clone().call(request)), running }
     }
 }
 

@@ -6,15 +6,16 @@ use std::collections::hash_map::Entry;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use atomix_env::{Env, Instant, Shutdown};
+use atomix_env::{Env, Instant, Shutdown, Workers};
 use bytes::Bytes;
-use futures::future::{join, join_all, select};
+use futures::future::{BoxFuture, join, join_all, select};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::rt::Executor;
@@ -110,9 +111,13 @@ struct Watched {
     blocked: Option<(u64, Instant)>,
 }
 
-/// Runs the calls of a connection, each as a task.
-#[derive(Debug, Clone)]
-struct Calls(Env);
+/// The calls that a connection has begun and not yet looked at.
+///
+/// They are polled by the task of the connection itself, once it has read all that came. Most calls on an embedded store
+/// end there and then: they need no task and no wake-up, and their answers leave together in one write. What waits
+/// becomes a task, which polls it again, so it does not matter who was to be woken in the first poll.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
 
 /// Takes connections from one listener.
 struct Acceptor<'a> {
@@ -176,11 +181,16 @@ impl Transport {
     /// more and tells the peers that came through these listeners to go elsewhere, while their calls run on; for the
     /// end of those see [`Transport::drained`].
     ///
-    /// Every request carries its `Arc<Connection>` in its extensions. Connections run on the tokio runtime of the
-    /// caller. Several calls may run at the same time, also on several runtimes. Not cancel safe: dropping the future
-    /// ends the connections that came through it.
-    pub async fn serve<S, B>(&self, listeners: Vec<Listener>, service: S, shutdown: Shutdown)
-    where
+    /// Every request carries its `Arc<Connection>` in its extensions. Connections are spread over `workers`, or run on
+    /// the tokio runtime of the caller if there are none. Several calls may run at the same time, also on several
+    /// runtimes. Not cancel safe: dropping the future ends the connections that came through it.
+    pub async fn serve<S, B>(
+        &self,
+        listeners: Vec<Listener>,
+        workers: Option<&Workers>,
+        service: S,
+        shutdown: Shutdown,
+    ) where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
@@ -192,15 +202,14 @@ impl Transport {
             Port { shared, number: shared.live.next_port.fetch_add(1, Ordering::Relaxed), served: false };
         // The block drops the listeners before the drain: who comes then is refused by the kernel, not left waiting.
         {
-            let builder = shared.builder();
             let accept = join_all(listeners.into_iter().map(|listener| {
-                let (builder, service, port) = (&builder, &service, port.number);
+                let (service, port) = (&service, port.number);
                 async move {
                     let mut acceptor = Acceptor::new(shared, port);
                     loop {
                         let (socket, peer) = acceptor.next(&listener).await;
                         if let Some(presence) = acceptor.admit(peer) {
-                            shared.start(builder, service.clone(), socket, presence);
+                            shared.start(workers, service.clone(), socket, presence);
                         }
                     }
                 }
@@ -231,9 +240,9 @@ impl fmt::Debug for Transport {
 // === impl Shared ===
 
 impl Shared {
-    fn builder(&self) -> http2::Builder<Calls> {
+    fn builder(&self, calls: Calls) -> http2::Builder<Calls> {
         let limits = &self.limits;
-        let mut builder = http2::Builder::new(Calls(self.env.clone()));
+        let mut builder = http2::Builder::new(calls);
         builder
             .timer(EnvTimer::new(self.env.clone()))
             .max_concurrent_streams(limits.streams_per_connection_max)
@@ -251,7 +260,7 @@ impl Shared {
     }
 
     /// Starts the task of a connection.
-    fn start<S, B>(&self, builder: &http2::Builder<Calls>, service: S, socket: Socket, presence: Presence)
+    fn start<S, B>(&self, workers: Option<&Workers>, service: S, socket: Socket, presence: Presence)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
@@ -259,31 +268,19 @@ impl Shared {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let connection = Arc::clone(&presence.connection);
-        let wire = Wire::new(socket, Arc::clone(&connection), self.limits.pings_per_second_max);
-        let served =
-            builder.serve_connection(TokioIo::new(wire), Tagged::new(service, Arc::clone(&connection)));
-        // The task is known by its connection, which ends it.
-        self.env.detach(async move {
-            // Whole, so that it lives as long as the task, and before the connection, so that it goes after it.
-            let mut presence = presence;
-            let mut served = pin!(served);
-            let mut stage = Stage::Serve;
-            presence.end = std::future::poll_fn(|context| {
-                let ordered = connection.ordered(context.waker());
-                if ordered != stage {
-                    stage = ordered;
-                    served.as_mut().graceful_shutdown();
+        let Some(workers) = workers else {
+            self.env.detach(presence.serve(service, socket));
+            return;
+        };
+        match socket.detach() {
+            Ok(socket) => workers.detach(async move {
+                match socket.attach() {
+                    Ok(socket) => presence.serve(service, socket).await,
+                    Err(error) => presence.fail(&error),
                 }
-                match served.as_mut().poll(context) {
-                    Poll::Ready(outcome) => Poll::Ready(end_of(&connection, stage, outcome)),
-                    // One poll was the chance to say goodbye.
-                    Poll::Pending if stage == Stage::Close => Poll::Ready(end_of(&connection, stage, Ok(()))),
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await;
-        });
+            }),
+            Err(error) => presence.fail(&error),
+        }
     }
 
     async fn sweep_for_ever(&self) {
@@ -385,12 +382,28 @@ impl Shared {
 
 // === impl Calls ===
 
+impl Calls {
+    /// Polls what began; returns whether there was anything.
+    fn poll(&self, env: &Env) -> bool {
+        let begun = std::mem::take(&mut *self.0.lock());
+        let any = !begun.is_empty();
+        for mut call in begun {
+            let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+            // A call that panics ends alone, as a task would; the hook has told it.
+            if let Ok(Poll::Pending) = catch_unwind(poll) {
+                env.detach(call);
+            }
+        }
+        any
+    }
+}
+
 impl<F> Executor<F> for Calls
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.detach(call);
+        self.0.lock().push(Box::pin(call));
     }
 }
 
@@ -486,6 +499,50 @@ impl Presence {
         shared.observer.opened(&connection);
         // The end that stands when the whole task is dropped, with its runtime.
         Self { shared: Arc::clone(shared), connection, end: End::Cut }
+    }
+
+    /// Drives the connection to its end. The task is known by its connection, which ends it.
+    async fn serve<S, B>(mut self, service: S, socket: Socket)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let connection = Arc::clone(&self.connection);
+        let wire = Wire::new(socket, Arc::clone(&connection), self.shared.limits.pings_per_second_max);
+        let tagged = Tagged::new(service, Arc::clone(&connection));
+        let calls = Calls::default();
+        let builder = self.shared.builder(calls.clone());
+        // Declared after `self`, so that it goes before the connection is said to have ended.
+        let mut served = pin!(builder.serve_connection(TokioIo::new(wire), tagged));
+        let mut stage = Stage::Serve;
+        self.end = std::future::poll_fn(|context| {
+            let ordered = connection.ordered(context.waker());
+            if ordered != stage {
+                stage = ordered;
+                served.as_mut().graceful_shutdown();
+            }
+            loop {
+                match served.as_mut().poll(context) {
+                    Poll::Ready(outcome) => return Poll::Ready(end_of(&connection, stage, outcome)),
+                    // One poll was the chance to say goodbye.
+                    Poll::Pending if stage == Stage::Close => {
+                        return Poll::Ready(end_of(&connection, stage, Ok(())));
+                    }
+                    Poll::Pending if calls.poll(&self.shared.env) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Ends a connection that never began.
+    fn fail(mut self, error: &io::Error) {
+        tracing::warn!(peer = %self.connection.peer(), %error, "cannot serve a connection");
+        self.end = End::Lost;
     }
 }
 

@@ -19,6 +19,13 @@ pub(crate) enum Socket {
     Unix(UnixStream),
 }
 
+/// A socket on its way from one tokio runtime to another.
+#[derive(Debug)]
+pub(crate) enum Detached {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
 /// Lets HTTP/2 read and write, counts, and ends a connection that floods.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -38,6 +45,30 @@ macro_rules! with {
             Socket::Unix($it) => $do,
         }
     };
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// Takes the socket from the tokio runtime that it was accepted on.
+    pub(crate) fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Self::Tcp(socket) => Detached::Tcp(socket.into_std()?),
+            Self::Unix(socket) => Detached::Unix(socket.into_std()?),
+        })
+    }
+}
+
+// === impl Detached ===
+
+impl Detached {
+    /// Gives the socket to the current tokio runtime.
+    pub(crate) fn attach(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+        })
+    }
 }
 
 // === impl Wire ===

@@ -22,6 +22,7 @@ fn every_value_is_printed_with_its_origin() {
         r#"# routes are not set: everything goes to the first store  # default
 listen: ["127.0.0.1:0"]  # flag --listen
 control: ["127.0.0.1:5679"]  # default
+workers: 0  # default
 stores:  # file atomix.yaml
   - namespace: ""  # default
     name: "m"  # file atomix.yaml

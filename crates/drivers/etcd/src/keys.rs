@@ -21,7 +21,7 @@ pub(crate) struct Space {
 }
 
 /// Keys from the first up to but not including the second, as etcd has them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     pub(crate) start: Bytes,
     pub(crate) end: Bytes,

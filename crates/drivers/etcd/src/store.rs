@@ -9,11 +9,11 @@ use std::time::Duration;
 use atomix_env::Env;
 use atomix_kv::emulate::Batcher;
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Reconfigured,
-    Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Range, Read,
+    Reconfigured, Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use tokio_util::task::TaskTracker;
 
 use crate::carriers::{Questions, Reads};
@@ -23,7 +23,7 @@ use crate::error::Failure;
 use crate::keys::{Space, Span};
 use crate::link::Link;
 use crate::plan;
-use crate::watch::Hub;
+use crate::watch::{Hub, Part};
 use crate::wire::kv_client::KvClient;
 use crate::wire::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 
@@ -69,6 +69,13 @@ impl EtcdStore {
 
     fn check_open(&self) -> Result<(), Error> {
         if self.running.is_closed() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    async fn follow(&self, part: Part, from: WatchFrom) -> Result<WatchStream, Error> {
+        self.check_open()?;
+        let _running = self.running.token();
+        let latest = self.answer(&part.space, Vec::new(), Level::Latest).await?.revision;
+        self.hub.watch(&part, from, latest)
     }
 
     async fn answer(&self, space: &Space, reads: Vec<Read>, level: Level) -> Result<Snapshot, Error> {
@@ -159,13 +166,20 @@ impl Store for EtcdStore {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        Box::pin(async move {
-            self.check_open()?;
-            let _running = self.running.token();
-            let space = self.core.space(keyspace);
-            let latest = self.answer(&space, Vec::new(), Level::Latest).await?.revision;
-            self.hub.watch(&space, from, latest)
-        })
+        Box::pin(self.follow(Part::all(self.core.space(keyspace)), from))
+    }
+
+    fn watch_range<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        range: Range,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, Error>> {
+        let space = self.core.space(keyspace);
+        match space.entries(&range) {
+            Some(span) => Box::pin(self.follow(Part { space, span }, from)),
+            None => Box::pin(ready(Err(Error::invalid("a watch of a range without keys")))),
+        }
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Watches: one watch of etcd per keyspace, whatever the number of those who follow it.
+//! Watches: one watch of etcd for a keyspace, or for a range of its keys, whatever the number of those who follow it.
 //!
-//! The watches of all keyspaces share one stream to etcd. Each feeds the window of its keyspace, and followers are positions
+//! All watches share one stream to etcd. Each feeds the window of its part, and followers are positions
 //! in that window. When the connection is lost, every watch begins anew after the last revision that it has brought. Who
 //! begins further back than the window reaches is first brought up to it, over a stream of its own.
 
@@ -9,4 +9,4 @@ mod assemble;
 mod backlog;
 mod hub;
 
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Part};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atomix_kv::{Commit, Entry, ErrorKind, Revision, Txn, WatchFrom, WatchItem};
+use atomix_kv::{Commit, Entry, ErrorKind, Range, Revision, Txn, WatchFrom, WatchItem};
 use bytes::Bytes;
 use futures::future::{join, join_all};
 use futures::{FutureExt, StreamExt};
@@ -18,6 +18,7 @@ cases! {
     a_watch_brings_the_previous_value_and_tells_creation;
     a_watch_brings_the_changes_of_every_kind_of_write;
     a_watch_after_a_revision_that_is_not_there_is_refused_with_the_latest;
+    a_watch_of_a_range_brings_what_happens_there_and_nothing_else;
     a_watch_begun_before_the_first_commit_sees_it;
     many_watches_see_the_same;
     a_dropped_watch_disturbs_nobody;
@@ -164,6 +165,50 @@ async fn a_watch_after_a_revision_that_is_not_there_is_refused_with_the_latest(g
         let next = ground.put("k", "2").await.revision;
         assert_eq!(ground.next(&mut watch).await.revision, next);
     }
+}
+
+async fn a_watch_of_a_range_brings_what_happens_there_and_nothing_else(ground: Ground) {
+    let range = Range::prefix("in/");
+    let watch = ground.store.watch_range(&ground.keyspace, range.clone(), WatchFrom::Now).await;
+    let mut watch = watch.expect("a range can be watched");
+    let Some(Ok(WatchItem::Progress(begin))) = watch.next().await else {
+        panic!("it begins with its revision")
+    };
+    let before = ground.commit(Txn::new().write(put("a", "1"))).await.revision;
+    assert!(begin < before);
+    let both = Txn::new().write(put("in/a", "1")).write(put("z", "1"));
+    let both = ground.commit(both).await.revision;
+    ground.commit(Txn::new().write(put("a", "2")).write(delete("z"))).await;
+    let deleted = ground.commit(Txn::new().write(delete_range("in/")).write(add("n", 1))).await.revision;
+    let mut writers = Vec::new();
+    for writer in 0..20 {
+        let key = if writer % 2 == 0 { format!("in/{writer}") } else { format!("out/{writer}") };
+        writers.push(ground.commit(Txn::new().write(put(&key, "1"))));
+    }
+    join_all(writers).await;
+
+    let first = ground.next(&mut watch).await;
+    assert_eq!(first.changes.len(), 1);
+    assert_eq!((&first.changes[0].key[..], first.revision), (&b"in/a"[..], both));
+    let second = ground.next(&mut watch).await;
+    assert_eq!((second.changes.len(), second.revision), (1, deleted));
+    assert_eq!(second.changes[0].previous, first.changes[0].current);
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let commit = ground.next(&mut watch).await;
+        seen.extend(commit.changes.iter().map(|change| change.key.clone()));
+    }
+    seen.sort();
+    let mut expected: Vec<Bytes> = (0..20).step_by(2).map(|writer| format!("in/{writer}").into()).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+
+    // Resumed in the middle.
+    let again = ground.store.watch_range(&ground.keyspace, range, after(both)).await;
+    assert_eq!(ground.next(&mut again.expect("it can be resumed")).await.revision, deleted);
+    let empty = Range { start: "b".into(), end: Some("a".into()) };
+    let refused = ground.store.watch_range(&ground.keyspace, empty, WatchFrom::Now).await;
+    assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Invalid));
 }
 
 async fn a_watch_begun_before_the_first_commit_sees_it(ground: Ground) {

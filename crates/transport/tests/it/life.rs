@@ -31,6 +31,31 @@ fn every_call_knows_its_connection() {
 }
 
 #[test]
+fn connections_are_spread_over_the_workers_and_stay_there() {
+    let server = Server::start(Limits::default());
+    let mut clients: Vec<_> = (0..4).map(|_| client(&server)).collect();
+    let mut threads =
+        || -> Vec<_> { clients.iter_mut().map(|client| client.call(&call("/thread")).unwrap()).collect() };
+    let first = threads();
+    assert_eq!(threads(), first);
+    for worker in ["worker-0", "worker-1"] {
+        assert_eq!(first.iter().filter(|thread| thread == &worker.as_bytes()).count(), 2, "{first:?}");
+    }
+}
+
+#[test]
+fn a_call_that_panics_ends_alone() {
+    let server = Server::start(Limits::default());
+    let mut client = client(&server);
+    client.start(&call("/wait")).unwrap();
+    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 1);
+    assert!(client.call(&call("/panic")).is_err());
+    client.call(&server.target.small).unwrap();
+    assert_eq!(server.heard.waiting.load(Ordering::SeqCst), 1);
+    assert_eq!(server.counters.open(), 1);
+}
+
+#[test]
 fn a_large_answer_comes_whole() {
     let server = Server::start(Limits::default());
     let mut client = client(&server);

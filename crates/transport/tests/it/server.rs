@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use atomix_env::{Env, Shutdown};
+use atomix_env::{Env, Shutdown, Workers};
 use atomix_transport::abuse::{Call, Target};
 use atomix_transport::{Connection, Counters, Drained, Limits, Listener, Observer, RequestBody, Transport};
 use bytes::Bytes;
@@ -113,6 +113,8 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
             tokio::time::sleep(Duration::from_millis(300)).await;
             text("rested".to_owned())
         }
+        ("/panic", _) => panic!("as it was asked to"),
+        ("/thread", _) => text(std::thread::current().name().unwrap_or_default().to_owned()),
         ("/wait", _) => {
             heard.waiting.fetch_add(1, Ordering::SeqCst);
             let _waits = Waits(heard);
@@ -123,9 +125,15 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
     Ok(Response::new(reply))
 }
 
-async fn run(transport: Transport, heard: Arc<Heard>, listeners: Vec<Listener>, shutdown: Shutdown) {
+async fn run(
+    transport: Transport,
+    heard: Arc<Heard>,
+    listeners: Vec<Listener>,
+    workers: &Workers,
+    shutdown: Shutdown,
+) {
     let service = tower::service_fn(move |request| answer(Arc::clone(&heard), request));
-    transport.serve(listeners, service, shutdown).await;
+    transport.serve(listeners, Some(workers), service, shutdown).await;
 }
 
 pub(crate) fn call(path: &str) -> Call {
@@ -151,9 +159,10 @@ impl Server {
         let (heard, shutdown) = (Arc::<Heard>::default(), Shutdown::new());
         let transport = Transport::new(limits, Hears(Arc::clone(&heard)), Env::real());
         let counters = transport.counters();
-        let serving = run(transport.clone(), Arc::clone(&heard), listeners, shutdown.clone());
+        let (told, stop) = (Arc::clone(&heard), shutdown.clone());
         let ended = runtime.spawn(async move {
-            serving.await;
+            let workers = Workers::start(2).unwrap();
+            run(transport.clone(), told, listeners, &workers, stop).await;
             transport.drained(Duration::from_secs(1)).await
         });
         Self { runtime, target, heard, counters, shutdown, ended: Some(ended) }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Follows a keyspace from further back than its window reaches.
+//! Follows a part of a keyspace from further back than its window reaches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use tonic::Streaming;
 
 use super::assemble::{Assembler, oldest};
-use super::hub::{Shared, create};
+use super::hub::{Part, Shared, create};
 use crate::error::{Failure, of_watch};
 use crate::keys::{Space, complete, revision};
 use crate::plan;
@@ -21,7 +21,7 @@ use crate::wire::{RangeRequest, WatchRequest, WatchResponse, watch_request};
 /// A follower that is behind.
 struct Backlog {
     shared: Arc<Shared>,
-    space: Space,
+    part: Part,
     /// Everything up to here was brought.
     seen: Revision,
     ready: VecDeque<Arc<Commit>>,
@@ -44,9 +44,9 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// Returns everything after `seen`: out of etcd's history until the window of the keyspace has it. Reads no faster than the
 /// follower does.
-pub(super) fn follow(shared: Arc<Shared>, space: Space, seen: Revision, interest: Arc<()>) -> WatchStream {
+pub(super) fn follow(shared: Arc<Shared>, part: Part, seen: Revision, interest: Arc<()>) -> WatchStream {
     let ready = VecDeque::new();
-    let backlog = Backlog { shared, space, seen, ready, source: Source::None, _interest: interest };
+    let backlog = Backlog { shared, part, seen, ready, source: Source::None, _interest: interest };
     stream::unfold(backlog, |mut backlog| async move {
         let item = match backlog.next().await {
             Ok(None) => return None,
@@ -71,14 +71,14 @@ impl Backlog {
                 return Ok(Some(WatchItem::Commit(commit)));
             }
             if let Source::History(..) | Source::None = self.source
-                && let Some(window) = self.shared.join(&self.space, self.seen)?
+                && let Some(window) = self.shared.join(&self.part, self.seen)?
             {
                 self.source = Source::Window(window);
             }
             match &mut self.source {
                 Source::Ended => return Ok(None),
                 Source::Window(window) => return window.next().await.transpose(),
-                Source::None => match open(&self.shared.core, &self.space, self.seen).await {
+                Source::None => match open(&self.shared.core, &self.part, self.seen).await {
                     Ok(stream) => self.source = Source::History(Box::new(stream), Assembler::default()),
                     Err(error) if error.kind() == ErrorKind::Unavailable => {
                         self.shared.core.env.sleep(RETRY).await;
@@ -88,7 +88,7 @@ impl Backlog {
                 Source::History(stream, assembler) => match stream.message().await {
                     Ok(Some(response)) if response.canceled => return Err(cancelled(&response)),
                     Ok(Some(response)) => {
-                        let commits = assembler.take(&self.space, response)?;
+                        let commits = assembler.take(&self.part.space, response)?;
                         let new = commits.into_iter().filter(|commit| commit.revision > self.seen);
                         self.ready.extend(new.map(Arc::new));
                     }
@@ -102,11 +102,11 @@ impl Backlog {
     }
 }
 
-/// Opens a stream of its own that brings the commits of a keyspace after `seen`.
-async fn open(core: &Core, space: &Space, seen: Revision) -> Result<Streaming<WatchResponse>, Error> {
-    reaches_back(core, space, seen).await?;
+/// Opens a stream of its own that brings the commits of a part after `seen`.
+async fn open(core: &Core, part: &Part, seen: Revision) -> Result<Streaming<WatchResponse>, Error> {
+    reaches_back(core, &part.space, seen).await?;
     let connection = core.link.connection().await?;
-    let begin = WatchRequest { request: Some(watch_request::Request::Create(create(space, 1, seen))) };
+    let begin = WatchRequest { request: Some(watch_request::Request::Create(create(&part.span, 1, seen))) };
     // The stream must stay open on this side, or etcd ends it.
     let requests = stream::iter([begin]).chain(stream::pending());
     let (request, generation) = core.link.request(requests);
@@ -159,7 +159,7 @@ pub(super) async fn reaches_back(core: &Core, space: &Space, seen: Revision) -> 
 /// Learns up to where etcd has compacted: it says so to who asks for its first revision.
 async fn compacted(core: &Core, space: &Space) -> Result<Revision, Error> {
     let connection = core.link.connection().await?;
-    let create = create(space, 1, Revision(0));
+    let create = create(&space.watched(), 1, Revision(0));
     let begin = WatchRequest { request: Some(watch_request::Request::Create(create)) };
     let (request, _) = core.link.request(stream::iter([begin]).chain(stream::pending()));
     let mut client = WatchClient::with_origin(connection.clone(), connection.origin());

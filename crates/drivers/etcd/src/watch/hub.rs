@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use atomix_env::Instant;
 use atomix_kv::{Error, ErrorKind, History, Revision, WatchFrom, WatchItem, WatchStream};
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -19,7 +18,7 @@ use super::assemble::Assembler;
 use super::backlog::{self, cancelled, reaches_back};
 use crate::connection::Connection;
 use crate::error::{Failure, is_token_error};
-use crate::keys::{Space, TOGETHER_MAX, complete, revision};
+use crate::keys::{Space, Span, TOGETHER_MAX, complete, revision};
 use crate::store::Core;
 use crate::wire::watch_client::WatchClient;
 use crate::wire::{WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request};
@@ -36,10 +35,18 @@ pub(super) struct Shared {
     changed: Notify,
 }
 
+/// What is watched: a keyspace, or some of its keys.
+///
+/// Without the key that tells transactions apart, those that shared a revision of etcd are one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Part {
+    pub(crate) space: Space,
+    pub(crate) span: Span,
+}
+
 #[derive(Default)]
 struct State {
-    /// By the base of the keyspace.
-    standing: HashMap<Bytes, Standing>,
+    standing: HashMap<Part, Standing>,
     /// What the task has not taken note of.
     orders: VecDeque<Order>,
     last_id: i64,
@@ -47,7 +54,7 @@ struct State {
     closed: bool,
 }
 
-/// A keyspace that is watched.
+/// A part that is watched.
 struct Standing {
     id: i64,
     history: History,
@@ -64,7 +71,7 @@ enum Order {
 
 /// The task's side of a standing watch.
 struct Watching {
-    space: Space,
+    part: Part,
     history: History,
     /// Everything up to here was brought.
     seen: Revision,
@@ -94,6 +101,16 @@ const REQUESTS: usize = 256;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
+// === impl Part ===
+
+impl Part {
+    /// A whole keyspace.
+    pub(crate) fn all(space: Space) -> Self {
+        let span = space.watched();
+        Self { space, span }
+    }
+}
+
 // === impl Hub ===
 
 impl Hub {
@@ -101,22 +118,17 @@ impl Hub {
         Self { shared: Arc::new(Shared { core, state: Mutex::default(), changed: Notify::new() }) }
     }
 
-    /// Follows a keyspace of a cluster whose latest revision is `latest` or, by now, a later one.
-    pub(crate) fn watch(
-        &self,
-        space: &Space,
-        from: WatchFrom,
-        latest: Revision,
-    ) -> Result<WatchStream, Error> {
+    /// Follows a part of a keyspace, in a cluster whose latest revision is `latest` or, by now, a later one.
+    pub(crate) fn watch(&self, part: &Part, from: WatchFrom, latest: Revision) -> Result<WatchStream, Error> {
         let after = match from {
             WatchFrom::Now => latest,
             WatchFrom::After(revision) if revision > latest => return Err(Error::compacted(latest)),
             WatchFrom::After(revision) => revision,
         };
-        let (window, interest) = self.shared.stand(space, after, latest)?;
+        let (window, interest) = self.shared.stand(part, after, latest)?;
         let stream = match window {
             Some(window) => window,
-            None => backlog::follow(Arc::clone(&self.shared), space.clone(), after, interest),
+            None => backlog::follow(Arc::clone(&self.shared), part.clone(), after, interest),
         };
         Ok(match from {
             WatchFrom::Now => {
@@ -126,7 +138,7 @@ impl Hub {
         })
     }
 
-    /// Returns how many keyspaces are watched.
+    /// Returns how many watches etcd has to feed.
     pub(crate) fn watched(&self) -> usize {
         self.shared.state.lock().standing.len()
     }
@@ -152,11 +164,11 @@ impl fmt::Debug for Hub {
 // === impl Shared ===
 
 impl Shared {
-    /// Watches a keyspace, if it is not watched yet, and follows it from `after`. The window does not reach back as far if
+    /// Watches a part, if it is not watched yet, and follows it from `after`. The window does not reach back as far if
     /// no stream is returned.
     fn stand(
         self: &Arc<Self>,
-        space: &Space,
+        part: &Part,
         after: Revision,
         latest: Revision,
     ) -> Result<(Option<WatchStream>, Arc<()>), Error> {
@@ -164,12 +176,12 @@ impl Shared {
         if state.closed {
             return Err(Error::closed());
         }
-        if !state.standing.contains_key(space.base()) {
+        if !state.standing.contains_key(part) {
             let seen = if after.0.saturating_add(NEAR) >= latest.0 { after } else { latest };
             state.last_id += 1;
             let (id, history) = (state.last_id, History::new(seen));
             let watching = Watching {
-                space: space.clone(),
+                part: part.clone(),
                 history: history.clone(),
                 seen,
                 assembler: Assembler::default(),
@@ -177,25 +189,25 @@ impl Shared {
             };
             state.orders.push_back(Order::Begin(id, watching));
             let standing = Standing { id, history, interest: Arc::default(), idle: None };
-            state.standing.insert(space.base().clone(), standing);
+            state.standing.insert(part.clone(), standing);
             if !std::mem::replace(&mut state.running, true) {
                 let shared = Arc::clone(self);
                 self.core.env.detach(async move { shared.run().await });
             }
             self.changed.notify_one();
         }
-        let standing = state.standing.get_mut(space.base()).expect("it was just put there");
+        let standing = state.standing.get_mut(part).expect("it was just put there");
         standing.idle = None;
         Ok((standing.follow(after)?, Arc::clone(&standing.interest)))
     }
 
-    /// Follows a keyspace from `seen` if its window reaches back as far.
-    pub(super) fn join(&self, space: &Space, seen: Revision) -> Result<Option<WatchStream>, Error> {
+    /// Follows a part from `seen` if its window reaches back as far.
+    pub(super) fn join(&self, part: &Part, seen: Revision) -> Result<Option<WatchStream>, Error> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Error::closed());
         }
-        state.standing.get_mut(space.base()).map_or(Ok(None), |standing| standing.follow(seen))
+        state.standing.get_mut(part).map_or(Ok(None), |standing| standing.follow(seen))
     }
 
     /// Feeds the windows until the store is closed.
@@ -288,7 +300,9 @@ impl Shared {
     async fn drop_compacted(&self, watches: &mut HashMap<i64, Watching>) -> Result<(), Error> {
         let Some(oldest) = watches.values().min_by_key(|watching| watching.seen) else { return Ok(()) };
         // What is compacted at all is compacted for the oldest.
-        let Err(error) = reaches_back(&self.core, &oldest.space, oldest.seen).await else { return Ok(()) };
+        let Err(error) = reaches_back(&self.core, &oldest.part.space, oldest.seen).await else {
+            return Ok(());
+        };
         let oldest = match error.kind() {
             ErrorKind::Compacted { oldest } => oldest,
             // This keyspace may not be read any more; etcd will say so to its watch, and to no other.
@@ -315,8 +329,8 @@ impl Shared {
 
     fn end(&self, id: i64, watching: &Watching, error: &Error) {
         let mut state = self.state.lock();
-        if state.standing.get(watching.space.base()).is_some_and(|standing| standing.id == id) {
-            state.standing.remove(watching.space.base());
+        if state.standing.get(&watching.part).is_some_and(|standing| standing.id == id) {
+            state.standing.remove(&watching.part);
         }
         watching.history.end(error);
     }
@@ -450,7 +464,7 @@ impl Session<'_> {
             watching.seen = watching.seen.max(at);
             return Ok(());
         }
-        match watching.assembler.take(&watching.space, response) {
+        match watching.assembler.take(&watching.part.space, response) {
             Ok(commits) => {
                 for commit in commits {
                     if commit.revision > watching.seen {
@@ -501,7 +515,7 @@ impl Session<'_> {
         if let Some(watching) = self.watches.get_mut(&id) {
             // What was begun on another stream is brought again from its beginning.
             watching.assembler = Assembler::default();
-            let create = create(&watching.space, id, watching.seen);
+            let create = create(&watching.part.span, id, watching.seen);
             self.waiting.push_back(WatchRequest { request: Some(watch_request::Request::Create(create)) });
         }
     }
@@ -525,12 +539,11 @@ impl Session<'_> {
     }
 }
 
-/// Asks etcd for the commits of a keyspace after `seen`.
-pub(super) fn create(space: &Space, id: i64, seen: Revision) -> WatchCreateRequest {
-    let span = space.watched();
+/// Asks etcd for what happens to keys after `seen`.
+pub(super) fn create(span: &Span, id: i64, seen: Revision) -> WatchCreateRequest {
     WatchCreateRequest {
-        key: span.start,
-        range_end: span.end,
+        key: span.start.clone(),
+        range_end: span.end.clone(),
         // What was seen of a revision in part comes again, and is left out by who takes it.
         start_revision: complete(seen) + 1,
         progress_notify: true,

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The same calls when there is a thousand times more of everything.
+
+use anyhow::Result;
+use atomix_load::work::{Mix, Op, Subject};
+use futures::future::try_join_all;
+use serde_json::json;
+
+use crate::compare::lab::{Lab, Load, subject};
+
+const LOAD: (usize, usize) = (8, 64);
+
+fn named(name: &str, keys: u64) -> Subject {
+    Subject { name: name.to_owned(), ..subject(keys) }
+}
+
+pub(super) fn growth(lab: &mut Lab) -> Result<()> {
+    let load = Load::closed(LOAD.0, LOAD.1);
+    let server = lab.ground.atomix("memory", json!({}))?;
+    let address = &server.tcp;
+    let (entries, primitives, peers) = (1_000_000 / lab.shrink, 100_000 / lab.shrink, 10_000 / lab.shrink);
+
+    for (what, keys) in [("a thousand entries", 1000), ("a million entries", entries)] {
+        let map = named(&format!("map-{keys}"), keys);
+        lab.work_on(&format!("{what}, get"), load, &server, address, Mix::only(Op::Get), &map)?;
+        lab.work_on(&format!("{what}, put"), load, &server, address, Mix::only(Op::Put), &map)?;
+    }
+    for (what, keys) in [("ten counters", 10), ("a hundred thousand counters", primitives)] {
+        let counters = named(&format!("counters-{keys}"), keys);
+        lab.work_on(
+            &format!("{what}, increment"),
+            load,
+            &server,
+            address,
+            Mix::only(Op::Increment),
+            &counters,
+        )?;
+    }
+
+    // A fresh one, so that nothing but connections and watches is many.
+    let server = lab.ground.atomix("memory", json!({}))?;
+    let address = &server.tcp;
+    lab.work("ten connections, put", load, &server, address, Mix::only(Op::Put))?;
+    let idle = usize::try_from(peers).expect("ten thousand");
+    lab.calls("ten thousand connections, put", load, &server, async |env| {
+        // They live as long as the runtime that this is called on.
+        for _ in 0..idle.div_ceil(CONNECTING) {
+            let opened = (0..CONNECTING.min(idle)).map(|_| atomix_load::Channel::connect(env, address));
+            for channel in try_join_all(opened).await? {
+                env.detach(async move {
+                    let _open = channel;
+                    std::future::pending::<()>().await;
+                });
+            }
+        }
+        Ok(subject(1000).work(env, address, load.connections, Mix::only(Op::Put)).await?)
+    })?;
+    lab.calls("ten thousand watches of another map, put", load, &server, async |env| {
+        let watched = named("watched", 1);
+        let works = watched.work(env, address, 10, Mix::only(Op::Put)).await?;
+        let open = watched.watchers(&works, idle).await?;
+        env.detach(async move {
+            let _open = (works, open);
+            std::future::pending::<()>().await;
+        });
+        Ok(subject(1000).work(env, address, load.connections, Mix::only(Op::Put)).await?)
+    })
+}
+
+/// Connections that are opened at once.
+const CONNECTING: usize = 100;
