@@ -23,6 +23,7 @@ use std::time::Duration;
 use atomix_client::{Client, Open};
 use atomix_env::Env;
 use clap::{Args, Subcommand};
+use futures::future::LocalBoxFuture;
 
 use crate::failure::{Failure, Side};
 use crate::output::{Format, Printer};
@@ -168,13 +169,21 @@ pub(crate) struct Context {
 ///
 /// `program` describes all arguments, for completion scripts. Needs a tokio runtime with its drivers on. Not cancel
 /// safe: what the command began may be applied.
-pub async fn run(program: clap::Command, options: Options, offline: Offline, command: Command) -> ExitCode {
-    let printer = Printer::new(options.output);
-    let context = Context { options, offline, printer, env: Env::real() };
-    match Box::pin(context.run(program, command)).await {
-        Ok(code) => code,
-        Err(failure) => context.printer.fail(&failure),
-    }
+pub fn run(
+    program: clap::Command,
+    options: Options,
+    offline: Offline,
+    command: Command,
+) -> LocalBoxFuture<'static, ExitCode> {
+    // Boxed here, so that it is compiled with this crate, for size.
+    Box::pin(async move {
+        let printer = Printer::new(options.output);
+        let context = Context { options, offline, printer, env: Env::real() };
+        match context.run(program, command).await {
+            Ok(code) => code,
+            Err(failure) => context.printer.fail(&failure),
+        }
+    })
 }
 
 impl Context {

@@ -25,7 +25,7 @@ pub struct Room {
 
 /// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
 /// store as well.
-const ENTRY_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 384;
 const KEYSPACE_BYTES: usize = 1024;
 
 const SHARDS: usize = 16;

@@ -51,7 +51,7 @@ pub struct Settings {
     /// With `interval`: how long what was answered may not be on the disk yet. Default 100 ms; 1 ms to 1 h.
     #[serde(default = "defaults::sync_interval", deserialize_with = "span")]
     pub sync_interval: Duration,
-    /// Bytes of keys and values in the whole store, with 128 for each entry and 1,024 for each keyspace; all of it is kept
+    /// Bytes of keys and values in the whole store, with 384 for each entry and 1,024 for each keyspace; all of it is kept
     /// in memory. Writes beyond are refused, deletes still work. Default 4 GiB.
     #[serde(default = "defaults::bytes_max")]
     pub bytes_max: usize,

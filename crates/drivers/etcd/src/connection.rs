@@ -188,7 +188,7 @@ fn client(tls: &Tls) -> Result<ClientConfig, Error> {
     for certificate in certificates(&tls.ca).map_err(wrong("ca"))? {
         roots.add(certificate).map_err(refused("ca"))?;
     }
-    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(refused("ca"))?

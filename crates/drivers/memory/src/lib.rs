@@ -20,7 +20,7 @@ pub struct MemoryDriver;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Bytes of keys and values in the whole store, with 128 for each entry and 1,024 for each keyspace; writes beyond
+    /// Bytes of keys and values in the whole store, with 384 for each entry and 1,024 for each keyspace; writes beyond
     /// are refused, deletes still work. Default 4 GiB.
     pub bytes_max: usize,
     /// Commits per keyspace that a watch may lag behind. Default 4,096; at least 1.

@@ -176,7 +176,7 @@ fn connector(settings: &Settings) -> Result<TlsConnector, Error> {
         // What the machine cannot read of its own certificates it does not trust.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
-    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong("tls")(error.into()))?
