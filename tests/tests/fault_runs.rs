@@ -16,7 +16,7 @@ async fn run(kind: Kind, firewall: Option<Firewall>) {
     let duration = Duration::from_secs_f64(60.0 * minutes);
     println!("{kind:?}: {minutes} minutes, seed {seed}");
     let mut stand = Stand::start(kind, if kind.shared() { 3 } else { 1 }, firewall).await;
-    let totals = runs::run(&mut stand, kind, seed, duration).await;
+    let totals = Box::pin(runs::run(&mut stand, kind, seed, duration)).await;
     println!("\n{kind:?}, seed {seed}: {totals}");
     if kind.shared() {
         // Locks and their tokens, for a while more.
@@ -32,11 +32,10 @@ async fn run(kind: Kind, firewall: Option<Firewall>) {
 #[ignore = "takes half an hour: run by tests/fault-runs"]
 fn random_trouble_breaks_no_promise() {
     let kind = Kind::parse(&std::env::var("FAULT_STORE").unwrap()).expect("memory, disk, etcd or redis");
-    match Network::or_skip("partitions") {
-        Some(network) => network.run(async |firewall| run(kind, Some(firewall)).await),
-        None => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.unwrap().block_on(run(kind, None));
-        }
+    if let Some(network) = Network::or_skip("partitions") {
+        network.run(async |firewall| Box::pin(run(kind, Some(firewall))).await);
+    } else {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.unwrap().block_on(Box::pin(run(kind, None)));
     }
 }

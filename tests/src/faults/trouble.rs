@@ -115,6 +115,7 @@ impl Trouble {
     }
 
     /// Tells whether it hits one member of a cluster whose others go on without it.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "of all trouble only some hits one member")]
     pub fn leaves_a_majority(&self, servers: usize) -> bool {
         match self {
             Self::Killed(hit) | Self::Paused(hit) => 2 * hit.len() < servers,
