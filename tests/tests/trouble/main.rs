@@ -253,9 +253,9 @@ async fn what_a_runtime_that_stood_still_takes_up_late_releases_no_lock_that_was
     let server = Server::start();
     let client =
         Client::builder().endpoint(format!("http://{}", server.listen())).retry_budget(Duration::ZERO);
-    let client = client.call_timeout(Duration::from_millis(100)).connect().await.unwrap();
+    let client = client.call_timeout(Duration::from_millis(500)).connect().await.unwrap();
     let lock = client.lock("l").open().await.unwrap();
-    for _ in 0..20 {
+    for _ in 0..8 {
         server.pause();
         // It is not answered, and neither is the unlock that the client sends after it.
         assert!(lock.acquire().timeout(Duration::from_millis(20)).await.is_err());
@@ -265,6 +265,9 @@ async fn what_a_runtime_that_stood_still_takes_up_late_releases_no_lock_that_was
         });
         tokio::time::sleep(Duration::from_millis(30)).await;
         server.resume();
-        again.await.unwrap().unwrap().release().await.unwrap();
+        let released = again.await.unwrap().unwrap().release().await;
+        // On a busy machine the answer may be late; that it is not held is never an answer.
+        let held = released.as_ref().map_or_else(|error| error.kind() == Failure::Timeout, |()| true);
+        assert!(held, "an old unlock has released it: {released:?}");
     }
 }
