@@ -45,7 +45,7 @@ async fn jumps(clock: &Clock, store: &str, shared: bool) {
 
     let lock = client.lock("held").open().await.unwrap();
     let guard = lock.acquire().await.unwrap();
-    let seen = other.lock("held").open().await.unwrap();
+    let looked_at = other.lock("held").open().await.unwrap();
     let boss = client.election("boss").open().await.unwrap();
     let term = boss.enter("me").await.unwrap();
     let map = client.map("leases").text().open().await.unwrap();
@@ -73,10 +73,14 @@ async fn jumps(clock: &Clock, store: &str, shared: bool) {
             longest = longest.max(least.saturating_sub(ttl));
 
             let began = Instant::now();
-            assert!(seen.acquire().timeout(ttl).await.is_err(), "somebody has it");
+            assert!(looked_at.acquire().timeout(ttl).await.is_err(), "somebody has it");
             let waited = began.elapsed();
             assert!(waited + EARLY > ttl && waited < ttl + LATE, "{ttl:?} became {waited:?}, seed {seed}");
-            assert_eq!(seen.holder().await.unwrap(), Some(guard.token()), "the holder lives, seed {seed}");
+            assert_eq!(
+                looked_at.holder().await.unwrap(),
+                Some(guard.token()),
+                "the holder lives, seed {seed}"
+            );
             assert_eq!(boss.term().await.unwrap(), term, "the leader lives, seed {seed}");
             round += 1;
         }
