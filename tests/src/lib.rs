@@ -137,9 +137,22 @@ impl Server {
         self.child.wait().expect("the child is ours");
     }
 
-    /// Stops the program where it is (SIGSTOP), until [`Server::resume`].
+    /// Stops the program where it is (SIGSTOP), until [`Server::resume`]. No thread of it runs when this returns.
+    #[allow(clippy::disallowed_methods, reason = "a process is awaited in real time")]
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        while !self.stands_still() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("the child is ours");
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may have anything in it. A thread that is gone does not run.
+            stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" T"))
+        })
     }
 
     /// Lets the program go on.

@@ -8,6 +8,7 @@ pub mod redis;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Env, Instant};
@@ -97,10 +98,22 @@ impl Drop for Process {
     }
 }
 
-/// Returns a port that nobody listens on.
+/// Returns a port that nobody listens on, another one each time. It lies below those that the system gives to connections:
+/// one of them may take such a port while a server that is to come back to it is away.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a port");
-    listener.local_addr().expect("it is bound").port()
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(197);
+    let ports = std::iter::repeat_with(|| {
+        let port = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT + FIRST;
+        u16::try_from(port).expect("the range ends before")
+    });
+    ports
+        .take(COUNT as usize)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("the loopback has a port")
 }
 
 /// Sends one HTTP request and returns status and body. Servers that tell their health by HTTP are few and simple.
