@@ -32,6 +32,7 @@ fn served(example: fn(String, String) -> futures::future::BoxFuture<'static, ato
             message_bytes_max: 4 << 20,
             deadline_default: std::time::Duration::from_secs(10),
             grace: std::time::Duration::ZERO,
+            workers: None,
         };
         let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
         let (endpoint, control) =
