@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use atomix_client::Result;
 use atomix_client::map::Operation;
+use atomix_kv_testkit::Dice;
 
 use crate::Server;
 use crate::load::{
-    ACCOUNTS, All, Deed, Diary, Dice, Fact, Load, Outcome, Transfer, WORKERS, Write, account_key, balance,
-    client, number, unpadded,
+    ACCOUNTS, All, Deed, Diary, Fact, Load, Outcome, Transfer, WORKERS, Write, account_key, balance, client,
+    number, unpadded,
 };
 
 /// What is known of the state of a server between two rounds.

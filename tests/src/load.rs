@@ -17,13 +17,10 @@ use atomix_client::{
     Client, Counter, Election, Error, IndexedMap, Kind, List, Lock, Map, Result, Set, Topic, Value,
     indexedmap, list,
 };
+use atomix_kv_testkit::Dice;
 use tokio::task::JoinHandle;
 
 use crate::Server;
-
-/// Chance from a seed.
-#[derive(Debug, Clone)]
-pub struct Dice(u64);
 
 /// What the caller of a write knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,30 +161,6 @@ pub const ACCOUNTS: usize = 8;
 /// How long leases are.
 const LEASES: [Duration; 4] =
     [Duration::from_millis(30), Duration::from_millis(300), Duration::from_secs(3), Duration::from_secs(20)];
-
-// === impl Dice ===
-
-impl Dice {
-    /// Begins with a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Returns a number below `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)) % sides
-    }
-
-    /// Returns an index below `len`.
-    pub fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.roll(len as u64)).expect("below a length")
-    }
-}
 
 // === impl Outcome ===
 

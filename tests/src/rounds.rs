@@ -11,8 +11,8 @@ use atomix_client::Result;
 
 use crate::books::{Books, End};
 use crate::disks::{Disk, Shim};
-use crate::load::Dice;
 use crate::{Server, program};
+use atomix_kv_testkit::Dice;
 
 /// When the store answers, and how its server is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

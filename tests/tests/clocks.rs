@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atomix_kv_testkit::Dice;
 use atomix_kv_testkit::servers::redis::Redis;
 use atomix_tests::faults::clock::Clock;
 use atomix_tests::faults::seed;
-use atomix_tests::load::Dice;
 use atomix_tests::{Server, program};
 
 /// How much shorter a time may be than was asked for: stores keep milliseconds.

@@ -13,11 +13,11 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use atomix_client::Kind;
+use atomix_kv_testkit::Dice;
 use atomix_proto::counter;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_tests::books::{Books, End};
 use atomix_tests::disks::{Ram, Shim, mount_missing};
-use atomix_tests::load::Dice;
 use atomix_tests::rounds::{Durability, kills, power_cuts, serve};
 use atomix_tests::{Server, program};
 use counter::counter_client::CounterClient;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::stand::{SESSIONS, Stand};
 use super::trouble::Trouble;
-use crate::load::Dice;
+use atomix_kv_testkit::Dice;
 
 /// What became of the updates.
 #[derive(Debug, Default)]

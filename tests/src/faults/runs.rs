@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::stand::{Kind, Stand};
 use super::trouble::Trouble;
-use crate::load::Dice;
 use crate::record::{self, Options, Violations};
+use atomix_kv_testkit::Dice;
 
 /// What all rounds of a run had, together.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use atomix_kv_testkit::servers::proxy::{Half, Proxy};
 use super::network::{Loss, Member};
 use super::stand::{Backend, Stand};
 use crate::disks::{Disk, Shim};
-use crate::load::Dice;
+use atomix_kv_testkit::Dice;
 
 /// Something that goes wrong, and is mended after a while.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,12 +14,12 @@ mod callers;
 use std::time::{Duration, Instant};
 
 use atomix_client::{Client, Kind as Failure};
+use atomix_kv_testkit::Dice;
 use atomix_kv_testkit::servers::proxy::Half;
 use atomix_tests::Server;
 use atomix_tests::faults::stand::{Backend, Kind, NEAR, Stand};
 use atomix_tests::faults::trouble::{Bad, Trouble};
 use atomix_tests::faults::{fencing, network::Network, seed};
-use atomix_tests::load::Dice;
 
 use callers::{CALL, Callers, Sums};
 
