@@ -114,11 +114,24 @@ impl Etcd {
         self.ready().await;
     }
 
-    /// Sends a request to the JSON side of the API, such as `/v3/kv/compaction`, and returns the answer.
+    /// Sends a request to the JSON side of the API, such as `/v3/kv/compaction`, and returns the answer. A cluster that
+    /// changes its leader is asked again.
     pub async fn post(&self, path: &str, body: &str) -> String {
-        let (status, answer) = http(self.port, "POST", path, body).await.expect("the member answers");
+        let (status, answer) = self.request(path, body).await;
         assert_eq!(status, 200, "{path}: {answer}");
         answer
+    }
+
+    async fn request(&self, path: &str, body: &str) -> (u16, String) {
+        let patience = Patience::new("the cluster");
+        loop {
+            let (status, answer) = http(self.port, "POST", path, body).await.expect("the member answers");
+            // No leader, and no answer in time.
+            if !matches!(status, 503 | 504) {
+                return (status, answer);
+            }
+            patience.pause().await;
+        }
     }
 
     /// Returns the revision of the newest commit.
@@ -128,9 +141,11 @@ impl Etcd {
         revision.and_then(|revision| revision.parse().ok()).expect("an answer tells the revision")
     }
 
-    /// Forgets what was before `revision`.
+    /// Forgets what was before `revision`, if that is not forgotten yet.
     pub async fn compact(&self, revision: u64) {
-        self.post("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\"}}")).await;
+        let (status, answer) =
+            self.request("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\"}}")).await;
+        assert!(status == 200 || answer.contains("has been compacted"), "{answer}");
     }
 
     /// Takes back all alarms, as an operator does after making room.
