@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The semantics, as pure code: one keyspace, no clock, no chance, no I/O.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    Change, Commit, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
-    Write, Written, number, number_bytes,
+    Change, Commit, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot,
+    Sorted, SortedRange, Txn, Write, Written, number, number_bytes,
 };
 
 /// The state of one keyspace and what transactions do to it.
 #[derive(Debug, Default)]
 pub struct Engine {
-    table: BTreeMap<Bytes, Record>,
+    table: Sorted<Bytes, Record>,
     revision: Revision,
     bytes: usize,
     /// Entries by the first byte of their key. Primitives put each kind of key under a byte of its own, so the size
@@ -245,20 +244,17 @@ impl Engine {
         changes: &mut Vec<Change>,
     ) -> Option<Entry> {
         self.bytes += value.len();
-        let record = Record { value, created: revision, modified: revision };
-        let (previous, current) = match self.table.entry(key.clone()) {
-            std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                let created = occupied.get().created;
-                let old = occupied.insert(Record { created, ..record.clone() });
-                self.bytes -= old.value.len();
-                (Some(entry(&key, &old)), Record { created, ..record })
-            }
-            std::collections::btree_map::Entry::Vacant(vacant) => {
-                vacant.insert(record.clone());
-                self.bytes += key.len();
-                self.counted(&key, 1);
-                (None, record)
-            }
+        let mut current = Record { value, created: revision, modified: revision };
+        let previous = if let Some(record) = self.table.get_mut(&key) {
+            current.created = record.created;
+            let old = std::mem::replace(record, current.clone());
+            self.bytes -= old.value.len();
+            Some(entry(&key, &old))
+        } else {
+            self.table.insert(key.clone(), current.clone());
+            self.bytes += key.len();
+            self.counted(&key, 1);
+            None
         };
         let current = Some(entry(&key, &current));
         changes.push(Change { key, previous: previous.clone(), current });
@@ -305,18 +301,16 @@ impl Engine {
         let first = key.first().copied().expect("keys are not empty: checked by `Txn::check`");
         match self.counts.iter_mut().find(|(byte, _)| *byte == first) {
             Some((_, count)) => *count = count.wrapping_add_signed(by),
-            None => self.counts.push((first, by.unsigned_abs())),
+            None => {
+                // Most keyspaces hold one kind of key.
+                self.counts.reserve_exact(1);
+                self.counts.push((first, by.unsigned_abs()));
+            }
         }
     }
 
-    fn range(&self, range: &Range) -> std::collections::btree_map::Range<'_, Bytes, Record> {
-        if range.is_empty() {
-            return self
-                .table
-                .range::<Bytes, _>((Bound::Excluded(&range.start), Bound::Included(&range.start)));
-        }
-        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.table.range::<Bytes, _>((Bound::Included(&range.start), end))
+    fn range(&self, range: &Range) -> SortedRange<'_, Bytes, Record> {
+        self.table.range(&range.start, range.end.as_ref())
     }
 }
 

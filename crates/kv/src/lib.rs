@@ -28,6 +28,7 @@ mod error;
 mod history;
 mod model;
 mod profile;
+mod sorted;
 mod store;
 
 pub use driver::{Context, Driver, StoreConfig, parse_config, span};
@@ -40,4 +41,5 @@ pub use model::{
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};
+pub use sorted::{Sorted, SortedRange};
 pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};
