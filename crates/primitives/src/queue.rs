@@ -9,13 +9,15 @@
 //!
 //! Who waits is woken by one watch per keyspace, whatever their number, and only when its turn has come.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::WallTime;
-use atomix_kv::{Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
+use atomix_kv::{
+    Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Sorted, SortedRange, Txn, WatchItem, Write,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -61,8 +63,8 @@ struct State {
     /// The queues as of the last commit that was followed; only while somebody waits.
     mirror: Option<Mirror>,
     following: bool,
-    /// The stamps of this runtime's sessions, held or waiting.
-    owned: HashMap<Owner, HashSet<Bytes>>,
+    /// The stamps of this runtime's sessions, and whether the owner was told that it holds the lock.
+    owned: Sorted<(Owner, Bytes), bool>,
 }
 
 struct Mirror {
@@ -192,17 +194,19 @@ impl Queues {
     pub(crate) async fn release(&self, owner: Owner, keys: &[String]) -> Result<(), Error> {
         let queues = self.queues(keys)?;
         let shared = &self.shared;
+        let mut held = shared.state.lock().held(owner, &queues);
         for _ in 0..ROUNDS_MAX {
-            let mut txn = Txn::new();
-            for head in shared.heads(&queues).await? {
-                let held = head.filter(|head| Owner::decode(&head.value) == Some(owner));
-                let key = held.filter(|head| !shared.waits(&head.key)).ok_or_else(not_held)?.key;
-                txn.guards.push(Guard::Present { key: key.clone() });
-                txn.writes.push(Write::Delete { key });
-            }
-            let stamps: Vec<Bytes> = txn.guards.iter().map(|guard| guard.key().clone()).collect();
+            let stamps = match held.take() {
+                Some(stamps) => stamps,
+                None => shared.held(owner, &queues).await?,
+            };
+            let guards = stamps.iter().map(|key| Guard::Present { key: key.clone() }).collect();
+            let writes = stamps.iter().map(|key| Write::Delete { key: key.clone() }).collect();
+            let txn = Txn { guards, writes, ..Txn::default() };
             if shared.backing.commit(txn).await?.applied {
-                shared.state.lock().disown(owner, &stamps);
+                let mut state = shared.state.lock();
+                state.released(owner, &queues);
+                state.gone(&stamps);
                 return Ok(());
             }
         }
@@ -213,7 +217,12 @@ impl Queues {
     pub(crate) async fn release_all(&self, owner: Owner) {
         let stamps: Vec<Bytes> = {
             let mut state = self.shared.state.lock();
-            state.owned.remove(&owner).unwrap_or_default().into_iter().collect()
+            // Sessions are counted.
+            let next = Owner { session: owner.session + 1, ..owner };
+            let all = state.owned.range(&(owner, Bytes::new()), Some(&(next, Bytes::new())));
+            let stamps: Vec<Bytes> = all.map(|((_, stamp), _)| stamp.clone()).collect();
+            state.disown(owner, &stamps);
+            stamps
         };
         self.shared.delete(&stamps).await;
     }
@@ -237,7 +246,7 @@ impl Queues {
                 // Nobody else has ever the same stamp, so that this needs no guard.
                 backing.commit(Txn { writes, ..Txn::default() }).await?;
             }
-            self.shared.state.lock().owned.retain(|owner, _| !dead.contains(&owner.host));
+            self.shared.state.lock().disown_all(&dead);
             match entries.last() {
                 Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
                 Some(_) | None => return Ok(()),
@@ -338,14 +347,25 @@ impl Place {
             stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
         }
         let keys: Vec<Bytes> = stamps.iter().map(|stamp| stamp.key.clone()).collect();
-        self.shared.state.lock().owned.entry(self.owner).or_default().extend(keys.iter().cloned());
+        let mut state = self.shared.state.lock();
+        for key in &keys {
+            state.owned.insert((self.owner, key.clone()), false);
+        }
+        drop(state);
         self.stamps = Some(keys);
         Ok((outcome.revision, stamps, first))
     }
 
-    /// Keeps the place after this value is gone.
+    /// Keeps the place after this value is gone: its owner holds the locks.
     fn keep(&mut self) {
         self.kept = true;
+        let mut state = self.shared.state.lock();
+        for stamp in self.stamps.iter().flatten() {
+            // A session that ended meanwhile owns nothing any more.
+            if let Some(held) = state.owned.get_mut(&(self.owner, stamp.clone())) {
+                *held = true;
+            }
+        }
     }
 
     /// Gives the place up and waits until that is done.
@@ -377,8 +397,17 @@ impl Shared {
         Ok(snapshot.reads.iter().map(|found| found.entries().first().cloned()).collect())
     }
 
-    fn waits(&self, stamp: &Bytes) -> bool {
-        self.state.lock().waiting.contains_key(stamp)
+    /// Asks the store for the stamps with which `owner` holds `queues`.
+    async fn held(&self, owner: Owner, queues: &[Bytes]) -> Result<Vec<Bytes>, Error> {
+        let heads = self.heads(queues).await?;
+        let state = self.state.lock();
+        let held = |head: Option<Entry>| {
+            let key = head.filter(|head| Owner::decode(&head.value) == Some(owner)).ok_or_else(not_held)?.key;
+            // A turn that has come is no grant before its call was told.
+            let untold = state.owned.get(&(owner, key.clone())) == Some(&false);
+            if untold { Err(not_held()) } else { Ok(key) }
+        };
+        heads.into_iter().map(held).collect()
     }
 
     /// Deletes a place. Without `stamps` it is looked for by its nonce.
@@ -440,7 +469,10 @@ impl Shared {
             loop {
                 let writes = chunk.iter().map(|key| Write::Delete { key: key.clone() }).collect();
                 match self.backing.commit_raw(Txn { writes, ..Txn::default() }).await {
-                    Ok(_) => break,
+                    Ok(_) => {
+                        self.state.lock().gone(chunk);
+                        break;
+                    }
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(error) => {
                         tracing::warn!(%error, "a lock cannot be given back, trying again");
@@ -566,14 +598,42 @@ impl Shared {
 
 impl State {
     fn disown(&mut self, owner: Owner, stamps: &[Bytes]) {
-        if let Some(owned) = self.owned.get_mut(&owner) {
+        for stamp in stamps {
+            self.owned.remove_entry(&(owner, stamp.clone()));
+        }
+    }
+
+    fn disown_all(&mut self, hosts: &BTreeSet<u64>) {
+        for host in hosts {
+            let first = |host| (Owner { host, session: 0 }, Bytes::new());
+            let owned = self.owned.range(&first(*host), host.checked_add(1).map(first).as_ref());
+            let stamps: Vec<(Owner, Bytes)> = owned.map(|(stamp, _)| stamp.clone()).collect();
             for stamp in stamps {
-                owned.remove(stamp);
-            }
-            if owned.is_empty() {
-                self.owned.remove(&owner);
+                self.owned.remove_entry(&stamp);
             }
         }
+    }
+
+    /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.
+    fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Bytes>> {
+        let held = |queue: &Bytes| {
+            self.of_queue(owner, queue).find(|(_, held)| **held).map(|((_, stamp), _)| stamp.clone())
+        };
+        queues.iter().map(held).collect()
+    }
+
+    /// Forgets that `owner` held `queues`, also with stamps that others took away.
+    fn released(&mut self, owner: Owner, queues: &[Bytes]) {
+        for queue in queues {
+            let held = self.of_queue(owner, queue).filter(|(_, held)| **held);
+            let stamps: Vec<Bytes> = held.map(|((_, stamp), _)| stamp.clone()).collect();
+            self.disown(owner, &stamps);
+        }
+    }
+
+    fn of_queue(&self, owner: Owner, queue: &Bytes) -> SortedRange<'_, (Owner, Bytes), bool> {
+        let end = Range::prefix(queue.clone()).end.expect("the first byte of a queue is not the last one");
+        self.owned.range(&(owner, queue.clone()), Some(&(owner, end)))
     }
 
     fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
@@ -606,12 +666,7 @@ impl State {
                     mirror.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
                 }
                 (Some(entry), None) => {
-                    if let Some(stamps) = mirror.queues.get_mut(&queue) {
-                        stamps.remove(&entry.created);
-                        if stamps.is_empty() {
-                            mirror.queues.remove(&queue);
-                        }
-                    }
+                    mirror.remove(&queue, entry.created);
                     touched.push((queue, change.key.clone()));
                 }
                 _ => {}
@@ -621,10 +676,29 @@ impl State {
             if let Some(waiter) = self.waiting.get(&gone).cloned() {
                 self.tell(&waiter, Err(taken_away()));
             }
-            let head = self.mirror.as_ref().and_then(|mirror| mirror.head(&queue));
-            if let Some(waiter) = head.and_then(|head| self.waiting.get(head)).cloned() {
-                self.look(&waiter);
+            self.look_at_head(&queue);
+        }
+    }
+
+    /// Lets the next ones have what was given back with `stamps`, before the commit that deleted them is followed. Who
+    /// waits is behind the same stamps in the mirror as in the store, so that nobody is overtaken.
+    fn gone(&mut self, stamps: &[Bytes]) {
+        for stamp in stamps {
+            let (Some(mirror), Some((queue, _))) = (&mut self.mirror, split(stamp)) else { return };
+            // Nobody's turn comes when one leaves who is not the first.
+            if let Some((created, first)) = mirror.first(&queue)
+                && first == stamp
+            {
+                mirror.remove(&queue, created);
+                self.look_at_head(&queue);
             }
+        }
+    }
+
+    fn look_at_head(&mut self, queue: &Bytes) {
+        let head = self.mirror.as_ref().and_then(|mirror| mirror.head(queue));
+        if let Some(waiter) = head.and_then(|head| self.waiting.get(head)).cloned() {
+            self.look(&waiter);
         }
     }
 
@@ -669,8 +743,22 @@ impl Mirror {
         Ok(())
     }
 
+    fn remove(&mut self, queue: &Bytes, created: Revision) {
+        if let Some(stamps) = self.queues.get_mut(queue) {
+            stamps.remove(&created);
+            if stamps.is_empty() {
+                self.queues.remove(queue);
+            }
+        }
+    }
+
+    fn first(&self, queue: &Bytes) -> Option<(Revision, &Bytes)> {
+        let (created, stamp) = self.queues.get(queue)?.first_key_value()?;
+        Some((*created, stamp))
+    }
+
     fn head(&self, queue: &Bytes) -> Option<&Bytes> {
-        Some(self.queues.get(queue)?.first_key_value()?.1)
+        Some(self.first(queue)?.1)
     }
 
     fn holds(&self, stamp: &Stamp, created: Revision) -> bool {

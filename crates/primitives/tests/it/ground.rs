@@ -30,6 +30,7 @@ pub(crate) struct Ground {
 #[derive(Debug)]
 pub(crate) struct Faulty {
     inner: Arc<dyn Store>,
+    reads: AtomicUsize,
     refused: AtomicUsize,
     lost: AtomicUsize,
     held: AtomicBool,
@@ -150,9 +151,14 @@ impl Ground {
 impl Faulty {
     /// Makes everything work, until something else is asked for.
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        let (refused, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (reads, refused, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let (held, late, answers) = (AtomicBool::new(false), AtomicBool::new(false), Arc::default());
-        Arc::new(Self { inner, refused, lost, held, late, answers })
+        Arc::new(Self { inner, reads, refused, lost, held, late, answers })
+    }
+
+    /// Returns how often it was read.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
     }
 
     /// Refuses the next `count` commits as if the store could not be reached.
@@ -199,6 +205,7 @@ impl Store for Faulty {
         reads: Vec<Read>,
         level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.read(keyspace, reads, level)
     }
 

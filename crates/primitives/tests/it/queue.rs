@@ -451,3 +451,38 @@ async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted(
     assert_eq!(lock.token().await, Ok(token));
     lock.unlock(&one).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_given_back_is_had_by_the_next_one_before_any_watch_has_told() {
+    needs!(Immediate);
+    let (faulty, ground) = faulty();
+    let lock = on(&ground).await;
+    lock.lock(&caller(1), None).await.unwrap();
+    let two = caller(2);
+    let mut waiting = Box::pin(lock.lock(&two, None));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    settle().await;
+    let reads = faulty.reads();
+    // No pause between the two, so that the task that follows the queues does not run.
+    lock.unlock(&caller(1)).await.unwrap();
+    assert!(futures::poll!(&mut waiting).is_ready());
+    lock.unlock(&two).await.unwrap();
+    assert_eq!(faulty.reads(), reads, "who was told of a grant need not ask what to give back");
+}
+
+#[tokio::test]
+async fn a_holder_that_lost_its_place_unseen_holds_and_gives_back_anew() {
+    let ground = Ground::real();
+    let lock = on(&ground).await;
+    let one = caller(1);
+    lock.lock(&one, None).await.unwrap();
+    take_last_stamp_away(&ground).await;
+    assert_eq!(reason(lock.unlock(&one).await), Reason::LockNotHeld);
+    // The second place is behind the one that is not known to be gone, in this runtime's books.
+    lock.lock(&one, None).await.unwrap();
+    take_last_stamp_away(&ground).await;
+    lock.lock(&one, None).await.unwrap();
+    lock.unlock(&one).await.unwrap();
+    assert_eq!(reason(lock.unlock(&one).await), Reason::LockNotHeld);
+    assert_eq!(lock.queue(10).await.unwrap(), []);
+}
