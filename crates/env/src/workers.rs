@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Threads that each run a tokio runtime of their own.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,10 @@ struct Worker {
     tasks: AtomicUsize,
 }
 
+thread_local! {
+    static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
 /// Counts a task for as long as it lives.
 struct Counted(Arc<Worker>);
 
@@ -35,6 +40,12 @@ impl Workers {
         let guard = Arc::new(stop.clone().drop_guard());
         let each = (0..count.max(1)).map(|number| Worker::start(number, stop.clone()).map(Arc::new));
         Ok(Self { each: each.collect::<io::Result<_>>()?, _stop: guard })
+    }
+
+    /// Returns the number of the thread that asks among those that were started together, from zero; `None` on a thread
+    /// that is none of them. Who keeps something for each thread finds it by this.
+    pub fn current() -> Option<usize> {
+        NUMBER.get()
     }
 
     /// Runs `future` to its end on the thread where the fewest are. It may spawn more, which are not counted.
@@ -65,7 +76,10 @@ impl Worker {
     fn start(number: usize, stop: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let work = move || runtime.block_on(stop.cancelled_owned());
+        let work = move || {
+            NUMBER.set(Some(number));
+            runtime.block_on(stop.cancelled_owned());
+        };
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         Ok(Self { runtime: handle, tasks: AtomicUsize::new(0) })
     }
@@ -80,12 +94,12 @@ mod tests {
     use super::*;
 
     /// A task that tells the thread of what it spawns, and runs until it is told to end.
-    fn begin(workers: &Workers) -> (thread::ThreadId, CancellationToken) {
+    fn begin(workers: &Workers) -> (Option<usize>, CancellationToken) {
         let (tell, told) = mpsc::channel();
         let end = CancellationToken::new();
         let ended = end.clone();
         workers.detach(async move {
-            drop(Handle::current().spawn(async move { tell.send(thread::current().id()) }));
+            drop(Handle::current().spawn(async move { tell.send(Workers::current()) }));
             ended.cancelled().await;
         });
         (told.recv().unwrap(), end)
@@ -96,7 +110,8 @@ mod tests {
         let workers = Workers::start(3).unwrap();
         let tasks: Vec<_> = (0..3).map(|_| begin(&workers)).collect();
         let threads: HashSet<_> = tasks.iter().map(|(thread, _)| *thread).collect();
-        assert_eq!(threads.len(), 3);
+        assert_eq!(threads, HashSet::from([Some(0), Some(1), Some(2)]));
+        assert_eq!(Workers::current(), None);
         let (thread, end) = &tasks[1];
         end.cancel();
         while workers.each.iter().all(|worker| worker.tasks.load(Ordering::Relaxed) > 0) {

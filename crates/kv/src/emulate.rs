@@ -5,4 +5,4 @@ mod batcher;
 mod combiner;
 
 pub use batcher::{Batcher, Carrier};
-pub use combiner::{Adder, Combiner};
+pub use combiner::{Adder, Combiner, Sum, added, addition};

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::emulate::{Adder, Batcher, Combiner};
+use atomix_kv::emulate::{self, Adder, Batcher, Combiner};
 use atomix_kv::{Error, Keyspace, Outcome, Revision, Txn, Write, Written, number_bytes};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -65,11 +65,8 @@ impl Commits {
 
     pub(crate) async fn commit(&self, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, Error> {
         txn.check(self.committer.core.limits())?;
-        let alone = txn.guards.is_empty() && txn.reads.is_empty() && txn.once.is_none();
-        if let [Write::Add { key, delta }] = &txn.writes[..]
-            && alone
-        {
-            return self.combiner.add(keyspace, key, *delta).await;
+        if let Some((key, delta)) = emulate::addition(&txn) {
+            return self.combiner.add(keyspace, key, delta).await;
         }
         self.committer.commit(&self.committer.core.space(keyspace), &txn).await
     }
@@ -168,11 +165,7 @@ impl Adder for Committer {
     ) -> BoxFuture<'a, Result<(i64, Revision), Error>> {
         Box::pin(async move {
             let txn = Txn::new().write(Write::Add { key: key.clone(), delta });
-            let outcome = self.commit(&self.core.space(keyspace), &txn).await?;
-            match outcome.writes.first() {
-                Some(Written::Added { value }) => Ok((*value, outcome.revision)),
-                _ => Err(plan::unexpected("addition")),
-            }
+            emulate::added(&self.commit(&self.core.space(keyspace), &txn).await?)
         })
     }
 }

@@ -51,8 +51,8 @@ pub struct Settings {
     /// How long an answer may take. Default 3 s, also for zero.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub response_timeout: Duration,
-    /// How many connections carry calls. Default 1, also for zero; more than 16
-    /// count as 16.
+    /// How many connections may carry calls: one for all, and one for each thread that serves clients while there are
+    /// enough. Default 16, also for zero; more count as 16.
     pub connections: usize,
     /// How many replicas must have what is answered. Default 0.
     pub wait_replicas: u32,
@@ -265,7 +265,7 @@ impl Default for Settings {
             tls_server_name: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(3),
-            connections: 1,
+            connections: CONNECTIONS_MAX,
             wait_replicas: 0,
             wait_timeout: Duration::from_secs(1),
             history_commits_max: retention.commits_max,

@@ -74,6 +74,24 @@ impl Dialer {
         self.dial(address, info, pushes, broken).await
     }
 
+    /// Connects to a server that leads, as far as that can be known.
+    pub(crate) async fn master(&self, address: &str, broken: Shutdown) -> Result<Wire, Error> {
+        let wire = self.server(address, None, broken).await?;
+        if let Some(master) = &self.settings.sentinel_master {
+            // A master that was deposed may not know it yet when sentinels already do, and the other way round.
+            let role = wire.call(&redis::cmd("ROLE")).await;
+            let role = role.map_err(|failure| failure.translate(Asked::Read))?;
+            let leads = matches!(&role, Value::Array(facts)
+                if matches!(facts.first(), Some(Value::BulkString(role)) if role == b"master"));
+            if !leads {
+                let message =
+                    format!("the server is no master yet: sentinel-master=`{master}` address=`{address}`");
+                return Err(Error::unavailable(message));
+            }
+        }
+        Ok(wire)
+    }
+
     /// Connects to a sentinel.
     pub(crate) async fn sentinel(&self, address: &str) -> Result<Wire, Error> {
         let settings = &self.settings;

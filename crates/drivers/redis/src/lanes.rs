@@ -7,7 +7,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use atomix_kv::emulate::{Sum, added, addition};
 use atomix_kv::{Error, Keyspace, Outcome, Txn, Write};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -36,9 +38,27 @@ struct Queue {
 
 /// A transaction whose caller waits.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) txn: Txn,
-    pub(crate) answer: oneshot::Sender<Result<Outcome, Error>>,
+struct Waiting {
+    txn: Txn,
+    answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
+/// Transactions that go together, and who waits for each. Additions to one number are one of them.
+#[derive(Debug, Default)]
+pub(crate) struct Pack {
+    pub(crate) txns: Vec<Txn>,
+    callers: Vec<Callers>,
+    /// Where in the pack numbers are added to.
+    sums: HashMap<Bytes, usize>,
+}
+
+/// Who waits for a transaction.
+#[derive(Debug)]
+enum Callers {
+    One(Answer),
+    All(Sum<Answer>),
 }
 
 /// What a caller does.
@@ -89,10 +109,10 @@ impl Lanes {
     }
 
     /// Takes those whom a carrier takes along. Empty if nobody waits: the carrier is at its end then.
-    pub(crate) fn next(&self, lane: &Lane) -> Vec<Waiting> {
+    pub(crate) fn next(&self, lane: &Lane) -> Pack {
         let mut lanes = self.lanes.lock();
-        let Some(queue) = lanes.get_mut(lane) else { return Vec::new() };
-        let mut batch: Vec<Waiting> = Vec::new();
+        let mut pack = Pack::default();
+        let Some(queue) = lanes.get_mut(lane) else { return pack };
         let mut bytes = 0;
         while let Some(next) = queue.waiting.front() {
             if next.answer.is_closed() {
@@ -102,21 +122,23 @@ impl Lanes {
             }
             bytes += weight(&next.txn);
             let alone = program::alone(&next.txn);
-            if !batch.is_empty() && (alone || batch.len() == BATCH_MAX || bytes > BATCH_BYTES_MAX) {
+            if !pack.txns.is_empty() && (alone || pack.txns.len() == BATCH_MAX || bytes > BATCH_BYTES_MAX) {
                 break;
             }
-            batch.extend(queue.waiting.pop_front());
+            if let Some(waiting) = queue.waiting.pop_front() {
+                pack.push(waiting);
+            }
             if alone {
                 break;
             }
         }
-        if batch.is_empty() {
+        if pack.txns.is_empty() {
             queue.carriers -= 1;
             if queue.carriers == 0 && !queue.alone {
                 lanes.remove(lane);
             }
         }
-        batch
+        pack
     }
 
     /// Says that a carrier has ended before its time, with the runtime that it ran on. Who waits learns nothing any more.
@@ -134,6 +156,42 @@ impl Lanes {
     }
 }
 
+// === impl Pack ===
+
+impl Pack {
+    fn push(&mut self, Waiting { txn, answer }: Waiting) {
+        let Some((key, delta)) = addition(&txn) else {
+            self.txns.push(txn);
+            self.callers.push(Callers::One(answer));
+            return;
+        };
+        if let Some(at) = self.sums.get(key)
+            && let Callers::All(sum) = &mut self.callers[*at]
+        {
+            sum.push(delta, answer);
+            self.txns[*at].writes = vec![Write::Add { key: key.clone(), delta: sum.delta() }];
+            return;
+        }
+        self.sums.insert(key.clone(), self.txns.len());
+        let mut sum = Sum::default();
+        sum.push(delta, answer);
+        self.txns.push(txn);
+        self.callers.push(Callers::All(sum));
+    }
+
+    /// Tells everybody what became of its transaction.
+    pub(crate) fn answer(self, outcomes: Vec<Result<Outcome, Error>>) {
+        for (callers, outcome) in self.callers.into_iter().zip(outcomes) {
+            // Who does not wait any more need not know.
+            let tell = |answer: Answer, outcome| drop(answer.send(outcome));
+            match callers {
+                Callers::One(answer) => tell(answer, outcome),
+                Callers::All(sum) => sum.share(&outcome.and_then(|outcome| added(&outcome)), tell),
+            }
+        }
+    }
+}
+
 fn weight(txn: &Txn) -> usize {
     let writes = txn.writes.iter().map(|write| match write {
         Write::Put { key, value } | Write::Stamp { prefix: key, value } => key.len() + value.len(),
@@ -146,6 +204,7 @@ fn weight(txn: &Txn) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atomix_kv::{Revision, Written};
 
     fn lane() -> Lane {
         Lane { keyspace: Keyspace::new("k"), shrinks: false }
@@ -183,9 +242,9 @@ mod tests {
             })
             .collect();
         assert_eq!(carriers, CARRIERS_MAX);
-        assert_eq!(lanes.next(&lane()).len(), waiting.len());
+        assert_eq!(lanes.next(&lane()).txns.len(), waiting.len());
         for _ in 0..carriers {
-            assert!(lanes.next(&lane()).is_empty());
+            assert!(lanes.next(&lane()).txns.is_empty());
         }
         lanes.back(&lane());
         assert!(lanes.lanes.lock().is_empty());
@@ -195,12 +254,12 @@ mod tests {
     fn a_batch_is_bounded_and_a_named_request_goes_alone() {
         let lanes = busy();
         let mut waiting: Vec<_> = (0..=BATCH_MAX).map(|_| wait(&lanes, put(1))).collect();
-        assert_eq!(lanes.next(&lane()).len(), BATCH_MAX);
+        assert_eq!(lanes.next(&lane()).txns.len(), BATCH_MAX);
         waiting.push(wait(&lanes, put(1).once("name")));
         waiting.push(wait(&lanes, put(BATCH_BYTES_MAX)));
         waiting.push(wait(&lanes, put(1)));
         for expected in [1, 1, 1, 1, 0] {
-            assert_eq!(lanes.next(&lane()).len(), expected);
+            assert_eq!(lanes.next(&lane()).txns.len(), expected);
         }
     }
 
@@ -209,8 +268,23 @@ mod tests {
         let lanes = busy();
         drop(wait(&lanes, put(1)));
         let _kept = wait(&lanes, put(2));
-        let batch = lanes.next(&lane());
-        assert_eq!(batch.len(), 1);
-        assert_eq!(batch[0].txn, put(2));
+        assert_eq!(lanes.next(&lane()).txns, [put(2)]);
+    }
+
+    #[test]
+    fn additions_to_one_number_go_as_their_sum_and_each_learns_its_own() {
+        let add = |key: &'static str, delta| Txn::new().write(Write::Add { key: key.into(), delta });
+        let lanes = busy();
+        let mut waiting = vec![wait(&lanes, add("n", 1)), wait(&lanes, put(1))];
+        waiting.extend([wait(&lanes, add("n", 2)), wait(&lanes, add("m", 5)), wait(&lanes, add("n", -7))]);
+        let pack = lanes.next(&lane());
+        assert_eq!(pack.txns, [add("n", -4), put(1), add("m", 5)]);
+        let outcome =
+            |writes| Ok(Outcome { revision: Revision(3), applied: true, writes, reads: Vec::new() });
+        let added = |value| outcome(vec![Written::Added { value }]);
+        pack.answer(vec![added(6), outcome(Vec::new()), added(5)]);
+        let got = waiting.iter_mut().map(|answer| answer.try_recv().unwrap().unwrap().writes);
+        let value = |value| vec![Written::Added { value }];
+        assert_eq!(got.collect::<Vec<_>>(), [value(11), Vec::new(), value(13), value(5), value(6)]);
     }
 }

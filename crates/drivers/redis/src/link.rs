@@ -2,10 +2,11 @@
 //! The connections to one server, and what is known of its replicas.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atomix_env::{Env, Shutdown};
+use atomix_env::{Env, Shutdown, Workers};
 use atomix_kv::{Error, ErrorKind};
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
@@ -19,11 +20,20 @@ use crate::library::Library;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) address: Arc<str>,
-    wires: Vec<Wire>,
-    next: AtomicUsize,
+    dialer: Dialer,
+    shared: Wire,
+    /// For the threads that serve clients, so that a call need not wake another thread. Made when they are wanted.
+    own: Arc<[Own]>,
     barrier: Option<Barrier>,
     /// Set when one of the connections has ended. The link is not used any more then.
     pub(crate) broken: Shutdown,
+}
+
+/// A connection that is driven by the thread that uses it.
+#[derive(Debug, Default)]
+struct Own {
+    asked: AtomicBool,
+    wire: OnceLock<Wire>,
 }
 
 /// Waits for replicas, on a connection of its own because Redis blocks the whole connection.
@@ -47,10 +57,7 @@ struct Queue {
 impl Link {
     pub(crate) async fn open(dialer: &Dialer, address: &str) -> Result<Self, Error> {
         let (broken, settings) = (Shutdown::new(), &dialer.settings);
-        let mut wires = Vec::with_capacity(settings.connections);
-        for _ in 0..settings.connections {
-            wires.push(dialer.server(address, None, broken.clone()).await?);
-        }
+        let shared = dialer.master(address, broken.clone()).await?;
         let barrier = match settings.wait_replicas {
             0 => None,
             replicas => Some(Barrier {
@@ -61,7 +68,8 @@ impl Link {
                 queue: Mutex::default(),
             }),
         };
-        Ok(Self { address: address.into(), wires, next: AtomicUsize::new(0), barrier, broken })
+        let own = (1..settings.connections).map(|_| Own::default()).collect();
+        Ok(Self { address: address.into(), dialer: dialer.clone(), shared, own, barrier, broken })
     }
 
     pub(crate) fn usable(&self) -> bool {
@@ -69,10 +77,23 @@ impl Link {
     }
 
     fn wire(&self) -> &Wire {
-        match &self.wires[..] {
-            [wire] => wire,
-            wires => &wires[self.next.fetch_add(1, Ordering::Relaxed) % wires.len()],
+        let Some(thread) = Workers::current().filter(|_| !self.own.is_empty()) else { return &self.shared };
+        let at = thread % self.own.len();
+        if let Some(wire) = self.own[at].wire.get() {
+            return wire;
         }
+        if !self.own[at].asked.swap(true, Ordering::Relaxed) {
+            let (own, dialer) = (Arc::clone(&self.own), self.dialer.clone());
+            let (address, broken) = (Arc::clone(&self.address), self.broken.clone());
+            self.dialer.env.detach(async move {
+                match dialer.master(&address, broken).await {
+                    Ok(wire) => drop(own[at].wire.set(wire)),
+                    // The shared one serves as well.
+                    Err(error) => tracing::debug!(%error, "no connection of its own for a thread"),
+                }
+            });
+        }
+        &self.shared
     }
 
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {

@@ -207,7 +207,7 @@ impl Nodes {
             return Ok(link);
         }
         self.paused(address, asked_at)?;
-        match self.open(address).await {
+        match Link::open(&self.dialer, address).await {
             Ok(link) => {
                 self.failures.lock().remove(address);
                 let link = Arc::new(link);
@@ -215,6 +215,9 @@ impl Nodes {
                 Ok(link)
             }
             Err(error) => {
+                if matches!(self.topology, Topology::Sentinels { .. }) {
+                    self.set_owner(0, None);
+                }
                 self.failed(address, &error);
                 Err(error)
             }
@@ -238,24 +241,6 @@ impl Nodes {
             return Err(Error::new(last.kind, last.message.clone()));
         }
         Ok(())
-    }
-
-    async fn open(&self, address: &str) -> Result<Link, Error> {
-        let link = Link::open(&self.dialer, address).await?;
-        if let Topology::Sentinels { master, .. } = &self.topology {
-            // A master that was deposed may not know it yet when sentinels already do, and the other way round.
-            let role =
-                link.call(&redis::cmd("ROLE")).await.map_err(|failure| failure.translate(Asked::Read))?;
-            let leads = matches!(&role, Value::Array(facts)
-                if matches!(facts.first(), Some(Value::BulkString(role)) if role == b"master"));
-            if !leads {
-                self.set_owner(0, None);
-                let message =
-                    format!("the server is no master yet: sentinel-master=`{master}` address=`{address}`");
-                return Err(Error::unavailable(message));
-            }
-        }
-        Ok(link)
     }
 
     /// Finds out who has `slot`.

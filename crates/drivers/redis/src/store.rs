@@ -279,21 +279,16 @@ impl Core {
         let names = self.names(&lane.keyspace);
         let mut carrier = Carrier { lanes: &self.lanes, lane: Some(&lane) };
         loop {
-            let batch = self.lanes.next(&lane);
-            if batch.is_empty() {
+            let pack = self.lanes.next(&lane);
+            if pack.txns.is_empty() {
                 carrier.lane = None;
                 return;
             }
-            let (txns, answers): (Vec<Txn>, Vec<_>) =
-                batch.into_iter().map(|waiting| (waiting.txn, waiting.answer)).unzip();
-            let outcomes = match self.send(&names, lane.shrinks, &txns).await {
+            let outcomes = match self.send(&names, lane.shrinks, &pack.txns).await {
                 Ok(outcomes) => outcomes,
-                Err(error) => txns.iter().map(|_| Err(same(&error))).collect(),
+                Err(error) => pack.txns.iter().map(|_| Err(same(&error))).collect(),
             };
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                // Who does not wait any more need not know.
-                answer.send(outcome).ok();
-            }
+            pack.answer(outcomes);
         }
     }
 

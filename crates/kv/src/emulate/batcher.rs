@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Packs requests that arrive while others are under way into one round trip.
 //!
-//! A request that finds nothing under way goes at once, so a single caller waits for nothing. One that finds something
-//! under way joins the open pack, which goes when something comes back; or, when a request cannot join it, at once, beside
-//! what is under way. So independent requests share round trips, and those that may not share one go side by side.
+//! A request that finds nothing or little under way goes at once, so a few callers wait for nothing. One that finds more
+//! joins the open pack, which goes when something comes back; or, when a request cannot join it, at once, beside what is
+//! under way. So independent requests share round trips, and those that may not share one go side by side.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -54,6 +54,8 @@ struct State<C: Carrier> {
     /// Those that may not join it while too much is under way, in the order of arrival.
     behind: VecDeque<(C::Request, Waiting<C>)>,
     under_way: usize,
+    /// Requests in the packs under way.
+    requests: usize,
 }
 
 /// Requests and who waits for their answers, side by side.
@@ -68,6 +70,8 @@ struct Waiting<C: Carrier> {
     since: Instant,
 }
 
+/// Requests under way beside which others still go at once: they would wait for a round trip to spare another one.
+const FEW: usize = 2;
 /// Packs under way at once: enough to keep a store busy with requests that may not share one.
 const UNDER_WAY_MAX: usize = 256;
 /// Requests that wait. Beyond, callers are told to come again: the store is slower than they are.
@@ -78,7 +82,7 @@ const WAITING_MAX: usize = 65_536;
 impl<C: Carrier> Batcher<C> {
     /// Makes a batcher. A request that was not sent within `patience` is given up.
     pub fn new(carrier: C, env: Env, patience: Duration) -> Self {
-        let state = State { open: Pack::default(), behind: VecDeque::new(), under_way: 0 };
+        let state = State { open: Pack::default(), behind: VecDeque::new(), under_way: 0, requests: 0 };
         Self { shared: Arc::new(Shared { carrier, env, patience, state: Mutex::new(state) }) }
     }
 
@@ -130,19 +134,16 @@ impl<C: Carrier> Shared<C> {
     /// Takes a request in, and returns the pack that has to go now, if one has to.
     fn admit(&self, request: C::Request, waiting: Waiting<C>) -> Result<Option<Pack<C>>, Error> {
         let mut state = self.state.lock();
-        if state.under_way == 0 {
-            state.under_way = 1;
-            let mut pack = Pack::default();
-            pack.push(request, waiting);
-            return Ok(Some(pack));
+        if state.may_go() && state.open.requests.is_empty() && state.behind.is_empty() {
+            state.open.push(request, waiting);
+            return Ok(Some(state.send()));
         }
         if state.behind.is_empty() && self.carrier.join(&mut state.open.load, &request) {
             state.open.push(request, waiting);
             return Ok(None);
         }
         if state.under_way < UNDER_WAY_MAX {
-            state.under_way += 1;
-            let pack = std::mem::take(&mut state.open);
+            let pack = state.send();
             let joined = self.carrier.join(&mut state.open.load, &request);
             debug_assert!(joined, "an empty pack takes everything");
             state.open.push(request, waiting);
@@ -158,17 +159,25 @@ impl<C: Carrier> Shared<C> {
     /// Carries a pack, and then whatever was left waiting meanwhile.
     async fn work(&self, mut pack: Pack<C>) {
         loop {
+            let requests = pack.requests.len();
             self.carry(pack).await;
-            match self.next() {
+            match self.next(requests) {
                 Some(next) => pack = next,
                 None => return,
             }
         }
     }
 
-    fn next(&self) -> Option<Pack<C>> {
+    /// Says that a pack of so many requests is back, and returns the one that goes next, if one has to.
+    fn next(&self, back: usize) -> Option<Pack<C>> {
         let mut state = self.state.lock();
-        let pack = std::mem::take(&mut state.open);
+        state.under_way -= 1;
+        state.requests -= back;
+        // Two packs in turns would each be half as large. Several are under way only if they may not share one.
+        if state.under_way == 1 && !state.may_go() {
+            return None;
+        }
+        let pack = state.send();
         let State { open, behind, .. } = &mut *state;
         while let Some((request, _)) = behind.front()
             && self.carrier.join(&mut open.load, request)
@@ -206,6 +215,23 @@ impl<C: Carrier> Shared<C> {
         for (waiting, answer) in going.waiting.into_iter().zip(answers) {
             drop(waiting.answer.send(answer));
         }
+    }
+}
+
+// === impl State ===
+
+impl<C: Carrier> State<C> {
+    /// Tells whether so little is under way that a request need not wait for company.
+    fn may_go(&self) -> bool {
+        self.under_way == 0 || self.requests < FEW
+    }
+
+    /// Takes the open pack.
+    fn send(&mut self) -> Pack<C> {
+        let pack = std::mem::take(&mut self.open);
+        self.under_way += 1;
+        self.requests += pack.requests.len();
+        pack
     }
 }
 

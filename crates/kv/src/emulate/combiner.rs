@@ -16,7 +16,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::{Error, ErrorKind, Keyspace, Outcome, Revision, Written};
+use crate::{Error, ErrorKind, Keyspace, Outcome, Revision, Txn, Write, Written};
 
 /// Adds to numbers in a store.
 pub trait Adder: Send + Sync + 'static {
@@ -31,8 +31,8 @@ pub trait Adder: Send + Sync + 'static {
 
 /// Sums additions. Cheap to clone.
 ///
-/// Only for transactions that are one [`crate::Write::Add`] and nothing else: additions that were summed are one commit,
-/// and a guard or a read beside them could tell.
+/// Only for what is an [`addition`] and nothing else: additions that were summed are one commit, and a guard or a read
+/// beside them could tell.
 pub struct Combiner<A: Adder> {
     shared: Arc<Shared<A>>,
 }
@@ -41,12 +41,16 @@ struct Shared<A: Adder> {
     adder: A,
     env: Env,
     /// The numbers that an addition is under way for, with those that wait for it.
-    numbers: Mutex<HashMap<(Keyspace, Bytes), Vec<Waiting>>>,
+    numbers: Mutex<HashMap<(Keyspace, Bytes), Sum<Waiting>>>,
 }
 
-struct Waiting {
+type Waiting = oneshot::Sender<Result<Outcome, Error>>;
+
+/// Additions to one number that are made as one, and who made them.
+#[derive(Debug)]
+pub struct Sum<W> {
     delta: i64,
-    answer: oneshot::Sender<Result<Outcome, Error>>,
+    parts: Vec<(i64, W)>,
 }
 
 /// Additions that wait for one number. Beyond, callers are told to come again.
@@ -68,19 +72,20 @@ impl<A: Adder> Combiner<A> {
     /// - cancelled before its sum was sent: not added. Cancelled later: added or not.
     pub async fn add(&self, keyspace: &Keyspace, key: &Bytes, delta: i64) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { delta, answer };
         let number = (keyspace.clone(), key.clone());
         match self.shared.numbers.lock().entry(number.clone()) {
             Entry::Occupied(mut under_way) => {
-                if under_way.get().len() >= WAITING_MAX {
+                if under_way.get().parts.len() >= WAITING_MAX {
                     return Err(Error::unavailable(format!("too many additions wait: max=`{WAITING_MAX}`")));
                 }
-                under_way.get_mut().push(waiting);
+                under_way.get_mut().push(delta, answer);
             }
             Entry::Vacant(idle) => {
-                idle.insert(Vec::new());
+                idle.insert(Sum::default());
+                let mut first = Sum::default();
+                first.push(delta, answer);
                 let shared = Arc::clone(&self.shared);
-                self.shared.env.detach(async move { shared.work(number, vec![waiting]).await });
+                self.shared.env.detach(async move { shared.work(number, first).await });
             }
         }
         match answered.await {
@@ -109,42 +114,96 @@ impl<A: Adder> fmt::Debug for Combiner<A> {
 
 impl<A: Adder> Shared<A> {
     /// Adds sum after sum until nobody waits for this number.
-    async fn work(&self, number: (Keyspace, Bytes), mut round: Vec<Waiting>) {
+    async fn work(&self, number: (Keyspace, Bytes), mut round: Sum<Waiting>) {
         loop {
             // Who is gone before the sum is made is not in it.
-            round.retain(|waiting| !waiting.answer.is_canceled());
-            if !round.is_empty() {
-                self.add(&number, round).await;
+            round.retain(|answer| !answer.is_canceled());
+            if !round.parts.is_empty() {
+                let result = self.adder.add(&number.0, &number.1, round.delta()).await;
+                // A caller that is gone needs no answer.
+                round.share(&result, |answer, outcome| drop(answer.send(outcome)));
             }
             let mut numbers = self.numbers.lock();
             let Entry::Occupied(mut under_way) = numbers.entry(number.clone()) else { return };
             round = std::mem::take(under_way.get_mut());
-            if round.is_empty() {
+            if round.parts.is_empty() {
                 under_way.remove();
                 return;
             }
         }
     }
+}
 
-    async fn add(&self, (keyspace, key): &(Keyspace, Bytes), round: Vec<Waiting>) {
-        let sum = round.iter().fold(0i64, |sum, waiting| sum.wrapping_add(waiting.delta));
-        let result = self.adder.add(keyspace, key, sum).await;
+// === impl Sum ===
+
+impl<W> Sum<W> {
+    /// Adds an addition of `delta` by `who`.
+    pub fn push(&mut self, delta: i64, who: W) {
+        self.delta = self.delta.wrapping_add(delta);
+        self.parts.push((delta, who));
+    }
+
+    /// Returns what all of them add, wrapping around.
+    pub fn delta(&self) -> i64 {
+        self.delta
+    }
+
+    /// Drops the additions of those that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(&W) -> bool) {
+        let all = std::mem::take(self);
+        all.parts.into_iter().filter(|(_, who)| keep(who)).for_each(|(delta, who)| self.push(delta, who));
+    }
+
+    /// Tells everybody what the addition of [`Sum::delta`] was for them, as if they had gone one by one: `result` is the
+    /// number after all, and the commit.
+    pub fn share(
+        self,
+        result: &Result<(i64, Revision), Error>,
+        mut tell: impl FnMut(W, Result<Outcome, Error>),
+    ) {
         // Numbers wrap around, so the number before the sum is exact whatever the deltas are.
-        let mut value = result.as_ref().map_or(0, |(after, _)| after.wrapping_sub(sum));
-        for waiting in round {
-            value = value.wrapping_add(waiting.delta);
-            let answer = match &result {
-                Ok((_, revision)) => Ok(Outcome {
-                    revision: *revision,
-                    applied: true,
-                    writes: vec![Written::Added { value }],
-                    reads: Vec::new(),
-                }),
-                Err(error) => Err(Error::new(error.kind(), error.to_string())),
-            };
-            // A caller that is gone needs no answer.
-            drop(waiting.answer.send(answer));
+        let mut value = result.as_ref().map_or(0, |(after, _)| after.wrapping_sub(self.delta));
+        for (delta, who) in self.parts {
+            value = value.wrapping_add(delta);
+            tell(
+                who,
+                match result {
+                    Ok((_, revision)) => Ok(Outcome {
+                        revision: *revision,
+                        applied: true,
+                        writes: vec![Written::Added { value }],
+                        reads: Vec::new(),
+                    }),
+                    Err(error) => Err(Error::new(error.kind(), error.to_string())),
+                },
+            );
         }
+    }
+}
+
+impl<W> Default for Sum<W> {
+    fn default() -> Self {
+        Self { delta: 0, parts: Vec::new() }
+    }
+}
+
+/// Returns the number and the delta of a transaction that is nothing but an addition, which may be part of a sum.
+pub fn addition(txn: &Txn) -> Option<(&Bytes, i64)> {
+    match &txn.writes[..] {
+        [Write::Add { key, delta }]
+            if txn.guards.is_empty() && txn.reads.is_empty() && txn.once.is_none() =>
+        {
+            Some((key, *delta))
+        }
+        _ => None,
+    }
+}
+
+/// Returns what an addition made of its number, and the commit. An error for the outcome of anything else.
+pub fn added(outcome: &Outcome) -> Result<(i64, Revision), Error> {
+    match outcome.writes.first() {
+        Some(Written::Added { value }) => Ok((*value, outcome.revision)),
+        _ => Err(Error::new(ErrorKind::Internal, "an addition was answered as something else")),
     }
 }
 

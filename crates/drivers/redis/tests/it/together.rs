@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Transactions that are packed into one call are applied one after the other, each as the engine does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atomix_env::Env;
+use atomix_kv::emulate::{added, addition};
 use atomix_kv::{
     Commit, Engine, Guard, Keyspace, Limits, Order, Outcome, Range, Read, Revision, Store, Txn, WatchFrom,
     Write, Written,
@@ -78,6 +79,17 @@ fn changed(outcome: &Outcome) -> bool {
         })
 }
 
+/// Returns the sum as which additions of one were made, if there are any. Each was told a number of its own.
+fn sum(additions: Vec<(Txn, Outcome)>) -> Option<(Txn, Outcome)> {
+    let value = |(_, outcome): &(Txn, Outcome)| added(outcome).unwrap().0;
+    let values: BTreeSet<i64> = additions.iter().map(value).collect();
+    let (count, last) = (i64::try_from(additions.len()).unwrap(), *values.last()?);
+    assert_eq!(values, (last - count + 1..=last).collect());
+    let (mut txn, outcome) = additions.into_iter().max_by_key(value)?;
+    txn.writes = vec![Write::Add { key: "n".into(), delta: count }];
+    Some((txn, outcome))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_of_many_callers_are_those_of_the_engine_in_the_order_of_their_revisions() {
     let ground = Ground::start(&[]).await;
@@ -101,7 +113,10 @@ async fn transactions_of_many_callers_are_those_of_the_engine_in_the_order_of_th
         by_revision.entry(outcome.revision).or_default().push((txn, outcome));
     }
     let mut engine = Engine::new();
-    for (revision, mut told) in by_revision {
+    for (revision, told) in by_revision {
+        let (additions, told): (Vec<_>, Vec<_>) =
+            told.into_iter().partition(|(txn, _)| addition(txn).is_some());
+        let mut told = sum(additions).into_iter().chain(told).collect::<Vec<_>>();
         // The one that made the revision, then those that only saw it.
         told.sort_by_key(|(_, outcome)| !changed(outcome));
         for (at, (txn, outcome)) in told.iter().enumerate() {

@@ -77,7 +77,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_request_that_finds_nothing_under_way_goes_at_once_and_those_behind_share() {
+async fn requests_that_find_little_under_way_go_at_once_and_those_behind_share() {
     let (batcher, gate) = batcher(&Env::real());
     let ask = |number| {
         let batcher = batcher.clone();
@@ -85,15 +85,20 @@ async fn a_request_that_finds_nothing_under_way_goes_at_once_and_those_behind_sh
     };
     let first = ask(0);
     settle().await;
-    let rest: Vec<_> = (1..4).map(ask).collect();
+    let rest: Vec<_> = (1..6).map(ask).collect();
     settle().await;
-    assert_eq!(gate.packs(), [vec![0]], "what came meanwhile waits");
+    assert_eq!(gate.packs(), [vec![0], vec![1]], "what came meanwhile waits");
     gate.open.add_permits(1);
     assert_eq!(first.await.unwrap().unwrap(), 0);
     settle().await;
-    assert_eq!(gate.packs(), [vec![0], vec![1, 2, 3]]);
+    assert_eq!(gate.packs(), [vec![0], vec![1], vec![2, 3, 4, 5]]);
+    let late = ask(6);
     gate.open.add_permits(1);
-    for (number, answer) in (1..4).zip(join_all(rest).await) {
+    settle().await;
+    assert_eq!(gate.packs().len(), 3, "beside many nothing goes at once");
+    gate.open.add_permits(2);
+    assert_eq!(late.await.unwrap().unwrap(), 6);
+    for (number, answer) in (1..6).zip(join_all(rest).await) {
         assert_eq!(answer.unwrap().unwrap(), number);
     }
 }
@@ -133,17 +138,20 @@ async fn an_error_of_one_is_not_the_answer_of_another() {
 async fn a_request_that_was_dropped_before_it_was_sent_is_never_sent() {
     let (batcher, gate) = batcher(&Env::real());
     let first = batcher.run(Request { place: 0, number: 0 });
-    let dropped = batcher.run(Request { place: 1, number: 1 });
-    let kept = batcher.run(Request { place: 2, number: 2 });
-    let (mut first, mut dropped, mut kept) = (Box::pin(first), Box::pin(dropped), Box::pin(kept));
+    let second = batcher.run(Request { place: 1, number: 1 });
+    let dropped = batcher.run(Request { place: 2, number: 2 });
+    let kept = batcher.run(Request { place: 3, number: 3 });
+    let (mut first, mut second, mut dropped, mut kept) =
+        (Box::pin(first), Box::pin(second), Box::pin(dropped), Box::pin(kept));
     assert!(first.as_mut().now_or_never().is_none());
+    assert!(second.as_mut().now_or_never().is_none());
     assert!(dropped.as_mut().now_or_never().is_none());
     assert!(kept.as_mut().now_or_never().is_none());
     settle().await;
-    drop((first, dropped));
-    gate.open.add_permits(2);
-    assert_eq!(kept.await.unwrap(), 2);
-    assert_eq!(gate.packs(), [vec![0], vec![2]], "the first was under way, and went on");
+    drop((first, second, dropped));
+    gate.open.add_permits(3);
+    assert_eq!(kept.await.unwrap(), 3);
+    assert_eq!(gate.packs(), [[0], [1], [3]], "the first two were under way, and went on");
 }
 
 #[tokio::test]
@@ -154,15 +162,17 @@ async fn a_request_that_has_waited_too_long_is_given_up_unsent() {
         let batcher = batcher.clone();
         tokio::task::spawn(async move { batcher.run(Request { place: number, number }).await })
     };
-    let first = ask(0);
+    let under_way = [ask(0), ask(1)];
     settle().await;
-    let second = ask(1);
+    let late = ask(2);
     settle().await;
     clock.advance(Duration::from_secs(6));
-    gate.open.add_permits(1);
-    first.await.unwrap().unwrap();
-    assert_eq!(second.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(gate.packs(), [[0]]);
+    gate.open.add_permits(2);
+    for answer in join_all(under_way).await {
+        answer.unwrap().unwrap();
+    }
+    assert_eq!(late.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(gate.packs(), [[0], [1]]);
 }
 
 #[tokio::test]
