@@ -256,7 +256,11 @@ impl Journal {
 
     /// Shows a batch that is on the disk: to watches, then to those who wait.
     pub(crate) fn publish(&self, number: u64, batch: Batch, bytes: usize) {
-        let retention = self.tuning.read().retention;
+        // Commits are forgotten by those who commit (`DiskStore::apply`), and here only if they do not keep up: memory that one
+        // thread allocates for ever and another one frees for ever makes both wait for each other in the allocator.
+        let Retention { commits_max, bytes_max } = self.tuning.read().retention;
+        let retention =
+            Retention { commits_max: commits_max.saturating_mul(2), bytes_max: bytes_max.saturating_mul(2) };
         let mut answers = Vec::with_capacity(batch.applied.len());
         for applied in batch.applied {
             if !applied.commit.changes.is_empty() {

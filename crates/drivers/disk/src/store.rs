@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Settings;
 use crate::files::Files;
-use crate::journal::{Journal, Verdict};
+use crate::journal::{Journal, Tuning, Verdict};
 use crate::keeper;
 use crate::record::StoredCommit;
 use crate::recover::{Recovered, recover};
@@ -111,7 +111,7 @@ impl DiskStore {
         let journal = &self.journal;
         let _gate = journal.gate.read();
         journal.check_open()?;
-        let bytes_max = journal.tuning.read().bytes_max;
+        let Tuning { bytes_max, retention, .. } = *journal.tuning.read();
         journal.content.room.check(txn, bytes_max)?;
         journal.check_disk(growth(txn))?;
         let space = self.journal.content.open(keyspace);
@@ -131,6 +131,8 @@ impl DiskStore {
         let mut record = Vec::with_capacity(256);
         StoredCommit::put(&mut record, keyspace, &commit, named.map(|name| (name, &outcome)));
         let verdict = journal.push(&space, commit, named.cloned(), &record);
+        drop(engine);
+        space.history.trim(retention);
         Ok(Step::Sent(outcome, verdict))
     }
 
