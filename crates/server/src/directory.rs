@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::LazyLock;
 
 use atomix_transport::RequestBody;
 use futures::future::BoxFuture;
@@ -23,7 +24,8 @@ pub(crate) type Answering = BoxFuture<'static, Result<http::Response<Body>, Infa
 /// a call: it would be a fifth of what a call on the memory store costs.
 pub(crate) struct Directory {
     services: HashMap<&'static str, Box<dyn Dispatch>>,
-    others: Routes,
+    /// Made when it is first asked: what tools ask for takes as long to make as everything else at the start.
+    others: LazyLock<Routes>,
 }
 
 trait Dispatch: Send + Sync {
@@ -34,8 +36,8 @@ trait Dispatch: Send + Sync {
 
 impl Directory {
     /// Makes a directory without services of its own; `others` takes what is not found.
-    pub(crate) fn new(others: Routes) -> Self {
-        Self { services: HashMap::new(), others }
+    pub(crate) fn new(others: fn() -> Routes) -> Self {
+        Self { services: HashMap::new(), others: LazyLock::new(others) }
     }
 
     /// Adds a service.
@@ -56,7 +58,7 @@ impl Directory {
         let service = request.uri().path().split('/').nth(1).and_then(|name| self.services.get(name));
         match service {
             Some(service) => service.call(request),
-            None => Box::pin(self.others.clone().call(request)),
+            None => Box::pin(Routes::clone(&self.others).call(request)),
         }
     }
 }
