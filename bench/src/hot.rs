@@ -4,13 +4,12 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::bare::{Bare, Behind};
 use anyhow::{Context, Result};
-use atomix_config::{DriverId, Identity, LaterRoute, Listen, Object, StoreId};
+use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::{Engine, Limits, Read, Txn, Write};
+use atomix_kv::{Driver, Engine, Limits, Read, Txn, Write};
 use atomix_load::work::{Mix, Op, Subject};
 use atomix_load::{Target, frame};
 use atomix_primitives::{Counter, Kind, Map};
@@ -137,15 +136,9 @@ async fn call(path: Path, rounds: u32) -> Result<()> {
         let server = tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming);
         env.detach(async { server.await.expect("a bare server serves") });
     } else {
-        let settings = atomix_server::Settings {
-            listen: vec![Listen::Unix(socket.clone())],
-            control: Vec::new(),
-            transport: atomix_transport::Limits::default(),
-            message_bytes_max: 4 << 20,
-            deadline_default: Duration::from_secs(10),
-            grace: Duration::ZERO,
-            workers: None,
-        };
+        let config =
+            Config { listen: vec![Listen::Unix(socket.clone())], control: Vec::new(), ..Config::default() };
+        let settings = atomix_server::Settings::new(&config, None);
         let bound = atomix_server::Server::new(runtime().await?, settings).bind().await?;
         env.detach(async { _ = bound.run(Shutdown::new()).await });
     }
@@ -170,16 +163,8 @@ async fn open(
 
 /// A runtime with a memory store.
 async fn runtime() -> Result<Arc<Runtime>> {
-    let runtime = Runtime::new(atomix_runtime::Settings {
-        env: Env::real(),
-        drivers: vec![Arc::new(atomix_driver_memory::MemoryDriver)],
-        identity: Identity::Connection,
-        limits: atomix_primitives::Limits::default(),
-        name_bytes_max: 1024,
-        primitives_max: 1000,
-        session_timeout: Duration::from_secs(10),
-        close_grace: Duration::ZERO,
-    });
+    let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(atomix_driver_memory::MemoryDriver)];
+    let runtime = Runtime::new(atomix_runtime::Settings::new(&Config::default(), Env::real(), drivers));
     let store = StoreId { namespace: String::new(), name: "memory".to_owned() };
     let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
     runtime.connect(store.clone(), driver, Object::new()).await.map_err(failed)?;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_config::{DriverId, Identity, LaterRoute, Listen, Object, StoreId};
+use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::{
@@ -102,29 +102,16 @@ fn shared() -> Arc<dyn Store> {
 }
 
 async fn serve(store: Arc<dyn Store>) -> Served {
-    let runtime = Runtime::new(atomix_runtime::Settings {
-        env: Env::real(),
-        drivers: vec![Arc::new(HandOut(store))],
-        identity: Identity::Connection,
-        limits: atomix_primitives::Limits::default(),
-        name_bytes_max: 1024,
-        primitives_max: 1000,
-        session_timeout: Duration::from_secs(10),
-        close_grace: Duration::ZERO,
-    });
+    let anywhere = || vec![Listen::tcp("127.0.0.1", 0)];
+    let config = Config { listen: anywhere(), control: anywhere(), ..Config::default() };
+    let settings = atomix_runtime::Settings::new(&config, Env::real(), vec![Arc::new(HandOut(store))]);
+    let runtime = Runtime::new(settings);
     let store = StoreId { namespace: String::new(), name: "s".to_owned() };
     let driver = DriverId { name: "shared".to_owned(), version: "v1".to_owned() };
     runtime.connect(store.clone(), driver, Object::new()).await.unwrap();
     runtime.program(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
-    let settings = atomix_server::Settings {
-        listen: vec![Listen::tcp("127.0.0.1", 0)],
-        control: vec![Listen::tcp("127.0.0.1", 0)],
-        transport: atomix_transport::Limits::default(),
-        message_bytes_max: 4 << 20,
-        deadline_default: Duration::from_secs(10),
-        grace: Duration::ZERO,
-        workers: None,
-    };
+    let settings =
+        atomix_server::Settings { grace: Duration::ZERO, ..atomix_server::Settings::new(&config, None) };
     let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
     let endpoint = format!("http://{}", bound.listen()[0]);
     let shutdown = Shutdown::new();

@@ -12,7 +12,6 @@ use atomix_config::{
     Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
 };
 use atomix_env::{Env, Shutdown, Workers};
-use atomix_primitives::Limits;
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
@@ -148,22 +147,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Makes the runtime with its stores and routes, and binds the ports.
 async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
-    let limits = &config.limits;
-    let runtime = Runtime::new(atomix_runtime::Settings {
-        env: Env::real(),
-        drivers: drivers::all(),
-        identity: config.sessions.identity,
-        limits: Limits {
-            key_bytes_max: limits.key_bytes_max.as_usize(),
-            value_bytes_max: limits.value_bytes_max.as_usize(),
-            batch_max: limits.batch_max as usize,
-            waiters_max: limits.waiters_per_name_max as usize,
-        },
-        name_bytes_max: limits.name_bytes_max.as_usize(),
-        primitives_max: limits.primitives_max as usize,
-        close_grace: config.drain.grace.get(),
-        session_timeout: config.sessions.timeout.get(),
-    });
+    let runtime = Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()));
     for store in &config.stores {
         let connected = runtime.connect(store.id(), store.driver.clone(), store.config.clone()).await;
         connected.with_context(|| format!("store `{}` of the configuration", store.id()))?;
@@ -173,32 +157,8 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
     if let Some(routes) = routes(config) {
         runtime.program(routes).context("routes of the configuration")?;
     }
-    let settings = atomix_server::Settings {
-        listen: config.listen.clone(),
-        control: config.control.clone(),
-        transport: atomix_transport::Limits {
-            streams_per_connection_max: limits.streams_per_connection_max,
-            local_reset_streams_max: limits.local_reset_streams_max as usize,
-            pending_reset_streams_max: limits.pending_reset_streams_max as usize,
-            header_list_bytes_max: size(limits.header_list_bytes_max),
-            stream_window: size(limits.stream_window),
-            connection_window: size(limits.connection_window),
-            ping_interval: limits.ping_interval.get(),
-            ping_timeout: limits.ping_timeout.get(),
-            preface_timeout: limits.preface_timeout.get(),
-            connections_max: limits.connections_max as usize,
-            connections_per_peer_max: limits.connections_per_peer_max as usize,
-            pings_per_second_max: limits.pings_per_second_max,
-            idle_timeout: limits.idle_timeout.get(),
-            stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
-            connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
-            connection_receive_bytes_max: limits.connection_receive_bytes_max.as_usize(),
-        },
-        message_bytes_max: limits.message_bytes_max.as_usize(),
-        deadline_default: limits.call_deadline_default.get(),
-        grace: config.drain.grace.get(),
-        workers: Some(workers(config.workers).context("cannot start the threads of `workers`")?),
-    };
+    let workers = workers(config.workers).context("cannot start the threads of `workers`")?;
+    let settings = atomix_server::Settings::new(config, Some(workers));
     let bound = Server::new(Arc::clone(&runtime), settings).bind().await?;
     Ok((runtime, bound))
 }
@@ -219,10 +179,6 @@ fn routes(config: &Config) -> Option<Routes> {
 fn workers(count: u32) -> std::io::Result<Workers> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Workers::start(if count == 0 { cores() } else { count as usize })
-}
-
-fn size(size: atomix_config::ByteSize) -> u32 {
-    u32::try_from(size.as_usize()).unwrap_or(u32::MAX)
 }
 
 #[allow(clippy::print_stdout, reason = "the first thing that a newcomer sees")]

@@ -25,7 +25,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use atomix_config::{DriverId, Identity, Object, StoreId};
+use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::{BackupStream, Driver, Store as _};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
@@ -77,6 +77,30 @@ pub struct Runtime {
     /// The one owner when the identity is the runtime's.
     shared: Option<Arc<Session>>,
     draining: Shutdown,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads the settings of `config`. Its stores and routes are not among them: they can change while it runs.
+    pub fn new(config: &Config, env: Env, drivers: Vec<Arc<dyn Driver>>) -> Self {
+        let limits = &config.limits;
+        Self {
+            env,
+            drivers,
+            identity: config.sessions.identity,
+            limits: Limits {
+                key_bytes_max: limits.key_bytes_max.as_usize(),
+                value_bytes_max: limits.value_bytes_max.as_usize(),
+                batch_max: limits.batch_max as usize,
+                waiters_max: limits.waiters_per_name_max as usize,
+            },
+            name_bytes_max: limits.name_bytes_max.as_usize(),
+            primitives_max: limits.primitives_max as usize,
+            close_grace: config.drain.grace.get(),
+            session_timeout: config.sessions.timeout.get(),
+        }
+    }
 }
 
 // === impl Runtime ===

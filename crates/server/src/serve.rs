@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_config::Listen;
+use atomix_config::{ByteSize, Config, Listen};
 use atomix_env::{Shutdown, Workers};
 use atomix_proto::{
     DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy,
@@ -72,13 +72,52 @@ macro_rules! directory {
             use $server as Server;
             names.push(<Server<Services> as NamedService>::NAME);
         })+
-        let mut directory = Directory::new($this.common(names));
+        let mut directory = $this.common(names);
         $({
             use $server as Server;
             directory.add(Server::new(services.clone()).max_decoding_message_size(max));
         })+
         directory
     }};
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads the settings of `config`. Its number of `workers` is for who starts them.
+    pub fn new(config: &Config, workers: Option<Workers>) -> Self {
+        let limits = &config.limits;
+        Self {
+            listen: config.listen.clone(),
+            control: config.control.clone(),
+            transport: Limits {
+                streams_per_connection_max: limits.streams_per_connection_max,
+                local_reset_streams_max: limits.local_reset_streams_max as usize,
+                pending_reset_streams_max: limits.pending_reset_streams_max as usize,
+                header_list_bytes_max: size(limits.header_list_bytes_max),
+                stream_window: size(limits.stream_window),
+                connection_window: size(limits.connection_window),
+                ping_interval: limits.ping_interval.get(),
+                ping_timeout: limits.ping_timeout.get(),
+                preface_timeout: limits.preface_timeout.get(),
+                connections_max: limits.connections_max as usize,
+                connections_per_peer_max: limits.connections_per_peer_max as usize,
+                pings_per_second_max: limits.pings_per_second_max,
+                idle_timeout: limits.idle_timeout.get(),
+                stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
+                connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
+                connection_receive_bytes_max: limits.connection_receive_bytes_max.as_usize(),
+            },
+            message_bytes_max: limits.message_bytes_max.as_usize(),
+            deadline_default: limits.call_deadline_default.get(),
+            grace: config.drain.grace.get(),
+            workers,
+        }
+    }
+}
+
+fn size(size: ByteSize) -> u32 {
+    u32::try_from(size.as_usize()).unwrap_or(u32::MAX)
 }
 
 // === impl Server ===
@@ -136,23 +175,28 @@ impl Server {
     }
 
     /// Health of the services of these names and reflection, which every port has.
-    fn common(&self, names: Vec<&'static str>) -> Routes {
-        let mut routes = Routes::builder();
-        routes.add_service(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        // Tools speak either version.
-        routes.add_service(reflection().build_v1().expect("the descriptor set is our own and whole"));
-        routes.add_service(reflection().build_v1alpha().expect("the descriptor set is our own and whole"));
-        routes.routes().prepare()
+    fn common(&self, names: Vec<&'static str>) -> Directory {
+        let mut directory = Directory::new(reflection);
+        directory.add(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
+        directory
     }
 
     fn front(&self, directory: Directory) -> Front {
         Front::new(directory, Arc::clone(&self.runtime), self.settings.deadline_default)
     }
+}
+
+fn reflection() -> Routes {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Tools speak either version.
+    let mut routes = Routes::builder();
+    routes.add_service(reflection().build_v1().expect("the descriptor set is our own and whole"));
+    routes.add_service(reflection().build_v1alpha().expect("the descriptor set is our own and whole"));
+    routes.routes().prepare()
 }
 
 // === impl Bound ===

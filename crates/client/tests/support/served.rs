@@ -7,33 +7,20 @@
 fn served(example: fn(String, String) -> futures::future::BoxFuture<'static, atomix_client::Result<()>>) {
     use std::sync::Arc;
 
-    use atomix_config::{DriverId, Identity, LaterRoute, Listen, StoreId};
+    use atomix_config::{Config, DriverId, LaterRoute, Listen, StoreId};
 
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio.block_on(async {
-        let runtime = atomix_runtime::Runtime::new(atomix_runtime::Settings {
-            env: atomix_env::Env::real(),
-            drivers: vec![Arc::new(atomix_driver_memory::MemoryDriver)],
-            identity: Identity::Connection,
-            limits: atomix_primitives::Limits::default(),
-            name_bytes_max: 1024,
-            primitives_max: 1000,
-            session_timeout: std::time::Duration::from_secs(10),
-            close_grace: std::time::Duration::ZERO,
-        });
+        let anywhere = || vec![Listen::tcp("127.0.0.1", 0)];
+        let config = Config { listen: anywhere(), control: anywhere(), ..Config::default() };
+        let (env, driver) = (atomix_env::Env::real(), Arc::new(atomix_driver_memory::MemoryDriver));
+        let runtime =
+            atomix_runtime::Runtime::new(atomix_runtime::Settings::new(&config, env, vec![driver]));
         let store = StoreId { namespace: String::new(), name: "memory".to_owned() };
         let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
         runtime.connect(store.clone(), driver, atomix_config::Object::new()).await.unwrap();
         runtime.program(atomix_runtime::Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
-        let settings = atomix_server::Settings {
-            listen: vec![Listen::tcp("127.0.0.1", 0)],
-            control: vec![Listen::tcp("127.0.0.1", 0)],
-            transport: atomix_transport::Limits::default(),
-            message_bytes_max: 4 << 20,
-            deadline_default: std::time::Duration::from_secs(10),
-            grace: std::time::Duration::ZERO,
-            workers: None,
-        };
+        let settings = atomix_server::Settings::new(&config, None);
         let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
         let (endpoint, control) =
             (format!("http://{}", bound.listen()[0]), format!("http://{}", bound.control()[0]));

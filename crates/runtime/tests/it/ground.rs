@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atomix_config::{DriverId, Identity, LaterRoute, Object, Rule, StoreId};
+use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock};
 use atomix_kv::{
@@ -101,15 +101,11 @@ impl World {
         let clock = ManualClock::new();
         // Chance must differ from runtime to runtime, time must not.
         let env = Env::simulated(Arc::clone(&clock), Env::real().random());
+        let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(HandOut(Arc::clone(&way)))];
         let runtime = Runtime::new(Settings {
-            env,
-            drivers: vec![Arc::new(HandOut(Arc::clone(&way)))],
-            identity: Identity::Connection,
-            limits: atomix_primitives::Limits::default(),
-            name_bytes_max: 1024,
-            primitives_max: 1000,
             close_grace: Duration::from_secs(1),
             session_timeout: TIMEOUT,
+            ..Settings::new(&Config::default(), env, drivers)
         });
         Node { runtime, clock, way }
     }
