@@ -274,3 +274,30 @@ async fn health_tells_of_the_process_its_services_and_its_stores() {
         }
     }
 }
+
+#[tokio::test]
+async fn tools_are_told_the_services_of_every_port() {
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+    let server = Server::start();
+    for address in [server.listen(), server.control()] {
+        for version in ["v1", "v1alpha"] {
+            let mut client = tonic::client::Grpc::new(channel(address).await);
+            client.ready().await.unwrap();
+            let list = Some(MessageRequest::ListServices(String::new()));
+            let request = ServerReflectionRequest { host: String::new(), message_request: list };
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            // The messages of both versions are the same.
+            let codec =
+                tonic_prost::ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+            let answers = client.server_streaming(Request::new(request), path.parse().unwrap(), codec).await;
+            let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap();
+            let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+                panic!("not a list: {answer:?}");
+            };
+            let named = |name: &str| list.service.iter().any(|service| service.name == name);
+            assert!(named("atomix.runtime.map.v1.Map") && named("grpc.health.v1.Health"), "{list:?}");
+        }
+    }
+}
