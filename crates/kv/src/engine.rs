@@ -299,13 +299,12 @@ impl Engine {
 
     fn counted(&mut self, key: &Bytes, by: i64) {
         let first = key.first().copied().expect("keys are not empty: checked by `Txn::check`");
-        match self.counts.iter_mut().find(|(byte, _)| *byte == first) {
-            Some((_, count)) => *count = count.wrapping_add_signed(by),
-            None => {
-                // Most keyspaces hold one kind of key.
-                self.counts.reserve_exact(1);
-                self.counts.push((first, by.unsigned_abs()));
-            }
+        if let Some((_, count)) = self.counts.iter_mut().find(|(byte, _)| *byte == first) {
+            *count = count.wrapping_add_signed(by);
+        } else {
+            // Most keyspaces hold one kind of key.
+            self.counts.reserve_exact(1);
+            self.counts.push((first, by.unsigned_abs()));
         }
     }
 
