@@ -90,7 +90,7 @@ thrown_out! {
     more_streams_than_allowed_are_thrown_out UnfinishedStreams [ENHANCE_YOUR_CALM];
     headers_that_unpack_to_too_much_are_thrown_out HeaderBomb [ENHANCE_YOUR_CALM];
     large_headers_are_thrown_out LargeHeaders [ENHANCE_YOUR_CALM, COMPRESSION_ERROR];
-    more_than_the_windows_allow_is_thrown_out WindowsIgnored [FLOW_CONTROL_ERROR];
+    more_than_the_windows_allow_is_thrown_out WindowsIgnored [ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR];
     another_protocol_is_thrown_out OtherProtocol [PROTOCOL_ERROR];
     connections_that_say_nothing_are_closed Mute [];
 }
