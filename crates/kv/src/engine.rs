@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     Change, Commit, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot,
-    Sorted, SortedRange, Txn, Write, Written, number, number_bytes,
+    Sorted, Txn, Write, Written, number, number_bytes,
 };
 
 /// The state of one keyspace and what transactions do to it.
@@ -308,7 +308,7 @@ impl Engine {
         }
     }
 
-    fn range(&self, range: &Range) -> SortedRange<'_, Bytes, Record> {
+    fn range(&self, range: &Range) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> + use<'_> {
         self.table.range(&range.start, range.end.as_ref())
     }
 }

@@ -41,5 +41,5 @@ pub use model::{
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};
-pub use sorted::{Sorted, SortedRange};
+pub use sorted::Sorted;
 pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

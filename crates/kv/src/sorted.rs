@@ -17,11 +17,8 @@ enum Kept<K, V> {
 }
 
 /// Entries in the order of their keys.
-#[derive(Debug)]
-pub enum SortedRange<'a, K, V> {
-    #[doc(hidden)]
+enum Entries<'a, K, V> {
     Few(std::slice::Iter<'a, (K, V)>),
-    #[doc(hidden)]
     Many(btree_map::Range<'a, K, V>),
 }
 
@@ -127,22 +124,26 @@ impl<K: Ord, V> Sorted<K, V> {
     }
 
     /// Returns the entries from `start` up to but not including `end`; all from `start` on without one.
-    pub fn range<Q>(&self, start: &Q, end: Option<&Q>) -> SortedRange<'_, K, V>
+    pub fn range<Q>(
+        &self,
+        start: &Q,
+        end: Option<&Q>,
+    ) -> impl DoubleEndedIterator<Item = (&K, &V)> + use<'_, K, V, Q>
     where
         K: Borrow<Q>,
         Q: Ord + ?Sized,
     {
         if end.is_some_and(|end| end <= start) {
-            return SortedRange::Few([].iter());
+            return Entries::Few([].iter());
         }
         match &self.0 {
             Kept::Few(list) => {
                 let at = |key: &Q| find(list, key).unwrap_or_else(|at| at);
-                SortedRange::Few(list[at(start)..end.map_or(list.len(), at)].iter())
+                Entries::Few(list[at(start)..end.map_or(list.len(), at)].iter())
             }
             Kept::Many(tree) => {
                 let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-                SortedRange::Many(tree.range((Bound::Included(start), end)))
+                Entries::Many(tree.range((Bound::Included(start), end)))
             }
         }
     }
@@ -158,9 +159,9 @@ impl<K, V> Default for Sorted<K, V> {
     }
 }
 
-// === impl SortedRange ===
+// === impl Entries ===
 
-impl<'a, K, V> Iterator for SortedRange<'a, K, V> {
+impl<'a, K, V> Iterator for Entries<'a, K, V> {
     type Item = (&'a K, &'a V);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -171,7 +172,7 @@ impl<'a, K, V> Iterator for SortedRange<'a, K, V> {
     }
 }
 
-impl<K, V> DoubleEndedIterator for SortedRange<'_, K, V> {
+impl<K, V> DoubleEndedIterator for Entries<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
         match self {
             Self::Few(list) => list.next_back().map(|(key, value)| (key, value)),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use atomix_env::WallTime;
 use atomix_kv::{
-    Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Sorted, SortedRange, Txn, WatchItem, Write,
+    Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Sorted, Txn, WatchItem, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -616,24 +616,21 @@ impl State {
 
     /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.
     fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Bytes>> {
-        let held = |queue: &Bytes| {
-            self.of_queue(owner, queue).find(|(_, held)| **held).map(|((_, stamp), _)| stamp.clone())
-        };
-        queues.iter().map(held).collect()
+        queues.iter().map(|queue| self.held_in(owner, queue).next().cloned()).collect()
     }
 
     /// Forgets that `owner` held `queues`, also with stamps that others took away.
     fn released(&mut self, owner: Owner, queues: &[Bytes]) {
         for queue in queues {
-            let held = self.of_queue(owner, queue).filter(|(_, held)| **held);
-            let stamps: Vec<Bytes> = held.map(|((_, stamp), _)| stamp.clone()).collect();
+            let stamps: Vec<Bytes> = self.held_in(owner, queue).cloned().collect();
             self.disown(owner, &stamps);
         }
     }
 
-    fn of_queue(&self, owner: Owner, queue: &Bytes) -> SortedRange<'_, (Owner, Bytes), bool> {
+    fn held_in(&self, owner: Owner, queue: &Bytes) -> impl Iterator<Item = &Bytes> + use<'_> {
         let end = Range::prefix(queue.clone()).end.expect("the first byte of a queue is not the last one");
-        self.owned.range(&(owner, queue.clone()), Some(&(owner, end)))
+        let stamps = self.owned.range(&(owner, queue.clone()), Some(&(owner, end)));
+        stamps.filter(|(_, held)| **held).map(|((_, stamp), _)| stamp)
     }
 
     fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {

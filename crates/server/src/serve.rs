@@ -187,15 +187,15 @@ impl Server {
 }
 
 fn reflection() -> Routes {
-    let reflection = || {
+    let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // Tools speak either version.
     let mut routes = Routes::builder();
-    routes.add_service(reflection().build_v1().expect("the descriptor set is our own and whole"));
-    routes.add_service(reflection().build_v1alpha().expect("the descriptor set is our own and whole"));
+    routes.add_service(builder().build_v1().expect("the descriptor set is our own and whole"));
+    routes.add_service(builder().build_v1alpha().expect("the descriptor set is our own and whole"));
     routes.routes().prepare()
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connections to one server, and what is known of its replicas.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use atomix_env::{Env, Shutdown, Workers};

@@ -149,7 +149,7 @@ impl<W> Sum<W> {
     }
 
     /// Drops the additions of those that `keep` does not want.
-    pub fn retain(&mut self, mut keep: impl FnMut(&W) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&W) -> bool) {
         let all = std::mem::take(self);
         all.parts.into_iter().filter(|(_, who)| keep(who)).for_each(|(delta, who)| self.push(delta, who));
     }

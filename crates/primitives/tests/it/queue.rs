@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use atomix_env::{Env, ManualClock};
 use atomix_kv::{Level, Order, Range, Read, Revision, Txn, Write};
-use atomix_primitives::{Kind, Limits, Lock, Map, Reason};
+use atomix_primitives::{Error, Kind, Limits, Lock, Map, Reason};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::ground::{Faulty, Ground, caller, eventually, reason, settle, soon};
@@ -32,6 +34,17 @@ async fn take_last_stamp_away(ground: &Ground) {
     let found = ground.store.read(&keyspace, vec![last], Level::Latest).await.unwrap();
     let key = found.reads[0].entries()[0].key.clone();
     ground.store.commit(&keyspace, Txn::new().write(Write::Delete { key })).await.unwrap();
+}
+
+/// A lock that session 1 holds, and the call of session 2 that waits for it.
+async fn contended(ground: &Ground) -> (Arc<Lock>, BoxFuture<'static, Result<u64, Error>>) {
+    let lock = on(ground).await;
+    lock.lock(&caller(1), None).await.unwrap();
+    let waiter = Arc::clone(&lock);
+    let mut waiting = async move { waiter.lock(&caller(2), None).await }.boxed();
+    assert!(futures::poll!(&mut waiting).is_pending());
+    settle().await;
+    (lock, waiting)
 }
 
 async fn places(lock: &Lock, count: usize) {
@@ -418,12 +431,7 @@ async fn a_stamp_that_was_taken_away_unseen_ends_the_call() {
     needs!(History);
     needs!(Immediate);
     let ground = Ground::on(forgetful_store(1), Env::real());
-    let lock = on(&ground).await;
-    lock.lock(&caller(1), None).await.unwrap();
-    let two = caller(2);
-    let mut waiting = Box::pin(lock.lock(&two, None));
-    assert!(futures::poll!(&mut waiting).is_pending());
-    settle().await;
+    let (lock, waiting) = contended(&ground).await;
     take_last_stamp_away(&ground).await;
     // No pause up to here, so the runtime has to read the queues anew without having seen the deletion.
     let keyspace = Kind::Lock.keyspace("it");
@@ -456,17 +464,12 @@ async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted(
 async fn what_is_given_back_is_had_by_the_next_one_before_any_watch_has_told() {
     needs!(Immediate);
     let (faulty, ground) = faulty();
-    let lock = on(&ground).await;
-    lock.lock(&caller(1), None).await.unwrap();
-    let two = caller(2);
-    let mut waiting = Box::pin(lock.lock(&two, None));
-    assert!(futures::poll!(&mut waiting).is_pending());
-    settle().await;
+    let (lock, mut waiting) = contended(&ground).await;
     let reads = faulty.reads();
     // No pause between the two, so that the task that follows the queues does not run.
     lock.unlock(&caller(1)).await.unwrap();
     assert!(futures::poll!(&mut waiting).is_ready());
-    lock.unlock(&two).await.unwrap();
+    lock.unlock(&caller(2)).await.unwrap();
     assert_eq!(faulty.reads(), reads, "who was told of a grant need not ask what to give back");
 }
 
