@@ -117,7 +117,7 @@ pub(crate) const ROOT: &[Setting] = &[
                 presence: Presence::Defaulted,
                 unit: "time",
                 doc: "Time that this process may be silent before the other runtimes on a shared store take it for dead \
-                      and give its locks and candidacies to the next in line. It says that it lives every quarter of it.",
+                      and give its locks and candidacies to the next in line. It says that it lives every sixth of it.",
             },
         ]),
         Presence::Defaulted,

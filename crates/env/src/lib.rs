@@ -7,11 +7,15 @@
 
 mod clock;
 mod entropy;
+mod home;
+mod per_worker;
 mod task;
 mod workers;
 
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;
+pub use home::AtHome;
+pub use per_worker::PerWorker;
 pub use task::{Spawner, Task};
 pub use workers::Workers;
 

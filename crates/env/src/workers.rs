@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::home::Mailbox;
+
 /// Threads with a single-threaded runtime each. What is begun on one stays there with all that it spawns, so a call
 /// never moves to another core in its middle. Cheap to clone; the threads end with the last clone, and what still runs
 /// on them is dropped.
@@ -78,7 +80,12 @@ impl Worker {
         let handle = runtime.handle().clone();
         let work = move || {
             NUMBER.set(Some(number));
-            runtime.block_on(stop.cancelled_owned());
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = Arc::new(Mailbox::default()).deliver() => {}
+                }
+            });
         };
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         Ok(Self { runtime: handle, tasks: AtomicUsize::new(0) })

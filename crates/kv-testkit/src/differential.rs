@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision, Snapshot,
-    Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Ask, Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision,
+    Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use futures::StreamExt;
 
@@ -260,6 +260,9 @@ fn simpler(step: &Step) -> Vec<Step> {
             (0..txn.guards.len()).for_each(|at| part(&|txn| drop(txn.guards.remove(at))));
             (0..txn.writes.len()).for_each(|at| part(&|txn| drop(txn.writes.remove(at))));
             (0..txn.reads.len()).for_each(|at| part(&|txn| drop(txn.reads.remove(at))));
+            if txn.ask != Ask::Always {
+                part(&|txn| txn.ask = Ask::Always);
+            }
             if txn.once.is_some() {
                 part(&|txn| txn.once = None);
             }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atomix_kv::{Engine, Entry, Guard, Limits, Order, Range, Read, Revision, Txn, Write, number_bytes};
+use atomix_kv::{Ask, Engine, Entry, Guard, Limits, Order, Range, Read, Revision, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::Dice;
@@ -142,6 +142,9 @@ fn txn(dice: &mut Dice, engine: &Engine) -> Txn {
     txn.guards = (0..dice.index(3)).map(|_| guard(dice, engine, entries)).collect();
     txn.writes = (0..=dice.index(4)).map(|_| write(dice, entries)).collect();
     txn.reads = (0..dice.index(3)).map(|_| read(dice)).collect();
+    if dice.index(3) == 0 {
+        txn.ask = Ask::IfRefused;
+    }
     if dice.index(10) == 0 {
         txn.once = Some(pick(dice, &["one", "two", "three", "four", "five", "six", "seven"]).into());
     }

@@ -89,7 +89,7 @@ impl Engine {
                 changes.shrink_to_fit();
             }
         }
-        let reads = txn.reads.iter().map(|read| self.find(read, limits)).collect();
+        let reads = txn.asked(applied).iter().map(|read| self.find(read, limits)).collect();
         let outcome = Outcome { revision: self.revision, applied, writes, reads };
         if let Some(name) = &txn.once {
             self.once.get_or_insert_default().remember(name.clone(), outcome.clone(), limits.once_max);

@@ -37,7 +37,7 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind};
 pub use history::{History, Retention};
 pub use model::{
-    Change, Commit, Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
+    Ask, Change, Commit, Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};

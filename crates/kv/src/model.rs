@@ -95,6 +95,16 @@ pub enum Order {
     Created,
 }
 
+/// When the reads of a transaction are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Ask {
+    /// In any case.
+    #[default]
+    Always,
+    /// Only if the guards do not hold, to say why. An answer that nobody wants is work for the store.
+    IfRefused,
+}
+
 /// One atomic step on one keyspace.
 ///
 /// Reads see the state after the writes if the guards held, the untouched state if not: a refused transaction
@@ -107,6 +117,8 @@ pub struct Txn {
     pub writes: Vec<Write>,
     /// What is asked in the same step.
     pub reads: Vec<Read>,
+    /// Whether it is asked of a transaction that applies, too.
+    pub ask: Ask,
     /// The caller's name for this very request. A second transaction of that name is not applied: it is answered
     /// with the outcome of the first. Remembered for the last [`Limits::once_max`] names of a keyspace.
     pub once: Option<Bytes>,
@@ -121,7 +133,7 @@ pub struct Outcome {
     pub applied: bool,
     /// One answer per write; empty if not applied.
     pub writes: Vec<Written>,
-    /// One answer per read.
+    /// One answer per read; empty if they were not asked ([`Txn::ask`]).
     pub reads: Vec<Found>,
 }
 
@@ -368,6 +380,21 @@ impl Txn {
     pub fn read(mut self, read: Read) -> Self {
         self.reads.push(read);
         self
+    }
+
+    /// Asks the reads only if the transaction is refused.
+    #[must_use]
+    pub fn if_refused(mut self) -> Self {
+        self.ask = Ask::IfRefused;
+        self
+    }
+
+    /// Returns the reads that are asked when the guards held, or did not.
+    pub fn asked(&self, applied: bool) -> &[Read] {
+        match self.ask {
+            Ask::IfRefused if applied => &[],
+            Ask::Always | Ask::IfRefused => &self.reads,
+        }
     }
 
     /// Names this request, see [`Txn::once`].

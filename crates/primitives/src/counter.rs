@@ -46,7 +46,8 @@ impl Counter {
             let txn = Txn::new()
                 .guard(guard)
                 .write(Write::Put { key: key(), value: number_bytes(update) })
-                .read(Read::Get { key: key() });
+                .read(Read::Get { key: key() })
+                .if_refused();
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 return Ok(update);

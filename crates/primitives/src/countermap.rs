@@ -86,7 +86,8 @@ impl CounterMap {
         let txn = Txn::new()
             .guard(Guard::ValueIs { key: at.clone(), value: number_bytes(prev_value) })
             .write(Write::Put { key: at.clone(), value: number_bytes(value) })
-            .read(Read::Get { key: at });
+            .read(Read::Get { key: at })
+            .if_refused();
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied { Ok(prev_value) } else { Err(refusal(&outcome)) }
     }
@@ -108,7 +109,10 @@ impl CounterMap {
     pub async fn remove(&self, key: &str, prev_value: i64) -> Result<i64, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
-        let mut txn = Txn::new().write(Write::Delete { key: at.clone() }).read(Read::Get { key: at.clone() });
+        let mut txn = Txn::new()
+            .write(Write::Delete { key: at.clone() })
+            .read(Read::Get { key: at.clone() })
+            .if_refused();
         if prev_value != 0 {
             txn = txn.guard(Guard::ValueIs { key: at, value: number_bytes(prev_value) });
         }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Change, Entry, Guard, Read, Txn, Write};
+use atomix_kv::{Change, Entry, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
@@ -19,8 +19,17 @@ use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
 #[derive(Debug, Clone)]
 pub struct Election {
     backing: Backing,
-    /// Calls of one runtime take turns, so that they do not fight for the record.
-    turn: Arc<Mutex<()>>,
+    /// Calls of one runtime take turns, so that they do not fight for the record. What it was after the last one is tried
+    /// first: usually nobody else has changed it, and a change is one round trip.
+    turn: Arc<Mutex<Option<Record>>>,
+}
+
+/// What is stored, as it was found or written.
+#[derive(Debug)]
+struct Record {
+    state: State,
+    /// `None` if there was nothing.
+    modified: Option<Revision>,
 }
 
 /// The election as clients see it.
@@ -197,30 +206,53 @@ impl Election {
 
     /// Changes the record in one commit, or leaves it alone if nothing changes.
     async fn change(&self, change: impl Fn(&mut State) -> Result<(), Error>) -> Result<Term, Error> {
-        let _turn = self.turn.lock().await;
-        let mut found = self.backing.get(key()).await?;
+        let mut turn = self.turn.lock().await;
+        let (mut record, mut remembered) = match turn.take() {
+            Some(record) => (record, true),
+            None => (self.read().await?, false),
+        };
         for _ in 0..ROUNDS_MAX {
-            let before = decode(found.as_ref())?;
-            let mut after = before.clone();
-            change(&mut after)?;
-            if after == before {
-                return Ok(after.term());
+            let mut after = record.state.clone();
+            let changed = change(&mut after);
+            if changed.is_err() || after == record.state {
+                if remembered {
+                    // Nothing will be written that tells whether it is still so.
+                    (record, remembered) = (self.read().await?, false);
+                    continue;
+                }
+                *turn = Some(record);
+                return changed.map(|()| after.term());
             }
-            let guard = match &found {
-                Some(entry) => Guard::ModifiedAt { key: key(), revision: entry.modified },
+            let guard = match record.modified {
+                Some(revision) => Guard::ModifiedAt { key: key(), revision },
                 None => Guard::Absent { key: key() },
             };
             let txn = Txn::new()
                 .guard(guard)
                 .write(Write::Put { key: key(), value: after.encode() })
-                .read(Read::Get { key: key() });
+                .read(Read::Get { key: key() })
+                .if_refused();
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                return Ok(after.term());
+                let term = after.term();
+                *turn = Some(Record { state: after, modified: Some(outcome.revision) });
+                return Ok(term);
             }
-            found = outcome.reads[0].entry().cloned();
+            (record, remembered) = (Record::of(outcome.reads[0].entry())?, false);
         }
         Err(Error::contention())
+    }
+
+    async fn read(&self) -> Result<Record, Error> {
+        Record::of(self.backing.get(key()).await?.as_ref())
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    fn of(entry: Option<&Entry>) -> Result<Self, Error> {
+        Ok(Self { state: decode(entry)?, modified: entry.map(|entry| entry.modified) })
     }
 }
 

@@ -2,8 +2,9 @@
 //! Expiry is a write.
 //!
 //! What expires is called a *subject*: a key, an element, an index. A subject with a TTL has a deadline key beside it.
-//! When the time has come, one transaction deletes both under the guard that the deadline key is the one that was
-//! timed, so a renewed subject stays. That transaction also writes the key [`keys::EXPIRED`], by which watches tell an
+//! A deadline counts as long as the entry of its subject was not written after it: a write without a TTL need not look for
+//! one. When the time has come, one transaction deletes both under the guard that both are as they were timed, so a renewed
+//! subject stays. That transaction also writes the key [`keys::EXPIRED`], by which watches tell an
 //! expiry from a removal. So an expiry has its place in the order of commits, like every other change.
 //!
 //! Timers run on the monotonic clock: a jump of the wall clock neither shortens nor lengthens a TTL. The wall deadline
@@ -44,8 +45,8 @@ pub(crate) struct Expiry {
 
 struct Shared {
     backing: Backing,
-    /// The writes that delete a subject.
-    remove: fn(&Bytes) -> Vec<Write>,
+    /// The keys that go with a subject; the first is that of its entry.
+    keys: fn(&Bytes) -> Vec<Bytes>,
     timers: Mutex<Timers>,
     changed: Notify,
     stop: Shutdown,
@@ -76,11 +77,13 @@ const FOREIGN: Duration = Duration::from_millis(250);
 
 impl Expiry {
     /// Makes the expiry of a keyspace and removes what is overdue, so that nothing is served after its time.
-    pub(crate) async fn open(backing: &Backing, remove: fn(&Bytes) -> Vec<Write>) -> Result<Self, Error> {
+    ///
+    /// `keys` are those that are deleted with a subject; the first is that of its entry.
+    pub(crate) async fn open(backing: &Backing, keys: fn(&Bytes) -> Vec<Bytes>) -> Result<Self, Error> {
         let stop = Shutdown::new();
         let shared = Arc::new(Shared {
             backing: backing.clone(),
-            remove,
+            keys,
             timers: Mutex::default(),
             changed: Notify::new(),
             stop: stop.clone(),
@@ -97,8 +100,19 @@ impl Expiry {
         Ok(expiry)
     }
 
-    /// The write that gives `subject` the time to live `ttl` from now, or takes away what it had.
-    pub(crate) fn write(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
+    /// The write or deletion of the entry of `subject`, and what gives that the time to live `ttl` from now. Without one
+    /// there is usually nothing to add, because an older deadline ends when the entry is written.
+    pub(crate) fn writes(&self, entry: Write, subject: &[u8], ttl: Option<Duration>) -> Vec<Write> {
+        let mut writes = Vec::with_capacity(2);
+        writes.push(entry);
+        if ttl.is_some() || self.shared.timers.lock().subjects.contains_key(subject) {
+            writes.push(self.renewal(subject, ttl));
+        }
+        writes
+    }
+
+    /// What gives `subject` the time to live `ttl` from now, or none, where its entry stays as it is.
+    pub(crate) fn renewal(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
         let key = keys::key(keys::DEADLINE, subject);
         let Some(ttl) = ttl else {
             return Write::Delete { key };
@@ -110,8 +124,8 @@ impl Expiry {
         Write::Put { key, value: value.freeze() }
     }
 
-    /// Takes note of a commit at `revision` that contained [`Expiry::write`] with the same arguments. A TTL of zero
-    /// has expired when this returns.
+    /// Takes note of a commit at `revision` that contained [`Expiry::writes`] or [`Expiry::renewal`] of the same `ttl`.
+    /// A TTL of zero has expired when this returns.
     pub(crate) async fn written(&self, subject: &[u8], ttl: Option<Duration>, revision: Revision) {
         match ttl {
             // A failure leaves it to the timer, which tries again.
@@ -287,20 +301,35 @@ impl Shared {
         }
     }
 
-    /// Removes `subject` if its deadline is still the one of `revision`; else times the new one.
+    /// Removes `subject` if its deadline is still the one of `revision` and its entry was not written since; else times the
+    /// new one.
     async fn reap(&self, subject: &Bytes, revision: Revision) -> Result<(), atomix_kv::Error> {
-        let key = keys::key(keys::DEADLINE, subject);
-        let mut writes = (self.remove)(subject);
-        writes.push(Write::Delete { key: key.clone() });
-        writes.push(Write::Put { key: keys::EXPIRED.into(), value: Bytes::new() });
-        let txn = Txn {
-            guards: vec![Guard::ModifiedAt { key: key.clone(), revision }],
-            writes,
-            reads: vec![Read::Get { key }],
-            once: None,
+        let (deadline, keys) = (keys::key(keys::DEADLINE, subject), (self.keys)(subject));
+        // Usually both were written together.
+        let mut written = Some(revision);
+        let renewed = loop {
+            let mut txn = Txn::new()
+                .guard(Guard::ModifiedAt { key: deadline.clone(), revision })
+                .write(Write::Delete { key: deadline.clone() })
+                .read(Read::Get { key: deadline.clone() })
+                .read(Read::Get { key: keys[0].clone() })
+                .if_refused();
+            if let Some(at) = written.filter(|at| *at <= revision) {
+                txn = txn.guard(Guard::ModifiedAt { key: keys[0].clone(), revision: at });
+                txn.writes.extend(keys.iter().map(|key| Write::Delete { key: key.clone() }));
+                txn = txn.write(Write::Put { key: keys::EXPIRED.into(), value: Bytes::new() });
+            }
+            let outcome = self.backing.commit_raw(txn).await?;
+            if outcome.applied {
+                break None;
+            }
+            match outcome.reads[0].entry() {
+                Some(same) if same.modified == revision => {
+                    written = outcome.reads[1].entry().map(|entry| entry.modified);
+                }
+                other => break other.cloned(),
+            }
         };
-        let outcome = self.backing.commit_raw(txn).await?;
-        let renewed = outcome.reads[0].entry();
         {
             let mut timers = self.timers.lock();
             if timers.subjects.get(subject).is_some_and(|(_, timed)| *timed == revision) {
@@ -309,9 +338,9 @@ impl Shared {
         }
         if let Some(entry) = renewed {
             let (left, by) = if self.backing.hosts().shared() {
-                (ttl(entry), Writer::Foreign)
+                (ttl(&entry), Writer::Foreign)
             } else {
-                (self.left(entry).ok(), Writer::Unknown)
+                (self.left(&entry).ok(), Writer::Unknown)
             };
             self.schedule(subject.clone(), left.unwrap_or_default(), entry.modified, by);
         }

@@ -5,7 +5,7 @@
 //! a primitive is opened, and when a host is found dead.
 //!
 //! A store that one runtime has for itself needs no record of that: every other host came before and is dead. On a
-//! shared store each host has a record, written before it owns anything and renewed every quarter of its time-out.
+//! shared store each host has a record, written before it owns anything and renewed every sixth of its time-out.
 //! **A host is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
 //! the order of commits, and a host whose record is gone never comes back under that name. Others delete a record only
 //! under a guard on its revision, and only after it stayed the same for the whole time-out (and a tenth, because clocks
@@ -71,6 +71,10 @@ enum Others {
     /// Hosts beside this one.
     Beside,
 }
+
+/// How often a record is renewed in its time-out, and those of the others are looked at. A dead host is found after 1.1 time-outs
+/// and at most one such pause.
+const RENEWALS: u32 = 6;
 
 struct State {
     id: u64,
@@ -238,7 +242,7 @@ impl Hosts {
         loop {
             if self.env.now() >= renewal {
                 let _turn = self.turn.lock().await;
-                renewal = self.env.now() + self.timeout / 4;
+                renewal = self.env.now() + self.timeout / RENEWALS;
                 match self.renew().await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::Closed => return,

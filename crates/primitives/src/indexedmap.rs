@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
@@ -64,15 +64,12 @@ impl IndexedMap {
     /// Opens the map. Removes what is overdue before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         // The subject is the index (8) and the key, so that both entries can be deleted.
-        let remove = |subject: &Bytes| {
+        let keys = |subject: &Bytes| {
             let index = subject.slice(..8.min(subject.len()));
             let key = subject.slice(index.len()..);
-            vec![
-                Write::Delete { key: keys::key(keys::INDEX, &index) },
-                Write::Delete { key: keys::key(keys::ENTRY, &key) },
-            ]
+            vec![keys::key(keys::INDEX, &index), keys::key(keys::ENTRY, &key)]
         };
-        let expiry = Expiry::open(&backing, remove).await?;
+        let expiry = Expiry::open(&backing, keys).await?;
         Ok(Self { backing, expiry, last: Mutex::new(0) })
     }
 
@@ -94,17 +91,16 @@ impl IndexedMap {
                 0 => Guard::Absent { key: counter.clone() },
                 last => Guard::ValueIs { key: counter.clone(), value: number(last) },
             };
-            let txn = Txn {
+            let put = Write::Put { key: by_index(index), value: encode(key, &value) };
+            let mut txn = Txn {
                 guards: vec![Guard::Absent { key: by_key.clone() }, given],
-                writes: vec![
-                    Write::Put { key: by_index(index), value: encode(key, &value) },
-                    Write::Put { key: by_key.clone(), value: number(index) },
-                    Write::Put { key: counter.clone(), value: number(index) },
-                    self.expiry.write(&subject(index, key), ttl),
-                ],
+                writes: self.expiry.writes(put, &subject(index, key), ttl),
                 reads: vec![Read::Get { key: by_key.clone() }, Read::Get { key: counter.clone() }],
+                ask: Ask::IfRefused,
                 once: None,
             };
+            txn.writes.push(Write::Put { key: by_key.clone(), value: number(index) });
+            txn.writes.push(Write::Put { key: counter.clone(), value: number(index) });
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 *last = index;
@@ -140,15 +136,18 @@ impl IndexedMap {
             let mut entry = self.find_checked(address, prev_version).await?;
             let at = by_index(entry.index);
             let same = entry.value.value == value;
+            let subject = subject(entry.index, &entry.key);
             let mut txn = Txn::new()
-                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) })
-                .write(self.expiry.write(&subject(entry.index, &entry.key), ttl));
-            if !same {
-                txn = txn.write(Write::Put { key: at, value: encode(&entry.key, &value) });
-            }
+                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) });
+            txn.writes = if same {
+                vec![self.expiry.renewal(&subject, ttl)]
+            } else {
+                let put = Write::Put { key: at, value: encode(&entry.key, &value) };
+                self.expiry.writes(put, &subject, ttl)
+            };
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                self.expiry.written(&subject(entry.index, &entry.key), ttl, outcome.revision).await;
+                self.expiry.written(&subject, ttl, outcome.revision).await;
                 if !same {
                     entry.value = Versioned { value, version: outcome.revision.0 };
                 }
@@ -207,11 +206,10 @@ impl IndexedMap {
             let entry = self.find_checked(address, prev_version).await?;
             let at = by_index(entry.index);
             let subject = subject(entry.index, &entry.key);
-            let txn = Txn::new()
-                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) })
-                .write(Write::Delete { key: at })
-                .write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) })
-                .write(self.expiry.write(&subject, None));
+            let mut txn = Txn::new()
+                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) });
+            txn.writes = self.expiry.writes(Write::Delete { key: at }, &subject, None);
+            let txn = txn.write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) });
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 self.expiry.removed(&subject, outcome.revision);

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
@@ -87,8 +87,8 @@ pub enum Done {
 impl Map {
     /// Opens the map. Removes what is overdue, and the locks of dead hosts, before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let remove = |key: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, key) }];
-        let expiry = Expiry::open(&backing, remove).await?;
+        let keys = |key: &Bytes| vec![keys::key(keys::ENTRY, key)];
+        let expiry = Expiry::open(&backing, keys).await?;
         let locks = Queues::open(backing.clone()).await?;
         Ok(Self { backing, expiry, locks, turn: Mutex::new(()) })
     }
@@ -133,7 +133,7 @@ impl Map {
             }
             let txn = Txn::new()
                 .guard(Guard::ModifiedAt { key: at.clone(), revision: same.modified })
-                .write(self.expiry.write(key.as_bytes(), ttl));
+                .write(self.expiry.renewal(key.as_bytes(), ttl));
             let renewed = self.backing.commit(txn).await?;
             if renewed.applied {
                 self.expiry.written(key.as_bytes(), ttl, renewed.revision).await;
@@ -172,10 +172,12 @@ impl Map {
     pub async fn remove(&self, key: &str, prev_version: u64) -> Result<Versioned, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
+        let delete = Write::Delete { key: at.clone() };
         let txn = Txn {
             guards: version_guard(&at, prev_version).into_iter().collect(),
-            writes: vec![Write::Delete { key: at.clone() }, self.expiry.write(key.as_bytes(), None)],
+            writes: self.expiry.writes(delete, key.as_bytes(), None),
             reads: vec![Read::Get { key: at }],
+            ask: Ask::IfRefused,
             once: None,
         };
         let outcome = self.backing.commit(txn).await?;
@@ -222,14 +224,16 @@ impl Map {
                     Some(entry) => Guard::ModifiedAt { key: key.clone(), revision: entry.modified },
                     None => Guard::Absent { key: key.clone() },
                 });
-                match operation.value() {
-                    Some(value) if !operation.repeats(found.entry()) => {
-                        txn.writes.push(Write::Put { key, value: value.clone() });
-                    }
-                    Some(_) => {}
-                    None => txn.writes.push(Write::Delete { key }),
+                let (subject, ttl) = (operation.key().as_bytes(), operation.ttl());
+                if operation.repeats(found.entry()) {
+                    txn.writes.push(self.expiry.renewal(subject, ttl));
+                    continue;
                 }
-                txn.writes.push(self.expiry.write(operation.key().as_bytes(), operation.ttl()));
+                let write = match operation.value() {
+                    Some(value) => Write::Put { key, value: value.clone() },
+                    None => Write::Delete { key },
+                };
+                txn.writes.append(&mut self.expiry.writes(write, subject, ttl));
             }
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
@@ -300,7 +304,7 @@ impl Map {
         self.backing.check_value(value)
     }
 
-    /// Stores `value` with its TTL under `guards`; the one read of the outcome is the entry.
+    /// Stores `value` with its TTL under `guards`; the one read of a refusal is the entry.
     async fn store(
         &self,
         key: &str,
@@ -309,8 +313,14 @@ impl Map {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
-        let writes = vec![Write::Put { key: at.clone(), value }, self.expiry.write(key.as_bytes(), ttl)];
-        let txn = Txn { guards, writes, reads: vec![Read::Get { key: at.clone() }], once: None };
+        let put = Write::Put { key: at.clone(), value };
+        let txn = Txn {
+            guards,
+            writes: self.expiry.writes(put, key.as_bytes(), ttl),
+            reads: vec![Read::Get { key: at.clone() }],
+            ask: Ask::IfRefused,
+            once: None,
+        };
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied {
             self.expiry.written(key.as_bytes(), ttl, outcome.revision).await;

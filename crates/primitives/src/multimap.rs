@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atomix_kv::{Change, Commit, Entry, Guard, Read, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::ROUNDS_MAX;
@@ -211,7 +211,7 @@ impl MultiMap {
         let mut found = self.backing.read(reads.clone()).await?.reads;
         for _ in 0..ROUNDS_MAX {
             let mut changed = Vec::with_capacity(names.len());
-            let mut txn = Txn { reads: reads.clone(), ..Txn::default() };
+            let mut txn = Txn { reads: reads.clone(), ask: Ask::IfRefused, ..Txn::default() };
             for (at, found) in found.iter().enumerate() {
                 let key = entry_key(names[at]);
                 let before = decode(found.entry())?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use atomix_env::WallTime;
 use atomix_kv::{
-    Commit, Entry, ErrorKind, Guard, Order, Range, Read, Revision, Sorted, Txn, WatchItem, Write,
+    Commit, Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Sorted, Txn, WatchItem, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -133,8 +133,11 @@ impl Queues {
         let nonce = shared.backing.env().random();
         let mut place =
             Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
+        // Who is there already will be seen to go. To ask again would be one more question for the store at every hand-over,
+        // and to etcd one that also finds what was deleted.
+        let ask = timeout == Some(Duration::ZERO) || !shared.state.lock().is_taken(&queues);
         let standing = async move {
-            let stood = place.stand(&queues).await?;
+            let stood = place.stand(&queues, ask).await?;
             Ok((place, stood))
         };
         let (mut place, (revision, stamps, first)) = to_the_end(shared.backing.env(), standing).await?;
@@ -316,8 +319,8 @@ impl fmt::Debug for Queues {
 // === impl Place ===
 
 impl Place {
-    /// Stamps all `queues` and tells the commit, the stamps, and whether all of them are first.
-    async fn stand(&mut self, queues: &[Bytes]) -> Result<(Revision, Vec<Stamp>, bool), Error> {
+    /// Stamps all `queues` and tells the commit, the stamps, and whether all of them are first, if that is to be asked.
+    async fn stand(&mut self, queues: &[Bytes], ask: bool) -> Result<(Revision, Vec<Stamp>, bool), Error> {
         let since = self.shared.backing.env().wall().since_unix();
         let mut value = BytesMut::with_capacity(Owner::BYTES + 16);
         value.put_slice(&self.owner.encode());
@@ -327,7 +330,9 @@ impl Place {
         let mut txn = Txn::new();
         for queue in queues {
             txn.writes.push(Write::Stamp { prefix: queue.clone(), value: value.clone() });
-            txn.reads.push(head(queue));
+        }
+        if ask {
+            txn.reads.extend(queues.iter().map(company));
         }
         let outcome = match self.shared.backing.commit_raw(txn).await {
             Ok(outcome) => outcome,
@@ -338,14 +343,16 @@ impl Place {
             }
         };
         let mut stamps = Vec::with_capacity(queues.len());
-        let mut first = true;
-        for ((queue, written), found) in queues.iter().zip(&outcome.writes).zip(&outcome.reads) {
+        for (queue, written) in queues.iter().zip(&outcome.writes) {
             let atomix_kv::Written::Stamped { key } = written else {
                 return Err(Error::new(Reason::Internal, "a stamp was answered as another write"));
             };
-            first &= found.entries().first().is_some_and(|entry| entry.key == *key);
             stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
         }
+        // Whoever else is in a queue came before.
+        let alone =
+            |(stamp, found): (&Stamp, &Found)| found.entries().iter().all(|entry| entry.key == stamp.key);
+        let first = ask && stamps.iter().zip(&outcome.reads).all(alone);
         let keys: Vec<Bytes> = stamps.iter().map(|stamp| stamp.key.clone()).collect();
         let mut state = self.shared.state.lock();
         for key in &keys {
@@ -633,6 +640,11 @@ impl State {
         stamps.filter(|(_, held)| **held).map(|((_, stamp), _)| stamp)
     }
 
+    /// Tells whether somebody is in one of `queues`, as far as they are followed.
+    fn is_taken(&self, queues: &[Bytes]) -> bool {
+        self.mirror.as_ref().is_some_and(|mirror| queues.iter().any(|queue| mirror.head(queue).is_some()))
+    }
+
     fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
         for stamp in stamps {
             self.waiting.remove(stamp);
@@ -653,26 +665,31 @@ impl State {
             return;
         }
         mirror.revision = commit.revision;
-        let mut touched = Vec::new();
+        let (mut touched, mut gone) = (Vec::new(), Vec::new());
         for change in &commit.changes {
             let Some((queue, _)) = split(&change.key) else {
                 continue;
             };
             match (&change.previous, &change.current) {
                 (None, Some(entry)) => {
-                    mirror.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
+                    let stamps = mirror.queues.entry(queue.clone()).or_default();
+                    stamps.insert(entry.created, entry.key.clone());
                 }
                 (Some(entry), None) => {
                     mirror.remove(&queue, entry.created);
-                    touched.push((queue, change.key.clone()));
+                    if let Some(waiter) = self.waiting.get(&change.key) {
+                        gone.push(Arc::clone(waiter));
+                    }
                 }
                 _ => {}
             }
+            touched.push(queue);
         }
-        for (queue, gone) in touched {
-            if let Some(waiter) = self.waiting.get(&gone).cloned() {
-                self.tell(&waiter, Err(taken_away()));
-            }
+        for waiter in gone {
+            self.tell(&waiter, Err(taken_away()));
+        }
+        // Also where somebody came: whoever seemed to be before may have gone earlier.
+        for queue in touched {
             self.look_at_head(&queue);
         }
     }
@@ -784,6 +801,11 @@ fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
 
 fn head(queue: &Bytes) -> Read {
     Read::Scan { range: Range::prefix(queue.clone()), order: Order::Created, limit: 1, keys_only: false }
+}
+
+/// Asks who is in a queue, as far as to know whether it is more than one. Cheaper than the head, for which some stores sort.
+fn company(queue: &Bytes) -> Read {
+    Read::Scan { range: Range::prefix(queue.clone()), order: Order::Key, limit: 2, keys_only: true }
 }
 
 fn holding(entry: &Entry) -> Result<Holding, Error> {

@@ -31,8 +31,8 @@ pub enum Event {
 impl Set {
     /// Opens the set. Removes what is overdue before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let remove = |element: &Bytes| vec![Write::Delete { key: keys::key(keys::ENTRY, element) }];
-        let expiry = Expiry::open(&backing, remove).await?;
+        let keys = |element: &Bytes| vec![keys::key(keys::ENTRY, element)];
+        let expiry = Expiry::open(&backing, keys).await?;
         Ok(Self { backing, expiry })
     }
 
@@ -52,10 +52,8 @@ impl Set {
     pub async fn add(&self, element: &str, ttl: Option<Duration>) -> Result<(), Error> {
         self.backing.check_key(element)?;
         let at = entry_key(element);
-        let txn = Txn::new()
-            .guard(Guard::Absent { key: at.clone() })
-            .write(Write::Put { key: at, value: Bytes::new() })
-            .write(self.expiry.write(element.as_bytes(), ttl));
+        let mut txn = Txn::new().guard(Guard::Absent { key: at.clone() });
+        txn.writes = self.expiry.writes(Write::Put { key: at, value: Bytes::new() }, element.as_bytes(), ttl);
         let outcome = self.backing.commit(txn).await?;
         if !outcome.applied {
             return Err(Error::key_exists());
@@ -68,10 +66,9 @@ impl Set {
     /// not.
     pub async fn remove(&self, element: &str) -> Result<(), Error> {
         self.backing.check_key(element)?;
-        let txn = Txn::new()
-            .write(Write::Delete { key: entry_key(element) })
-            .write(self.expiry.write(element.as_bytes(), None));
-        let outcome = self.backing.commit(txn).await?;
+        let delete = Write::Delete { key: entry_key(element) };
+        let writes = self.expiry.writes(delete, element.as_bytes(), None);
+        let outcome = self.backing.commit(Txn { writes, ..Txn::default() }).await?;
         outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
         self.expiry.removed(element.as_bytes(), outcome.revision);
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Guard, Outcome, Range, Read, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Guard, Outcome, Range, Read, Txn, Write};
 use bytes::Bytes;
 
 use crate::expiry::{Expiry, is_expiry};
@@ -55,7 +55,7 @@ const SUBJECT: &[u8] = b"";
 impl Value {
     /// Opens the value. Unsets it before it returns if its time is over.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let expiry = Expiry::open(&backing, |_| vec![Write::Delete { key: key() }]).await?;
+        let expiry = Expiry::open(&backing, |_| vec![key()]).await?;
         Ok(Self { backing, expiry })
     }
 
@@ -99,8 +99,9 @@ impl Value {
     pub async fn delete(&self, prev_version: u64) -> Result<Versioned, Error> {
         let txn = Txn {
             guards: version_guard(&key(), prev_version).into_iter().collect(),
-            writes: vec![Write::Delete { key: key() }, self.expiry.write(SUBJECT, None)],
+            writes: self.expiry.writes(Write::Delete { key: key() }, SUBJECT, None),
             reads: vec![Read::Get { key: key() }],
+            ask: Ask::IfRefused,
             once: None,
         };
         let outcome = self.backing.commit(txn).await?;
@@ -124,7 +125,7 @@ impl Value {
         follow::listing(&self.backing, caller, range, true, |entry| Some(versioned(entry)), shown).await
     }
 
-    /// Stores `value` with its TTL under `guard`; the one read of the outcome is the entry.
+    /// Stores `value` with its TTL under `guard`; the one read of a refusal is the entry.
     async fn store(
         &self,
         guard: Option<Guard>,
@@ -134,8 +135,9 @@ impl Value {
         self.backing.check_value(&value)?;
         let txn = Txn {
             guards: guard.into_iter().collect(),
-            writes: vec![Write::Put { key: key(), value }, self.expiry.write(SUBJECT, ttl)],
+            writes: self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl),
             reads: vec![Read::Get { key: key() }],
+            ask: Ask::IfRefused,
             once: None,
         };
         let outcome = self.backing.commit(txn).await?;

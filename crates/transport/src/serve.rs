@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use atomix_env::{Env, Instant, Shutdown, Workers};
+use atomix_env::{AtHome, Env, Instant, Shutdown, Workers};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join, join_all, select};
 use http::{Request, Response};
@@ -391,7 +391,7 @@ impl Calls {
             let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
             // A call that panics ends alone, as a task would; the hook has told it.
             if let Ok(Poll::Pending) = catch_unwind(poll) {
-                env.detach(call);
+                env.detach(AtHome::new(call));
             }
         }
         any

@@ -13,9 +13,6 @@ use std::task::{Context, Poll};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::Error;
 use futures::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,20 +23,18 @@ use tonic::body::Body;
 
 use crate::config::{Settings, Tls, address, is_inline};
 use crate::error::Broken;
+use crate::http2::{self, Answer, Calls, KeepAlive};
 
 /// A connection. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Connection {
     endpoint: Arc<str>,
     origin: http::Uri,
-    requests: SendRequest<Body>,
+    env: Env,
+    calls: Calls,
     /// Cancelled when the connection is gone, or was given up.
     gone: Shutdown,
 }
-
-/// Runs what hyper wants to have run beside a connection.
-#[derive(Clone)]
-struct Tasks(Env);
 
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -48,12 +43,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 // === impl Connection ===
 
 impl Connection {
-    /// Connects to a member, until `end`. The member is not asked whether it works.
+    /// Connects to a member, until `end`. The member is not asked whether it works. The connection is driven by the thread
+    /// that this is called on, and cancels `gone` when it is gone; connections that have it in common are given up together.
     pub(crate) async fn open(
         env: &Env,
         settings: &Settings,
         endpoint: &str,
         end: Shutdown,
+        gone: Shutdown,
     ) -> Result<Self, Error> {
         let unreachable = |error: io::Error| {
             Error::unavailable(format!("etcd cannot be reached: endpoint=`{endpoint}`")).caused_by(error)
@@ -72,15 +69,14 @@ impl Connection {
             let connector = TlsConnector::from(Arc::new(client(tls)?));
             stream = Box::pin(connector.connect(name, stream).await.map_err(unreachable)?);
         }
-        let (requests, driver) = Builder::new(Tasks(env.clone()))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(settings.dial_keep_alive_time)
-            .keep_alive_timeout(settings.dial_keep_alive_timeout)
-            .keep_alive_while_idle(settings.permit_without_stream)
-            .handshake(TokioIo::new(stream))
+        let keep_alive = KeepAlive {
+            interval: settings.dial_keep_alive_time,
+            timeout: settings.dial_keep_alive_timeout,
+            while_idle: settings.permit_without_stream,
+        };
+        let (calls, driver) = http2::handshake(env, keep_alive, stream)
             .await
             .map_err(|error| unreachable(io::Error::other(error)))?;
-        let gone = Shutdown::new();
         let ended = gone.clone();
         env.detach(async move {
             tokio::select! {
@@ -100,7 +96,7 @@ impl Connection {
                 Error::config(format!("store configuration is wrong: `endpoints`: endpoint=`{endpoint}`"))
                     .caused_by(error)
             })?;
-        Ok(Self { endpoint: endpoint.into(), origin, requests, gone })
+        Ok(Self { endpoint: endpoint.into(), origin, env: env.clone(), calls, gone })
     }
 
     /// Returns the endpoint as it was configured.
@@ -118,6 +114,11 @@ impl Connection {
         self.gone.cancel();
     }
 
+    /// Returns what is cancelled when the connection is gone or given up.
+    pub(crate) fn gone_signal(&self) -> Shutdown {
+        self.gone.clone()
+    }
+
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }
@@ -129,7 +130,7 @@ impl Connection {
 }
 
 impl tower_service::Service<http::Request<Body>> for Connection {
-    type Response = http::Response<Incoming>;
+    type Response = http::Response<Answer>;
     type Error = Broken;
     type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
 
@@ -139,34 +140,14 @@ impl tower_service::Service<http::Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let response = self.requests.try_send_request(request);
-        Box::pin(async move {
-            // A request that comes back was never put on the wire.
-            response.await.map_err(|mut error| Broken {
-                sent: error.take_message().is_none(),
-                source: error.into_error(),
-            })
-        })
+        let (env, calls) = (self.env.clone(), self.calls.clone());
+        Box::pin(async move { calls.call(&env, request).await })
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
-
-// === impl Tasks ===
-
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        self.0.detach(async move {
-            future.await;
-        });
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) enum Failure {
 pub(crate) struct Broken {
     /// Whether any of the request may have reached the other side.
     pub(crate) sent: bool,
-    pub(crate) source: hyper::Error,
+    pub(crate) source: h2::Error,
 }
 
 /// What an error of etcd says about the request.

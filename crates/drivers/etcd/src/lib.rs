@@ -8,6 +8,7 @@ mod connection;
 #[cfg(feature = "test-util")]
 pub mod direct;
 mod error;
+mod http2;
 mod keys;
 mod link;
 mod once;

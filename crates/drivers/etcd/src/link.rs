@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The way to the cluster: one connection at a time, to whichever member answers, with a token if there is a user.
+//! The way to the cluster: to one member at a time, whichever answers, with a token if there is a user.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use atomix_env::{Env, Shutdown};
+use atomix_env::{Env, PerWorker, Shutdown};
 use atomix_kv::{Error, ErrorKind};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use crate::wire::{AuthenticateRequest, StatusRequest, StatusResponse};
 pub(crate) struct Link {
     env: Env,
     settings: Settings,
-    current: Mutex<Option<Connection>>,
+    current: Mutex<Option<Way>>,
     token: Mutex<Token>,
     /// Held while a connection is made. Counts the attempts, so that those who waited for one share its result.
     dialing: tokio::sync::Mutex<Option<Arc<Error>>>,
@@ -33,6 +33,17 @@ pub(crate) struct Link {
     renewing: tokio::sync::Mutex<()>,
     closed: Shutdown,
 }
+
+/// The connections to one member. All of them end together.
+#[derive(Debug, Clone)]
+struct Way {
+    shared: Connection,
+    /// For the threads that serve clients.
+    own: PerWorker<Connection>,
+}
+
+/// Connections of threads at most. Beyond, several threads have one in common.
+const OWN_MAX: usize = 16;
 
 #[derive(Debug, Clone, Default)]
 struct Token {
@@ -73,7 +84,8 @@ impl Link {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let connection = self.connection().await.map_err(Failure::NotSent)?;
+            let way = self.way().await.map_err(Failure::NotSent)?;
+            let connection = self.near(&way);
             let (request, generation) = self.request(message.clone());
             let answer = self.env.timeout(self.settings.request_timeout, send(connection.clone(), request));
             let failure = match answer.await {
@@ -103,16 +115,20 @@ impl Link {
 
     /// Returns the connection in use, or makes one.
     pub(crate) async fn connection(&self) -> Result<Connection, Error> {
+        Ok(self.way().await?.shared)
+    }
+
+    async fn way(&self) -> Result<Way, Error> {
         if self.closed.is_cancelled() {
             return Err(Error::closed());
         }
-        if let Some(connection) = self.in_use() {
-            return Ok(connection);
+        if let Some(way) = self.in_use() {
+            return Ok(way);
         }
         let before = self.attempts.load(Ordering::Acquire);
         let mut dialing = self.dialing.lock().await;
-        if let Some(connection) = self.in_use() {
-            return Ok(connection);
+        if let Some(way) = self.in_use() {
+            return Ok(way);
         }
         if self.attempts.load(Ordering::Acquire) != before
             && let Some(error) = dialing.as_ref()
@@ -125,10 +141,11 @@ impl Link {
         };
         self.attempts.fetch_add(1, Ordering::Release);
         match dialed {
-            Ok(connection) => {
+            Ok(shared) => {
                 *dialing = None;
-                *self.current.lock() = Some(connection.clone());
-                Ok(connection)
+                let way = Way { shared, own: PerWorker::new(OWN_MAX) };
+                *self.current.lock() = Some(way.clone());
+                Ok(way)
             }
             Err(error) => {
                 let told = Error::new(error.kind(), error.to_string());
@@ -196,12 +213,29 @@ impl Link {
         self.closed.cancelled().await;
     }
 
-    fn in_use(&self) -> Option<Connection> {
+    fn in_use(&self) -> Option<Way> {
         let mut current = self.current.lock();
-        if current.as_ref().is_some_and(Connection::is_gone) {
+        if current.as_ref().is_some_and(|way| way.shared.is_gone()) {
             *current = None;
         }
         current.clone()
+    }
+
+    /// Returns the connection of this thread if it has one already, else the one that all share.
+    fn near(&self, way: &Way) -> Connection {
+        let make = || {
+            let (env, settings) = (self.env.clone(), self.settings.clone());
+            let (shared, closed) = (way.shared.clone(), self.closed.clone());
+            async move {
+                let opened =
+                    Connection::open(&env, &settings, shared.endpoint(), closed, shared.gone_signal());
+                let opened = env.timeout(settings.dial_timeout, opened).await.ok()?;
+                opened
+                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
+                    .ok()
+            }
+        };
+        way.own.get(&self.env, make).unwrap_or(&way.shared).clone()
     }
 
     /// Tries every member once, beginning after the one that was used last.
@@ -232,7 +266,8 @@ impl Link {
 
     /// Connects to a member and makes sure that it answers, knows a leader, and knows us.
     async fn dial_member(&self, endpoint: &str) -> Result<Connection, Error> {
-        let opened = Connection::open(&self.env, &self.settings, endpoint, self.closed.clone());
+        let opened =
+            Connection::open(&self.env, &self.settings, endpoint, self.closed.clone(), Shutdown::new());
         let connection = match self.env.timeout(self.settings.dial_timeout, opened).await {
             Ok(opened) => opened?,
             Err(_) => {

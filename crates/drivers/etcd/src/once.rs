@@ -29,8 +29,12 @@ struct Remembered {
 pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, stamps: &[Bytes]) -> Memory {
     let writes: Vec<Write> = txn.writes.iter().map(without_value).collect();
     let text = |applied| {
-        let remembered =
-            Remembered { applied, writes: writes.clone(), stamps: stamps.to_vec(), reads: txn.reads.clone() };
+        let remembered = Remembered {
+            applied,
+            writes: writes.clone(),
+            stamps: stamps.to_vec(),
+            reads: txn.asked(applied).to_vec(),
+        };
         Bytes::from(serde_json::to_vec(&remembered).expect("plain values can be written down"))
     };
     Memory { key: space.name_key(name), applied: text(true), refused: text(false) }

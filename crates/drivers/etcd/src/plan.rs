@@ -93,15 +93,19 @@ const PAGE_WRITING: usize = 64;
 impl Plan {
     pub(crate) fn new(space: &Space, txn: &Txn, given: &Given) -> Self {
         let page = page(&txn.writes);
-        let reads = || -> Vec<RequestOp> {
-            txn.reads.iter().filter_map(|read| range_of(space, read, page)).map(RequestOp::from).collect()
+        let reads = |applied| -> Vec<RequestOp> {
+            txn.asked(applied)
+                .iter()
+                .filter_map(|read| range_of(space, read, page))
+                .map(RequestOp::from)
+                .collect()
         };
         let remembered = |text: fn(&Memory) -> &Bytes| {
             given.once.iter().map(move |memory| put(memory.key.clone(), text(memory).clone(), false))
         };
         let refuse = || {
             let mut ops: Vec<RequestOp> = remembered(|memory| &memory.refused).collect();
-            ops.extend(reads());
+            ops.extend(reads(false));
             Step::End(End::Refused, ops)
         };
         let broken = txn.writes.iter().any(|write| {
@@ -112,7 +116,7 @@ impl Plan {
         } else {
             let mut ops: Vec<RequestOp> = remembered(|memory| &memory.applied).collect();
             ops.extend(writes(space, txn, given));
-            ops.extend(reads());
+            ops.extend(reads(true));
             Step::End(End::Applied, ops)
         };
         let guards = Guards::new(space, txn, &given.pins);
@@ -180,8 +184,9 @@ pub(crate) fn outcome(
             writes.push(written(space, write, given, &mut stamps, &mut answers)?);
         }
     }
-    let mut reads = Vec::with_capacity(txn.reads.len());
-    for read in &txn.reads {
+    let asked = txn.asked(applied);
+    let mut reads = Vec::with_capacity(asked.len());
+    for read in asked {
         reads.push(match range_of(space, read, 1) {
             Some(_) => found(space, read, limits, range_answer(answers.next())?),
             None => nothing(read),

@@ -361,17 +361,21 @@ end
 
 -- One transaction of the program, which begins at `p`. Returns where the next one begins.
 local function step(p, base)
-  local guards, adds, writes, reads, p_writes, p_reads, p_next, operand_reads, operand_next =
-    unpack_at('>I4I4I4I4I4I4I4I4I4', A[1], p)
+  local guards, adds, writes, reads, reads_applied, p_writes, p_reads, p_next, operand_reads, operand_next =
+    unpack_at('>I4I4I4I4I4I4I4I4I4I4', A[1], p)
   local head = o + 1
   o = o + 2
-  if holds(guards, p + 36) then
+  if holds(guards, p + 40) then
     if not numeric(adds, p_writes) then
       out[head], out[o], operand = 'I', '', base + operand_next
       return p_next
     end
     apply(writes, p_writes + 3 * adds)
     out[head] = 'A'
+    if reads_applied == 0 then
+      out[head + 1], operand = now, base + operand_next
+      return p_next
+    end
   else
     out[head], operand = 'R', base + operand_reads
   end

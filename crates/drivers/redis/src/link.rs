@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connections to one server, and what is known of its replicas.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::{Env, Shutdown, Workers};
+use atomix_env::{Env, PerWorker, Shutdown};
 use atomix_kv::{Error, ErrorKind};
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
@@ -21,18 +20,11 @@ pub(crate) struct Link {
     pub(crate) address: Arc<str>,
     dialer: Dialer,
     shared: Wire,
-    /// For the threads that serve clients, so that a call need not wake another thread. Made when they are wanted.
-    own: Arc<[Own]>,
+    /// For the threads that serve clients.
+    own: PerWorker<Wire>,
     barrier: Option<Barrier>,
     /// Set when one of the connections has ended. The link is not used any more then.
     pub(crate) broken: Shutdown,
-}
-
-/// A connection that is driven by the thread that uses it.
-#[derive(Debug, Default)]
-struct Own {
-    asked: AtomicBool,
-    wire: OnceLock<Wire>,
 }
 
 /// Waits for replicas, on a connection of its own because Redis blocks the whole connection.
@@ -67,7 +59,7 @@ impl Link {
                 queue: Mutex::default(),
             }),
         };
-        let own = (1..settings.connections).map(|_| Own::default()).collect();
+        let own = PerWorker::new(settings.connections.saturating_sub(1));
         Ok(Self { address: address.into(), dialer: dialer.clone(), shared, own, barrier, broken })
     }
 
@@ -76,23 +68,18 @@ impl Link {
     }
 
     fn wire(&self) -> &Wire {
-        let Some(thread) = Workers::current().filter(|_| !self.own.is_empty()) else { return &self.shared };
-        let at = thread % self.own.len();
-        if let Some(wire) = self.own[at].wire.get() {
-            return wire;
-        }
-        if !self.own[at].asked.swap(true, Ordering::Relaxed) {
-            let (own, dialer) = (Arc::clone(&self.own), self.dialer.clone());
-            let (address, broken) = (Arc::clone(&self.address), self.broken.clone());
-            self.dialer.env.detach(async move {
-                match dialer.master(&address, broken).await {
-                    Ok(wire) => drop(own[at].wire.set(wire)),
-                    // The shared one serves as well.
-                    Err(error) => tracing::debug!(%error, "no connection of its own for a thread"),
-                }
-            });
-        }
-        &self.shared
+        let make = || {
+            let (dialer, address, broken) =
+                (self.dialer.clone(), Arc::clone(&self.address), self.broken.clone());
+            async move {
+                let dialed = dialer.master(&address, broken).await;
+                // The shared one serves as well.
+                dialed
+                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
+                    .ok()
+            }
+        };
+        self.own.get(&self.dialer.env, make).unwrap_or(&self.shared)
     }
 
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {

@@ -2,7 +2,7 @@
 //! What is passed to `library.lua`, and what comes back.
 //!
 //! A program is: nonce (8 bytes), number of keys (4), number of transactions (4), then the transactions. A transaction is a head
-//! of nine numbers (4 each): guards, additions, writes, reads, where the writes, the reads and the next transaction begin,
+//! of ten numbers (4 each): guards, additions, writes, reads, reads if it applies (all or none), where the writes, the reads and the next transaction begin,
 //! and how many operands lie before its reads and before the next transaction; then the guards, the keys of the
 //! additions, the writes, the reads. Keys are passed once and named by number (3 bytes). Values and the bounds of ranges are
 //! operands, in the order of their use.
@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 
 use atomix_kv::{
-    Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written,
+    Ask, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use redis::{Cmd, Value};
@@ -42,6 +42,7 @@ pub(crate) fn limits() -> Limits {
 pub(crate) struct Shape {
     writes: Vec<WriteShape>,
     reads: Vec<ReadShape>,
+    ask: Ask,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +192,8 @@ fn outcome(shape: Shape, cursor: &mut Cursor) -> Result<Result<Outcome, Error>, 
             writes.push(written(write, revision, cursor)?);
         }
     }
-    let reads = shape.reads.into_iter().map(|read| found(read, cursor)).collect::<Result<_, _>>()?;
+    let asked = if applied && shape.ask == Ask::IfRefused { Vec::new() } else { shape.reads };
+    let reads = asked.into_iter().map(|read| found(read, cursor)).collect::<Result<_, _>>()?;
     Ok(Ok(Outcome { revision, applied, writes, reads }))
 }
 
@@ -270,7 +272,7 @@ impl<'a> Writer<'a> {
 
     fn txn(&mut self, txn: &'a Txn) {
         let head = self.program.len();
-        self.program.put_bytes(0, 36);
+        self.program.put_bytes(0, 40);
         for guard in &txn.guards {
             self.guard(guard);
         }
@@ -295,6 +297,7 @@ impl<'a> Writer<'a> {
             adds,
             txn.writes.len(),
             txn.reads.len(),
+            txn.asked(true).len(),
             writes,
             reads,
             self.program.len() + 1,
@@ -397,10 +400,11 @@ impl Shape {
             Write::Delete { key } => WriteShape::Delete(key.clone()),
             Write::DeleteRange { .. } => WriteShape::DeleteRange,
         });
-        Self { writes: writes.collect(), reads: txn.reads.iter().map(ReadShape::of).collect() }
+        Self { writes: writes.collect(), ask: txn.ask, reads: txn.reads.iter().map(ReadShape::of).collect() }
     }
 
-    /// Number of writes (4 bytes), then writes and reads, each a code (1), the length of its key (4), the key.
+    /// Number of writes (4 bytes), then writes and reads, each a code (1), the length of its key (4), the key. Last, if they
+    /// are asked only then, a mark in the place of a read.
     fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         bytes.put_u32(u32::try_from(self.writes.len()).expect("limits keep numbers small"));
@@ -417,7 +421,8 @@ impl Shape {
             ReadShape::Scan => (b's', &none),
             ReadShape::Count => (b'k', &none),
         });
-        for (code, key) in writes.chain(reads) {
+        let ask = (self.ask == Ask::IfRefused).then_some((b'r', &none));
+        for (code, key) in writes.chain(reads).chain(ask) {
             bytes.put_u8(code);
             bytes.put_u32(u32::try_from(key.len()).expect("limits keep keys small"));
             bytes.put_slice(key);
@@ -428,7 +433,7 @@ impl Shape {
     fn decode(bytes: Bytes) -> Result<Self, Error> {
         let mut cursor = Cursor::new(bytes);
         let len = cursor.length()?;
-        let (mut writes, mut reads) = (Vec::new(), Vec::new());
+        let (mut writes, mut reads, mut ask) = (Vec::new(), Vec::new(), Ask::Always);
         while !cursor.is_empty() {
             let (code, key) = (cursor.byte()?, cursor.piece()?);
             match code {
@@ -440,10 +445,11 @@ impl Shape {
                 b'g' => reads.push(ReadShape::Get(key)),
                 b's' => reads.push(ReadShape::Scan),
                 b'k' => reads.push(ReadShape::Count),
+                b'r' => ask = Ask::IfRefused,
                 _ => return Err(damaged()),
             }
         }
-        if writes.len() == len { Ok(Self { writes, reads }) } else { Err(damaged()) }
+        if writes.len() == len { Ok(Self { writes, reads, ask }) } else { Err(damaged()) }
     }
 }
 
@@ -475,7 +481,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_shape_survives_its_encoding(keys in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 4)) {
+        fn a_shape_survives_its_encoding(
+            keys in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 4),
+            always: bool,
+        ) {
             let key = |at: usize| Bytes::from(keys[at].clone());
             let shape = Shape {
                 writes: vec![
@@ -483,6 +492,7 @@ mod tests {
                     WriteShape::DeleteRange,
                 ],
                 reads: vec![ReadShape::Scan, ReadShape::Get(key(3)), ReadShape::Count],
+                ask: if always { Ask::Always } else { Ask::IfRefused },
             };
             prop_assert_eq!(Shape::decode(shape.encode()).unwrap(), shape);
         }

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls straight on HTTP/2.
+//!
+//! hyper writes the head of a request, its body and its end one after the other, each with a system call that wakes the other
+//! side. Here all that is there of a request goes in one.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atomix_env::Env;
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong, RecvStream, SendStream};
+use http::{Request, Response};
+use http_body::{Body as _, Frame};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+
+use crate::error::Broken;
+
+/// The side of a connection that makes calls. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    requests: SendRequest<Bytes>,
+    under_way: UnderWay,
+}
+
+/// What comes back of a call.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: RecvStream,
+    _counted: Counted,
+}
+
+/// How a connection is probed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeepAlive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    /// Whether also when nothing is under way.
+    pub(crate) while_idle: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct UnderWay(Arc<AtomicUsize>);
+
+/// Counts a call for as long as it lives.
+#[derive(Debug)]
+struct Counted(UnderWay);
+
+/// What the other side may send before it is read, on a stream and in all.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 5 << 20;
+
+/// Begins to speak on a new connection. The future that comes with the calls drives it and ends when it is gone.
+pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    env: &Env,
+    keep_alive: KeepAlive,
+    stream: S,
+) -> Result<(Calls, impl Future<Output = Result<(), h2::Error>> + use<S>), h2::Error> {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .enable_push(false);
+    let (requests, mut connection) = builder.handshake(stream).await?;
+    let pings = connection.ping_pong().expect("it is taken once");
+    let calls = Calls { requests, under_way: UnderWay::default() };
+    let probed = probe(env.clone(), keep_alive, pings, calls.under_way.clone());
+    let driver = async move {
+        tokio::select! {
+            result = connection => result,
+            result = probed => result,
+        }
+    };
+    Ok((calls, driver))
+}
+
+/// Probes a connection until a probe stays without an answer.
+async fn probe(
+    env: Env,
+    keep_alive: KeepAlive,
+    mut pings: PingPong,
+    under_way: UnderWay,
+) -> Result<(), h2::Error> {
+    loop {
+        env.sleep(keep_alive.interval).await;
+        if keep_alive.while_idle || under_way.0.load(Ordering::Relaxed) > 0 {
+            match env.timeout(keep_alive.timeout, pings.ping(Ping::opaque())).await {
+                Ok(answered) => drop(answered?),
+                Err(_) => {
+                    tracing::debug!("a probe is not answered");
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// Makes a call. The error tells whether anything of it may have been sent. Cancel safe: a call that is dropped is reset.
+    pub(crate) async fn call(&self, env: &Env, request: Request<Body>) -> Result<Response<Answer>, Broken> {
+        let not_sent = |source| Broken { sent: false, source };
+        let counted = Counted::new(&self.under_way);
+        let (head, body) = request.into_parts();
+        let mut requests = self.requests.clone().ready().await.map_err(not_sent)?;
+        let request = Request::from_parts(head, ());
+        let (answer, stream) = requests.send_request(request, false).map_err(not_sent)?;
+        let mut sending = Box::pin(send(body, stream));
+        if poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await.is_pending() {
+            // The caller goes on to say something while it reads.
+            env.detach(sending);
+        }
+        let answer = answer.await.map_err(|source| Broken { sent: true, source })?;
+        Ok(answer.map(|body| Answer { body, _counted: counted }))
+    }
+}
+
+/// Sends a body to its end, or until the other side does not want it any more.
+async fn send(mut body: Body, mut stream: SendStream<Bytes>) {
+    // The last part has to say that it is the last.
+    let mut unsent = None;
+    loop {
+        let next = poll_fn(|context| {
+            let next = Pin::new(&mut body).poll_frame(context);
+            if next.is_pending()
+                && let Some(data) = unsent.take()
+                && stream.send_data(data, false).is_err()
+            {
+                return Poll::Ready(None);
+            }
+            if next.is_pending() && stream.poll_reset(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            next
+        });
+        let Some(Ok(frame)) = next.await else { break };
+        let Ok(data) = frame.into_data() else { continue };
+        if let Some(before) = unsent.replace(data)
+            && stream.send_data(before, false).is_err()
+        {
+            return;
+        }
+    }
+    // Who does not listen any more says why in its answer.
+    drop(stream.send_data(unsent.unwrap_or_default(), true));
+}
+
+// === impl Answer ===
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let broken = |source| Broken { sent: true, source };
+        if let Some(data) = std::task::ready!(self.body.poll_data(context)) {
+            let data = data.and_then(|data| {
+                self.body.flow_control().release_capacity(data.len())?;
+                Ok(Frame::data(data))
+            });
+            return Poll::Ready(Some(data.map_err(broken)));
+        }
+        let trailers = std::task::ready!(self.body.poll_trailers(context));
+        Poll::Ready(trailers.map_err(broken).transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(under_way: &UnderWay) -> Self {
+        under_way.0.fetch_add(1, Ordering::Relaxed);
+        Self(under_way.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
