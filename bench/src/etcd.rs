@@ -14,6 +14,8 @@ pub(crate) struct Etcd {
     txn: Method,
     lock: Method,
     unlock: Method,
+    campaign: Method,
+    resign: Method,
     grant: Method,
     watch: Method,
 }
@@ -100,6 +102,27 @@ struct UnlockRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct CampaignRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    name: Bytes,
+    #[prost(int64, tag = "2")]
+    lease: i64,
+}
+
+/// The leader key is a message of which nothing is read.
+#[derive(Clone, PartialEq, Message)]
+struct CampaignResponse {
+    #[prost(bytes = "bytes", tag = "2")]
+    leader: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResignRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    leader: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct LeaseGrantRequest {
     #[prost(int64, tag = "1")]
     ttl: i64,
@@ -144,6 +167,8 @@ impl Etcd {
             txn: method("etcdserverpb.KV", "Txn"),
             lock: method("v3lockpb.Lock", "Lock"),
             unlock: method("v3lockpb.Lock", "Unlock"),
+            campaign: method("v3electionpb.Election", "Campaign"),
+            resign: method("v3electionpb.Election", "Resign"),
             grant: method("etcdserverpb.Lease", "LeaseGrant"),
             watch: method("etcdserverpb.Watch", "Watch"),
         }
@@ -191,6 +216,18 @@ impl Etcd {
     /// Gives a lock back.
     pub(crate) async fn unlock(&self, key: Bytes) -> Result<(), Failure> {
         self.channel.unary(&self.unlock, frame(&UnlockRequest { key })).await.map(drop)
+    }
+
+    /// Waits until it leads an election and returns the leader key.
+    pub(crate) async fn campaign(&self, name: &'static str, lease: i64) -> Result<Bytes, Failure> {
+        let request = frame(&CampaignRequest { name: name.into(), lease });
+        let answer = self.channel.unary(&self.campaign, request).await?;
+        Ok(decode::<CampaignResponse>(answer)?.leader)
+    }
+
+    /// Leads no more.
+    pub(crate) async fn resign(&self, leader: Bytes) -> Result<(), Failure> {
+        self.channel.unary(&self.resign, frame(&ResignRequest { leader })).await.map(drop)
     }
 
     /// Watches all keys, and waits until etcd says that it does.

@@ -3,6 +3,7 @@
 //! through once in every run, so that a machine that becomes slower or busier hits all of them.
 
 mod calls;
+mod elect;
 mod events;
 mod growth;
 mod hot;
@@ -24,7 +25,7 @@ pub(crate) struct Chapter {
 }
 
 /// All chapters.
-pub(crate) const ALL: [Chapter; 12] = [
+pub(crate) const ALL: [Chapter; 13] = [
     Chapter { name: "memory", title: "Memory store beside a bare tonic server", measure: calls::memory },
     Chapter { name: "threads", title: "Thread layouts of a bare tonic server", measure: calls::threads },
     Chapter { name: "redis", title: "On Redis", measure: calls::redis },
@@ -32,6 +33,7 @@ pub(crate) const ALL: [Chapter; 12] = [
     Chapter { name: "disk", title: "On the disk", measure: calls::disk },
     Chapter { name: "paced", title: "1,000 calls a second on 16 connections", measure: calls::paced },
     Chapter { name: "lock", title: "A lock changes hands", measure: events::lock },
+    Chapter { name: "elect", title: "A leader is gone", measure: elect::elect },
     Chapter { name: "watch", title: "1,000 watchers on 10 connections", measure: events::watch },
     Chapter { name: "neighbours", title: "Catching up, and a noisy neighbour", measure: events::neighbours },
     Chapter { name: "sizes", title: "Memory, start, size", measure: sizes::sizes },

@@ -142,7 +142,7 @@ fn stores(goals: &mut Goals) {
     );
 }
 
-/// Locks and watches.
+/// Locks, elections and watches.
 fn events(goals: &mut Goals) {
     let bars =
         [("memory", 8_000.0, 500.0), ("ours on Redis", 4_000.0, 1_000.0), ("ours on etcd", 2_000.0, 5_000.0)];
@@ -153,6 +153,17 @@ fn events(goals: &mut Goals) {
             goals.plain(&per_second, Unit::Count, AtLeast(bar), "per_second", &cell);
             goals.plain(&format!("P9: {cell}: p99"), Unit::Time, AtMost(p99), "p99", &cell);
         }
+    }
+    for (cell, figure, bar) in [
+        ("memory, leader resigns", "p50", 300.0),
+        ("ours on etcd, leader resigns", "p50", 1_000.0),
+        ("memory, leader killed", "p50", 10_000.0),
+        // Few enough that this is the longest.
+        ("memory, leader silent, time-out 1.1 s", "p99", 1_300_000.0),
+        ("ours on Redis, runtime killed, time-out 1 s", "p99", 1_300_000.0),
+        ("ours on etcd, runtime killed, time-out 1 s", "p99", 1_300_000.0),
+    ] {
+        goals.plain(&format!("P10: {cell}: {figure}"), Unit::Time, AtMost(bar), figure, cell);
     }
     let flood = |of: &str, to: &str| (format!("{of}, flood, deliveries"), format!("{to}, flood, deliveries"));
     let what = "P11: memory, flood to 1,000 watchers by bare broadcast";

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same work on the stores themselves, without a runtime between.
 
+use std::time::Duration;
+
 use crate::etcd::{Etcd, events};
 use anyhow::Context;
 use atomix_env::Env;
-use atomix_load::{Channel, Contender, Failure, Feed, Stream, Target};
+use atomix_load::{Candidate, Channel, Contender, Failure, Feed, Stream, Target};
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
 
 /// A command or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,16 @@ pub(crate) struct EtcdWaiter {
     etcd: Etcd,
     lease: i64,
     held: tokio::sync::Mutex<Bytes>,
+}
+
+/// One who wants to lead an election of etcd's own.
+pub(crate) struct EtcdEntrant {
+    etcd: Etcd,
+    env: Env,
+    lease: i64,
+    /// Told the leader key.
+    led: Option<oneshot::Receiver<Result<Bytes, Failure>>>,
+    leader: Bytes,
 }
 
 /// A watch of all that is in etcd.
@@ -148,6 +161,46 @@ impl Contender for EtcdWaiter {
     async fn release(&self) -> Result<(), Failure> {
         let key = std::mem::take(&mut *self.held.lock().await);
         self.etcd.unlock(key).await
+    }
+}
+
+// === impl EtcdEntrant ===
+
+const ELECTION: &str = "election";
+/// etcd lets new watches catch up every 100 ms, that of a candidate for its predecessor among them. Leaders last longer, and
+/// a resignation before that would wait for it.
+const SETTLED: Duration = Duration::from_millis(150);
+
+impl EtcdEntrant {
+    /// Connects one, with a lease.
+    pub(crate) async fn connect(env: &Env, server: &str) -> anyhow::Result<Self> {
+        let etcd = Etcd::new(Channel::connect(env, server).await?);
+        let lease = etcd.grant(LEASE_SECONDS).await.context("etcd grants no lease")?;
+        Ok(Self { etcd, env: env.clone(), lease, led: None, leader: Bytes::new() })
+    }
+}
+
+impl Candidate for EtcdEntrant {
+    async fn enter(&mut self) -> Result<(), Failure> {
+        let (etcd, lease, (leads, led)) = (self.etcd.clone(), self.lease, oneshot::channel());
+        // One call enters, waits and leads.
+        self.env.detach(async move { drop(leads.send(etcd.campaign(ELECTION, lease).await)) });
+        self.led = Some(led);
+        // A candidate has its place when its key is there.
+        let key = Bytes::from(format!("{ELECTION}/{lease:x}"));
+        while self.etcd.get(key.clone()).await?.is_none() {}
+        self.env.sleep(SETTLED).await;
+        Ok(())
+    }
+
+    async fn lead(&mut self) -> Result<(), Failure> {
+        let led = self.led.take().expect("who leads has entered").await;
+        self.leader = led.expect("who enters is told how that ended")?;
+        Ok(())
+    }
+
+    async fn withdraw(&mut self) -> Result<(), Failure> {
+        self.etcd.resign(std::mem::take(&mut self.leader)).await
     }
 }
 

@@ -58,14 +58,29 @@ impl Ground {
 
     /// Starts the runtime with one store, whose files, if it has any, are on the disk.
     pub(crate) fn atomix(&self, driver: &str, config: Json) -> anyhow::Result<Server> {
-        self.atomix_in(driver, config, tempfile::tempdir_in(&self.disk)?)
+        self.atomix_with(driver, config, &[])
+    }
+
+    /// As [`Ground::atomix`], with `settings` of its own.
+    pub(crate) fn atomix_with(
+        &self,
+        driver: &str,
+        config: Json,
+        settings: &[&str],
+    ) -> anyhow::Result<Server> {
+        self.serve(driver, config, settings, tempfile::tempdir_in(&self.disk)?)
     }
 
     /// As [`Ground::atomix`], in a folder that has been used before.
-    pub(crate) fn atomix_in(
+    pub(crate) fn atomix_in(&self, driver: &str, config: Json, folder: TempDir) -> anyhow::Result<Server> {
+        self.serve(driver, config, &[], folder)
+    }
+
+    fn serve(
         &self,
         driver: &str,
         mut config: Json,
+        settings: &[&str],
         folder: TempDir,
     ) -> anyhow::Result<Server> {
         let (port, control) = (free_port(), free_port());
@@ -82,7 +97,7 @@ impl Ground {
         let control = format!("--control=127.0.0.1:{control}");
         let (listen, listen_unix) = (format!("--listen={tcp}"), format!("--listen={unix}"));
         let stores = format!("stores={stores}");
-        let arguments = [
+        let mut arguments = vec![
             "serve",
             &listen,
             &listen_unix,
@@ -97,12 +112,20 @@ impl Ground {
             "--set",
             "limits.connections-per-peer-max=20000",
         ];
+        arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
         let mut server = start(&self.programs.join("atomix"), &arguments, &tcp, sockets, Ready::Counter)?;
         server.unix = unix;
         if driver == "disk" {
             server.folder = Some(folder);
         }
         Ok(server)
+    }
+
+    /// Starts a process that enters an election of a runtime.
+    pub(crate) fn candidate(&self, server: &Server, election: &str, name: &str) -> anyhow::Result<Process> {
+        let program = self.programs.join("atomix-bench").display().to_string();
+        let arguments = ["candidate", "--server", &server.tcp, "--election", election, "--name", name];
+        Ok(Process::start(&program, arguments)?)
     }
 
     /// Starts a member of etcd that is alone, with its data in memory or on the disk.

@@ -76,6 +76,11 @@ impl Process {
         }
     }
 
+    /// Kills the server without a warning, and does not wait until it is gone.
+    pub fn strike(&self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Stops the server as a debugger would: it answers nothing, and its connections stay.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

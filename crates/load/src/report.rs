@@ -56,7 +56,8 @@ pub struct Summary {
 // === impl Report ===
 
 impl Report {
-    pub(crate) fn new(time: Duration) -> Self {
+    /// Makes a report of nothing yet.
+    pub fn new(time: Duration) -> Self {
         Self { time, latency: histogram(), lag: None, failures: BTreeMap::new() }
     }
 
@@ -70,7 +71,8 @@ impl Report {
         }
     }
 
-    pub(crate) fn took(&mut self, latency: Duration) {
+    /// Counts a call that succeeded.
+    pub fn took(&mut self, latency: Duration) {
         record(&mut self.latency, latency);
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use atomix_env::Env;
 use atomix_proto::runtime::PrimitiveId;
-use atomix_proto::{counter, lock, map, topic, value};
+use atomix_proto::{counter, election, lock, map, topic, value};
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
+use prost::Message;
 
-use crate::{Channel, Contender, Failure, Feed, Method, Stream, Target, frame};
+use crate::{Candidate, Channel, Contender, Failure, Feed, Method, Stream, Target, frame};
 
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,25 @@ pub struct Waiter {
     channel: Channel,
     acquire: (Method, Bytes),
     release: (Method, Bytes),
+}
+
+/// One who wants to lead the election of a [`Subject`], on a connection of its own, because that is who owns a candidacy.
+#[derive(Debug)]
+pub struct Entrant {
+    channel: Channel,
+    name: String,
+    enter: (Method, Bytes),
+    withdraw: (Method, Bytes),
+    terms: Terms,
+}
+
+/// What an entrant is shown.
+#[derive(Debug)]
+struct Terms {
+    watch: Stream,
+    newest: election::Term,
+    /// The last term in which the entrant led. What is shown of it later is old.
+    left: u64,
 }
 
 /// The events of the map of a [`Subject`].
@@ -166,6 +186,26 @@ impl Subject {
             });
         }
         Ok(waiters)
+    }
+
+    /// Connects one who wants to lead, and opens its watch.
+    pub async fn entrant(&self, env: &Env, server: &str, name: &str) -> Result<Entrant, Failure> {
+        let (id, candidate) = (self.id(""), name.to_owned());
+        let method = |name| Method::new(&format!("/atomix.runtime.election.v1.LeaderElection/{name}"));
+        let channel = Channel::connect(env, server).await?;
+        let create = election::CreateRequest { id: id.clone(), tags: self.tags.clone() };
+        channel.unary(&method("Create"), frame(&create)).await?;
+        let watch = election::WatchRequest { id: id.clone() };
+        let watch = channel.stream(&method("Watch"), frame(&watch)).await?;
+        let enter = election::EnterRequest { id: id.clone(), candidate: candidate.clone() };
+        let withdraw = election::WithdrawRequest { id, candidate: candidate.clone() };
+        Ok(Entrant {
+            channel,
+            name: candidate,
+            enter: (method("Enter"), frame(&enter)),
+            withdraw: (method("Withdraw"), frame(&withdraw)),
+            terms: Terms { watch, newest: election::Term::default(), left: 0 },
+        })
     }
 
     /// Opens watches of all events of the map that `work` has made, shared out among the connections of `works`.
@@ -305,7 +345,7 @@ fn low(bits: u64) -> u32 {
     (bits & u64::from(u32::MAX)).try_into().expect("32 bits")
 }
 
-// === impl Waiter, Watcher ===
+// === impl Waiter, Entrant, Watcher ===
 
 impl Contender for Waiter {
     async fn acquire(&self) -> Result<(), Failure> {
@@ -314,6 +354,44 @@ impl Contender for Waiter {
 
     async fn release(&self) -> Result<(), Failure> {
         self.channel.unary(&self.release.0, self.release.1.clone()).await.map(drop)
+    }
+}
+
+impl Entrant {
+    /// Waits until it is shown that `leader` leads.
+    pub async fn led_by(&mut self, leader: &str) -> Result<(), Failure> {
+        self.terms.until(|term| term.leader == leader).await
+    }
+}
+
+impl Candidate for Entrant {
+    /// Returns when its watch shows it, and so has nothing left to show of what was before.
+    async fn enter(&mut self) -> Result<(), Failure> {
+        self.channel.unary(&self.enter.0, self.enter.1.clone()).await?;
+        self.terms.until(|term| term.leader == self.name || term.candidates.contains(&self.name)).await
+    }
+
+    async fn lead(&mut self) -> Result<(), Failure> {
+        self.terms.until(|term| term.leader == self.name).await
+    }
+
+    async fn withdraw(&mut self) -> Result<(), Failure> {
+        self.terms.left = self.terms.newest.term;
+        self.channel.unary(&self.withdraw.0, self.withdraw.1.clone()).await.map(drop)
+    }
+}
+
+impl Terms {
+    async fn until(&mut self, holds: impl Fn(&election::Term) -> bool) -> Result<(), Failure> {
+        while self.newest.term <= self.left || !holds(&self.newest) {
+            let mut newest = None;
+            self.watch.read(|message| newest = Some(message)).await?;
+            let newest = newest.ok_or_else(|| Failure::Broken("the watch ended".to_owned()))?;
+            let answer = election::WatchResponse::decode(newest);
+            let answer = answer.map_err(|error| Failure::Broken(error.to_string()))?;
+            self.newest = answer.term.unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
