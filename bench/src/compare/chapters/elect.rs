@@ -21,8 +21,8 @@ const SILENCES: u64 = 3;
 /// How long a connection is silent before it is pinged, and the settings for that.
 const PING: (Duration, [&str; 2]) =
     (Duration::from_secs(1), ["limits.ping-interval=1s", "limits.ping-timeout=100ms"]);
-/// How often a runtime says that it lives, which is every quarter of its time-out, and the setting of that.
-const LIFE: (Duration, [&str; 1]) = (Duration::from_millis(250), ["sessions.timeout=1s"]);
+/// How often a runtime says that it lives, which is every sixth of its time-out, and the setting of that.
+const LIFE: (Duration, [&str; 1]) = (Duration::from_millis(167), ["sessions.timeout=1s"]);
 /// How long a round may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
