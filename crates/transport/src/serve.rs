@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of connections: accepted, watched, drained.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -117,7 +117,7 @@ struct Watched {
 /// end there and then: they need no task and no wake-up, and their answers leave together in one write. What waits
 /// becomes a task, which polls it again, so it does not matter who was to be woken in the first poll.
 #[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+struct Calls(Arc<Mutex<VecDeque<BoxFuture<'static, ()>>>>);
 
 /// Takes connections from one listener.
 struct Acceptor<'a> {
@@ -142,6 +142,9 @@ struct Presence {
     connection: Arc<Connection>,
     end: End,
 }
+
+/// How many calls a connection polls before it is the turn of others.
+const TURN: usize = 64;
 
 /// The largest window of HTTP/2.
 const WINDOW_MAX: u32 = u32::MAX >> 1;
@@ -383,10 +386,16 @@ impl Shared {
 // === impl Calls ===
 
 impl Calls {
-    /// Polls what began; returns whether there was anything.
-    fn poll(&self, env: &Env) -> bool {
-        let begun = std::mem::take(&mut *self.0.lock());
-        let any = !begun.is_empty();
+    fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    /// Polls what began first, as much of it as may keep others of the thread waiting.
+    fn poll(&self, env: &Env) {
+        let begun: VecDeque<_> = {
+            let mut calls = self.0.lock();
+            if calls.len() > TURN { calls.drain(..TURN).collect() } else { std::mem::take(&mut *calls) }
+        };
         for mut call in begun {
             let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
             // A call that panics ends alone, as a task would; the hook has told it.
@@ -394,7 +403,6 @@ impl Calls {
                 env.detach(AtHome::new(call));
             }
         }
-        any
     }
 }
 
@@ -403,7 +411,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.lock().push(Box::pin(call));
+        self.0.lock().push_back(Box::pin(call));
     }
 }
 
@@ -524,6 +532,7 @@ impl Presence {
                 stage = ordered;
                 served.as_mut().graceful_shutdown();
             }
+            let mut polled = false;
             loop {
                 match served.as_mut().poll(context) {
                     Poll::Ready(outcome) => return Poll::Ready(end_of(&connection, stage, outcome)),
@@ -531,8 +540,16 @@ impl Presence {
                     Poll::Pending if stage == Stage::Close => {
                         return Poll::Ready(end_of(&connection, stage, Ok(())));
                     }
-                    Poll::Pending if calls.poll(&self.shared.env) => {}
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending if calls.is_empty() => return Poll::Pending,
+                    // A peer that asks as fast as it is answered would keep the thread from all others.
+                    Poll::Pending if polled => {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Poll::Pending => {
+                        calls.poll(&self.shared.env);
+                        polled = true;
+                    }
                 }
             }
         })
