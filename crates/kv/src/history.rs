@@ -213,6 +213,17 @@ impl Window {
         }
     }
 
+    /// Counts the commits after `revision`. Who follows has usually missed the last few, which lie close together.
+    fn after(&self, revision: Revision) -> usize {
+        const FEW: usize = 16;
+        let newest = self.commits.iter().rev().take(FEW);
+        let newer = newest.take_while(|commit| commit.revision > revision).count();
+        if newer < FEW {
+            return newer;
+        }
+        self.commits.len() - self.commits.partition_point(|commit| commit.revision <= revision)
+    }
+
     fn end(&self) -> Option<Error> {
         self.end.as_ref().map(|(kind, message)| Error::new(*kind, message.clone()))
     }
@@ -235,7 +246,8 @@ impl Follower {
         if self.seen < window.floor {
             return Some(Err(Error::compacted(window.floor)));
         }
-        let next = window.commits.partition_point(|commit| commit.revision <= self.seen);
+        let newer = window.after(self.seen);
+        let next = window.commits.len() - newer;
         self.taken.extend(window.commits.range(next..).take(TAKE_MAX).cloned());
         if !self.taken.is_empty() {
             return Some(Ok(()));

@@ -193,3 +193,115 @@ impl Drop for Counted {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::io::{DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+
+    const PATIENT: KeepAlive =
+        KeepAlive { interval: Duration::from_hours(1), timeout: Duration::from_hours(1), while_idle: false };
+
+    /// Counts how often something is written.
+    struct Counting(DuplexStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for Counting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    fn request() -> Request<Body> {
+        let body = http_body_util::Full::new(Bytes::from_static(b"what is asked"));
+        Request::post("http://localhost/a.B/C").body(Body::new(body)).unwrap()
+    }
+
+    /// Answers every request with its body.
+    async fn serve(stream: DuplexStream) {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            drop(tokio::spawn(async move {
+                let mut body = request.into_body();
+                let mut answer = respond.send_response(Response::new(()), false).unwrap();
+                while let Some(data) = body.data().await {
+                    answer.send_data(data.unwrap(), false).unwrap();
+                }
+                answer.send_data(Bytes::new(), true).unwrap();
+            }));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_one_write() {
+        let (env, writes) = (Env::real(), Arc::default());
+        let (near, far) = duplex(1 << 16);
+        let stream = Counting(near, Arc::clone(&writes));
+        let (calls, driver) = handshake(&env, PATIENT, stream).await.unwrap();
+        drop(tokio::spawn(driver));
+        drop(tokio::spawn(serve(far)));
+        let mut fewest = usize::MAX;
+        // The first ones stand beside the greetings of both sides.
+        for _ in 0..3 {
+            let before = writes.load(Ordering::Relaxed);
+            let mut answer = calls.call(&env, request()).await.unwrap().into_body();
+            fewest = fewest.min(writes.load(Ordering::Relaxed) - before);
+            let frame = poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
+            assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "what is asked");
+        }
+        assert_eq!(fewest, 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_answers_no_probe_ends() {
+        let (near, _far) = duplex(1 << 16);
+        let short = Duration::from_millis(10);
+        let keep_alive = KeepAlive { interval: short, timeout: short, while_idle: true };
+        let (calls, driver) = handshake(&Env::real(), keep_alive, near).await.unwrap();
+        driver.await.unwrap();
+        let error = calls.call(&Env::real(), request()).await.unwrap_err();
+        assert!(!error.sent, "there is no connection any more");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_may_have_gone_out_is_told_from_one_that_has_not() {
+        let (near, far) = duplex(1 << 16);
+        let env = Env::real();
+        let (calls, driver) = handshake(&env, PATIENT, near).await.unwrap();
+        let driver = tokio::spawn(driver);
+        let lost = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            // Read, and then gone.
+            drop(connection.accept().await.unwrap().unwrap());
+        });
+        assert!(calls.call(&env, request()).await.unwrap_err().sent);
+        lost.await.unwrap();
+        driver.await.unwrap().ok();
+        assert!(!calls.call(&env, request()).await.unwrap_err().sent);
+    }
+}

@@ -34,6 +34,13 @@ fn timers(map: &Map) -> String {
     shown[at..].chars().take_while(char::is_ascii_digit).collect()
 }
 
+/// Counts the deadlines that the store holds, whether they still count or not.
+async fn deadlines(ground: &Ground) -> u64 {
+    let count = Read::Count { range: Range::prefix("t") };
+    let keyspace = Kind::Map.keyspace("it");
+    ground.store.read(&keyspace, vec![count], Level::Latest).await.unwrap().reads[0].count()
+}
+
 #[tokio::test]
 async fn an_entry_expires_with_its_last_bytes_and_version() {
     let (ground, clock) = Ground::manual();
@@ -160,6 +167,29 @@ async fn a_removed_key_leaves_no_time_to_live_to_the_next() {
     clock.advance(Duration::from_secs(60));
     settle().await;
     assert_eq!(map.size().await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_write_ends_a_time_to_live_of_which_its_runtime_knows_nothing() {
+    let (ground, clock) = Ground::manual();
+    // Each has timers of its own, and the second was open before there was anything to be timed.
+    let (first, second) = (on(&ground).await, on(&ground).await);
+    for key in ["put", "removed", "renewed", "freed", "left alone"] {
+        put(&first, key, seconds(5)).await;
+    }
+    second.put("put", "2".into(), None, 0).await.unwrap();
+    second.remove("removed", 0).await.unwrap();
+    put(&second, "removed", None).await;
+    put(&second, "renewed", seconds(50)).await;
+    put(&second, "freed", None).await;
+    clock.advance(Duration::from_secs(6));
+    eventually(async || first.size().await == Ok(4)).await;
+    assert_eq!(reason(first.get("left alone").await), Reason::KeyNotFound);
+    clock.advance(Duration::from_secs(50));
+    eventually(async || first.size().await == Ok(3)).await;
+    assert_eq!(reason(first.get("renewed").await), Reason::KeyNotFound);
+    eventually(async || deadlines(&ground).await == 0).await;
+    assert_eq!(first.size().await, Ok(3));
 }
 
 #[tokio::test]
@@ -367,12 +397,7 @@ async fn whatever_order_calls_take_note_in_every_time_to_live_is_kept() {
         let last = Bytes::from("last");
         map.update("0", last.clone(), None, 0).await.ok();
         clock.advance(Duration::from_secs(5));
-        let deadlines = || async {
-            let count = Read::Count { range: Range::prefix("t") };
-            let keyspace = Kind::Map.keyspace("it");
-            ground.store.read(&keyspace, vec![count], Level::Latest).await.unwrap().reads[0].count()
-        };
-        eventually(async || deadlines().await == 0).await;
+        eventually(async || deadlines(&ground).await == 0).await;
         eventually(async || timers(&map) == "0").await;
     }
 }

@@ -474,6 +474,19 @@ async fn what_is_given_back_is_had_by_the_next_one_before_any_watch_has_told() {
 }
 
 #[tokio::test]
+async fn who_comes_when_the_last_one_has_gone_unseen_is_granted() {
+    needs!(Immediate);
+    let ground = Ground::real();
+    let (lock, waiting) = contended(&ground).await;
+    let elsewhere = on(&ground).await;
+    lock.unlock(&caller(1)).await.unwrap();
+    soon(waiting).await.unwrap();
+    // No pause before the next call, so that the task that follows the queues still shows the second one.
+    elsewhere.unlock(&caller(2)).await.unwrap();
+    soon(lock.lock(&caller(3), None)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_holder_that_lost_its_place_unseen_holds_and_gives_back_anew() {
     let ground = Ground::real();
     let lock = on(&ground).await;
