@@ -54,16 +54,15 @@ impl Future for AtHome {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let Self { task, wakers } = &mut *self;
-        if wakers.as_ref().is_none_or(|(polled, _)| !polled.will_wake(context.waker())) {
+        let same = wakers.take().filter(|(polled, _)| polled.will_wake(context.waker()));
+        let (_, given) = wakers.insert(same.unwrap_or_else(|| {
             let polled = context.waker().clone();
-            let mailbox = MAILBOX.with_borrow(Clone::clone);
-            let given = match mailbox {
+            let given = match MAILBOX.with_borrow(Clone::clone) {
                 Some(mailbox) => Waker::from(Arc::new(Home { mailbox, task: polled.clone() })),
                 None => polled.clone(),
             };
-            *wakers = Some((polled, given));
-        }
-        let given = wakers.as_ref().map_or(context.waker(), |(_, given)| given);
+            (polled, given)
+        }));
         task.as_mut().poll(&mut Context::from_waker(given))
     }
 }
@@ -90,9 +89,9 @@ impl Mailbox {
                 std::mem::swap(&mut letters.tasks, &mut tasks);
             }
             tasks.drain(..).for_each(Waker::wake);
-            Poll::Pending
+            Poll::<()>::Pending
         })
-        .await
+        .await;
     }
 
     fn send(&self, task: Waker) {
@@ -131,10 +130,10 @@ impl Wake for Home {
 mod tests {
     use std::sync::mpsc;
 
-    use tokio::sync::watch;
+    use tokio::sync::{oneshot, watch};
 
     use super::*;
-    use crate::Workers;
+    use crate::{Env, Workers};
 
     #[test]
     fn whoever_waits_on_another_thread_is_woken_every_time() {
@@ -164,12 +163,13 @@ mod tests {
     #[test]
     fn without_workers_a_task_is_woken_as_ever() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (say, heard) = tokio::sync::oneshot::channel();
+        let (say, said) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
         runtime.block_on(async {
-            let task = tokio::task::spawn(AtHome::new(Box::pin(async { drop(heard.await) })));
+            Env::real().detach(AtHome::new(Box::pin(async { tell.send(said.await.unwrap()).unwrap() })));
             tokio::task::yield_now().await;
-            say.send(()).unwrap();
-            task.await.unwrap();
+            say.send(1).unwrap();
+            assert_eq!(told.await.unwrap(), 1);
         });
     }
 }

@@ -90,13 +90,11 @@ async fn probe(
     loop {
         env.sleep(keep_alive.interval).await;
         if keep_alive.while_idle || under_way.0.load(Ordering::Relaxed) > 0 {
-            match env.timeout(keep_alive.timeout, pings.ping(Ping::opaque())).await {
-                Ok(answered) => drop(answered?),
-                Err(_) => {
-                    tracing::debug!("a probe is not answered");
-                    return Ok(());
-                }
-            }
+            let Ok(answered) = env.timeout(keep_alive.timeout, pings.ping(Ping::opaque())).await else {
+                tracing::debug!("a probe is not answered");
+                return Ok(());
+            };
+            answered?;
         }
     }
 }
@@ -243,17 +241,17 @@ mod tests {
     }
 
     /// Answers every request with its body.
-    async fn serve(stream: DuplexStream) {
+    async fn serve(env: Env, stream: DuplexStream) {
         let mut connection = h2::server::handshake(stream).await.unwrap();
         while let Some(Ok((request, mut respond))) = connection.accept().await {
-            drop(tokio::spawn(async move {
+            env.detach(async move {
                 let mut body = request.into_body();
                 let mut answer = respond.send_response(Response::new(()), false).unwrap();
                 while let Some(data) = body.data().await {
                     answer.send_data(data.unwrap(), false).unwrap();
                 }
                 answer.send_data(Bytes::new(), true).unwrap();
-            }));
+            });
         }
     }
 
@@ -263,8 +261,8 @@ mod tests {
         let (near, far) = duplex(1 << 16);
         let stream = Counting(near, Arc::clone(&writes));
         let (calls, driver) = handshake(&env, PATIENT, stream).await.unwrap();
-        drop(tokio::spawn(driver));
-        drop(tokio::spawn(serve(far)));
+        env.detach(async move { driver.await.unwrap() });
+        env.detach(serve(env.clone(), far));
         let mut fewest = usize::MAX;
         // The first ones stand beside the greetings of both sides.
         for _ in 0..3 {
@@ -293,15 +291,12 @@ mod tests {
         let (near, far) = duplex(1 << 16);
         let env = Env::real();
         let (calls, driver) = handshake(&env, PATIENT, near).await.unwrap();
-        let driver = tokio::spawn(driver);
-        let lost = tokio::spawn(async move {
+        let reads_and_goes = async {
             let mut connection = h2::server::handshake(far).await.unwrap();
-            // Read, and then gone.
             drop(connection.accept().await.unwrap().unwrap());
-        });
-        assert!(calls.call(&env, request()).await.unwrap_err().sent);
-        lost.await.unwrap();
-        driver.await.unwrap().ok();
+        };
+        let (broken, (), _ended) = futures::join!(calls.call(&env, request()), reads_and_goes, driver);
+        assert!(broken.unwrap_err().sent);
         assert!(!calls.call(&env, request()).await.unwrap_err().sent);
     }
 }

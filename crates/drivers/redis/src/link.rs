@@ -72,10 +72,9 @@ impl Link {
             let (dialer, address, broken) =
                 (self.dialer.clone(), Arc::clone(&self.address), self.broken.clone());
             async move {
-                let dialed = dialer.master(&address, broken).await;
+                let wire = dialer.master(&address, broken).await;
                 // The shared one serves as well.
-                dialed
-                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
+                wire.inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
                     .ok()
             }
         };
