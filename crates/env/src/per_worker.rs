@@ -1,52 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What each thread of [`Workers`] has of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::{Env, Workers};
+use parking_lot::Mutex;
+
+use crate::{Env, Instant, Workers};
 
 /// Things that belong to a thread of [`Workers`] each, such as connections, so that who uses one need not wake another
-/// thread. Each is made on its thread when that first asks for it. Cheap to clone.
+/// thread. Each is made on its thread when that asks for it. Clones share them. Cheap to clone.
 #[derive(Debug)]
 pub struct PerWorker<T> {
-    each: Arc<[Own<T>]>,
+    each: Arc<[Mutex<Own<T>>]>,
 }
 
 #[derive(Debug)]
 struct Own<T> {
-    asked: AtomicBool,
-    made: OnceLock<T>,
+    made: Option<T>,
+    /// When it was begun to make the last one.
+    begun: Option<Instant>,
 }
+
+/// How long a thread stays without if nothing could be made, or if what was made was of no use.
+const PAUSE: Duration = Duration::from_secs(10);
 
 // === impl PerWorker ===
 
-impl<T: Send + Sync + 'static> PerWorker<T> {
+impl<T: Clone + Send + 'static> PerWorker<T> {
     /// Makes place for `max` things. With more threads some of them share one; without any, none is made.
     pub fn new(max: usize) -> Self {
-        Self {
-            each: (0..max).map(|_| Own { asked: AtomicBool::new(false), made: OnceLock::new() }).collect(),
-        }
+        Self { each: (0..max).map(|_| Mutex::new(Own { made: None, begun: None })).collect() }
     }
 
-    /// Returns what belongs to this thread. `None` if that is no worker or has none yet; then `make` begins to make it, once,
-    /// and if it makes nothing, the thread stays without.
-    pub fn get<F>(&self, env: &Env, make: impl FnOnce() -> F) -> Option<&T>
+    /// Returns what belongs to this thread if it is still `usable`; if not, it is dropped. `None` if this is no worker or has
+    /// none: then `make` begins to make it, if that was not tried just now.
+    pub fn get<F>(&self, env: &Env, usable: impl FnOnce(&T) -> bool, make: impl FnOnce() -> F) -> Option<T>
     where
         F: Future<Output = Option<T>> + Send + 'static,
     {
         let at = Workers::current()?.checked_rem(self.each.len())?;
-        let own = &self.each[at];
-        if let Some(made) = own.made.get() {
-            return Some(made);
+        let mut own = self.each[at].lock();
+        own.made = own.made.take().filter(usable);
+        if own.made.is_some() {
+            return own.made.clone();
         }
-        if !own.asked.swap(true, Ordering::Relaxed) {
+        let now = env.now();
+        if own.begun.is_none_or(|begun| now.since(begun) >= PAUSE) {
+            own.begun = Some(now);
+            drop(own);
             let (each, making) = (Arc::clone(&self.each), make());
             env.detach(async move {
-                if let Some(made) = making.await {
-                    // Nobody else makes it.
-                    drop(each[at].made.set(made));
-                }
+                let thing = making.await;
+                each[at].lock().made = thing;
             });
         }
         None
@@ -65,20 +71,29 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::ManualClock;
 
     #[test]
-    fn a_worker_has_one_thing_and_makes_it_once() {
+    fn a_worker_makes_a_thing_of_its_own_and_another_one_when_that_is_of_no_use() {
         let (things, workers) = (PerWorker::new(16), Workers::start(1).unwrap());
-        assert_eq!(things.get(&Env::real(), || ready(Some(0))), None, "this is no worker");
+        let clock = ManualClock::new();
+        let env = Env::simulated(Arc::clone(&clock), 1);
+        let get = move |usable: bool, made: u32| things.get(&env, |_| usable, || ready(Some(made)));
+        assert_eq!(get(true, 0), None, "this is no worker");
         let (tell, told) = mpsc::channel();
         workers.detach(async move {
-            let env = Env::real();
-            let first = things.get(&env, || ready(Some(1))).copied();
-            while things.get(&env, || ready(Some(2))).is_none() {
-                tokio::task::yield_now().await;
-            }
-            tell.send((first, things.get(&env, || ready(Some(3))).copied())).unwrap();
+            let mut seen = vec![get(true, 1)];
+            tokio::task::yield_now().await;
+            seen.extend([get(true, 2), get(false, 3), get(true, 4)]);
+            tokio::task::yield_now().await;
+            // Not before a while has passed.
+            seen.push(get(true, 5));
+            clock.advance(PAUSE);
+            seen.push(get(true, 6));
+            tokio::task::yield_now().await;
+            seen.push(get(true, 7));
+            tell.send(seen).unwrap();
         });
-        assert_eq!(told.recv().unwrap(), (None, Some(1)));
+        assert_eq!(told.recv().unwrap(), [None, Some(1), None, None, None, None, Some(6)]);
     }
 }

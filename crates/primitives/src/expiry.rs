@@ -59,6 +59,16 @@ struct Timers {
     running: bool,
 }
 
+/// What a transaction makes of the time to live of its subject, to be noted when it has been applied.
+#[must_use]
+pub(crate) struct Life<'a> {
+    expiry: &'a Expiry,
+    subject: &'a [u8],
+    ttl: Option<Duration>,
+    /// Whether the deadline is written or deleted. If not, one that came meanwhile is left to its timer.
+    deadline: bool,
+}
+
 /// Who wrote a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writer {
@@ -102,17 +112,27 @@ impl Expiry {
 
     /// The write or deletion of the entry of `subject`, and what gives that the time to live `ttl` from now. Without one
     /// there is usually nothing to add, because an older deadline ends when the entry is written.
-    pub(crate) fn writes(&self, entry: Write, subject: &[u8], ttl: Option<Duration>) -> Vec<Write> {
+    pub(crate) fn writes<'a>(
+        &'a self,
+        entry: Write,
+        subject: &'a [u8],
+        ttl: Option<Duration>,
+    ) -> (Vec<Write>, Life<'a>) {
         let mut writes = Vec::with_capacity(2);
         writes.push(entry);
-        if ttl.is_some() || self.shared.timers.lock().subjects.contains_key(subject) {
-            writes.push(self.renewal(subject, ttl));
+        let deadline = ttl.is_some() || self.shared.timers.lock().subjects.contains_key(subject);
+        if deadline {
+            writes.push(self.deadline(subject, ttl));
         }
-        writes
+        (writes, Life { expiry: self, subject, ttl, deadline })
     }
 
     /// What gives `subject` the time to live `ttl` from now, or none, where its entry stays as it is.
-    pub(crate) fn renewal(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
+    pub(crate) fn renewal<'a>(&'a self, subject: &'a [u8], ttl: Option<Duration>) -> (Write, Life<'a>) {
+        (self.deadline(subject, ttl), Life { expiry: self, subject, ttl, deadline: true })
+    }
+
+    fn deadline(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
         let key = keys::key(keys::DEADLINE, subject);
         let Some(ttl) = ttl else {
             return Write::Delete { key };
@@ -122,25 +142,6 @@ impl Expiry {
         value.put_u64(millis(deadline));
         value.put_u64(millis(ttl));
         Write::Put { key, value: value.freeze() }
-    }
-
-    /// Takes note of a commit at `revision` that contained [`Expiry::writes`] or [`Expiry::renewal`] of the same `ttl`.
-    /// A TTL of zero has expired when this returns.
-    pub(crate) async fn written(&self, subject: &[u8], ttl: Option<Duration>, revision: Revision) {
-        match ttl {
-            // A failure leaves it to the timer, which tries again.
-            Some(Duration::ZERO)
-                if self.shared.reap(&Bytes::copy_from_slice(subject), revision).await.is_ok() => {}
-            Some(ttl) => {
-                self.shared.time(Bytes::copy_from_slice(subject), ttl, revision, Writer::Own);
-            }
-            None => self.removed(subject, revision),
-        }
-    }
-
-    /// Takes note that `subject` has no TTL since `revision`.
-    pub(crate) fn removed(&self, subject: &[u8], revision: Revision) {
-        self.shared.removed(subject, revision);
     }
 
     /// Deletes all keys of `kinds`, whose subjects these are, and all deadlines, in one step.
@@ -165,6 +166,23 @@ impl fmt::Debug for Expiry {
         f.debug_struct("Expiry")
             .field("timers", &self.shared.timers.lock().queue.len())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Life ===
+
+impl Life<'_> {
+    /// Takes note that the transaction was applied at `revision`. A TTL of zero has expired when this returns.
+    pub(crate) async fn begin(self, revision: Revision) {
+        let shared = &self.expiry.shared;
+        let subject = || Bytes::copy_from_slice(self.subject);
+        match self.ttl {
+            // A failure leaves it to the timer, which tries again.
+            Some(Duration::ZERO) if shared.reap(&subject(), revision).await.is_ok() => {}
+            Some(ttl) => shared.time(subject(), ttl, revision, Writer::Own),
+            None if self.deadline => shared.removed(self.subject, revision),
+            None => {}
+        }
     }
 }
 

@@ -92,9 +92,11 @@ impl IndexedMap {
                 last => Guard::ValueIs { key: counter.clone(), value: number(last) },
             };
             let put = Write::Put { key: by_index(index), value: encode(key, &value) };
+            let subject = subject(index, key);
+            let (writes, life) = self.expiry.writes(put, &subject, ttl);
             let mut txn = Txn {
                 guards: vec![Guard::Absent { key: by_key.clone() }, given],
-                writes: self.expiry.writes(put, &subject(index, key), ttl),
+                writes,
                 reads: vec![Read::Get { key: by_key.clone() }, Read::Get { key: counter.clone() }],
                 ask: Ask::IfRefused,
                 once: None,
@@ -105,7 +107,7 @@ impl IndexedMap {
             if outcome.applied {
                 *last = index;
                 drop(last);
-                self.expiry.written(&subject(index, key), ttl, outcome.revision).await;
+                life.begin(outcome.revision).await;
                 let value = Versioned { value, version: outcome.revision.0 };
                 return Ok(Entry { key: key.to_owned(), index, value });
             }
@@ -137,17 +139,18 @@ impl IndexedMap {
             let at = by_index(entry.index);
             let same = entry.value.value == value;
             let subject = subject(entry.index, &entry.key);
-            let mut txn = Txn::new()
-                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) });
-            txn.writes = if same {
-                vec![self.expiry.renewal(&subject, ttl)]
+            let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
+            let (writes, life) = if same {
+                let (renewal, life) = self.expiry.renewal(&subject, ttl);
+                (vec![renewal], life)
             } else {
                 let put = Write::Put { key: at, value: encode(&entry.key, &value) };
                 self.expiry.writes(put, &subject, ttl)
             };
+            let txn = Txn { guards: vec![guard], writes, ..Txn::default() };
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                self.expiry.written(&subject, ttl, outcome.revision).await;
+                life.begin(outcome.revision).await;
                 if !same {
                     entry.value = Versioned { value, version: outcome.revision.0 };
                 }
@@ -206,13 +209,13 @@ impl IndexedMap {
             let entry = self.find_checked(address, prev_version).await?;
             let at = by_index(entry.index);
             let subject = subject(entry.index, &entry.key);
-            let mut txn = Txn::new()
-                .guard(Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) });
-            txn.writes = self.expiry.writes(Write::Delete { key: at }, &subject, None);
-            let txn = txn.write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) });
+            let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
+            let (writes, life) = self.expiry.writes(Write::Delete { key: at }, &subject, None);
+            let txn = Txn { guards: vec![guard], writes, ..Txn::default() }
+                .write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) });
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                self.expiry.removed(&subject, outcome.revision);
+                life.begin(outcome.revision).await;
                 return Ok(entry);
             }
         }

@@ -131,12 +131,13 @@ impl Map {
             if prev_version != 0 && same.modified.0 != prev_version {
                 return Err(Error::version_mismatch());
             }
+            let (renewal, life) = self.expiry.renewal(key.as_bytes(), ttl);
             let txn = Txn::new()
                 .guard(Guard::ModifiedAt { key: at.clone(), revision: same.modified })
-                .write(self.expiry.renewal(key.as_bytes(), ttl));
+                .write(renewal);
             let renewed = self.backing.commit(txn).await?;
             if renewed.applied {
-                self.expiry.written(key.as_bytes(), ttl, renewed.revision).await;
+                life.begin(renewed.revision).await;
                 return Ok(Stored { version: same.modified.0, previous: Some(versioned(same)) });
             }
         }
@@ -172,10 +173,10 @@ impl Map {
     pub async fn remove(&self, key: &str, prev_version: u64) -> Result<Versioned, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
-        let delete = Write::Delete { key: at.clone() };
+        let (writes, life) = self.expiry.writes(Write::Delete { key: at.clone() }, key.as_bytes(), None);
         let txn = Txn {
             guards: version_guard(&at, prev_version).into_iter().collect(),
-            writes: self.expiry.writes(delete, key.as_bytes(), None),
+            writes,
             reads: vec![Read::Get { key: at }],
             ask: Ask::IfRefused,
             once: None,
@@ -185,7 +186,7 @@ impl Map {
             return Err(refusal(&outcome));
         }
         let removed = outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
-        self.expiry.removed(key.as_bytes(), outcome.revision);
+        life.begin(outcome.revision).await;
         Ok(versioned(removed))
     }
 
@@ -217,7 +218,7 @@ impl Map {
                 }
                 operation.check(found.entry())?;
             }
-            let mut txn = Txn::new();
+            let (mut txn, mut lives) = (Txn::new(), Vec::with_capacity(operations.len()));
             for (operation, found) in operations.iter().zip(&before.reads) {
                 let key = entry_key(operation.key());
                 txn.guards.push(match found.entry() {
@@ -226,20 +227,24 @@ impl Map {
                 });
                 let (subject, ttl) = (operation.key().as_bytes(), operation.ttl());
                 if operation.repeats(found.entry()) {
-                    txn.writes.push(self.expiry.renewal(subject, ttl));
+                    let (renewal, life) = self.expiry.renewal(subject, ttl);
+                    txn.writes.push(renewal);
+                    lives.push(life);
                     continue;
                 }
                 let write = match operation.value() {
                     Some(value) => Write::Put { key, value: value.clone() },
                     None => Write::Delete { key },
                 };
-                txn.writes.append(&mut self.expiry.writes(write, subject, ttl));
+                let (mut writes, life) = self.expiry.writes(write, subject, ttl);
+                txn.writes.append(&mut writes);
+                lives.push(life);
             }
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 let mut done = Vec::with_capacity(operations.len());
-                for (operation, found) in operations.iter().zip(&before.reads) {
-                    self.expiry.written(operation.key().as_bytes(), operation.ttl(), outcome.revision).await;
+                for ((operation, found), life) in operations.iter().zip(&before.reads).zip(lives) {
+                    life.begin(outcome.revision).await;
                     done.push(operation.done(found.entry(), outcome.revision));
                 }
                 return Ok(done);
@@ -314,16 +319,17 @@ impl Map {
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
         let put = Write::Put { key: at.clone(), value };
+        let (writes, life) = self.expiry.writes(put, key.as_bytes(), ttl);
         let txn = Txn {
             guards,
-            writes: self.expiry.writes(put, key.as_bytes(), ttl),
+            writes,
             reads: vec![Read::Get { key: at.clone() }],
             ask: Ask::IfRefused,
             once: None,
         };
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied {
-            self.expiry.written(key.as_bytes(), ttl, outcome.revision).await;
+            life.begin(outcome.revision).await;
         }
         Ok(outcome)
     }

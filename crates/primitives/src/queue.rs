@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locks as queues.
 //!
-//! A lock is a queue of stamps; the oldest stamp holds it. To ask for a lock is to stamp the queue and look who is
-//! first: one round trip when nobody else is there. To give it back, or up, is to delete the stamp. So order is the
+//! A lock is a queue of stamps; the oldest stamp holds it. To ask for a lock is to stamp the queue and look whether anybody
+//! else is there: one round trip if not. To give it back, or up, is to delete the stamp. So order is the
 //! order of arrival, every grant has a token that only grows (the revision of its stamp), and nobody can be granted
 //! what they have given up. Several locks are asked for in one transaction, which puts all their stamps at one point
 //! of the order: two such calls can never wait for each other.
@@ -99,6 +99,8 @@ struct Place {
 /// How long the queues are still followed when nobody waits any more: long enough that a contended lock does not begin
 /// to follow anew at every hand-over.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long a call has to be ready to wait for news that it could also ask for.
+const BRIEF: Duration = Duration::from_millis(50);
 /// When a stamp whose answer was lost is looked for again, if it is not there: what a broken connection has sent may be
 /// applied as late as this.
 const LATE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
@@ -134,8 +136,8 @@ impl Queues {
         let mut place =
             Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
         // Who is there already will be seen to go. To ask again would be one more question for the store at every hand-over,
-        // and to etcd one that also finds what was deleted.
-        let ask = timeout == Some(Duration::ZERO) || !shared.state.lock().is_taken(&queues);
+        // and to etcd one that also finds what was deleted. A brief call may not have the time to see.
+        let ask = timeout.is_some_and(|timeout| timeout < BRIEF) || !shared.state.lock().is_taken(&queues);
         let standing = async move {
             let stood = place.stand(&queues, ask).await?;
             Ok((place, stood))
@@ -350,8 +352,9 @@ impl Place {
             stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
         }
         // Whoever else is in a queue came before.
-        let alone =
-            |(stamp, found): (&Stamp, &Found)| found.entries().iter().all(|entry| entry.key == stamp.key);
+        let alone = |(stamp, found): (&Stamp, &Found)| {
+            !found.more() && found.entries().iter().all(|entry| entry.key == stamp.key)
+        };
         let first = ask && stamps.iter().zip(&outcome.reads).all(alone);
         let keys: Vec<Bytes> = stamps.iter().map(|stamp| stamp.key.clone()).collect();
         let mut state = self.shared.state.lock();
@@ -719,13 +722,14 @@ impl State {
     /// Grants a waiter whose turn has come, or tells it that its place is gone.
     fn look(&mut self, waiter: &Arc<Waiter>) {
         let Some(mirror) = &self.mirror else { return };
-        if mirror.revision < waiter.revision {
-            return;
-        }
-        if waiter.stamps.iter().all(|stamp| mirror.head(&stamp.queue) == Some(&stamp.key)) {
+        // Not the revision tells whether the mirror has the stamps: transactions that a store packed together share that of
+        // the outcome, but are followed one after the other. With the stamps it has all that came before them.
+        if !waiter.stamps.iter().all(|stamp| mirror.holds(stamp, waiter.revision)) {
+            if mirror.revision >= waiter.revision {
+                self.tell(waiter, Err(taken_away()));
+            }
+        } else if waiter.stamps.iter().all(|stamp| mirror.head(&stamp.queue) == Some(&stamp.key)) {
             self.tell(waiter, Ok(()));
-        } else if !waiter.stamps.iter().all(|stamp| mirror.holds(stamp, waiter.revision)) {
-            self.tell(waiter, Err(taken_away()));
         }
     }
 
@@ -825,4 +829,42 @@ fn not_held() -> Error {
 
 fn taken_away() -> Error {
     Error::new(Reason::Closed, "the place in the queue was taken away")
+}
+
+#[cfg(test)]
+mod tests {
+    use atomix_kv::Change;
+
+    use super::*;
+
+    fn stamped(queue: &Bytes, revision: u64) -> Entry {
+        let key = [&queue[..], &revision.to_be_bytes()].concat().into();
+        Entry { key, value: Bytes::new(), created: Revision(revision), modified: Revision(revision) }
+    }
+
+    fn arrival(revision: u64, entry: Entry) -> Commit {
+        let change = Change { key: entry.key.clone(), previous: None, current: Some(entry) };
+        Commit { revision: Revision(revision), changes: vec![change] }
+    }
+
+    #[test]
+    fn a_turn_comes_also_with_a_commit_that_shares_its_revision_with_a_later_one() {
+        let (one, other) = (queue("one"), queue("other"));
+        let mut state = State::default();
+        state.install(Mirror { revision: Revision(10), queues: HashMap::new() });
+        // Transactions that a store packed together are followed at revisions below that of their outcome.
+        let stamp = stamped(&one, 20);
+        let (sender, mut granted) = oneshot::channel();
+        let waiter = Arc::new(Waiter {
+            stamps: vec![Stamp { queue: one, key: stamp.key.clone() }],
+            revision: stamp.created,
+            grant: Mutex::new(Some(sender)),
+        });
+        state.waiting.insert(stamp.key.clone(), Arc::clone(&waiter));
+        state.look(&waiter);
+        assert!(granted.try_recv().is_err(), "nothing is known of it yet");
+        state.apply(&arrival(19, stamp));
+        state.apply(&arrival(20, stamped(&other, 20)));
+        assert_eq!(granted.try_recv(), Ok(Ok(())));
+    }
 }

@@ -52,13 +52,14 @@ impl Set {
     pub async fn add(&self, element: &str, ttl: Option<Duration>) -> Result<(), Error> {
         self.backing.check_key(element)?;
         let at = entry_key(element);
-        let mut txn = Txn::new().guard(Guard::Absent { key: at.clone() });
-        txn.writes = self.expiry.writes(Write::Put { key: at, value: Bytes::new() }, element.as_bytes(), ttl);
-        let outcome = self.backing.commit(txn).await?;
+        let guards = vec![Guard::Absent { key: at.clone() }];
+        let put = Write::Put { key: at, value: Bytes::new() };
+        let (writes, life) = self.expiry.writes(put, element.as_bytes(), ttl);
+        let outcome = self.backing.commit(Txn { guards, writes, ..Txn::default() }).await?;
         if !outcome.applied {
             return Err(Error::key_exists());
         }
-        self.expiry.written(element.as_bytes(), ttl, outcome.revision).await;
+        life.begin(outcome.revision).await;
         Ok(())
     }
 
@@ -67,10 +68,10 @@ impl Set {
     pub async fn remove(&self, element: &str) -> Result<(), Error> {
         self.backing.check_key(element)?;
         let delete = Write::Delete { key: entry_key(element) };
-        let writes = self.expiry.writes(delete, element.as_bytes(), None);
+        let (writes, life) = self.expiry.writes(delete, element.as_bytes(), None);
         let outcome = self.backing.commit(Txn { writes, ..Txn::default() }).await?;
         outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
-        self.expiry.removed(element.as_bytes(), outcome.revision);
+        life.begin(outcome.revision).await;
         Ok(())
     }
 

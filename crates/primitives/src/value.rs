@@ -97,9 +97,10 @@ impl Value {
     /// it has that version, else [`Reason::VersionMismatch`]. A call that is dropped before it is ready is applied or
     /// not.
     pub async fn delete(&self, prev_version: u64) -> Result<Versioned, Error> {
+        let (writes, life) = self.expiry.writes(Write::Delete { key: key() }, SUBJECT, None);
         let txn = Txn {
             guards: version_guard(&key(), prev_version).into_iter().collect(),
-            writes: self.expiry.writes(Write::Delete { key: key() }, SUBJECT, None),
+            writes,
             reads: vec![Read::Get { key: key() }],
             ask: Ask::IfRefused,
             once: None,
@@ -109,7 +110,7 @@ impl Value {
             return Err(refusal(&outcome));
         }
         let deleted = outcome.writes[0].previous().ok_or_else(not_set)?;
-        self.expiry.removed(SUBJECT, outcome.revision);
+        life.begin(outcome.revision).await;
         Ok(versioned(deleted))
     }
 
@@ -133,16 +134,17 @@ impl Value {
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
         self.backing.check_value(&value)?;
+        let (writes, life) = self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl);
         let txn = Txn {
             guards: guard.into_iter().collect(),
-            writes: self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl),
+            writes,
             reads: vec![Read::Get { key: key() }],
             ask: Ask::IfRefused,
             once: None,
         };
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied {
-            self.expiry.written(SUBJECT, ttl, outcome.revision).await;
+            life.begin(outcome.revision).await;
         }
         Ok(outcome)
     }

@@ -29,7 +29,7 @@ pub struct Settings {
     /// How long a request may take once it is sent. Default 5 s.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub request_timeout: Duration,
-    /// How often a quiet connection is probed. etcd ends connections that probe more often than every 5 s. Default 6 s.
+    /// How often a connection is probed on which something is under way. etcd ends connections that probe more often than every 5 s. Default 6 s.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub dial_keep_alive_time: Duration,
     /// How long a probe may stay unanswered. Default 3 s.

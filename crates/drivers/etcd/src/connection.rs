@@ -44,13 +44,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Connection {
     /// Connects to a member, until `end`. The member is not asked whether it works. The connection is driven by the thread
-    /// that this is called on, and cancels `gone` when it is gone; connections that have it in common are given up together.
+    /// that this is called on.
     pub(crate) async fn open(
         env: &Env,
         settings: &Settings,
         endpoint: &str,
         end: Shutdown,
-        gone: Shutdown,
     ) -> Result<Self, Error> {
         let unreachable = |error: io::Error| {
             Error::unavailable(format!("etcd cannot be reached: endpoint=`{endpoint}`")).caused_by(error)
@@ -77,6 +76,7 @@ impl Connection {
         let (calls, driver) = http2::handshake(env, keep_alive, stream)
             .await
             .map_err(|error| unreachable(io::Error::other(error)))?;
+        let gone = Shutdown::new();
         let ended = gone.clone();
         env.detach(async move {
             tokio::select! {
@@ -112,11 +112,6 @@ impl Connection {
     /// Tells who holds on to the connection that it is not to be used any more. Requests under way go on.
     pub(crate) fn give_up(&self) {
         self.gone.cancel();
-    }
-
-    /// Returns what is cancelled when the connection is gone or given up.
-    pub(crate) fn gone_signal(&self) -> Shutdown {
-        self.gone.clone()
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -138,7 +138,12 @@ async fn send(mut body: Body, mut stream: SendStream<Bytes>) {
             }
             next
         });
-        let Some(Ok(frame)) = next.await else { break };
+        let frame = match next.await {
+            Some(Ok(frame)) => frame,
+            // Half a request is none.
+            Some(Err(_)) => return stream.send_reset(h2::Reason::CANCEL),
+            None => break,
+        };
         let Ok(data) = frame.into_data() else { continue };
         if let Some(before) = unsent.replace(data)
             && stream.send_data(before, false).is_err()

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use atomix_env::{Env, PerWorker, Shutdown};
+use atomix_env::{Env, Instant, PerWorker, Shutdown};
 use atomix_kv::{Error, ErrorKind};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -34,12 +34,22 @@ pub(crate) struct Link {
     closed: Shutdown,
 }
 
-/// The connections to one member. All of them end together.
+/// The connections to one member.
 #[derive(Debug, Clone)]
 struct Way {
+    /// Carries the watches, which also show whether it still works.
     shared: Connection,
     /// For the threads that serve clients.
-    own: PerWorker<Connection>,
+    own: PerWorker<Own>,
+}
+
+/// A connection of a thread.
+#[derive(Debug, Clone)]
+struct Own {
+    connection: Connection,
+    /// When it was used last. Nothing shows whether one still works on which nothing has happened for long: it is not used
+    /// again.
+    used: Arc<Mutex<Instant>>,
 }
 
 /// Connections of threads at most. Beyond, several threads have one in common.
@@ -99,7 +109,10 @@ impl Link {
             };
             match &failure {
                 Failure::NotSent(_) => connection.give_up(),
-                failure if failure.wants_another_member() => self.leave(&connection),
+                failure if failure.wants_another_member() => {
+                    self.leave(&connection);
+                    self.leave(&way.shared);
+                }
                 Failure::Lost(_) | Failure::Answered(_) => {}
             }
             if failure.wants_token() && !renewed {
@@ -221,21 +234,26 @@ impl Link {
         current.clone()
     }
 
-    /// Returns the connection of this thread if it has one already, else the one that all share.
+    /// Returns the connection of this thread if it has one that works, else the one that all share.
     fn near(&self, way: &Way) -> Connection {
+        let now = self.env.now();
+        let usable = |own: &Own| {
+            let used = std::mem::replace(&mut *own.used.lock(), now);
+            !own.connection.is_gone() && now.since(used) < self.settings.dial_keep_alive_time
+        };
         let make = || {
             let (env, settings) = (self.env.clone(), self.settings.clone());
             let (shared, closed) = (way.shared.clone(), self.closed.clone());
             async move {
-                let opened =
-                    Connection::open(&env, &settings, shared.endpoint(), closed, shared.gone_signal());
+                let opened = Connection::open(&env, &settings, shared.endpoint(), closed);
                 let opened = env.timeout(settings.dial_timeout, opened).await.ok()?;
-                opened
-                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
-                    .ok()
+                let opened = opened
+                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"));
+                Some(Own { connection: opened.ok()?, used: Arc::new(Mutex::new(env.now())) })
             }
         };
-        way.own.get(&self.env, make).unwrap_or(&way.shared).clone()
+        let own = way.own.get(&self.env, usable, make);
+        own.map_or_else(|| way.shared.clone(), |own| own.connection)
     }
 
     /// Tries every member once, beginning after the one that was used last.
@@ -266,8 +284,7 @@ impl Link {
 
     /// Connects to a member and makes sure that it answers, knows a leader, and knows us.
     async fn dial_member(&self, endpoint: &str) -> Result<Connection, Error> {
-        let opened =
-            Connection::open(&self.env, &self.settings, endpoint, self.closed.clone(), Shutdown::new());
+        let opened = Connection::open(&self.env, &self.settings, endpoint, self.closed.clone());
         let connection = match self.env.timeout(self.settings.dial_timeout, opened).await {
             Ok(opened) => opened?,
             Err(_) => {

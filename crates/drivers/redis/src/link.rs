@@ -19,9 +19,9 @@ use crate::library::Library;
 pub(crate) struct Link {
     pub(crate) address: Arc<str>,
     dialer: Dialer,
-    shared: Wire,
+    shared: Arc<Wire>,
     /// For the threads that serve clients.
-    own: PerWorker<Wire>,
+    own: PerWorker<Arc<Wire>>,
     barrier: Option<Barrier>,
     /// Set when one of the connections has ended. The link is not used any more then.
     pub(crate) broken: Shutdown,
@@ -48,7 +48,7 @@ struct Queue {
 impl Link {
     pub(crate) async fn open(dialer: &Dialer, address: &str) -> Result<Self, Error> {
         let (broken, settings) = (Shutdown::new(), &dialer.settings);
-        let shared = dialer.master(address, broken.clone()).await?;
+        let shared = Arc::new(dialer.master(address, broken.clone()).await?);
         let barrier = match settings.wait_replicas {
             0 => None,
             replicas => Some(Barrier {
@@ -67,7 +67,7 @@ impl Link {
         !self.broken.is_cancelled()
     }
 
-    fn wire(&self) -> &Wire {
+    fn wire(&self) -> Arc<Wire> {
         let make = || {
             let (dialer, address, broken) =
                 (self.dialer.clone(), Arc::clone(&self.address), self.broken.clone());
@@ -75,10 +75,12 @@ impl Link {
                 let wire = dialer.master(&address, broken).await;
                 // The shared one serves as well.
                 wire.inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
+                    .map(Arc::new)
                     .ok()
             }
         };
-        self.own.get(&self.dialer.env, make).unwrap_or(&self.shared)
+        // All of a link end together.
+        self.own.get(&self.dialer.env, |_| true, make).unwrap_or_else(|| Arc::clone(&self.shared))
     }
 
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {

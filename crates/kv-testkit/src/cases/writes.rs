@@ -15,6 +15,7 @@ cases! {
     every_guard_holds_when_it_should_and_only_then;
     a_refused_transaction_changes_nothing_and_reads_the_untouched_state;
     an_applied_transaction_reads_what_it_wrote;
+    what_only_explains_a_refusal_is_not_read_of_what_applies;
     all_guards_must_hold;
     all_writes_of_a_transaction_are_one_commit;
     writes_answer_with_what_was_there;
@@ -130,6 +131,18 @@ async fn an_applied_transaction_reads_what_it_wrote(ground: Ground) {
     assert_eq!(outcome.reads[0].entry().expect("it was put").value, "1");
     assert_eq!(number(&outcome.reads[1].entry().expect("it was added").value), Some(5));
     assert_eq!(outcome.reads[2].count(), 2);
+}
+
+async fn what_only_explains_a_refusal_is_not_read_of_what_applies(ground: Ground) {
+    let txn =
+        Txn::new().guard(Guard::Absent { key: bytes("a") }).write(put("a", "1")).read(get("a")).if_refused();
+    let applied = ground.commit(txn.clone().once("named")).await;
+    assert!(applied.applied && applied.writes.len() == 1 && applied.reads.is_empty());
+    assert_eq!(ground.commit(txn.clone().once("named")).await, applied, "it is the same request");
+    let refused = ground.commit(txn.read(count(""))).await;
+    assert!(!refused.applied && refused.writes.is_empty());
+    assert_eq!(refused.reads[0].entry().expect("it is there").value, "1");
+    assert_eq!(refused.reads[1].count(), 1);
 }
 
 async fn all_guards_must_hold(ground: Ground) {

@@ -12,7 +12,7 @@ pub struct Index {
     pub entries: Vec<Item>,
     /// The last position that was given.
     pub position: Version,
-    /// The last version that was given.
+    /// The last version that was given. Writes of different keys may share one.
     pub version: Version,
 }
 
@@ -111,14 +111,16 @@ impl Index {
         }
         let mut after = self.clone();
         after.position = self.position.next(told.map(|told| told.2))?;
-        after.version = self.version.next(told.map(|told| told.3))?;
+        after.version = self.version.next_or_same(told.map(|told| told.3))?;
         after.entries.push(Item { key, value, position: after.position, version: after.version });
         Some(after)
     }
 
     fn update(&self, at: usize, value: u64, told: Option<&Told>) -> Option<Self> {
         let mut after = self.clone();
-        after.version = self.version.next(told.map(|told| told.3))?;
+        let version = told.map(|told| told.3);
+        self.entries[at].version.next(version)?;
+        after.version = self.version.next_or_same(version)?;
         after.entries[at].value = value;
         after.entries[at].version = after.version;
         match told {

@@ -50,4 +50,13 @@ impl Version {
             None => Some(Self::After(least)),
         }
     }
+
+    /// The same of a number that two writes may share, as those do that a store packs together.
+    pub(crate) fn next_or_same(self, told: Option<u64>) -> Option<Self> {
+        match (self, told) {
+            (Self::Is(least), Some(told)) => (told >= least).then_some(Self::Is(told)),
+            (Self::Is(least), None) => Some(Self::After(least.saturating_sub(1))),
+            (Self::After(_), _) => self.next(told),
+        }
+    }
 }
