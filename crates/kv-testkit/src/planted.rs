@@ -58,7 +58,7 @@ pub enum Bug {
     LostDelete,
     /// A stamp is told to have the revision of the one before it, now and then.
     ReusedToken,
-    /// A stamp is told to be the oldest although it is not, now and then.
+    /// A stamp is told to be the only one although it is not, now and then.
     SelfGranted,
     /// Stamps are told to be by whoever stamped last.
     StolenOwner,

@@ -272,7 +272,7 @@ impl State {
         let candidate = Candidate { name: name.to_owned(), owner };
         if self.leader.is_none() {
             self.lead(candidate);
-        } else if self.leader.as_ref() == Some(&candidate) {
+        } else if self.leader.as_ref() == Some(&candidate) || self.waiting.contains(&candidate) {
             // The answer to an earlier call may have been lost.
         } else if let Some(at) = self.place(name) {
             self.waiting[at] = candidate;
@@ -470,6 +470,26 @@ mod tests {
             state.release(|other| other == owner(session));
             assert!(state.leader.is_some() || state.waiting.is_empty());
         }
+    }
+
+    #[test]
+    fn a_session_that_enters_a_name_again_never_waits_under_it_twice() {
+        let mut state = State::default();
+        for (name, session) in [("A", 1), ("B", 2), ("B", 2)] {
+            state.enter(name, owner(session));
+        }
+        state.anoint("B");
+        // Another session queues up under the name of the leader; when that is set back, both wait.
+        state.enter("B", owner(3));
+        state.anoint("A");
+        assert_eq!(shown(&state), (3, "A".into(), "B B".into()));
+        state.enter("B", owner(3));
+        assert_eq!(
+            state.waiting.iter().map(|waiting| waiting.owner).collect::<Vec<_>>(),
+            [owner(2), owner(3)]
+        );
+        state.withdraw("B", owner(3));
+        assert_eq!(shown(&state), (3, "A".into(), "B".into()));
     }
 
     #[test]

@@ -80,8 +80,8 @@ impl Election {
         if self.queue.is_empty() {
             self.term += 1;
             self.queue.push(candidate);
-        } else if self.queue[0] == candidate {
-            // It leads already.
+        } else if self.queue.contains(&candidate) {
+            // It is there already.
         } else if let Some(at) = self.waits(name) {
             self.queue[at] = candidate;
         } else {
@@ -132,8 +132,10 @@ impl Model for Election {
                 }
             }
             Op::Evict(name) => {
-                if let Some(at) = after.place(name) {
-                    after.remove(at);
+                if after.leads(name) {
+                    after.remove(0);
+                } else {
+                    after.queue.retain(|(other, _)| other != name);
                 }
             }
             Op::Get => {}

@@ -154,7 +154,7 @@ impl Planted {
                 let (created, modified): (Revision, Revision) = (outcome.revision, outcome.revision);
                 let entries = vec![Entry { key, value, created, modified }];
                 for found in &mut outcome.reads {
-                    *found = Found::Entries { entries: entries.clone(), more: true };
+                    *found = Found::Entries { entries: entries.clone(), more: false };
                 }
             }
             _ => {}
