@@ -161,7 +161,7 @@ async fn every_planted_bug_is_found() {
     for (bug, within, kind) in MUTANTS.iter().filter(chosen) {
         // What goes too late shows later than anything else. Few calls in that time are enough, and soon judged.
         let late = matches!(bug, Bug::LateTtl | Bug::NoTtl);
-        let (first, pause) = if late { (7000, 60) } else { (400, 3) };
+        let (first, pause) = if late { (9_000, 200) } else { (400, 3) };
         let pause = Duration::from_millis(pause);
         let options = Options { kinds: vec![*kind], pause, ..Options::default() };
         let plant = |store| -> Arc<dyn Store> { Arc::new(Planted::new(store, *bug).within(*within)) };
