@@ -23,7 +23,7 @@ use crate::wire::{AuthenticateRequest, StatusRequest, StatusResponse};
 pub(crate) struct Link {
     env: Env,
     settings: Settings,
-    current: Mutex<Option<Way>>,
+    current: Mutex<Option<Arc<Way>>>,
     token: Mutex<Token>,
     /// Held while a connection is made. Counts the attempts, so that those who waited for one share its result.
     dialing: tokio::sync::Mutex<Option<Arc<Error>>>,
@@ -35,7 +35,7 @@ pub(crate) struct Link {
 }
 
 /// The connections to one member.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Way {
     /// Carries the watches, which also show whether it still works.
     shared: Connection,
@@ -128,10 +128,10 @@ impl Link {
 
     /// Returns the connection in use, or makes one.
     pub(crate) async fn connection(&self) -> Result<Connection, Error> {
-        Ok(self.way().await?.shared)
+        Ok(self.way().await?.shared.clone())
     }
 
-    async fn way(&self) -> Result<Way, Error> {
+    async fn way(&self) -> Result<Arc<Way>, Error> {
         if self.closed.is_cancelled() {
             return Err(Error::closed());
         }
@@ -156,8 +156,8 @@ impl Link {
         match dialed {
             Ok(shared) => {
                 *dialing = None;
-                let way = Way { shared, own: PerWorker::new(OWN_MAX) };
-                *self.current.lock() = Some(way.clone());
+                let way = Arc::new(Way { shared, own: PerWorker::new(OWN_MAX) });
+                *self.current.lock() = Some(Arc::clone(&way));
                 Ok(way)
             }
             Err(error) => {
@@ -226,7 +226,7 @@ impl Link {
         self.closed.cancelled().await;
     }
 
-    fn in_use(&self) -> Option<Way> {
+    fn in_use(&self) -> Option<Arc<Way>> {
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|way| way.shared.is_gone()) {
             *current = None;
