@@ -49,13 +49,14 @@ pub(crate) enum Unit {
     Ratio,
 }
 
-/// Returns the figures of calls.
+/// Returns the figures of calls. Where none succeeded they took for ever: to be quick to fail meets no goal.
 pub(crate) fn figures(summary: &Summary) -> Figures {
+    let took = |time| if summary.calls == 0 { f64::INFINITY } else { time };
     Figures::from([
         ("per_second", summary.per_second),
-        ("p50", summary.p50_us),
-        ("p90", summary.p90_us),
-        ("p99", summary.p99_us),
+        ("p50", took(summary.p50_us)),
+        ("p90", took(summary.p90_us)),
+        ("p99", took(summary.p99_us)),
     ])
 }
 
@@ -164,6 +165,7 @@ impl Unit {
     /// Writes a number of this unit.
     pub(crate) fn show(self, number: f64) -> String {
         match self {
+            Self::Time if number.is_infinite() => "never".to_owned(),
             Self::Ratio => format!("{number:.2}"),
             Self::Count if number < 100.0 => format!("{number:.1}"),
             Self::Count => thousands(number),
@@ -195,6 +197,12 @@ mod tests {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
         assert_eq!(spread(&[1.0, 2.0]), Some((1.0, 1.5, 2.0)));
         assert_eq!(spread(&[]), None);
+    }
+
+    #[test]
+    fn calls_that_all_failed_took_for_ever() {
+        let failed = figures(&Summary { failed: 9, ..Summary::default() });
+        assert_eq!(Unit::Time.show(failed["p99"]), "never");
     }
 
     #[test]

@@ -176,6 +176,9 @@ fn events(goals: &mut Goals) {
     goals.ratio(what, AtLeast(3.0), "per_second", flood("ours on etcd", "etcd direct"));
     let what = "P15: a watcher 100,000 events behind: events per s";
     goals.plain(what, Unit::Count, AtLeast(500_000.0), "per_second", "catching up, events");
+    let live = |what: &str| format!("get, {what} catches up, {ONE}");
+    let what = "P15: p99 of a live caller meanwhile, by alone";
+    goals.ratio(what, AtMost(1.5), "p99", (live("somebody"), live("nobody")));
     let quiet = |what: &str| format!("get at 100/s, {what}, 100/s on 1");
     let what = "P16: p99 at 100/s beside a noisy neighbour, by alone";
     let cells = (quiet("a neighbour puts at full speed"), quiet("alone"));

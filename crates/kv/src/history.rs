@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
@@ -20,6 +21,18 @@ use crate::{Commit, Error, ErrorKind, Revision, WatchFrom, WatchItem, WatchStrea
 #[derive(Clone)]
 pub struct History {
     window: Arc<Mutex<Window>>,
+}
+
+/// The bytes of the histories of a store that nobody follows, and how many there may be. Beyond, each of them keeps only
+/// its last few commits: a store with a great many keyspaces must not fill the memory with what nobody may ever ask for.
+/// Cheap to clone; all histories of a store share one.
+#[derive(Debug, Clone)]
+pub struct Unwatched(Arc<Tally>);
+
+#[derive(Debug)]
+struct Tally {
+    bytes: AtomicUsize,
+    bytes_max: AtomicUsize,
 }
 
 /// How much history is kept for watches that fall behind. The newest commit is always kept.
@@ -42,6 +55,8 @@ struct Window {
     waiting: Slab<Option<Waker>>,
     /// Why nothing comes any more.
     end: Option<(ErrorKind, String)>,
+    /// Counts `bytes` while nobody follows.
+    unwatched: Option<Unwatched>,
 }
 
 struct Follower {
@@ -56,14 +71,32 @@ struct Follower {
 
 /// How many commits a follower takes at once. Bounds what a follower that stops reading keeps alive.
 const TAKE_MAX: usize = 64;
+/// How many commits a history keeps that nobody follows when there is no room for more.
+const FEW: usize = 8;
 
 // === impl History ===
 
 impl History {
-    /// Makes an empty window that begins at `tip`.
+    /// Makes an empty window that begins at `tip`. For hosts that keep histories only while they are followed.
     pub fn new(tip: Revision) -> Self {
-        let window =
-            Window { commits: VecDeque::new(), bytes: 0, floor: tip, tip, waiting: Slab::new(), end: None };
+        Self::with(tip, None)
+    }
+
+    /// Makes an empty window that begins at `tip`, one of many of a store.
+    pub fn among(tip: Revision, unwatched: &Unwatched) -> Self {
+        Self::with(tip, Some(unwatched.clone()))
+    }
+
+    fn with(tip: Revision, unwatched: Option<Unwatched>) -> Self {
+        let window = Window {
+            commits: VecDeque::new(),
+            bytes: 0,
+            floor: tip,
+            tip,
+            waiting: Slab::new(),
+            end: None,
+            unwatched,
+        };
         Self { window: Arc::new(Mutex::new(window)) }
     }
 
@@ -74,23 +107,27 @@ impl History {
         let mut window = self.window.lock();
         debug_assert!(commit.revision > window.tip, "commits come in order");
         window.tip = commit.revision;
-        window.bytes += bytes(&commit);
-        window.commits.push_back(Arc::new(commit));
-        window.trim(retention);
+        window.change(|window| {
+            window.bytes += bytes(&commit);
+            window.commits.push_back(Arc::new(commit));
+            // Twice as many as below: hosts that trim in another thread than they push in shall forget there.
+            window.trim(retention, 2 * FEW);
+        });
         window.wake();
     }
 
     /// Forgets what `retention` does not allow.
     pub fn trim(&self, retention: Retention) {
-        self.window.lock().trim(retention);
+        self.window.lock().change(|window| window.trim(retention, FEW));
     }
 
     /// Forgets all commits up to and including `revision`.
     pub fn compact(&self, revision: Revision) {
-        let mut window = self.window.lock();
-        while window.commits.front().is_some_and(|commit| commit.revision <= revision) {
-            window.drop_oldest();
-        }
+        self.window.lock().change(|window| {
+            while window.commits.front().is_some_and(|commit| commit.revision <= revision) {
+                window.drop_oldest();
+            }
+        });
     }
 
     /// Puts older commits back in front: those after `floor` up to and including [`History::floor`], in order. For hosts
@@ -100,13 +137,15 @@ impl History {
         if floor >= window.floor {
             return;
         }
-        for commit in commits.into_iter().rev() {
-            // The window may have been extended by somebody else meanwhile.
-            if commit.revision <= window.floor {
-                window.bytes += bytes(&commit);
-                window.commits.push_front(commit);
+        window.change(|window| {
+            for commit in commits.into_iter().rev() {
+                // The window may have been extended by somebody else meanwhile.
+                if commit.revision <= window.floor {
+                    window.bytes += bytes(&commit);
+                    window.commits.push_front(commit);
+                }
             }
-        }
+        });
         window.floor = floor;
     }
 
@@ -156,7 +195,8 @@ impl History {
             }
             WatchFrom::After(revision) => (revision, false),
         };
-        let slot = window.waiting.insert(None);
+        let mut slot = 0;
+        window.change(|window| slot = window.waiting.insert(None));
         drop(window);
         let taken = VecDeque::new();
         let window = Arc::clone(&self.window);
@@ -198,11 +238,33 @@ impl Default for Retention {
 // === impl Window ===
 
 impl Window {
-    fn trim(&mut self, retention: Retention) {
-        while self.commits.len() > 1
-            && (self.commits.len() > retention.commits_max || self.bytes > retention.bytes_max)
+    /// Makes a change and takes note of what it does to the bytes that nobody follows.
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        let before = self.unwatched_bytes();
+        change(self);
+        let after = self.unwatched_bytes();
+        if before != after
+            && let Some(unwatched) = &self.unwatched
+        {
+            // Wraps around where it became less.
+            unwatched.0.bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    fn unwatched_bytes(&self) -> usize {
+        if self.waiting.is_empty() { self.bytes } else { 0 }
+    }
+
+    /// Keeps `few` commits if nobody follows and there is no room for more.
+    fn trim(&mut self, retention: Retention, few: usize) {
+        let no_room = self.waiting.is_empty() && self.unwatched.as_ref().is_some_and(Unwatched::is_full);
+        let commits_max = if no_room { few.min(retention.commits_max) } else { retention.commits_max };
+        while self.commits.len() > 1 && (self.commits.len() > commits_max || self.bytes > retention.bytes_max)
         {
             self.drop_oldest();
+        }
+        if no_room {
+            self.commits.shrink_to(2 * few);
         }
     }
 
@@ -234,6 +296,44 @@ impl Window {
                 waker.wake();
             }
         }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.change(|window| window.bytes = 0);
+    }
+}
+
+// === impl Unwatched ===
+
+impl Unwatched {
+    /// What is allowed where nothing else is said: 64 MiB.
+    pub const BYTES_MAX: usize = 64 << 20;
+
+    /// Allows so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Tally { bytes: AtomicUsize::new(0), bytes_max: AtomicUsize::new(bytes_max) }))
+    }
+
+    /// Allows so many bytes from now on. A history that has too much forgets it when it changes.
+    pub fn set_bytes_max(&self, bytes_max: usize) {
+        self.0.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Returns the bytes of histories that nobody follows.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() > self.0.bytes_max.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Unwatched {
+    fn default() -> Self {
+        Self::new(Self::BYTES_MAX)
     }
 }
 
@@ -292,13 +392,18 @@ impl Stream for Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.window.lock().waiting.remove(self.slot);
+        self.window.lock().change(|window| {
+            window.waiting.remove(self.slot);
+            // Nothing may ever change here again.
+            window.trim(Retention { commits_max: usize::MAX, bytes_max: usize::MAX }, FEW);
+        });
     }
 }
 
 fn bytes(commit: &Commit) -> usize {
-    // The fixed part of a change: keys and revisions, so that many tiny changes count as well.
-    const CHANGE: usize = 128;
+    // The fixed part of a change, so that many tiny changes count as well: the sizes of a change with both entries, of its
+    // commit, and of what is allocated around keys and values.
+    const CHANGE: usize = 320;
     commit
         .changes
         .iter()
@@ -363,6 +468,38 @@ mod tests {
         let error = history.follow(WatchFrom::After(Revision(2))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(3) });
         assert_eq!(next(&mut history.follow(WatchFrom::After(Revision(3))).unwrap()), Some(4));
+    }
+
+    #[test]
+    fn what_nobody_follows_is_forgotten_when_all_of_it_is_too_much() {
+        let one = bytes(&commit(1));
+        let unwatched = Unwatched::new(30 * one);
+        let histories = [(); 3].map(|()| History::among(Revision(0), &unwatched));
+        let mut follower = histories[0].follow(WatchFrom::Now).unwrap();
+        assert_eq!(next(&mut follower), Some(1000));
+        for at in 1..=100 {
+            for history in &histories {
+                history.push(commit(at), Retention::default());
+            }
+        }
+        let kept = |at: usize| histories[at].kept().1.len();
+        assert_eq!([0, 1, 2].map(kept), [100, 2 * FEW, 2 * FEW], "who is followed keeps all of it");
+        for at in 1..=100 {
+            assert_eq!(next(&mut follower), Some(at));
+        }
+        drop(follower);
+        assert_eq!(kept(0), FEW, "there is no room when the last follower leaves");
+        let error = histories[0].follow(WatchFrom::After(Revision(90))).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(92) });
+        for history in &histories {
+            history.trim(Retention::default());
+        }
+        for at in 101..=103 {
+            histories[1].push(commit(at), Retention::default());
+        }
+        assert_eq!([0, 1, 2].map(kept), [FEW, FEW + 3, FEW], "there is room again");
+        drop(histories);
+        assert_eq!(unwatched.bytes(), 0, "every byte was counted once");
     }
 
     #[test]

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locks that change hands, and events that are watched.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use atomix_env::Env;
 use atomix_load::work::{Mix, Op};
-use atomix_load::{Contender, Feed, Method, Pace, Plan, Target, drive, flood, frame, hand_over, singles};
+use atomix_load::{
+    Channel, Contender, Dice, Feed, Method, Pace, Plan, Report, Target, drive, flood, frame, hand_over,
+    singles,
+};
 use atomix_proto::map;
 use atomix_proto::runtime::PrimitiveId;
 use serde_json::json;
@@ -112,7 +117,7 @@ fn fan_out<F: Feed, T: Target, K>(
 }
 
 pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
-    catch_up(lab)?;
+    catch_up(lab).context("catching up")?;
     let server = lab.ground.atomix("memory", json!({}))?;
     let quiet = Load { connections: 1, pace: Pace::Open(100.0), threads: 1 };
     let mut tenant = subject(1000);
@@ -153,43 +158,75 @@ const NOISE_BEFORE: Duration = Duration::from_millis(300);
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A watcher that has not read for many events reads them.
+/// A watcher that has not read for many events reads them, while somebody else calls.
 fn catch_up(lab: &mut Lab) -> Result<()> {
     let behind = 100_000;
     let config = json!({"history-commits-max": 2 * behind, "history-bytes-max": 1 << 30});
     let server = lab.ground.atomix("memory", config)?;
     let address = &server.tcp;
-    let per_second = on(1, async |env| {
-        let subject = subject(1000);
-        let works = subject.work(env, address, 1, Mix::only(Op::Put)).await?;
-        let mut feed = subject.watchers(&works, 1).await?.remove(0);
-        let channel = atomix_load::Channel::connect(env, address).await?;
-        let put = Method::new("/atomix.runtime.map.v1.Map/Put");
-        let id = Some(PrimitiveId { name: subject.name.clone() });
-        // Never the same, because to put what is there already is no event.
-        let value = |at: u64| bytes::Bytes::from(format!("{at:0100}"));
-        let message = |at| map::PutRequest {
-            id: id.clone(),
-            key: format!("key-{at:012}"),
-            value: value(at),
-            ttl: None,
-            prev_version: 0,
-        };
-        channel.each(&put, behind, |at| frame(&message(at))).await?;
-        // What fits into the window of the stream is on this side already, and comes at once.
-        let waiting = feed.next().await? as u64;
-        let (begin, mut arrived) = (env.now(), waiting);
-        while arrived < behind {
-            let more = env.timeout(PATIENCE, feed.next()).await.context("no event comes")??;
-            anyhow::ensure!(more > 0, "the watch ended");
-            arrived += more as u64;
-        }
-        #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-        Ok((behind - waiting) as f64 / (env.now() - begin).as_secs_f64())
+    let mut live = subject(1000);
+    "live".clone_into(&mut live.name);
+    let get = || Mix::only(Op::Get);
+    lab.work_on("get, nobody catches up", Load::closed(1, 1), &server, address, get(), &live)?;
+    let (reading, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (per_second, calls) = thread::scope(|scope| {
+        // From a thread of its own, so that the caller waits for the server only.
+        let caller = scope.spawn(|| {
+            on(1, async |env| {
+                let caller = live.work(env, address, 1, get()).await?.remove(0);
+                let (mut report, mut dice) = (Report::new(Duration::ZERO), Dice::new(env.random()));
+                while !done.load(Ordering::Relaxed) {
+                    let (counts, sent) = (reading.load(Ordering::Relaxed), env.now());
+                    caller.call(dice.draw()).await?;
+                    if counts {
+                        let took = env.now() - sent;
+                        report.time += took;
+                        report.took(took);
+                    }
+                }
+                Ok(report)
+            })
+        });
+        let per_second = on(1, async |env| {
+            let (mut feed, waiting) = fall_behind(env, address, behind).await?;
+            reading.store(true, Ordering::Relaxed);
+            let (begin, mut arrived) = (env.now(), waiting);
+            while arrived < behind {
+                let more = env.timeout(PATIENCE, feed.next()).await.context("no event comes")??;
+                anyhow::ensure!(more > 0, "the watch ended");
+                arrived += more as u64;
+            }
+            #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+            Ok((behind - waiting) as f64 / (env.now() - begin).as_secs_f64())
+        });
+        done.store(true, Ordering::Relaxed);
+        (per_second, caller.join().expect("the caller does not panic"))
     });
-    match per_second {
-        Ok(per_second) => lab.add("catching up, events", [("per_second", per_second)].into()),
-        Err(error) => eprintln!("neighbours: catching up: {error:#}"),
-    }
+    lab.add("catching up, events", [("per_second", per_second?)].into());
+    let figures = lab.checked("get, somebody catches up", &calls?);
+    lab.add("get, somebody catches up, 1 caller", figures);
     Ok(())
+}
+
+/// Makes a watcher that has not read so many events. What fits into the window of its stream is on its side already: the
+/// number of those is returned beside it.
+async fn fall_behind(env: &Env, address: &str, behind: u64) -> Result<(impl Feed, u64)> {
+    let subject = subject(1000);
+    let works = subject.work(env, address, 1, Mix::only(Op::Put)).await?;
+    let mut feed = subject.watchers(&works, 1).await?.remove(0);
+    let channel = Channel::connect(env, address).await?;
+    let put = Method::new("/atomix.runtime.map.v1.Map/Put");
+    let id = Some(PrimitiveId { name: subject.name.clone() });
+    // Never the same, because to put what is there already is no event.
+    let value = |at: u64| bytes::Bytes::from(format!("{at:0100}"));
+    let message = |at| map::PutRequest {
+        id: id.clone(),
+        key: format!("key-{at:012}"),
+        value: value(at),
+        ttl: None,
+        prev_version: 0,
+    };
+    channel.each(&put, behind, |at| frame(&message(at))).await?;
+    let waiting = feed.next().await? as u64;
+    Ok((feed, waiting))
 }

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Error, ErrorKind, Guard, Keyspace, Level, Limits, Order, Range, Read, Retention, Revision, Store,
-    Txn, WatchFrom, WatchItem, Write, number,
+    Commit, Error, ErrorKind, Guard, Keyspace, Level, Order, Range, Read, Revision, Store, Txn, Unwatched,
+    WatchFrom, WatchItem, Write, number,
 };
 use atomix_kv_testkit::Dice;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use crate::files::Files;
-use crate::recover::{UNFINISHED, log_name, recover};
+use crate::recover::{Content, UNFINISHED, log_name, recover};
 use crate::sim::{Disk, Faults};
 use crate::space::Space;
 use crate::store::DiskStore;
@@ -55,6 +55,7 @@ fn settings(log_bytes_max: u64) -> Settings {
         bytes_max: 1 << 20,
         history_commits_max: 4096,
         history_bytes_max: 4 << 20,
+        unwatched_history_bytes_max: Unwatched::BYTES_MAX,
         history_age_max: Duration::from_hours(1),
         log_bytes_max,
     }
@@ -396,7 +397,7 @@ async fn a_file_that_is_missing_is_found() {
         }
         let names = whole.list().unwrap().into_iter();
         let needed: Vec<String> = {
-            let recovered = recover(&whole, &Limits::default(), Retention::default()).unwrap();
+            let recovered = recover(&whole, Content::default()).unwrap();
             recovered.obsolete.iter().for_each(|name| whole.remove(name).unwrap());
             let logs = recovered.logs.iter().map(|log| log_name(*log));
             logs.chain(recovered.snapshot).collect()

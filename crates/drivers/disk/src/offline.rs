@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use atomix_kv::{Error, Limits, Retention};
+use atomix_kv::Error;
 
 use crate::error::unreadable;
 use crate::files::{Files, Folder};
@@ -29,10 +29,9 @@ pub struct Report {
 /// [`atomix_kv::ErrorKind::Corrupt`] and says where; a store that is open in a process is
 /// [`atomix_kv::ErrorKind::Unavailable`].
 pub fn verify(path: &Path) -> Result<Report, Error> {
-    let (limits, retention) = (Limits::default(), Retention::default());
     if path.is_dir() {
         let folder = Folder::inspect(path)?;
-        let recovered = recover(&folder, &limits, retention)?;
+        let recovered = recover(&folder, Content::default())?;
         return Ok(Report::new(&recovered.content, recovered.next));
     }
     read_backup(path)
@@ -65,7 +64,7 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
 fn read_backup(path: &Path) -> Result<Report, Error> {
     let name = path.display().to_string();
     let file = fs::File::open(path).map_err(|error| unreadable(&name, error))?;
-    let content = Content::new(&Limits::default(), Retention::default());
+    let content = Content::default();
     let (_, end) = read_snapshot(&file, &name, &content)?;
     Ok(Report::new(&content, end.next))
 }

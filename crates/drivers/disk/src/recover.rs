@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Error, Keyspace, Limits, Outcome, Retention, Room, Spaces};
+use atomix_kv::{Entry, Error, Keyspace, Limits, Outcome, Retention, Room, Spaces, Unwatched};
 use bytes::Bytes;
 
 use crate::error::{damaged, unreadable};
@@ -36,10 +36,11 @@ pub(crate) struct Recovered {
 }
 
 /// The keyspaces, as far as they have been read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Content {
     pub(crate) spaces: Spaces<Space>,
     pub(crate) room: Room,
+    pub(crate) unwatched: Unwatched,
     limits: Limits,
     retention: Retention,
 }
@@ -66,15 +67,15 @@ fn number(name: &str, kind: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// Reads everything.
-pub(crate) fn recover(files: &dyn Files, limits: &Limits, retention: Retention) -> Result<Recovered, Error> {
+/// Reads everything into `content`, which is empty.
+pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, Error> {
     let names = files.list().map_err(|error| unreadable(".", error))?;
     let mut snapshots: Vec<u64> = names.iter().filter_map(|name| number(name, "snapshot")).collect();
     let mut logs: Vec<u64> = names.iter().filter_map(|name| number(name, "log")).collect();
     snapshots.sort_unstable();
     logs.sort_unstable();
     let mut recovered = Recovered {
-        content: Content::new(limits, retention),
+        content,
         store: None,
         next: 1,
         logs: Vec::new(),
@@ -170,15 +171,21 @@ impl Recovered {
 // === impl Content ===
 
 impl Content {
-    pub(crate) fn new(limits: &Limits, retention: Retention) -> Self {
-        Self { spaces: Spaces::default(), room: Room::default(), limits: limits.clone(), retention }
+    pub(crate) fn new(limits: &Limits, retention: Retention, unwatched: Unwatched) -> Self {
+        Self {
+            spaces: Spaces::default(),
+            room: Room::default(),
+            unwatched,
+            limits: limits.clone(),
+            retention,
+        }
     }
 
     /// Returns a keyspace; makes it if it is new.
     pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
         self.spaces.open(name, || {
             self.room.add_keyspace(name);
-            Space::new(name.clone())
+            Space::new(name.clone(), &self.unwatched)
         })
     }
 
@@ -195,7 +202,7 @@ impl Content {
         let name = section.keyspace.clone();
         Ok(self.spaces.open(&name, || {
             self.room.add_keyspace(&name);
-            Space::of_section(section)
+            Space::of_section(section, &self.unwatched)
         }))
     }
 }

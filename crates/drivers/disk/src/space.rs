@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atomix_kv::{Commit, Engine, History, Keyspace, Limits, Retention, Revision, Room};
+use atomix_kv::{Commit, Engine, History, Keyspace, Limits, Retention, Revision, Room, Unwatched};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -30,22 +30,22 @@ impl Space {
     pub(crate) const TICKS: usize = 4;
 
     /// Makes an empty keyspace.
-    pub(crate) fn new(name: Keyspace) -> Self {
-        Self::with(name, Engine::new(), Revision(0))
+    pub(crate) fn new(name: Keyspace, unwatched: &Unwatched) -> Self {
+        Self::with(name, Engine::new(), History::among(Revision(0), unwatched))
     }
 
     /// Makes a keyspace of a snapshot, whose history begins after `floor`.
-    pub(crate) fn of_section(section: Section) -> Self {
+    pub(crate) fn of_section(section: Section, unwatched: &Unwatched) -> Self {
         let mut engine = Engine::new();
         engine.restore_revision(section.revision);
-        Self::with(section.keyspace, engine, section.floor)
+        Self::with(section.keyspace, engine, History::among(section.floor, unwatched))
     }
 
-    fn with(name: Keyspace, engine: Engine, floor: Revision) -> Self {
+    fn with(name: Keyspace, engine: Engine, history: History) -> Self {
         Self {
             name,
             engine: Mutex::new(engine),
-            history: History::new(floor),
+            history,
             batch: AtomicU64::new(0),
             tips: Mutex::new([Revision(0); Self::TICKS]),
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_kv::{
     Commit, Consistency, Durability, Engine, Error, Health, History, Keyspace, Level, Limits, Outcome,
-    Profile, Read, Reconfigured, Retention, Room, Snapshot, Spaces, Store, StoreConfig, Txn, WatchFrom,
-    WatchStream,
+    Profile, Read, Reconfigured, Retention, Room, Snapshot, Spaces, Store, StoreConfig, Txn, Unwatched,
+    WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +22,7 @@ pub struct MemoryStore {
     settings: RwLock<Settings>,
     spaces: Spaces<Space>,
     room: Room,
+    unwatched: Unwatched,
     closed: AtomicBool,
 }
 
@@ -36,6 +37,7 @@ struct Space {
 impl MemoryStore {
     /// Makes an empty store.
     pub fn new(settings: Settings) -> Self {
+        let unwatched = Unwatched::new(settings.unwatched_history_bytes_max);
         Self {
             profile: Profile {
                 consistency: Consistency::Linearizable,
@@ -46,6 +48,7 @@ impl MemoryStore {
             settings: RwLock::new(settings),
             spaces: Spaces::default(),
             room: Room::default(),
+            unwatched,
             closed: AtomicBool::new(false),
         }
     }
@@ -53,7 +56,9 @@ impl MemoryStore {
     fn open(&self, keyspace: &Keyspace) -> Arc<Space> {
         self.spaces.open(keyspace, || {
             self.room.add_keyspace(keyspace);
-            Space::default()
+            let engine = Engine::new();
+            let history = History::among(engine.revision(), &self.unwatched);
+            Space { engine: Mutex::new(engine), history }
         })
     }
 
@@ -115,6 +120,7 @@ impl Store for MemoryStore {
             facts: vec![
                 ("keyspaces", self.spaces.len().to_string()),
                 ("bytes", self.room.bytes().to_string()),
+                ("unwatched-history-bytes", self.unwatched.bytes().to_string()),
             ],
         });
         Box::pin(ready(health))
@@ -123,6 +129,7 @@ impl Store for MemoryStore {
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let reconfigured = self.check_open().and_then(|()| Settings::read(config)).map(|settings| {
             let retention = retention(&settings);
+            self.unwatched.set_bytes_max(settings.unwatched_history_bytes_max);
             *self.settings.write() = settings;
             for space in self.spaces.all() {
                 space.history.trim(retention);
@@ -138,16 +145,6 @@ impl Store for MemoryStore {
             space.history.close();
         }
         Box::pin(ready(()))
-    }
-}
-
-// === impl Space ===
-
-impl Default for Space {
-    fn default() -> Self {
-        let engine = Engine::new();
-        let history = History::new(engine.revision());
-        Self { engine: Mutex::new(engine), history }
     }
 }
 
