@@ -9,9 +9,10 @@ use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::{
-    Consistency, Context, Driver, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read,
-    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn,
+    WatchFrom, WatchStream,
 };
+use atomix_kv_testkit::HandOut;
 use atomix_kv_testkit::planted::{Bug, Planted};
 use atomix_runtime::{Routes, Runtime};
 use atomix_tests::record::{self, Kind, Options, Summary, Violations};
@@ -24,10 +25,6 @@ struct Distant {
     store: Arc<dyn Store>,
     profile: Profile,
 }
-
-/// Makes nothing: hands the one store out.
-#[derive(Debug)]
-struct HandOut(Arc<dyn Store>);
 
 /// A runtime that serves.
 struct Served {
@@ -104,10 +101,11 @@ fn shared() -> Arc<dyn Store> {
 async fn serve(store: Arc<dyn Store>) -> Served {
     let anywhere = || vec![Listen::tcp("127.0.0.1", 0)];
     let config = Config { listen: anywhere(), control: anywhere(), ..Config::default() };
-    let settings = atomix_runtime::Settings::new(&config, Env::real(), vec![Arc::new(HandOut(store))]);
+    let driver = HandOut::new(move || Arc::clone(&store));
+    let settings = atomix_runtime::Settings::new(&config, Env::real(), vec![Arc::new(driver)]);
     let runtime = Runtime::new(settings);
     let store = StoreId { namespace: String::new(), name: "s".to_owned() };
-    let driver = DriverId { name: "shared".to_owned(), version: "v1".to_owned() };
+    let driver = DriverId { name: "test".to_owned(), version: "v1".to_owned() };
     runtime.connect(store.clone(), driver, Object::new()).await.unwrap();
     runtime.program(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
     let settings =
@@ -190,34 +188,6 @@ async fn every_planted_bug_is_found() {
         }
     }
     assert!(escaped.is_empty(), "not found: {escaped:#?}");
-}
-
-// === impl HandOut ===
-
-impl Driver for HandOut {
-    fn name(&self) -> &'static str {
-        "shared"
-    }
-
-    fn version(&self) -> &'static str {
-        "v1"
-    }
-
-    fn description(&self) -> &'static str {
-        "hands one store out"
-    }
-
-    fn validate(&self, _config: &StoreConfig) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn connect(
-        &self,
-        _config: StoreConfig,
-        _context: Context,
-    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        Box::pin(async { Ok(Arc::clone(&self.0)) })
-    }
 }
 
 // === impl Distant ===

@@ -27,6 +27,7 @@
 mod cases;
 mod dice;
 mod differential;
+mod hand_out;
 pub mod history;
 pub mod planted;
 mod program;
@@ -36,6 +37,7 @@ mod translation;
 
 pub use dice::Dice;
 pub use differential::{Mismatch, differential, from_environment, from_environment_or};
+pub use hand_out::HandOut;
 
 use std::fmt;
 use std::process::ExitCode;

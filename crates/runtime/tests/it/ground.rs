@@ -10,9 +10,10 @@ use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock};
 use atomix_kv::{
-    Consistency, Context, Driver, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read,
-    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Snapshot, Store,
+    Txn, WatchFrom, WatchStream,
 };
+use atomix_kv_testkit::HandOut;
 use atomix_primitives::{Caller, HostDetails, Kind, Reason};
 use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
 use futures::StreamExt;
@@ -62,10 +63,6 @@ struct Way {
     closed: AtomicBool,
 }
 
-/// Makes nothing: hands the one store out.
-#[derive(Debug)]
-struct HandOut(Arc<Way>);
-
 // === impl World ===
 
 impl World {
@@ -101,11 +98,17 @@ impl World {
         let clock = ManualClock::new();
         // Chance must differ from runtime to runtime, time must not.
         let env = Env::simulated(Arc::clone(&clock), Env::real().random());
-        let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(HandOut(Arc::clone(&way)))];
+        let driver = HandOut::new({
+            let way = Arc::clone(&way);
+            move || {
+                way.closed.store(false, Ordering::SeqCst);
+                Arc::clone(&way) as _
+            }
+        });
         let runtime = Runtime::new(Settings {
             close_grace: Duration::from_secs(1),
             session_timeout: TIMEOUT,
-            ..Settings::new(&Config::default(), env, drivers)
+            ..Settings::new(&Config::default(), env, vec![Arc::new(driver)])
         });
         Node { runtime, clock, way }
     }
@@ -301,33 +304,6 @@ impl Store for Way {
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {
         self.closed.store(true, Ordering::SeqCst);
         Box::pin(std::future::ready(()))
-    }
-}
-
-impl Driver for HandOut {
-    fn name(&self) -> &'static str {
-        "test"
-    }
-
-    fn version(&self) -> &'static str {
-        "v1"
-    }
-
-    fn description(&self) -> &'static str {
-        "hands out a store of the test"
-    }
-
-    fn validate(&self, _config: &StoreConfig) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn connect(
-        &self,
-        _config: StoreConfig,
-        _context: Context,
-    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
-        self.0.closed.store(false, Ordering::SeqCst);
-        Box::pin(std::future::ready(Ok(Arc::clone(&self.0) as _)))
     }
 }
 
