@@ -23,11 +23,11 @@ pub struct History {
     window: Arc<Mutex<Window>>,
 }
 
-/// The bytes of the histories of a store that nobody follows, and how many there may be. Beyond, each of them keeps only
-/// its last few commits: a store with a great many keyspaces must not fill the memory with what nobody may ever ask for.
-/// Cheap to clone; all histories of a store share one.
+/// The bytes of all histories of a store, and how many there may be. Beyond, each history keeps what its followers have not
+/// seen yet and its last few commits: a store with a great many keyspaces must not fill the memory with what nobody may
+/// ever ask for. Cheap to clone; all histories of a store share one.
 #[derive(Debug, Clone)]
-pub struct Unwatched(Arc<Tally>);
+pub struct HistoryRoom(Arc<Tally>);
 
 #[derive(Debug)]
 struct Tally {
@@ -35,7 +35,8 @@ struct Tally {
     bytes_max: AtomicUsize,
 }
 
-/// How much history is kept for watches that fall behind. The newest commit is always kept.
+/// How much history is kept for watches that fall behind. What somebody who follows has not seen of the newest commit is
+/// always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// The number of commits.
@@ -51,12 +52,17 @@ struct Window {
     /// Every commit after this revision is in the window.
     floor: Revision,
     tip: Revision,
-    /// Those who have seen everything and wait for more.
-    waiting: Slab<Option<Waker>>,
+    followers: Slab<Position>,
     /// Why nothing comes any more.
     end: Option<(ErrorKind, String)>,
-    /// Counts `bytes` while nobody follows.
-    unwatched: Option<Unwatched>,
+    room: Option<HistoryRoom>,
+}
+
+/// How far a follower is.
+struct Position {
+    seen: Revision,
+    /// It has seen everything and waits for more.
+    waker: Option<Waker>,
 }
 
 struct Follower {
@@ -71,8 +77,9 @@ struct Follower {
 
 /// How many commits a follower takes at once. Bounds what a follower that stops reading keeps alive.
 const TAKE_MAX: usize = 64;
-/// How many commits a history keeps that nobody follows when there is no room for more.
+/// How many commits, and bytes of them, a history keeps when there is no room for what its followers have seen.
 const FEW: usize = 8;
+const FEW_BYTES: usize = 8 << 10;
 
 // === impl History ===
 
@@ -83,19 +90,19 @@ impl History {
     }
 
     /// Makes an empty window that begins at `tip`, one of many of a store.
-    pub fn among(tip: Revision, unwatched: &Unwatched) -> Self {
-        Self::with(tip, Some(unwatched.clone()))
+    pub fn among(tip: Revision, room: &HistoryRoom) -> Self {
+        Self::with(tip, Some(room.clone()))
     }
 
-    fn with(tip: Revision, unwatched: Option<Unwatched>) -> Self {
+    fn with(tip: Revision, room: Option<HistoryRoom>) -> Self {
         let window = Window {
             commits: VecDeque::new(),
             bytes: 0,
             floor: tip,
             tip,
-            waiting: Slab::new(),
+            followers: Slab::new(),
             end: None,
-            unwatched,
+            room,
         };
         Self { window: Arc::new(Mutex::new(window)) }
     }
@@ -167,7 +174,7 @@ impl History {
 
     /// Returns how many watches follow.
     pub fn followers(&self) -> usize {
-        self.window.lock().waiting.len()
+        self.window.lock().followers.len()
     }
 
     /// Follows the keyspace, see [`crate::Store::watch`]. For windows that have every commit that was answered.
@@ -195,8 +202,7 @@ impl History {
             }
             WatchFrom::After(revision) => (revision, false),
         };
-        let mut slot = 0;
-        window.change(|window| slot = window.waiting.insert(None));
+        let slot = window.followers.insert(Position { seen, waker: None });
         drop(window);
         let taken = VecDeque::new();
         let window = Arc::clone(&self.window);
@@ -223,7 +229,7 @@ impl fmt::Debug for History {
         f.debug_struct("History")
             .field("floor", &window.floor)
             .field("tip", &window.tip)
-            .field("followers", &window.waiting.len())
+            .field("followers", &window.followers.len())
             .finish_non_exhaustive()
     }
 }
@@ -235,35 +241,45 @@ impl Default for Retention {
     }
 }
 
+// === impl Retention ===
+
+impl Retention {
+    const ALL: Self = Self { commits_max: usize::MAX, bytes_max: usize::MAX };
+}
+
 // === impl Window ===
 
 impl Window {
-    /// Makes a change and takes note of what it does to the bytes that nobody follows.
+    /// Makes a change and takes note of what it does to the bytes of all histories.
     fn change(&mut self, change: impl FnOnce(&mut Self)) {
-        let before = self.unwatched_bytes();
+        let before = self.bytes;
         change(self);
-        let after = self.unwatched_bytes();
-        if before != after
-            && let Some(unwatched) = &self.unwatched
+        if self.bytes != before
+            && let Some(room) = &self.room
         {
             // Wraps around where it became less.
-            unwatched.0.bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+            room.0.bytes.fetch_add(self.bytes.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 
-    fn unwatched_bytes(&self) -> usize {
-        if self.waiting.is_empty() { self.bytes } else { 0 }
-    }
-
-    /// Keeps `few` commits if nobody follows and there is no room for more.
+    /// Forgets what `retention` does not allow, and all but `few` of what everybody has seen if there is no room for more.
     fn trim(&mut self, retention: Retention, few: usize) {
-        let no_room = self.waiting.is_empty() && self.unwatched.as_ref().is_some_and(Unwatched::is_full);
-        let commits_max = if no_room { few.min(retention.commits_max) } else { retention.commits_max };
-        while self.commits.len() > 1 && (self.commits.len() > commits_max || self.bytes > retention.bytes_max)
-        {
+        let no_room = self.room.as_ref().is_some_and(HistoryRoom::is_full);
+        if !no_room && self.commits.len() <= retention.commits_max && self.bytes <= retention.bytes_max {
+            return;
+        }
+        // Who begins to follow begins after the newest one.
+        let seen = self.followers.iter().map(|(_, position)| position.seen).min().unwrap_or(self.tip);
+        while let Some(oldest) = self.commits.front() {
+            let (len, seen) = (self.commits.len(), oldest.revision <= seen);
+            let refused = len > retention.commits_max || self.bytes > retention.bytes_max;
+            let spared = no_room && seen && (len > few || self.bytes > FEW_BYTES);
+            if !(spared || refused && (seen || len > 1)) {
+                break;
+            }
             self.drop_oldest();
         }
-        if no_room {
+        if no_room && self.commits.len() <= few {
             self.commits.shrink_to(2 * few);
         }
     }
@@ -291,8 +307,8 @@ impl Window {
     }
 
     fn wake(&mut self) {
-        for (_, waiting) in &mut self.waiting {
-            if let Some(waker) = waiting.take() {
+        for (_, position) in &mut self.followers {
+            if let Some(waker) = position.waker.take() {
                 waker.wake();
             }
         }
@@ -305,9 +321,9 @@ impl Drop for Window {
     }
 }
 
-// === impl Unwatched ===
+// === impl HistoryRoom ===
 
-impl Unwatched {
+impl HistoryRoom {
     /// What is allowed where nothing else is said: 64 MiB.
     pub const BYTES_MAX: usize = 64 << 20;
 
@@ -321,7 +337,7 @@ impl Unwatched {
         self.0.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
-    /// Returns the bytes of histories that nobody follows.
+    /// Returns the bytes of all histories.
     pub fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
@@ -331,7 +347,7 @@ impl Unwatched {
     }
 }
 
-impl Default for Unwatched {
+impl Default for HistoryRoom {
     fn default() -> Self {
         Self::new(Self::BYTES_MAX)
     }
@@ -349,16 +365,18 @@ impl Follower {
         let newer = window.after(self.seen);
         let next = window.commits.len() - newer;
         self.taken.extend(window.commits.range(next..).take(TAKE_MAX).cloned());
-        if !self.taken.is_empty() {
+        if let Some(last) = self.taken.back() {
+            window.followers[self.slot].seen = last.revision;
+            window.change(|window| window.trim(Retention::ALL, FEW));
             return Some(Ok(()));
         }
         if let Some(error) = window.end() {
             return Some(Err(error));
         }
-        let waiting = &mut window.waiting[self.slot];
-        match waiting {
+        let position = &mut window.followers[self.slot];
+        match &mut position.waker {
             Some(waker) => waker.clone_from(context.waker()),
-            None => *waiting = Some(context.waker().clone()),
+            None => position.waker = Some(context.waker().clone()),
         }
         None
     }
@@ -392,11 +410,10 @@ impl Stream for Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.window.lock().change(|window| {
-            window.waiting.remove(self.slot);
-            // Nothing may ever change here again.
-            window.trim(Retention { commits_max: usize::MAX, bytes_max: usize::MAX }, FEW);
-        });
+        let mut window = self.window.lock();
+        window.followers.remove(self.slot);
+        // Nothing may ever change here again.
+        window.change(|window| window.trim(Retention::ALL, FEW));
     }
 }
 
@@ -471,10 +488,10 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_follows_is_forgotten_when_all_of_it_is_too_much() {
+    fn what_everybody_has_seen_is_forgotten_when_all_of_it_is_too_much() {
         let one = bytes(&commit(1));
-        let unwatched = Unwatched::new(30 * one);
-        let histories = [(); 3].map(|()| History::among(Revision(0), &unwatched));
+        let room = HistoryRoom::new(30 * one);
+        let histories = [(); 3].map(|()| History::among(Revision(0), &room));
         let mut follower = histories[0].follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut follower), Some(1000));
         for at in 1..=100 {
@@ -483,12 +500,11 @@ mod tests {
             }
         }
         let kept = |at: usize| histories[at].kept().1.len();
-        assert_eq!([0, 1, 2].map(kept), [100, 2 * FEW, 2 * FEW], "who is followed keeps all of it");
+        assert_eq!([0, 1, 2].map(kept), [100, 2 * FEW, 2 * FEW], "what is not seen yet stays");
         for at in 1..=100 {
             assert_eq!(next(&mut follower), Some(at));
         }
-        drop(follower);
-        assert_eq!(kept(0), FEW, "there is no room when the last follower leaves");
+        assert_eq!(kept(0), FEW, "it was seen");
         let error = histories[0].follow(WatchFrom::After(Revision(90))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(92) });
         for history in &histories {
@@ -498,8 +514,30 @@ mod tests {
             histories[1].push(commit(at), Retention::default());
         }
         assert_eq!([0, 1, 2].map(kept), [FEW, FEW + 3, FEW], "there is room again");
-        drop(histories);
-        assert_eq!(unwatched.bytes(), 0, "every byte was counted once");
+        drop((follower, histories));
+        assert_eq!(room.bytes(), 0, "every byte was counted once");
+    }
+
+    #[test]
+    fn a_large_commit_is_forgotten_when_nobody_will_ask_for_it() {
+        let large = |at| {
+            let (created, modified) = (Revision(at), Revision(at));
+            let entry = crate::Entry { key: "k".into(), value: vec![b'v'; 10_000].into(), created, modified };
+            let change = Change { key: "k".into(), previous: None, current: Some(entry) };
+            Commit { revision: Revision(at), changes: vec![change] }
+        };
+        let history = History::among(Revision(0), &HistoryRoom::new(0));
+        let mut follower = history.follow(WatchFrom::Now).unwrap();
+        assert_eq!(next(&mut follower), Some(1000));
+        let retention = Retention { bytes_max: 9_000, ..Retention::default() };
+        history.push(large(1), retention);
+        assert_eq!(history.kept().1.len(), 1, "the newest stays for who has not seen it, whatever its size");
+        assert_eq!(next(&mut follower), Some(1));
+        assert_eq!(history.kept(), (Revision(1), Vec::new()));
+        drop(follower);
+        history.push(large(2), retention);
+        assert_eq!(history.kept(), (Revision(2), Vec::new()));
+        assert!(history.follow(WatchFrom::After(Revision(2))).is_ok());
     }
 
     #[test]
@@ -559,6 +597,6 @@ mod tests {
     fn a_dropped_follower_leaves_no_trace() {
         let history = History::new(Revision(0));
         drop(history.follow(WatchFrom::Now).unwrap());
-        assert_eq!(history.window.lock().waiting.len(), 0);
+        assert_eq!(history.window.lock().followers.len(), 0);
     }
 }

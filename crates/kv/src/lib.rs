@@ -35,7 +35,7 @@ pub use driver::{Context, Driver, StoreConfig, parse_config, span};
 pub use embedded::{Room, Spaces, growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
-pub use history::{History, Retention, Unwatched};
+pub use history::{History, HistoryRoom, Retention};
 pub use model::{
     Ask, Change, Commit, Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
     Write, Written, number, number_bytes,

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Change, Entry, Guard, Read, Revision, Txn, Write};
+use atomix_kv::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
@@ -21,15 +21,24 @@ pub struct Election {
     backing: Backing,
     /// Calls of one runtime take turns, so that they do not fight for the record. What it was after the last one is tried
     /// first: usually nobody else has changed it, and a change is one round trip.
-    turn: Arc<Mutex<Option<Record>>>,
+    turn: Arc<Mutex<Turn>>,
+}
+
+/// What the calls of one runtime leave to the next one.
+#[derive(Debug, Default)]
+struct Turn {
+    record: Option<Record>,
+    /// A change may still be under way whose answer was lost.
+    doubt: bool,
 }
 
 /// What is stored, as it was found or written.
 #[derive(Debug)]
 struct Record {
     state: State,
-    /// `None` if there was nothing.
-    modified: Option<Revision>,
+    /// Its bytes and when they were written; `None` if there was nothing. A store that lost what it had counts again, so that the
+    /// revision alone does not tell.
+    stored: Option<(Bytes, Revision)>,
 }
 
 /// The election as clients see it.
@@ -207,35 +216,45 @@ impl Election {
     /// Changes the record in one commit, or leaves it alone if nothing changes.
     async fn change(&self, change: impl Fn(&mut State) -> Result<(), Error>) -> Result<Term, Error> {
         let mut turn = self.turn.lock().await;
-        let (mut record, mut remembered) = match turn.take() {
+        let (mut record, mut remembered) = match turn.record.take() {
             Some(record) => (record, true),
             None => (self.read().await?, false),
         };
         for _ in 0..ROUNDS_MAX {
             let mut after = record.state.clone();
             let changed = change(&mut after);
-            if changed.is_err() || after == record.state {
+            // A record that was written anew refuses a change that comes late: nobody would take it back any more.
+            if changed.is_err() || (after == record.state && !turn.doubt) {
                 if remembered {
                     // Nothing will be written that tells whether it is still so.
                     (record, remembered) = (self.read().await?, false);
                     continue;
                 }
-                *turn = Some(record);
+                turn.record = Some(record);
                 return changed.map(|()| after.term());
             }
-            let guard = match record.modified {
-                Some(revision) => Guard::ModifiedAt { key: key(), revision },
-                None => Guard::Absent { key: key() },
-            };
+            let value = after.encode();
             let txn = Txn::new()
-                .guard(guard)
-                .write(Write::Put { key: key(), value: after.encode() })
+                .write(Write::Put { key: key(), value: value.clone() })
                 .read(Read::Get { key: key() })
                 .if_refused();
-            let outcome = self.backing.commit(txn).await?;
+            let txn = match record.stored {
+                Some((value, revision)) => txn
+                    .guard(Guard::ModifiedAt { key: key(), revision })
+                    .guard(Guard::ValueIs { key: key(), value }),
+                None => txn.guard(Guard::Absent { key: key() }),
+            };
+            let outcome = match self.backing.commit_raw(txn).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    turn.doubt |= error.kind() == ErrorKind::OutcomeUnknown;
+                    return Err(error.into());
+                }
+            };
             if outcome.applied {
                 let term = after.term();
-                *turn = Some(Record { state: after, modified: Some(outcome.revision) });
+                let stored = Some((value, outcome.revision));
+                *turn = Turn { record: Some(Record { state: after, stored }), doubt: false };
                 return Ok(term);
             }
             (record, remembered) = (Record::of(outcome.reads[0].entry())?, false);
@@ -252,7 +271,8 @@ impl Election {
 
 impl Record {
     fn of(entry: Option<&Entry>) -> Result<Self, Error> {
-        Ok(Self { state: decode(entry)?, modified: entry.map(|entry| entry.modified) })
+        let stored = entry.map(|entry| (entry.value.clone(), entry.modified));
+        Ok(Self { state: decode(entry)?, stored })
     }
 }
 

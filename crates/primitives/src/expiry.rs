@@ -222,6 +222,9 @@ impl Shared {
     async fn begin(self: &Arc<Self>) -> Result<WatchStream, Error> {
         let deadlines = self.backing.watch_range(keys::all(keys::DEADLINE), WatchFrom::Now).await?;
         let (watch, _) = follow::registered(deadlines).await?;
+        // All there is comes now: from what is read, or from the watch. What is known may be younger by its revision than
+        // anything that the store has, if it lost what it had.
+        self.timers.lock().clear();
         self.load().await?;
         Ok(watch)
     }
@@ -401,6 +404,11 @@ impl Timers {
         let first = self.queue.first_key_value();
         self.running = first.is_some();
         first.map(|((at, subject), revision)| (*at, subject.clone(), *revision))
+    }
+
+    fn clear(&mut self) {
+        self.subjects.clear();
+        self.queue.clear();
     }
 
     fn forget(&mut self, subject: &[u8]) {

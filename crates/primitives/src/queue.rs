@@ -23,7 +23,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use self::mirror::{Mirror, Stamp, State, Waiter};
+use self::mirror::{Mirror, Owned, Stamp, Stamped, State, Waiter};
 use crate::backing::{PAGE, ROUNDS_MAX, Retry, to_the_end};
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
@@ -63,7 +63,7 @@ struct Place {
     owner: Owner,
     nonce: u64,
     /// `None` until the store has told the keys.
-    stamps: Option<Vec<Bytes>>,
+    stamps: Option<Vec<Stamped>>,
     kept: bool,
 }
 
@@ -176,10 +176,7 @@ impl Queues {
                 Some(stamps) => stamps,
                 None => shared.held(owner, &queues).await?,
             };
-            let guards = stamps.iter().map(|key| Guard::Present { key: key.clone() }).collect();
-            let writes = stamps.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-            let txn = Txn { guards, writes, ..Txn::default() };
-            if shared.backing.commit(txn).await?.applied {
+            if shared.backing.commit(removal(&stamps)).await?.applied {
                 let mut state = shared.state.lock();
                 state.released(owner, &queues);
                 state.gone(&stamps);
@@ -191,15 +188,7 @@ impl Queues {
 
     /// Gives back whatever `owner` holds. Does not return before the store has confirmed it or was closed.
     pub(crate) async fn release_all(&self, owner: Owner) {
-        let stamps: Vec<Bytes> = {
-            let mut state = self.shared.state.lock();
-            // Sessions are counted.
-            let next = Owner { session: owner.session + 1, ..owner };
-            let all = state.owned.range(&(owner, Bytes::new()), Some(&(next, Bytes::new())));
-            let stamps: Vec<Bytes> = all.map(|((_, stamp), _)| stamp.clone()).collect();
-            state.disown(owner, &stamps);
-            stamps
-        };
+        let stamps = self.shared.state.lock().disown_session(owner);
         self.shared.delete(&stamps).await;
     }
 
@@ -217,11 +206,7 @@ impl Queues {
             let host = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.host);
             let dead = backing.hosts().dead(entries.iter().filter_map(host).collect()).await?;
             let left = entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
-            let writes: Vec<Write> = left.map(|entry| Write::Delete { key: entry.key.clone() }).collect();
-            if !writes.is_empty() {
-                // Nobody else has ever the same stamp, so that this needs no guard.
-                backing.commit(Txn { writes, ..Txn::default() }).await?;
-            }
+            self.shared.remove(&left.map(Stamped::of).collect::<Vec<_>>()).await?;
             self.shared.state.lock().disown_all(&dead);
             match entries.last() {
                 Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
@@ -327,13 +312,14 @@ impl Place {
             !found.more() && found.entries().iter().all(|entry| entry.key == stamp.key)
         };
         let first = ask && stamps.iter().zip(&outcome.reads).all(alone);
-        let keys: Vec<Bytes> = stamps.iter().map(|stamp| stamp.key.clone()).collect();
         let mut state = self.shared.state.lock();
-        for key in &keys {
-            state.owned.insert((self.owner, key.clone()), false);
+        for stamp in &stamps {
+            let place = Owned { value: value.clone(), held: false };
+            state.owned.insert((self.owner, stamp.key.clone()), place);
         }
         drop(state);
-        self.stamps = Some(keys);
+        let stamped = |stamp: &Stamp| Stamped { key: stamp.key.clone(), value: value.clone() };
+        self.stamps = Some(stamps.iter().map(stamped).collect());
         Ok((outcome.revision, stamps, first))
     }
 
@@ -343,8 +329,8 @@ impl Place {
         let mut state = self.shared.state.lock();
         for stamp in self.stamps.iter().flatten() {
             // A session that ended meanwhile owns nothing any more.
-            if let Some(held) = state.owned.get_mut(&(self.owner, stamp.clone())) {
-                *held = true;
+            if let Some(owned) = state.owned.get_mut(&(self.owner, stamp.key.clone())) {
+                owned.held = true;
             }
         }
     }
@@ -364,7 +350,7 @@ impl Drop for Place {
         let (owner, nonce, stamps) = (self.owner, self.nonce, self.stamps.take());
         let shared = Arc::clone(&self.shared);
         // The waiter goes at once, so that it is not counted and not granted any more.
-        shared.state.lock().unwait(stamps.iter().flatten());
+        shared.state.lock().unwait(stamps.iter().flatten().map(|stamp| &stamp.key));
         let env = shared.backing.env().clone();
         env.spawn(async move { shared.leave(owner, nonce, stamps).await });
     }
@@ -379,34 +365,35 @@ impl Shared {
     }
 
     /// Asks the store for the stamps with which `owner` holds `queues`.
-    async fn held(&self, owner: Owner, queues: &[Bytes]) -> Result<Vec<Bytes>, Error> {
+    async fn held(&self, owner: Owner, queues: &[Bytes]) -> Result<Vec<Stamped>, Error> {
         let heads = self.heads(queues).await?;
         let state = self.state.lock();
-        let held = |head: Option<Entry>| {
-            let key = head.filter(|head| Owner::decode(&head.value) == Some(owner)).ok_or_else(not_held)?.key;
+        let held = |head: &Option<Entry>| {
+            let mine = head.as_ref().filter(|head| Owner::decode(&head.value) == Some(owner));
+            let stamp = Stamped::of(mine.ok_or_else(not_held)?);
             // A turn that has come is no grant before its call was told.
-            let untold = state.owned.get(&(owner, key.clone())) == Some(&false);
-            if untold { Err(not_held()) } else { Ok(key) }
+            let untold = state.owned.get(&(owner, stamp.key.clone())).is_some_and(|owned| !owned.held);
+            if untold { Err(not_held()) } else { Ok(stamp) }
         };
-        heads.into_iter().map(held).collect()
+        heads.iter().map(held).collect()
     }
 
     /// Deletes a place. Without `stamps` it is looked for by its nonce.
-    async fn leave(&self, owner: Owner, nonce: u64, stamps: Option<Vec<Bytes>>) {
+    async fn leave(&self, owner: Owner, nonce: u64, stamps: Option<Vec<Stamped>>) {
         let stamps = match stamps {
             Some(stamps) => stamps,
             None => self.find(owner, nonce).await,
         };
         {
             let mut state = self.state.lock();
-            state.unwait(&stamps);
-            state.disown(owner, &stamps);
+            state.unwait(stamps.iter().map(|stamp| &stamp.key));
+            state.disown(owner, stamps.iter().map(|stamp| &stamp.key));
         }
         self.delete(&stamps).await;
     }
 
     /// Finds the stamps of a place whose commit was not answered. They may come a while after the answer was lost.
-    async fn find(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
+    async fn find(&self, owner: Owner, nonce: u64) -> Vec<Stamped> {
         for pause in LATE {
             let found = self.look_for(owner, nonce).await;
             if !found.is_empty() {
@@ -417,7 +404,7 @@ impl Shared {
         self.look_for(owner, nonce).await
     }
 
-    async fn look_for(&self, owner: Owner, nonce: u64) -> Vec<Bytes> {
+    async fn look_for(&self, owner: Owner, nonce: u64) -> Vec<Stamped> {
         let mut retry = Retry::default();
         let mut range = keys::all(keys::QUEUE);
         let mut found = Vec::new();
@@ -431,7 +418,7 @@ impl Shared {
                             && entry.value.get(Owner::BYTES..Owner::BYTES + 8)
                                 == Some(&nonce.to_be_bytes()[..])
                     };
-                    found.extend(entries.iter().filter(mine).map(|entry| entry.key.clone()));
+                    found.extend(entries.iter().filter(mine).map(Stamped::of));
                     match entries.last() {
                         Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
                         Some(_) | None => return found,
@@ -444,16 +431,12 @@ impl Shared {
     }
 
     /// Deletes stamps, however often the store has to be asked.
-    async fn delete(&self, stamps: &[Bytes]) {
+    async fn delete(&self, stamps: &[Stamped]) {
         for chunk in stamps.chunks(self.backing.writes_at_once()) {
             let mut retry = Retry::default();
             loop {
-                let writes = chunk.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-                match self.backing.commit_raw(Txn { writes, ..Txn::default() }).await {
-                    Ok(_) => {
-                        self.state.lock().gone(chunk);
-                        break;
-                    }
+                match self.remove(chunk).await {
+                    Ok(()) => break,
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(error) => {
                         tracing::warn!(%error, "a lock cannot be given back, trying again");
@@ -462,6 +445,23 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Deletes those of some stamps that are still there.
+    async fn remove(&self, stamps: &[Stamped]) -> Result<(), atomix_kv::Error> {
+        if stamps.is_empty() {
+            return Ok(());
+        }
+        if self.backing.commit_raw(removal(stamps)).await?.applied {
+            self.state.lock().gone(stamps);
+        } else if stamps.len() > 1 {
+            for stamp in stamps.chunks(1) {
+                if self.backing.commit_raw(removal(stamp)).await?.applied {
+                    self.state.lock().gone(stamp);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Registers a waiting call and makes sure that the queues are followed.
@@ -592,6 +592,17 @@ fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
     (rest >= len).then_some(())?;
     let key = String::from_utf8(stamp[5..5 + len].to_vec()).ok()?;
     Some((stamp.slice(..5 + len), key))
+}
+
+/// Deletes all of these stamps or none. A store that lost what it had gives the same keys again, so the value tells whose
+/// a stamp is.
+fn removal(stamps: &[Stamped]) -> Txn {
+    let mut txn = Txn::new();
+    for Stamped { key, value } in stamps {
+        txn.guards.push(Guard::ValueIs { key: key.clone(), value: value.clone() });
+        txn.writes.push(Write::Delete { key: key.clone() });
+    }
+    txn
 }
 
 fn head(queue: &Bytes) -> Read {

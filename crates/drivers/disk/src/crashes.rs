@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Error, ErrorKind, Guard, Keyspace, Level, Order, Range, Read, Revision, Store, Txn, Unwatched,
+    Commit, Error, ErrorKind, Guard, HistoryRoom, Keyspace, Level, Order, Range, Read, Revision, Store, Txn,
     WatchFrom, WatchItem, Write, number,
 };
 use atomix_kv_testkit::Dice;
@@ -55,7 +55,7 @@ fn settings(log_bytes_max: u64) -> Settings {
         bytes_max: 1 << 20,
         history_commits_max: 4096,
         history_bytes_max: 4 << 20,
-        unwatched_history_bytes_max: Unwatched::BYTES_MAX,
+        histories_bytes_max: HistoryRoom::BYTES_MAX,
         history_age_max: Duration::from_hours(1),
         log_bytes_max,
     }

@@ -61,10 +61,10 @@ pub struct Settings {
     /// Bytes of those commits. Default 4 MiB.
     #[serde(default = "defaults::history_bytes_max")]
     pub history_bytes_max: usize,
-    /// Bytes of the histories of all keyspaces that nobody watches. Beyond, each of them keeps its last few commits. Default
-    /// 64 MiB.
-    #[serde(default = "defaults::unwatched_history_bytes_max")]
-    pub unwatched_history_bytes_max: usize,
+    /// Bytes of the histories of all keyspaces. Beyond, each keeps what its watches have not seen yet, and its last few
+    /// commits. Default 64 MiB.
+    #[serde(default = "defaults::histories_bytes_max")]
+    pub histories_bytes_max: usize,
     /// How long a commit is kept for watches at least; at most a quarter longer. The time of a process, not of the wall.
     /// Default 1 h; 1 s to 30 d.
     #[serde(default = "defaults::history_age_max", deserialize_with = "span")]
@@ -89,7 +89,7 @@ pub enum Syncing {
 mod defaults {
     use std::time::Duration;
 
-    use atomix_kv::{Retention, Unwatched};
+    use atomix_kv::{HistoryRoom, Retention};
 
     pub(super) fn sync_interval() -> Duration {
         Duration::from_millis(100)
@@ -107,8 +107,8 @@ mod defaults {
         Retention::default().bytes_max
     }
 
-    pub(super) fn unwatched_history_bytes_max() -> usize {
-        Unwatched::BYTES_MAX
+    pub(super) fn histories_bytes_max() -> usize {
+        HistoryRoom::BYTES_MAX
     }
 
     pub(super) fn history_age_max() -> Duration {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Error, Keyspace, Limits, Outcome, Retention, Room, Spaces, Unwatched};
+use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Limits, Outcome, Retention, Room, Spaces};
 use bytes::Bytes;
 
 use crate::error::{damaged, unreadable};
@@ -40,7 +40,7 @@ pub(crate) struct Recovered {
 pub(crate) struct Content {
     pub(crate) spaces: Spaces<Space>,
     pub(crate) room: Room,
-    pub(crate) unwatched: Unwatched,
+    pub(crate) histories: HistoryRoom,
     limits: Limits,
     retention: Retention,
 }
@@ -171,11 +171,11 @@ impl Recovered {
 // === impl Content ===
 
 impl Content {
-    pub(crate) fn new(limits: &Limits, retention: Retention, unwatched: Unwatched) -> Self {
+    pub(crate) fn new(limits: &Limits, retention: Retention, histories: HistoryRoom) -> Self {
         Self {
             spaces: Spaces::default(),
             room: Room::default(),
-            unwatched,
+            histories,
             limits: limits.clone(),
             retention,
         }
@@ -185,7 +185,7 @@ impl Content {
     pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
         self.spaces.open(name, || {
             self.room.add_keyspace(name);
-            Space::new(name.clone(), &self.unwatched)
+            Space::new(name.clone(), &self.histories)
         })
     }
 
@@ -202,7 +202,7 @@ impl Content {
         let name = section.keyspace.clone();
         Ok(self.spaces.open(&name, || {
             self.room.add_keyspace(&name);
-            Space::of_section(section, &self.unwatched)
+            Space::of_section(section, &self.histories)
         }))
     }
 }

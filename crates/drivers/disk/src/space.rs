@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atomix_kv::{Commit, Engine, History, Keyspace, Limits, Retention, Revision, Room, Unwatched};
+use atomix_kv::{Commit, Engine, History, HistoryRoom, Keyspace, Limits, Retention, Revision, Room};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -30,15 +30,15 @@ impl Space {
     pub(crate) const TICKS: usize = 4;
 
     /// Makes an empty keyspace.
-    pub(crate) fn new(name: Keyspace, unwatched: &Unwatched) -> Self {
-        Self::with(name, Engine::new(), History::among(Revision(0), unwatched))
+    pub(crate) fn new(name: Keyspace, histories: &HistoryRoom) -> Self {
+        Self::with(name, Engine::new(), History::among(Revision(0), histories))
     }
 
     /// Makes a keyspace of a snapshot, whose history begins after `floor`.
-    pub(crate) fn of_section(section: Section, unwatched: &Unwatched) -> Self {
+    pub(crate) fn of_section(section: Section, histories: &HistoryRoom) -> Self {
         let mut engine = Engine::new();
         engine.restore_revision(section.revision);
-        Self::with(section.keyspace, engine, History::among(section.floor, unwatched))
+        Self::with(section.keyspace, engine, History::among(section.floor, histories))
     }
 
     fn with(name: Keyspace, engine: Engine, history: History) -> Self {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, Keyspace, Level, Limits,
-    Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, Unwatched, WatchFrom,
+    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryRoom, Keyspace,
+    Level, Limits, Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom,
     WatchStream, growth,
 };
 use bytes::Bytes;
@@ -61,8 +61,8 @@ impl DiskStore {
     pub(crate) fn open(files: Arc<dyn Files>, settings: Settings, env: Env) -> Result<Self, Error> {
         let limits = Limits::default();
         let tuning = settings.tuning();
-        let unwatched = Unwatched::new(settings.unwatched_history_bytes_max);
-        let content = Content::new(&limits, tuning.retention, unwatched);
+        let histories = HistoryRoom::new(settings.histories_bytes_max);
+        let content = Content::new(&limits, tuning.retention, histories);
         let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
             recover(files.as_ref(), content)?;
         if let Some(snapshot) = snapshot {
@@ -228,7 +228,7 @@ impl Store for DiskStore {
                     ("dir", journal.dir.clone()),
                     ("keyspaces", journal.content.spaces.len().to_string()),
                     ("bytes", journal.content.room.bytes().to_string()),
-                    ("unwatched-history-bytes", journal.content.unwatched.bytes().to_string()),
+                    ("histories-bytes", journal.content.histories.bytes().to_string()),
                     ("log-bytes", queue.log_bytes.to_string()),
                     ("batches", journal.durable().to_string()),
                 ],
@@ -250,7 +250,7 @@ impl Store for DiskStore {
             }
             let tuning = new.tuning();
             *self.journal.tuning.write() = tuning;
-            self.journal.content.unwatched.set_bytes_max(new.unwatched_history_bytes_max);
+            self.journal.content.histories.set_bytes_max(new.histories_bytes_max);
             *settings = new;
             for space in self.journal.content.spaces.all() {
                 space.history.trim(tuning.retention);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use atomix_kv::{Error, Retention, StoreConfig, parse_config};
+use atomix_kv::{Error, HistoryRoom, Retention, StoreConfig, parse_config};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -49,6 +49,9 @@ pub struct Settings {
     pub history_commits_max: usize,
     /// Bytes of those commits. Default 4 MiB.
     pub history_bytes_max: usize,
+    /// Bytes of the histories of all keyspaces in this runtime. Beyond, each keeps what its watches have not seen yet, and its
+    /// last few commits. Default 64 MiB.
+    pub histories_bytes_max: usize,
     /// How long a keyspace is still watched when nobody follows it any more. Default 30 s.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub watch_linger: Duration,
@@ -156,6 +159,7 @@ impl Default for Settings {
             txn_ops_max: 128,
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
+            histories_bytes_max: HistoryRoom::BYTES_MAX,
             watch_linger: Duration::from_secs(30),
             auto_sync_interval: Ignored::default(),
             reject_old_cluster: Ignored::default(),

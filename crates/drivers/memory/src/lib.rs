@@ -5,7 +5,7 @@ mod store;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, Store, StoreConfig, Unwatched, parse_config};
+use atomix_kv::{Context, Driver, Error, HistoryRoom, Store, StoreConfig, parse_config};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -27,9 +27,9 @@ pub struct Settings {
     pub history_commits_max: usize,
     /// Bytes of those commits. Default 4 MiB.
     pub history_bytes_max: usize,
-    /// Bytes of the histories of all keyspaces that nobody watches. Beyond, each of them keeps its last few commits. Default
-    /// 64 MiB.
-    pub unwatched_history_bytes_max: usize,
+    /// Bytes of the histories of all keyspaces. Beyond, each keeps what its watches have not seen yet, and its last few
+    /// commits. Default 64 MiB.
+    pub histories_bytes_max: usize,
     /// Accepted from configurations of the original's `pod-memory` driver, without effect: a process is one partition.
     pub partitions: IgnoredAny,
     /// Accepted from such configurations, without effect: sessions are those of the runtime.
@@ -94,7 +94,7 @@ impl Default for Settings {
             bytes_max: 4 * 1024 * 1024 * 1024,
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
-            unwatched_history_bytes_max: Unwatched::BYTES_MAX,
+            histories_bytes_max: HistoryRoom::BYTES_MAX,
             partitions: IgnoredAny,
             session_timeout: IgnoredAny,
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atomix_kv::{
-    Commit, Consistency, Durability, Engine, Error, Health, History, Keyspace, Level, Limits, Outcome,
-    Profile, Read, Reconfigured, Retention, Room, Snapshot, Spaces, Store, StoreConfig, Txn, Unwatched,
+    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Level, Limits,
+    Outcome, Profile, Read, Reconfigured, Retention, Room, Snapshot, Spaces, Store, StoreConfig, Txn,
     WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
@@ -22,7 +22,7 @@ pub struct MemoryStore {
     settings: RwLock<Settings>,
     spaces: Spaces<Space>,
     room: Room,
-    unwatched: Unwatched,
+    histories: HistoryRoom,
     closed: AtomicBool,
 }
 
@@ -37,7 +37,7 @@ struct Space {
 impl MemoryStore {
     /// Makes an empty store.
     pub fn new(settings: Settings) -> Self {
-        let unwatched = Unwatched::new(settings.unwatched_history_bytes_max);
+        let histories = HistoryRoom::new(settings.histories_bytes_max);
         Self {
             profile: Profile {
                 consistency: Consistency::Linearizable,
@@ -48,7 +48,7 @@ impl MemoryStore {
             settings: RwLock::new(settings),
             spaces: Spaces::default(),
             room: Room::default(),
-            unwatched,
+            histories,
             closed: AtomicBool::new(false),
         }
     }
@@ -57,7 +57,7 @@ impl MemoryStore {
         self.spaces.open(keyspace, || {
             self.room.add_keyspace(keyspace);
             let engine = Engine::new();
-            let history = History::among(engine.revision(), &self.unwatched);
+            let history = History::among(engine.revision(), &self.histories);
             Space { engine: Mutex::new(engine), history }
         })
     }
@@ -120,7 +120,7 @@ impl Store for MemoryStore {
             facts: vec![
                 ("keyspaces", self.spaces.len().to_string()),
                 ("bytes", self.room.bytes().to_string()),
-                ("unwatched-history-bytes", self.unwatched.bytes().to_string()),
+                ("histories-bytes", self.histories.bytes().to_string()),
             ],
         });
         Box::pin(ready(health))
@@ -129,7 +129,7 @@ impl Store for MemoryStore {
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let reconfigured = self.check_open().and_then(|()| Settings::read(config)).map(|settings| {
             let retention = retention(&settings);
-            self.unwatched.set_bytes_max(settings.unwatched_history_bytes_max);
+            self.histories.set_bytes_max(settings.histories_bytes_max);
             *self.settings.write() = settings;
             for space in self.spaces.all() {
                 space.history.trim(retention);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{Error, StoreConfig, parse_config};
+use atomix_kv::{Error, HistoryRoom, StoreConfig, parse_config};
 use serde::Deserialize;
 
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
@@ -63,6 +63,9 @@ pub struct Settings {
     pub history_commits_max: usize,
     /// Bytes of those commits, at most. Default 4 MiB; at least 1,024.
     pub history_bytes_max: usize,
+    /// Bytes of the histories of all keyspaces in this runtime. Beyond, each keeps what its watches have not seen yet, and its
+    /// last few commits. Default 64 MiB.
+    pub histories_bytes_max: usize,
     /// What the operator knows of persistence, if Redis does not tell.
     pub persistence: Option<Persistence>,
     /// Whether to use a Redis that may evict what it keeps.
@@ -270,6 +273,7 @@ impl Default for Settings {
             wait_timeout: Duration::from_secs(1),
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
+            histories_bytes_max: HistoryRoom::BYTES_MAX,
             persistence: None,
             allow_eviction: false,
         }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Shutdown;
-use atomix_kv::{Commit, Error, ErrorKind, History, Keyspace, Retention, Revision, WatchFrom, WatchStream};
+use atomix_kv::{
+    Commit, Error, ErrorKind, History, HistoryRoom, Keyspace, Retention, Revision, WatchFrom, WatchStream,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +34,7 @@ use crate::store::Core;
 /// All feeds of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Feeds {
+    histories: HistoryRoom,
     by_keyspace: Mutex<HashMap<Keyspace, Arc<Feed>>>,
     taps: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Wire>>>,
     told: Arc<Told>,
@@ -54,6 +57,7 @@ struct Feed {
     /// Who catches up, one at a time.
     turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    histories: HistoryRoom,
     retention: Retention,
 }
 
@@ -82,6 +86,14 @@ struct Held {
     bytes: usize,
     /// Frames were let go because there were too many: they are read from the stream instead.
     overflow: bool,
+}
+
+/// Holds the frames of a feed back while it catches up.
+struct Holding<'a> {
+    feed: &'a Feed,
+    told: &'a Told,
+    /// Catching up came to an end. If not, its caller is gone, and somebody else has to do it.
+    over: bool,
 }
 
 /// Takes what a server says through a tap.
@@ -116,6 +128,10 @@ const ROUNDS_MAX: usize = 5;
 // === impl Feeds ===
 
 impl Feeds {
+    pub(crate) fn new(histories_bytes_max: usize) -> Self {
+        Self { histories: HistoryRoom::new(histories_bytes_max), ..Self::default() }
+    }
+
     /// Follows a keyspace, see [`atomix_kv::Store::watch`].
     pub(crate) async fn watch(
         &self,
@@ -194,7 +210,9 @@ impl Feeds {
 
     fn feed(&self, core: &Core, keyspace: &Keyspace) -> Arc<Feed> {
         let mut feeds = self.by_keyspace.lock();
-        let feed = feeds.entry(keyspace.clone()).or_insert_with(|| Arc::new(Feed::new(core, keyspace)));
+        let feed = feeds
+            .entry(keyspace.clone())
+            .or_insert_with(|| Arc::new(Feed::new(core, keyspace, &self.histories)));
         feed.state.lock().idle = false;
         Arc::clone(feed)
     }
@@ -202,12 +220,14 @@ impl Feeds {
     /// Brings everything that was committed before the call. Whatever fails is tried again by the keeper.
     async fn catch_up(&self, core: &Core, feed: &Arc<Feed>) -> Result<Caught, Error> {
         let _turn = feed.turn.lock().await;
-        feed.state.lock().held = Some(Held::default());
+        let mut holding = Holding::begin(feed, &self.told);
         let caught = async {
             self.listen(core, feed).await?;
             feed.sync(core).await
         };
-        match caught.await {
+        let caught = caught.await;
+        holding.over = true;
+        match caught {
             Ok(None) => Ok(Caught::Up),
             Ok(Some(oldest)) => {
                 self.lose(feed, oldest);
@@ -370,7 +390,7 @@ impl Feeds {
 // === impl Feed ===
 
 impl Feed {
-    fn new(core: &Core, keyspace: &Keyspace) -> Self {
+    fn new(core: &Core, keyspace: &Keyspace, histories: &HistoryRoom) -> Self {
         let settings = &core.nodes.dialer.settings;
         let names = core.names(keyspace);
         Self {
@@ -379,6 +399,7 @@ impl Feed {
             names,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            histories: histories.clone(),
             retention: Retention {
                 commits_max: settings.history_commits_max,
                 bytes_max: settings.history_bytes_max,
@@ -417,7 +438,7 @@ impl Feed {
             let known = {
                 let mut state = self.state.lock();
                 if state.history.is_none() {
-                    state.history = Some(History::new(revision));
+                    state.history = Some(History::among(revision, &self.histories));
                     (state.tip, state.nonce) = (revision, nonce);
                 }
                 (state.tip, state.nonce)
@@ -509,6 +530,27 @@ impl State {
         }
         self.stale = false;
         true
+    }
+}
+
+// === impl Holding ===
+
+impl<'a> Holding<'a> {
+    fn begin(feed: &'a Feed, told: &'a Told) -> Self {
+        feed.state.lock().held = Some(Held::default());
+        Self { feed, told, over: false }
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let mut state = self.feed.state.lock();
+            state.held = None;
+            state.stale = true;
+            drop(state);
+            self.told.attention.notify_one();
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl RedisStore {
         let profile = server.profile(&settings, nodes.may_fail_over());
         let core = Arc::new(Core {
             lanes: Lanes::default(),
-            feeds: Feeds::default(),
+            feeds: Feeds::new(settings.histories_bytes_max),
             nonce: AtomicU64::new(nodes.dialer.env.random()),
             closed: AtomicBool::new(false),
             running: AtomicUsize::new(0),

@@ -20,8 +20,21 @@ pub(super) struct State {
     /// The queues as of the last commit that was followed; only while somebody waits.
     pub(super) mirror: Option<Mirror>,
     pub(super) following: bool,
-    /// The stamps of this runtime's sessions, and whether the owner was told that it holds the lock.
-    pub(super) owned: Sorted<(Owner, Bytes), bool>,
+    /// The stamps of this runtime's sessions.
+    pub(super) owned: Sorted<(Owner, Bytes), Owned>,
+}
+
+/// A place of a session of this runtime.
+pub(super) struct Owned {
+    pub(super) value: Bytes,
+    /// The owner was told that it holds the lock.
+    pub(super) held: bool,
+}
+
+/// A stamp as it is in the store.
+pub(super) struct Stamped {
+    pub(super) key: Bytes,
+    pub(super) value: Bytes,
 }
 
 /// The queues as they were at one revision.
@@ -49,10 +62,20 @@ pub(super) struct Stamp {
 // === impl State ===
 
 impl State {
-    pub(super) fn disown(&mut self, owner: Owner, stamps: &[Bytes]) {
+    pub(super) fn disown<'a>(&mut self, owner: Owner, stamps: impl IntoIterator<Item = &'a Bytes>) {
         for stamp in stamps {
             self.owned.remove_entry(&(owner, stamp.clone()));
         }
+    }
+
+    /// Forgets all places of a session and returns them.
+    pub(super) fn disown_session(&mut self, owner: Owner) -> Vec<Stamped> {
+        // Sessions are counted.
+        let next = Owner { session: owner.session + 1, ..owner };
+        let all = self.owned.range(&(owner, Bytes::new()), Some(&(next, Bytes::new())));
+        let stamps: Vec<Stamped> = all.map(Stamped::owned).collect();
+        self.disown(owner, stamps.iter().map(|stamp| &stamp.key));
+        stamps
     }
 
     pub(super) fn disown_all(&mut self, hosts: &BTreeSet<u64>) {
@@ -67,22 +90,22 @@ impl State {
     }
 
     /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.
-    pub(super) fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Bytes>> {
-        queues.iter().map(|queue| self.held_in(owner, queue).next().cloned()).collect()
+    pub(super) fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Stamped>> {
+        queues.iter().map(|queue| self.held_in(owner, queue).next()).collect()
     }
 
     /// Forgets that `owner` held `queues`, also with stamps that others took away.
     pub(super) fn released(&mut self, owner: Owner, queues: &[Bytes]) {
         for queue in queues {
-            let stamps: Vec<Bytes> = self.held_in(owner, queue).cloned().collect();
-            self.disown(owner, &stamps);
+            let stamps: Vec<Stamped> = self.held_in(owner, queue).collect();
+            self.disown(owner, stamps.iter().map(|stamp| &stamp.key));
         }
     }
 
-    fn held_in(&self, owner: Owner, queue: &Bytes) -> impl Iterator<Item = &Bytes> + use<'_> {
+    fn held_in(&self, owner: Owner, queue: &Bytes) -> impl Iterator<Item = Stamped> + use<'_> {
         let end = Range::prefix(queue.clone()).end.expect("the first byte of a queue is not the last one");
         let stamps = self.owned.range(&(owner, queue.clone()), Some(&(owner, end)));
-        stamps.filter(|(_, held)| **held).map(|((_, stamp), _)| stamp)
+        stamps.filter(|(_, owned)| owned.held).map(Stamped::owned)
     }
 
     /// Tells whether somebody is in one of `queues`, as far as they are followed.
@@ -141,12 +164,12 @@ impl State {
 
     /// Lets the next ones have what was given back with `stamps`, before the commit that deleted them is followed. Who
     /// waits is behind the same stamps in the mirror as in the store, so that nobody is overtaken.
-    pub(super) fn gone(&mut self, stamps: &[Bytes]) {
-        for stamp in stamps {
-            let (Some(mirror), Some((queue, _))) = (&mut self.mirror, split(stamp)) else { return };
+    pub(super) fn gone(&mut self, stamps: &[Stamped]) {
+        for Stamped { key, .. } in stamps {
+            let (Some(mirror), Some((queue, _))) = (&mut self.mirror, split(key)) else { return };
             // Nobody's turn comes when one leaves who is not the first.
             if let Some((created, first)) = mirror.first(&queue)
-                && first == stamp
+                && first == key
             {
                 mirror.remove(&queue, created);
                 self.look_at_head(&queue);
@@ -191,6 +214,18 @@ impl State {
             // A call that is gone gives its place up by itself.
             drop(grant.send(answer));
         }
+    }
+}
+
+// === impl Stamped ===
+
+impl Stamped {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self { key: entry.key.clone(), value: entry.value.clone() }
+    }
+
+    fn owned(((_, key), owned): (&(Owner, Bytes), &Owned)) -> Self {
+        Self { key: key.clone(), value: owned.value.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use atomix_primitives::election::Term;
 use atomix_primitives::{Election, Kind, Limits, Reason};
 use futures::future::join_all;
 
-use crate::ground::{Faulty, Ground, caller, eventually, next, reason, settle, silent, soon, take};
+use crate::ground::{Amnesiac, Faulty, Ground, caller, eventually, next, reason, settle, silent, soon, take};
 use crate::stores::store;
 
 async fn open(ground: &Ground) -> Election {
@@ -183,4 +183,34 @@ async fn racing_candidates_of_two_runtimes_all_find_their_place() {
     join_all(leave).await;
     let end = elections[1].term().await.unwrap();
     assert_eq!((end.leader.as_str(), end.candidates.len()), ("", 0));
+}
+
+#[tokio::test]
+async fn an_entry_that_arrives_after_its_session_ended_does_not_lead() {
+    let faulty = Faulty::new(store());
+    let ground = Ground::on(faulty.clone(), Env::real());
+    let (election, a) = (open(&ground).await, caller(1));
+    faulty.delay();
+    faulty.lose(1);
+    assert_eq!(reason(election.enter(&a, "A").await), Reason::OutcomeUnknown);
+    faulty.pass();
+    election.release_all(a.owner).await;
+    settle().await;
+    faulty.answer();
+    settle().await;
+    let state = election.state().await.unwrap();
+    assert_eq!((state.leader, state.waiting), (None, Vec::new()));
+    assert_eq!(election.enter(&caller(2), "B").await, Ok(term(1, "B", "")));
+}
+
+#[tokio::test]
+async fn a_record_that_the_store_lost_does_not_replace_a_new_one() {
+    let store = Amnesiac::new();
+    let ground = Ground::on(store.clone(), Env::real());
+    let (one, other, a, b) = (open(&ground).await, open(&ground).await, caller(1), caller(2));
+    assert_eq!(one.enter(&a, "A").await, Ok(term(1, "A", "")));
+    store.forget();
+    assert_eq!(other.enter(&b, "B").await, Ok(term(1, "B", "")));
+    one.release_all(a.owner).await;
+    assert_eq!(other.term().await, Ok(term(1, "B", "")));
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::ground::{Faulty, Ground, caller, eventually, next, reason, settle, silent, take};
+use crate::ground::{Amnesiac, Faulty, Ground, caller, eventually, next, reason, settle, silent, take};
 use crate::stores::{needs, store};
 
 async fn on(ground: &Ground) -> Map {
@@ -400,4 +400,18 @@ async fn whatever_order_calls_take_note_in_every_time_to_live_is_kept() {
         eventually(async || deadlines(&ground).await == 0).await;
         eventually(async || timers(&map) == "0").await;
     }
+}
+
+#[tokio::test]
+async fn an_entry_expires_also_if_the_store_lost_a_younger_one_of_its_key() {
+    let store = Amnesiac::new();
+    let map = on(&Ground::on(store.clone(), Env::real())).await;
+    for _ in 0..3 {
+        put(&map, "a", seconds(3600)).await;
+    }
+    store.forget();
+    settle().await;
+    eventually(async || timers(&map) == "0").await;
+    put(&map, "a", Some(Duration::from_millis(5))).await;
+    eventually(async || map.size().await == Ok(0)).await;
 }

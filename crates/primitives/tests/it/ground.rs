@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use atomix_driver_memory::{MemoryStore, Settings};
 use atomix_env::{Env, ManualClock, Shutdown};
 use atomix_kv::{
-    ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
+    Durability, ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
+    WatchFrom, WatchStream,
 };
 use atomix_primitives::{Backing, Caller, Error, Events, Hosts, Kind, Limits, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use crate::stores::{immediate, store};
 
@@ -36,6 +39,14 @@ pub(crate) struct Faulty {
     held: AtomicBool,
     late: AtomicBool,
     answers: Arc<Notify>,
+}
+
+/// A store that can lose all that it has, as a Redis without persistence that starts again. It counts from the beginning then.
+#[derive(Debug)]
+pub(crate) struct Amnesiac {
+    profile: Profile,
+    inner: Mutex<Arc<MemoryStore>>,
+    losses: watch::Sender<()>,
 }
 
 /// How long a test waits for what must come.
@@ -166,7 +177,7 @@ impl Faulty {
         self.refused.store(count, Ordering::SeqCst);
     }
 
-    /// Applies the next `count` commits and loses the answers.
+    /// Applies the next `count` commits, as soon as they arrive, and loses the answers.
     pub(crate) fn lose(&self, count: usize) {
         self.lost.store(count, Ordering::SeqCst);
     }
@@ -228,6 +239,9 @@ impl Store for Faulty {
                     answers.notified().await;
                     inner.commit(&keyspace, txn).await
                 });
+                if due(&self.lost) {
+                    return Err(atomix_kv::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
+                }
                 return arrival.await.unwrap();
             }
             let outcome = self.inner.commit(keyspace, txn).await;
@@ -255,5 +269,73 @@ impl Store for Faulty {
 
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
         self.inner.close(grace)
+    }
+}
+
+// === impl Amnesiac ===
+
+impl Amnesiac {
+    pub(crate) fn new() -> Arc<Self> {
+        let inner = Arc::new(MemoryStore::new(Settings::default()));
+        let profile = Profile { shared: true, durability: Durability::Quorum, ..inner.profile().clone() };
+        Arc::new(Self { profile, inner: Mutex::new(inner), losses: watch::Sender::new(()) })
+    }
+
+    /// Loses everything. Watches end because what they have seen is gone.
+    pub(crate) fn forget(&self) {
+        *self.inner.lock() = Arc::new(MemoryStore::new(Settings::default()));
+        self.losses.send_replace(());
+    }
+
+    fn inner(&self) -> Arc<MemoryStore> {
+        Arc::clone(&self.inner.lock())
+    }
+}
+
+impl Store for Amnesiac {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn read<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        reads: Vec<Read>,
+        level: Level,
+    ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
+        Box::pin(async move { self.inner().read(keyspace, reads, level).await })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        txn: Txn,
+    ) -> BoxFuture<'a, Result<Outcome, atomix_kv::Error>> {
+        Box::pin(async move { self.inner().commit(keyspace, txn).await })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        from: WatchFrom,
+    ) -> BoxFuture<'a, Result<WatchStream, atomix_kv::Error>> {
+        Box::pin(async move {
+            let mut losses = self.losses.subscribe();
+            let lost = async move {
+                losses.changed().await.ok();
+                Err(atomix_kv::Error::compacted(Revision(0)))
+            };
+            let stream = self.inner().watch(keyspace, from).await?;
+            let ended: WatchStream = Box::pin(futures::stream::once(lost));
+            Ok(Box::pin(futures::stream::select(stream, ended)) as WatchStream)
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Health, atomix_kv::Error>> {
+        Box::pin(async move { self.inner().check().await })
+    }
+
+    fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.inner().close(grace).await })
     }
 }

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::ground::{Faulty, Ground, caller, eventually, reason, settle, soon};
+use crate::ground::{Amnesiac, Faulty, Ground, caller, eventually, reason, settle, soon};
 use crate::stores::{forgetful_store, needs, store};
 
 async fn on(ground: &Ground) -> Arc<Lock> {
@@ -501,4 +501,20 @@ async fn a_holder_that_lost_its_place_unseen_holds_and_gives_back_anew() {
     lock.unlock(&one).await.unwrap();
     assert_eq!(reason(lock.unlock(&one).await), Reason::LockNotHeld);
     assert_eq!(lock.queue(10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_lock_that_the_store_lost_is_not_given_back_for_its_next_holder() {
+    let store = Amnesiac::new();
+    let ground = Ground::on(store.clone(), Env::real());
+    let (one, other) = (on(&ground).await, on(&ground).await);
+    let (a, b) = (caller(1), caller(2));
+    let token = one.lock(&a, None).await.unwrap();
+    store.forget();
+    assert_eq!(other.lock(&b, None).await, Ok(token), "the store counts anew");
+    assert_eq!(reason(one.unlock(&a).await), Reason::LockNotHeld);
+    one.release_all(a.owner).await;
+    let queue = other.queue(10).await.unwrap();
+    assert_eq!(queue.iter().map(|place| place.owner).collect::<Vec<_>>(), [b.owner]);
+    other.unlock(&b).await.unwrap();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Instant;
-use atomix_kv::{Error, ErrorKind, History, Revision, WatchFrom, WatchItem, WatchStream};
+use atomix_kv::{Error, ErrorKind, History, HistoryRoom, Revision, WatchFrom, WatchItem, WatchStream};
 use futures::{FutureExt, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -30,6 +30,7 @@ pub(crate) struct Hub {
 
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
+    histories: HistoryRoom,
     state: Mutex<State>,
     /// There is something for the task to do.
     changed: Notify,
@@ -115,7 +116,8 @@ impl Part {
 
 impl Hub {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { shared: Arc::new(Shared { core, state: Mutex::default(), changed: Notify::new() }) }
+        let histories = HistoryRoom::new(core.settings.histories_bytes_max);
+        Self { shared: Arc::new(Shared { core, histories, state: Mutex::default(), changed: Notify::new() }) }
     }
 
     /// Follows a part of a keyspace, in a cluster whose latest revision is `latest` or, by now, a later one.
@@ -179,7 +181,7 @@ impl Shared {
         if !state.standing.contains_key(part) {
             let seen = if after.0.saturating_add(NEAR) >= latest.0 { after } else { latest };
             state.last_id += 1;
-            let (id, history) = (state.last_id, History::new(seen));
+            let (id, history) = (state.last_id, History::among(seen, &self.histories));
             let watching = Watching {
                 part: part.clone(),
                 history: history.clone(),
