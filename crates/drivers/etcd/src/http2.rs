@@ -18,6 +18,7 @@ use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tonic::body::Body;
 
 use crate::error::Broken;
@@ -33,6 +34,8 @@ pub(crate) struct Calls {
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: RecvStream,
+    /// Ends the request when nobody reads the answer any more: what is still to be said keeps the stream open.
+    _sending: Option<oneshot::Sender<()>>,
     _counted: Counted,
 }
 
@@ -110,18 +113,21 @@ impl Calls {
         let mut requests = self.requests.clone().ready().await.map_err(not_sent)?;
         let request = Request::from_parts(head, ());
         let (answer, stream) = requests.send_request(request, false).map_err(not_sent)?;
-        let mut sending = Box::pin(send(body, stream));
-        if poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await.is_pending() {
+        let (read, mut unread) = oneshot::channel();
+        let mut sending = Box::pin(async move { send(body, stream, &mut unread).await });
+        let going_on = poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await.is_pending();
+        let sending = going_on.then(|| {
             // The caller goes on to say something while it reads.
             env.detach(sending);
-        }
+            read
+        });
         let answer = answer.await.map_err(|source| Broken { sent: true, source })?;
-        Ok(answer.map(|body| Answer { body, _counted: counted }))
+        Ok(answer.map(|body| Answer { body, _sending: sending, _counted: counted }))
     }
 }
 
-/// Sends a body to its end, or until the other side does not want it any more.
-async fn send(mut body: Body, mut stream: SendStream<Bytes>) {
+/// Sends a body to its end, or until the other side does not want it any more, or nobody reads the answer.
+async fn send(mut body: Body, mut stream: SendStream<Bytes>, unread: &mut oneshot::Receiver<()>) {
     // The last part has to say that it is the last.
     let mut unsent = None;
     loop {
@@ -134,6 +140,10 @@ async fn send(mut body: Body, mut stream: SendStream<Bytes>) {
                 return Poll::Ready(None);
             }
             if next.is_pending() && stream.poll_reset(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            if next.is_pending() && Pin::new(&mut *unread).poll(context).is_ready() {
+                stream.send_reset(h2::Reason::CANCEL);
                 return Poll::Ready(None);
             }
             next
@@ -201,6 +211,7 @@ impl Drop for Counted {
 mod tests {
     use std::io;
 
+    use futures::StreamExt;
     use tokio::io::{DuplexStream, ReadBuf, duplex};
 
     use super::*;
@@ -278,6 +289,35 @@ mod tests {
             assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "what is asked");
         }
         assert_eq!(fewest, 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_goes_on_ends_when_nobody_reads_its_answer() {
+        let (near, far) = duplex(1 << 16);
+        let env = Env::real();
+        let (calls, driver) = handshake(&env, PATIENT, near).await.unwrap();
+        env.detach(async move { driver.await.unwrap() });
+        let (tell, told) = oneshot::channel();
+        env.detach(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let _answer = respond.send_response(Response::new(()), false).unwrap();
+            let mut body = request.into_body();
+            let end = async {
+                loop {
+                    match body.data().await {
+                        Some(Ok(_)) => {}
+                        end => break tell.send(end.map(|end| end.unwrap_err().reason())).unwrap(),
+                    }
+                }
+            };
+            futures::join!(end, connection.accept());
+        });
+        let parts = futures::stream::iter([Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(b"ask")))]);
+        let body = http_body_util::StreamBody::new(parts.chain(futures::stream::pending()));
+        let request = Request::post("http://localhost/a.B/C").body(Body::new(body)).unwrap();
+        drop(calls.call(&env, request).await.unwrap());
+        assert_eq!(told.await.unwrap(), Some(Some(h2::Reason::CANCEL)));
     }
 
     #[tokio::test]

@@ -189,6 +189,8 @@ async fn racing_candidates_of_two_runtimes_all_find_their_place() {
 async fn an_entry_that_arrives_after_its_session_ended_does_not_lead() {
     let faulty = Faulty::new(store());
     let ground = Ground::on(faulty.clone(), Env::real());
+    // As the runtime does; the fault is for what follows.
+    ground.hosts.join().await.unwrap();
     let (election, a) = (open(&ground).await, caller(1));
     faulty.delay();
     faulty.lose(1);
