@@ -29,7 +29,9 @@ use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::{BackupStream, Driver, Store as _};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
+use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
 use open::Origin;
 use registry::Registry;
@@ -78,6 +80,9 @@ pub struct Runtime {
     shared: Option<Arc<Session>>,
     draining: Shutdown,
 }
+
+/// For how many sessions at a time a primitive is asked to give back what they own.
+const RELEASES: usize = 32;
 
 // === impl Settings ===
 
@@ -338,9 +343,7 @@ impl Runtime {
                 break open;
             }
             // Its last user closed it in that very moment.
-            if session.detach(&open) {
-                open.leave();
-            }
+            session.detach(&open);
         };
         self.remember(&open).await?;
         Ok(open.config())
@@ -348,16 +351,47 @@ impl Runtime {
 
     /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is given back
     /// before this returns. The primitive is forgotten when no session uses it any more, also by its store unless another
-    /// runtime has it open. The content stays.
+    /// runtime has it open; what sessions do there that never created it ends as well. The content stays.
     pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
         let Some(open) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
-        if session.detach(&open) {
-            open.leave();
+        session.detach(&open);
+        self.give_back(&open, vec![session.owner(&open)]).await;
+        if open.users() > 0 {
+            return;
         }
-        open.primitive().release_all(session.owner(&open)).await;
-        if open.users() == 0 && self.forget(&open) {
+        // Before it is forgotten: candidacies of a session cannot be told from those after it is created again.
+        self.end_guests(&open).await;
+        if self.forget(&open) {
+            // Who came in between.
+            self.end_guests(&open).await;
             self.forget_remembered(&open).await;
         }
+    }
+
+    /// Ends what sessions do on a primitive that nobody uses, and gives back what they own there.
+    async fn end_guests(&self, open: &Arc<Open>) {
+        if !open.is_attached() {
+            return;
+        }
+        let mut sessions: Vec<_> = self.sessions.lock().values().cloned().collect();
+        sessions.retain(|session| session.detach_guest(open));
+        self.give_back(open, sessions.iter().map(|session| session.owner(open)).collect()).await;
+    }
+
+    /// Gives back what `owners` own, also if this call is dropped: nobody else would.
+    async fn give_back(&self, open: &Arc<Open>, owners: Vec<Owner>) {
+        if !open.primitive().owns() || owners.is_empty() {
+            return;
+        }
+        let open = Arc::clone(open);
+        let (told, done) = oneshot::channel::<()>();
+        self.env.detach(async move {
+            let release = async |owner| open.primitive().release_all(owner).await;
+            stream::iter(owners).for_each_concurrent(RELEASES, release).await;
+            drop(told);
+        });
+        // There is nothing to tell but the end.
+        drop(done.await);
     }
 
     /// Finds a primitive that was created.
@@ -465,6 +499,7 @@ impl Runtime {
         let mut primitives = self.of_kind(open.kind()).write();
         // Somebody may have created it again in the meantime.
         if open.users() == 0 && primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
+            open.set_forgotten();
             primitives.remove(open.name());
             self.primitives_count.fetch_sub(1, Ordering::Relaxed);
             return true;
@@ -475,7 +510,11 @@ impl Runtime {
     fn forget_all(&self, unwanted: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
         let mut gone = Vec::new();
         for primitives in &self.primitives {
-            gone.extend(primitives.write().extract_if(|_, open| unwanted(open)).map(|(_, open)| open));
+            let mut primitives = primitives.write();
+            gone.extend(primitives.extract_if(|_, open| unwanted(open)).map(|(_, open)| {
+                open.set_forgotten();
+                open
+            }));
         }
         self.primitives_count.fetch_sub(gone.len(), Ordering::Relaxed);
         gone

@@ -14,7 +14,7 @@ use atomix_primitives::{
 #[derive(Debug)]
 pub struct Open {
     kind: Kind,
-    name: Arc<str>,
+    name: String,
     tags: Vec<String>,
     store_id: StoreId,
     config: PrimitiveConfig,
@@ -23,8 +23,16 @@ pub struct Open {
     origin: Origin,
     remembered: AtomicBool,
     users: AtomicUsize,
+    /// Sessions that have anything to do with it, users among them.
+    attached: AtomicUsize,
+    /// Whether its name does not lead here any more.
+    forgotten: AtomicBool,
     streams: AtomicUsize,
 }
+
+/// Tells one open primitive from all others that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct OpenId(usize);
 
 /// How a primitive became open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +85,7 @@ impl Open {
     ) -> Self {
         Self {
             kind,
-            name: name.into(),
+            name,
             tags,
             store_id,
             config,
@@ -86,6 +94,8 @@ impl Open {
             origin: Origin::Created,
             remembered: AtomicBool::new(false),
             users: AtomicUsize::new(0),
+            attached: AtomicUsize::new(0),
+            forgotten: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
         }
     }
@@ -162,8 +172,31 @@ impl Open {
         self.remembered.store(remembered, Ordering::Release);
     }
 
-    pub(crate) fn id(&self) -> (Kind, Arc<str>) {
-        (self.kind, Arc::clone(&self.name))
+    /// Returns what is of no other primitive for as long as this one is held.
+    pub(crate) fn id(self: &Arc<Self>) -> OpenId {
+        OpenId(Arc::as_ptr(self).addr())
+    }
+
+    /// Tells that the name does not lead here any more, and never will again.
+    pub(crate) fn set_forgotten(&self) {
+        self.forgotten.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn attached(&self) {
+        self.attached.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn detached(&self) {
+        self.attached.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Tells whether any session has to do with it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn enter(&self) {

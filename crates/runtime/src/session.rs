@@ -2,6 +2,7 @@
 //! Sessions: who owns locks and candidacies, and who uses which primitive.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use atomix_primitives::{Caller, Kind, Owner};
 use parking_lot::Mutex;
 
 use crate::Open;
+use crate::open::OpenId;
 
 /// A client as the runtime sees it: one connection.
 pub struct Session {
@@ -44,8 +46,10 @@ pub struct CallGuard {
     session: Arc<Session>,
 }
 
-type Attachments = HashMap<(Kind, Arc<str>), Attachment>;
+/// Not by name: a name that was closed and created again is another primitive, while calls on the old one may still run.
+type Attachments = HashMap<OpenId, Attachment>;
 
+/// What a session does on a primitive. Dropping it ends waiting calls and streams.
 struct Attachment {
     open: Arc<Open>,
     /// Whether the session created the primitive. A session may also work on what another one created.
@@ -110,25 +114,24 @@ impl Session {
         CallGuard { session: Arc::clone(self) }
     }
 
-    /// Returns the caller that stands for this session in calls on `open`.
+    /// Returns the caller that stands for this session in calls on `open`. It is closed already if the session has
+    /// ended or `open` is forgotten.
     pub fn caller(&self, open: &Arc<Open>) -> Caller {
         let mut attachments = self.attachments.lock();
-        let closed = if let Some(attachments) = &mut *attachments {
-            let attachment =
-                attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
-            attachment.closed.get_or_insert_default().clone()
-        } else {
+        let attachment = attachments.as_mut().and_then(|attachments| attached(attachments, open));
+        let closed = attachment.map(|attachment| attachment.closed.get_or_insert_default().clone());
+        let closed = closed.unwrap_or_else(|| {
             let closed = Shutdown::new();
             closed.cancel();
             closed
-        };
+        });
         Caller { owner: self.owner(open), closed }
     }
 
     /// Returns what the session owns, at most `max` per primitive.
     pub async fn holdings(&self, max: usize) -> Vec<SessionHolding> {
         let mut holdings = Vec::new();
-        for open in self.attached() {
+        for open in self.opens() {
             let held = open.primitive().holdings(self.owner(&open), max).await.into_iter();
             holdings.extend(held.map(|(key, token)| SessionHolding {
                 kind: open.kind(),
@@ -140,36 +143,38 @@ impl Session {
         holdings
     }
 
-    /// Makes the session a user of `open`. False if the session has ended.
+    /// Makes the session a user of `open`, unless that is forgotten. False if the session has ended.
     pub(crate) fn attach(&self, open: &Arc<Open>) -> bool {
         let mut attachments = self.attachments.lock();
         let Some(attachments) = &mut *attachments else { return false };
-        let attachment =
-            attachments.entry(open.id()).or_insert_with(|| Attachment::new(Arc::clone(open), false));
-        if !std::mem::replace(&mut attachment.user, true) {
+        if let Some(attachment) = attached(attachments, open)
+            && !std::mem::replace(&mut attachment.user, true)
+        {
             open.enter();
         }
         true
     }
 
-    /// Ends what the session does on `open`; true if it was a user.
-    pub(crate) fn detach(&self, open: &Arc<Open>) -> bool {
+    /// Ends what the session does on `open`.
+    pub(crate) fn detach(&self, open: &Arc<Open>) {
         let attachment =
             self.attachments.lock().as_mut().and_then(|attachments| attachments.remove(&open.id()));
-        attachment.is_some_and(Attachment::close)
+        drop(attachment);
+    }
+
+    /// Ends what the session does on `open` unless it is a user of what is known. True if it did anything there.
+    pub(crate) fn detach_guest(&self, open: &Arc<Open>) -> bool {
+        let mut attachments = self.attachments.lock();
+        let Some(attachments) = &mut *attachments else { return false };
+        let guest =
+            attachments.get(&open.id()).is_some_and(|attachment| !attachment.user || open.is_forgotten());
+        guest && attachments.remove(&open.id()).is_some()
     }
 
     /// Ends everything that the session does and returns what it may own something in.
     pub(crate) fn end(&self) -> Vec<Arc<Open>> {
         let attachments = self.attachments.lock().take().unwrap_or_default();
-        let close = |attachment: Attachment| {
-            let open = Arc::clone(&attachment.open);
-            if attachment.close() {
-                open.leave();
-            }
-            open
-        };
-        attachments.into_values().map(close).collect()
+        attachments.into_values().map(|attachment| Arc::clone(&attachment.open)).collect()
     }
 
     /// Closes the connection.
@@ -177,7 +182,7 @@ impl Session {
         (self.end)();
     }
 
-    fn attached(&self) -> Vec<Arc<Open>> {
+    fn opens(&self) -> Vec<Arc<Open>> {
         let attachments = self.attachments.lock();
         attachments.iter().flat_map(HashMap::values).map(|attachment| Arc::clone(&attachment.open)).collect()
     }
@@ -192,16 +197,34 @@ impl fmt::Debug for Session {
 // === impl Attachment ===
 
 impl Attachment {
-    fn new(open: Arc<Open>, user: bool) -> Self {
-        Self { open, user, closed: None }
+    fn new(open: Arc<Open>) -> Self {
+        open.attached();
+        Self { open, user: false, closed: None }
     }
+}
 
-    /// Ends waiting calls and streams; true if the session was a user.
-    fn close(self) -> bool {
-        if let Some(closed) = self.closed {
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Some(closed) = &self.closed {
             closed.cancel();
         }
-        self.user
+        if self.user {
+            self.open.leave();
+        }
+        self.open.detached();
+    }
+}
+
+/// Finds or makes the attachment to `open`. `None` if that is forgotten: nobody would end the attachment any more.
+fn attached<'a>(attachments: &'a mut Attachments, open: &Arc<Open>) -> Option<&'a mut Attachment> {
+    match attachments.entry(open.id()) {
+        Entry::Occupied(entry) => Some(entry.into_mut()),
+        Entry::Vacant(entry) => {
+            // Counted first and asked then, as whoever forgets it marks it first and counts then: one of the two sees
+            // the other.
+            let attachment = Attachment::new(Arc::clone(open));
+            if open.is_forgotten() { None } else { Some(entry.insert(attachment)) }
+        }
     }
 }
 

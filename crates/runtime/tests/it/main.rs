@@ -7,6 +7,7 @@
     reason = "all of this is test code, which clippy cannot tell outside of test functions"
 )]
 
+mod again;
 mod ground;
 mod hosts;
 mod restart;
