@@ -83,6 +83,10 @@ pub struct Runtime {
 
 /// For how many sessions at a time a primitive is asked to give back what they own.
 const RELEASES: usize = 32;
+/// Tags of a primitive. They are kept for as long as it is known, here and in its store.
+const TAGS_MAX: usize = 100;
+/// Bytes of all tags of a primitive.
+const TAGS_BYTES_MAX: usize = 4 << 10;
 
 // === impl Settings ===
 
@@ -331,6 +335,7 @@ impl Runtime {
         tags: &[String],
     ) -> Result<PrimitiveConfig, Error> {
         self.check_name(name)?;
+        check_tags(tags)?;
         let open = loop {
             let open = match self.find(kind, name) {
                 Some(open) => open,
@@ -559,6 +564,18 @@ impl Runtime {
         }
         self.registry.close().await;
     }
+}
+
+fn check_tags(tags: &[String]) -> Result<(), Error> {
+    let bytes: usize = tags.iter().map(String::len).sum();
+    if bytes > TAGS_BYTES_MAX {
+        return Err(Error::invalid(format!("tags are too long: bytes=`{bytes}` max=`{TAGS_BYTES_MAX}`")));
+    }
+    if tags.len() > TAGS_MAX {
+        let count = tags.len();
+        return Err(Error::invalid(format!("too many tags: tags=`{count}` max=`{TAGS_MAX}`")));
+    }
+    Ok(())
 }
 
 /// Makes the error of something that may be done again whatever became of it: nothing else was asked for.

@@ -180,3 +180,21 @@ async fn a_store_that_is_connected_again_still_knows_its_primitives_and_no_owner
     assert_eq!(reason(lock.token().await), Reason::LockFree);
     assert_eq!(reason(lock.unlock(&lock.caller()).await), Reason::LockNotHeld);
 }
+
+#[tokio::test]
+async fn tags_have_limits_because_they_are_kept() {
+    let node = World::alone().start().await;
+    let client = node.client();
+    let create = async |name: &str, tags: &[String]| {
+        client.runtime.create(&client.session, Kind::Counter, name, tags).await
+    };
+    let long = vec!["x".repeat(2048), "y".repeat(2048)];
+    create("long", &long).await.unwrap();
+    let error = create("longer", &[long, vec!["z".to_owned()]].concat()).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::Invalid);
+    assert!(error.message().contains("bytes=`4097` max=`4096`"), "{error}");
+    create("many", &vec![String::new(); 100]).await.unwrap();
+    let error = create("more", &vec![String::new(); 101]).await.unwrap_err();
+    assert!(error.message().contains("tags=`101` max=`100`"), "{error}");
+    assert!(node.runtime.find(Kind::Counter, "more").is_none());
+}
