@@ -49,6 +49,8 @@ enum Step {
 
 /// Pieces of a backup that wait for their reader.
 const PIECES: usize = 4;
+/// How long a piece of a backup waits for its reader. No snapshot is made meanwhile, and the log grows.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct StreamSink {
     sender: mpsc::Sender<Result<Bytes, Error>>,
@@ -261,8 +263,11 @@ impl Store for DiskStore {
     }
 
     fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
-        let (sender, receiver) = mpsc::channel(PIECES);
+        let (sender, made) = mpsc::channel(1);
+        let (taken, receiver) = mpsc::channel(PIECES);
         let journal = Arc::clone(&self.journal);
+        let env = self.env.clone();
+        self.env.detach(async move { hand_on(&env, made, taken).await });
         let started = self.journal.check_open().and_then(|()| {
             let copy = move || {
                 let mut sink = StreamSink { sender: sender.clone() };
@@ -309,9 +314,33 @@ impl Drop for DiskStore {
 
 impl Sink for StreamSink {
     fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        let gone = |_| Error::unavailable("nobody reads the backup any more");
-        self.sender.blocking_send(Ok(bytes.into())).map_err(gone)
+        self.sender.blocking_send(Ok(bytes.into())).map_err(|_| unread())
     }
+}
+
+/// Hands the pieces of a backup to its reader until that takes too long. Whoever makes them is told by the end of `made`:
+/// a thread has no timers.
+async fn hand_on(
+    env: &Env,
+    mut made: mpsc::Receiver<Result<Bytes, Error>>,
+    taken: mpsc::Sender<Result<Bytes, Error>>,
+) {
+    while let Some(piece) = made.recv().await {
+        match env.timeout(PATIENCE, taken.send(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                drop(made);
+                // A reader that comes back is told that this is not all.
+                drop(taken.send(Err(unread())).await);
+                return;
+            }
+        }
+    }
+}
+
+fn unread() -> Error {
+    Error::unavailable("nobody reads the backup any more")
 }
 
 /// Waits until what was read is on the disk. False if it was taken back: then it has to be read again.
@@ -319,5 +348,60 @@ async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Erro
     match pending {
         None => Ok(true),
         Some(verdict) => verdict.await.map(|verdict| verdict.is_ok()).map_err(|_| Error::closed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atomix_env::ManualClock;
+    use atomix_kv::{Unwatched, Write};
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::Syncing;
+    use crate::sim::Disk;
+
+    #[tokio::test]
+    async fn a_backup_that_nobody_reads_does_not_stop_snapshots_for_ever() {
+        let settings = Settings {
+            dir: "simulated".to_owned(),
+            durability: Syncing::Sync,
+            sync_interval: Duration::from_millis(1),
+            bytes_max: 64 << 20,
+            history_commits_max: 1,
+            history_bytes_max: 1,
+            unwatched_history_bytes_max: Unwatched::BYTES_MAX,
+            history_age_max: Duration::from_hours(1),
+            log_bytes_max: 64 << 20,
+        };
+        let clock = ManualClock::new();
+        let env = Env::simulated(Arc::clone(&clock), 1);
+        let store = DiskStore::open(Arc::new(Disk::default()), settings, env).unwrap();
+        let keyspace = Keyspace::new("map/it");
+        // More than waits for a reader.
+        for at in 0..64 {
+            let value = Bytes::from(vec![b'.'; 64 << 10]);
+            let put = Write::Put { key: format!("{at}").into(), value };
+            store.commit(&keyspace, Txn::new().write(put)).await.unwrap();
+        }
+        let mut pieces = store.backup().await.unwrap();
+        pieces.next().await.unwrap().unwrap();
+        let journal = store.journal();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        clock.advance(PATIENCE / 2);
+        assert!(journal.copying.try_lock().is_none(), "a reader may be slow");
+        while journal.copying.try_lock().is_none() {
+            clock.advance(PATIENCE);
+            tokio::task::yield_now().await;
+        }
+        let rest: Vec<_> = pieces.collect().await;
+        let (last, before) = rest.split_last().unwrap();
+        assert!(before.iter().all(Result::is_ok));
+        assert_eq!(last.as_ref().unwrap_err().message(), unread().message());
+        // Who reads gets all of it.
+        let all: Vec<_> = store.backup().await.unwrap().collect().await;
+        assert!(all.iter().all(Result::is_ok) && all.len() > rest.len() + 1);
     }
 }
