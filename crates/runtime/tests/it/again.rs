@@ -119,8 +119,8 @@ async fn a_call_that_found_the_old_one_takes_nothing() {
     assert!(!Arc::ptr_eq(&old, &again.open));
     let new = a.call::<Lock>("l").await.unwrap();
     let token = new.lock(&new.caller(), None).await.unwrap();
-    assert_eq!(reason(late.lock(&begun, None).await), Reason::Closed);
-    assert_eq!(reason(late.lock(&late.caller(), None).await), Reason::Closed);
+    assert_eq!(reason(soon(late.lock(&begun, None)).await), Reason::Closed);
+    assert_eq!(reason(soon(late.lock(&late.caller(), None)).await), Reason::Closed);
     settle().await;
     assert_eq!(again.token().await, Ok(token), "what it holds in the new one stays held");
     assert_eq!(again.queue(10).await.unwrap().len(), 1);
