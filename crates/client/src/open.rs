@@ -94,10 +94,13 @@ macro_rules! service {
     };
 }
 
-/// Names a method of a generated client.
+/// Names a method of a generated client. Its answers may have any size: the server bounds them, and an answer that is
+/// refused here may be that of a write which is applied.
 macro_rules! rpc {
     ($Client:ident . $method:ident) => {
-        |channel, request| async move { $Client::new(channel).$method(request).await }
+        |channel, request| async move {
+            $Client::new(channel).max_decoding_message_size(usize::MAX).$method(request).await
+        }
     };
 }
 

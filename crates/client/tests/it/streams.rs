@@ -220,3 +220,14 @@ async fn a_subscription_is_there_before_its_first_message() {
     // An error is the end.
     assert!(messages.next().await.is_none());
 }
+
+#[tokio::test]
+async fn an_answer_may_be_larger_than_the_default_of_grpc() {
+    const BYTES: usize = 5_000_000;
+    let test = Test::start(e::Term::default()).await;
+    let topic = test.client.topic("news").open().await.unwrap();
+    let mut messages = topic.subscribe().await.unwrap();
+    let message = t::SubscribeResponse { offset: 1, timestamp: None, payload: vec![7; BYTES].into() };
+    test.messages.send(Ok(message)).await.unwrap();
+    assert_eq!(messages.next().await.unwrap().unwrap().payload.len(), BYTES);
+}
