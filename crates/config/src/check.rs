@@ -86,6 +86,8 @@ impl Check<'_> {
     ) -> Option<Map<String, Value>> {
         let problems = self.problems.len();
         let mut checked = Map::new();
+        let spelt = spell_type(settings, table);
+        let table = spelt.as_ref().unwrap_or(table);
         for (key, value) in table {
             let Some(setting) = settings.iter().find(|setting| setting.key == key) else {
                 self.unknown(settings, path, key);
@@ -140,6 +142,22 @@ impl Check<'_> {
         });
         None
     }
+}
+
+/// Returns a rule of a route with `type: {name: Map, version: v1}` for `kind: Map, version: v1`, as the commands write
+/// it. Nothing if there is nothing to do, or if the rule has both, which is a mistake.
+fn spell_type(settings: &[Setting], table: &Map<String, Value>) -> Option<Map<String, Value>> {
+    if settings.iter().all(|setting| setting.key != "type") || table.contains_key("type") {
+        return None;
+    }
+    let mut spelt = table.clone();
+    let mut kind = Map::new();
+    kind.insert("name".to_owned(), spelt.remove("kind")?);
+    if let Some(version) = spelt.remove("version") {
+        kind.insert("version".to_owned(), version);
+    }
+    spelt.insert("type".to_owned(), Value::Object(kind));
+    Some(spelt)
 }
 
 // === impl Scalar ===

@@ -171,7 +171,10 @@ impl fmt::Display for StoreId {
 
 impl fmt::Display for DriverId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.version)
+        match self.version.as_str() {
+            "" => f.write_str(&self.name),
+            version => write!(f, "{}/{version}", self.name),
+        }
     }
 }
 

@@ -23,7 +23,7 @@
 //!     .flags([("log.level", "debug")])
 //!     .load()?;
 //! assert_eq!(loaded.config.limits.value_bytes_max.bytes(), 2 * 1024 * 1024);
-//! assert!(loaded.render_with_origins().contains("level: debug  # flag --log.level"));
+//! assert!(loaded.render_with_origins().contains("level: debug  # flag --set log.level"));
 //! # Ok::<(), atomix_config::Error>(())
 //! ```
 

@@ -20,7 +20,16 @@ pub struct Loader {
     file: Option<PathBuf>,
     env: Vec<(OsString, OsString)>,
     reserved: HashSet<String>,
-    flags: Vec<(String, String)>,
+    flags: Vec<Flag>,
+}
+
+/// A key path and its value on the command line.
+#[derive(Debug, Clone)]
+struct Flag {
+    /// The flag as it is typed, for messages.
+    typed: String,
+    key: String,
+    value: String,
 }
 
 /// A configuration that holds, and what to tell the operator about it.
@@ -92,13 +101,33 @@ impl Loader {
         self
     }
 
-    /// Uses these pairs of key path and value. The later of two equal keys wins; for lists of texts they add up.
+    /// Uses these pairs of key path and value, given as `--set KEY=VALUE`. The later of two equal keys wins; for lists of
+    /// texts they add up.
     #[must_use]
     pub fn flags<K: Into<String>, V: Into<String>>(
         mut self,
         flags: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        self.flags.extend(flags.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self.flags.extend(flags.into_iter().map(|(key, value)| {
+            let key = key.into();
+            Flag { typed: format!("set {key}"), key, value: value.into() }
+        }));
+        self
+    }
+
+    /// Uses these values for a key that has a flag of its own, `--name`; else as [`Loader::flags`].
+    #[must_use]
+    pub fn flag<V: Into<String>>(
+        mut self,
+        name: &str,
+        key: &str,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        self.flags.extend(values.into_iter().map(|value| Flag {
+            typed: name.to_owned(),
+            key: key.to_owned(),
+            value: value.into(),
+        }));
         self
     }
 
@@ -179,18 +208,21 @@ impl Layers {
         }
     }
 
-    fn flags(&mut self, flags: Vec<(String, String)>) {
-        let mut grouped: Vec<(String, Vec<String>)> = Vec::new();
-        for (key, value) in flags {
-            match grouped.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, values)) => values.push(value),
-                None => grouped.push((key, vec![value])),
+    fn flags(&mut self, flags: Vec<Flag>) {
+        let mut grouped: Vec<(Flag, Vec<String>)> = Vec::new();
+        for flag in flags {
+            match grouped.iter_mut().find(|(other, _)| other.key == flag.key) {
+                Some((first, values)) => {
+                    values.push(flag.value);
+                    first.typed = flag.typed;
+                }
+                None => grouped.push((flag.clone(), vec![flag.value])),
             }
         }
-        for (key, values) in grouped {
-            let segments: Vec<&str> = key.split('.').collect();
+        for (flag, values) in grouped {
+            let segments: Vec<&str> = flag.key.split('.').collect();
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            self.assign(&segments, &values, &Origin::Flag(key.clone()));
+            self.assign(&segments, &values, &Origin::Flag(flag.typed));
         }
     }
 

@@ -12,7 +12,7 @@ pub enum Origin {
     File(String),
     /// The environment variable of this name.
     Env(String),
-    /// The flag for this key path, without leading dashes.
+    /// The flag as it is typed, without leading dashes: `listen`, `set limits.batch-max`.
     Flag(String),
 }
 
@@ -20,12 +20,12 @@ pub enum Origin {
 
 impl Origin {
     /// Returns the origin as a fact at the end of a message, with a leading blank, or nothing for a default.
-    pub(crate) fn fact(&self) -> String {
+    pub fn fact(&self) -> String {
         match self {
             Self::Default => String::new(),
             Self::File(path) => format!(" file=`{}`", printable(path)),
             Self::Env(name) => format!(" env=`{}`", printable(name)),
-            Self::Flag(key) => format!(" flag=`--{}`", printable(key)),
+            Self::Flag(flag) => format!(" flag=`--{}`", printable(flag)),
         }
     }
 }
@@ -36,7 +36,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "file {}", printable(path)),
             Self::Env(name) => write!(f, "env {}", printable(name)),
-            Self::Flag(key) => write!(f, "flag --{}", printable(key)),
+            Self::Flag(flag) => write!(f, "flag --{}", printable(flag)),
         }
     }
 }

@@ -241,7 +241,7 @@ const ROUTE: &[Setting] = &[
                     ),
                 ]),
                 Presence::Optional("any"),
-                "The type of primitive that the rule is for.",
+                "The type of primitive that the rule is for; `kind: Map` is short for `type: {name: Map}`.",
             ),
             setting(
                 "names",

@@ -66,11 +66,11 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
     );
     assert_eq!(
         flag("log.levle", "info"),
-        "unknown key, correct or remove it: key=`log.levle` nearest=`log.level` flag=`--log.levle`"
+        "unknown key, correct or remove it: key=`log.levle` nearest=`log.level` flag=`--set log.levle`"
     );
     assert_eq!(
         flag("log.level.x", "info"),
-        "unknown key, correct or remove it: key=`log.level.x` flag=`--log.level.x`"
+        "unknown key, correct or remove it: key=`log.level.x` flag=`--set log.level.x`"
     );
 }
 
@@ -140,7 +140,7 @@ fn a_bad_value_is_named_with_what_is_allowed() {
     assert_eq!(
         flag("drain.grace", ""),
         "value not allowed, change it: key=`drain.grace` value=`` \
-         allowed=`a duration from 0s to 10m, such as 250ms or 5s` flag=`--drain.grace`"
+         allowed=`a duration from 0s to 10m, such as 250ms or 5s` flag=`--set drain.grace`"
     );
 }
 

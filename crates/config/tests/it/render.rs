@@ -12,7 +12,7 @@ fn every_value_is_printed_with_its_origin() {
     let loaded = Loader::new()
         .file(&file.path)
         .env([("ATOMIX_LIMITS__VALUE_BYTES_MAX", "2097152")])
-        .flags([("listen", "127.0.0.1:0")])
+        .flag("listen", "listen", ["127.0.0.1:0"])
         .load()
         .unwrap();
     let text = loaded.render_with_origins().replace(&file.path.display().to_string(), "atomix.yaml");

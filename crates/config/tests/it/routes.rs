@@ -102,3 +102,17 @@ fn the_file_of_the_original_proxy_is_read() {
     assert!(matches!(bare.config.routes, Routes::Seed(_)));
     assert_eq!(load_yaml("router: {}").unwrap().config.routes, Routes::Absent);
 }
+
+#[test]
+fn a_rule_names_its_type_in_either_way() {
+    let rules = |rule: &str| load_yaml(&format!("routes: [{{store: {{name: memory}}, rules: [{rule}]}}]"));
+    let routes = |rule: &str| rules(rule).unwrap().config.routes;
+    assert_eq!(routes("{kind: Map}"), routes("{type: {name: Map}}"));
+    assert_eq!(
+        routes("{kind: Map, version: v1, tags: [x]}"),
+        routes("{type: {name: Map, version: v1}, tags: [x]}")
+    );
+    for both in ["{kind: Map, type: {name: Map}}", "{version: v1}"] {
+        assert!(rules(both).unwrap_err().to_string().starts_with("unknown key"), "{both}");
+    }
+}
