@@ -12,6 +12,7 @@ use atomix_config::{
     Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
 };
 use atomix_env::{Env, Shutdown, Workers};
+use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
@@ -72,6 +73,11 @@ impl Serve {
             print!("{}", loaded.render_with_origins());
             return ExitCode::SUCCESS;
         }
+        let mistakes = mistakes(&loaded);
+        if !mistakes.is_empty() {
+            eprintln!("{}", mistakes.join("\n"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
         if self.check_config {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
@@ -93,30 +99,40 @@ impl Serve {
     }
 
     fn load(&self) -> Result<Loaded, atomix_config::Error> {
-        let addresses = |key: &'static str, list: &[String]| {
-            list.iter().map(move |address| (key.to_owned(), address.clone())).collect::<Vec<_>>()
-        };
         let data = self.data.iter().map(|dir| {
             let driver = serde_json::json!({"name": "disk", "version": "v1"});
-            let store = serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]);
-            ("stores".to_owned(), store.to_string())
+            serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]).to_string()
         });
-        let flags = [
-            addresses("listen", &self.listen),
-            addresses("control", &self.control),
-            data.collect(),
-            self.set.clone(),
-        ]
-        .concat();
         let mut loader = Loader::new()
             .env(std::env::vars_os())
-            .reserve_env(crate::RESERVED_ENV.map(str::to_owned))
-            .flags(flags);
+            .reserve_env(crate::RESERVED_ENV)
+            // What our own commands tell the programs that they run, of which this may be one.
+            .reserve_env(atomix_cli::JOB_ENV)
+            .flag("listen", "listen", self.listen.clone())
+            .flag("control", "control", self.control.clone())
+            .flag("data", "stores", data)
+            .flags(self.set.clone());
         if let Some(file) = &self.config {
             loader = loader.file(file);
         }
         loader.load()
     }
+}
+
+/// Returns what drivers and routes refuse, a line each: the types of the configuration cannot know it.
+fn mistakes(loaded: &Loaded) -> Vec<String> {
+    let config = &loaded.config;
+    let runtime = Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()));
+    let mut mistakes = Vec::new();
+    for (index, store) in config.stores.iter().enumerate() {
+        if let Err(error) = runtime.check_store(&store.driver, &store.config) {
+            let part = if error.reason() == Reason::DriverUnknown { "driver" } else { "config" };
+            mistakes.push((format!("stores[{index}].{part}"), error));
+        }
+    }
+    mistakes.extend(routes(config).iter().flat_map(Routes::mistakes));
+    let line = |(key, error): (String, Error)| format!("{error} key=`{key}`{}", loaded.origin(&key).fact());
+    mistakes.into_iter().map(line).collect()
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -220,4 +236,30 @@ fn start_log(config: &Config) {
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "driver-memory")]
+    #[test]
+    fn every_mistake_of_stores_and_routes_is_named() {
+        let stores = r#"[{"name": "a", "driver": {"name": "memory", "version": "v1"}},
+            {"name": "b", "driver": {"name": "memory", "version": "v1"}, "config": {"byts-max": 1}},
+            {"name": "c", "driver": {"name": "cassandra", "version": "v1"}}]"#;
+        let routes = r#"[{"store": {"name": "a"}, "rules": [{"type": {"name": "Bogus"}}]}]"#;
+        let loaded = Loader::new().flags([("stores", stores), ("routes", routes)]).load().unwrap();
+        let mistakes = mistakes(&loaded);
+        let expected = [
+            ("byts-max", "key=`stores[1].config` flag=`--set stores`"),
+            ("cassandra/v1", "key=`stores[2].driver` flag=`--set stores`"),
+            ("Bogus", "key=`routes[0].rules[0].type.name` flag=`--set routes`"),
+        ];
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:?}");
+        for (mistake, (what, place)) in mistakes.iter().zip(expected) {
+            assert!(mistake.contains(what) && mistake.ends_with(place), "{mistake}");
+        }
+        assert!(super::mistakes(&Loader::new().load().unwrap()).is_empty());
+    }
 }

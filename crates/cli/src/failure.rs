@@ -125,7 +125,8 @@ impl Failure {
             (Kind::Unsupported, Side::Primitives) => Some(
                 "another driver may know it; see `atomix inspect drivers`, and whether --server is the right address",
             ),
-            (Kind::Unsupported, Side::Control) => {
+            // What names a reason is an `atomix serve`.
+            (Kind::Unsupported, Side::Control) if error.reason().is_none() => {
                 Some("is --control-server the address of an `atomix serve`?")
             }
             (Kind::Internal, _) => Some("this is a defect; the log of the server knows more"),

@@ -17,6 +17,15 @@ use crate::Context;
 use crate::failure::{Failure, UNAVAILABLE};
 use crate::text::parse_duration;
 
+/// The variables that commands are told what they hold with.
+pub const JOB_ENV: [&str; 5] = [LOCK_NAME, LOCK_TOKEN, ELECTION, CANDIDATE, TERM];
+
+pub(crate) const LOCK_NAME: &str = "ATOMIX_LOCK_NAME";
+pub(crate) const LOCK_TOKEN: &str = "ATOMIX_LOCK_TOKEN";
+pub(crate) const ELECTION: &str = "ATOMIX_ELECTION";
+pub(crate) const CANDIDATE: &str = "ATOMIX_CANDIDATE";
+pub(crate) const TERM: &str = "ATOMIX_TERM";
+
 /// The command to run.
 #[derive(Debug, Clone, Args)]
 pub struct Job {
@@ -100,7 +109,7 @@ impl LockKeys {
                 format!("locks of {} were lost with the connection", guard.keys().join(", "))
             }
         };
-        let environment = [("ATOMIX_LOCK_NAME", self.name)];
+        let environment = [(LOCK_NAME, self.name)];
         let code = self.job.under(context, &mut signals, environment, lost.boxed().shared()).await?;
         if let Some(guard) = std::sync::Arc::into_inner(guard) {
             release(context, guard.release().await);

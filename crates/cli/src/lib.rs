@@ -25,6 +25,8 @@ use atomix_env::Env;
 use clap::{Args, Subcommand};
 use futures::future::LocalBoxFuture;
 
+pub use crate::held::JOB_ENV;
+
 use crate::failure::{Failure, Side};
 use crate::output::{Format, Printer};
 
@@ -235,6 +237,13 @@ impl Context {
     /// Makes a client for the control services.
     fn control(&self) -> Result<Client, Failure> {
         let builder = self.builder().retry_budget(Duration::ZERO);
+        builder.connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
+    }
+
+    /// Makes a client for a call to the control services that takes this long if the store behind does not answer.
+    fn patient_control(&self, patience: Duration) -> Result<Client, Failure> {
+        let builder = self.builder().retry_budget(Duration::ZERO);
+        let builder = if self.options.timeout.is_none() { builder.call_timeout(patience) } else { builder };
         builder.connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
     }
 

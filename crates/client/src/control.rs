@@ -28,25 +28,47 @@ pub struct Route {
     pub rules: Vec<Rule>,
 }
 
-/// Names primitives. What is empty does not matter.
+/// Names primitives. What is empty does not matter. Written, the type may also be `type: {name: Map, version: v1}`, as
+/// configuration files have it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RuleText")]
 pub struct Rule {
     /// The type, such as `Map`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// The version of the type, such as `v1`. Empty: any.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
     /// The names; `*` stands for every name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
     /// The tags that the primitive must have, all of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// The configuration of the primitives: a JSON object.
-    #[serde(default, skip_serializing_if = "Json::is_null")]
+    #[serde(skip_serializing_if = "Json::is_null")]
     pub config: Json,
+}
+
+/// A rule as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RuleText {
+    kind: String,
+    version: String,
+    r#type: Option<TypeText>,
+    names: Vec<String>,
+    tags: Vec<String>,
+    config: Json,
+}
+
+/// A type as configuration files, and the JSON form of `Program`, write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypeText {
+    name: String,
+    #[serde(default, alias = "apiVersion", alias = "api_version")]
+    version: String,
 }
 
 impl Control {
@@ -123,6 +145,23 @@ impl Rule {
     }
 }
 
+impl TryFrom<RuleText> for Rule {
+    type Error = &'static str;
+
+    fn try_from(text: RuleText) -> std::result::Result<Self, Self::Error> {
+        let RuleText { kind, version, r#type, names, tags, config } = text;
+        let (kind, version) = match r#type {
+            None => (kind, version),
+            Some(of) if kind.is_empty() && version.is_empty() => (of.name, of.version),
+            Some(_) => return Err("a rule has `kind` and `version`, or `type`, not both"),
+        };
+        if kind.is_empty() && !version.is_empty() {
+            return Err("a rule with a `version` has a `kind`");
+        }
+        Ok(Self { kind, version, names, tags, config })
+    }
+}
+
 /// Writes a configuration as the wire wants it: the text of an object, or nothing.
 fn text(config: &Json) -> Result<Bytes> {
     match config {
@@ -153,5 +192,18 @@ mod tests {
         assert_eq!(wire.rules[0].r#type.as_ref().unwrap().name, "Map");
         assert_eq!(wire.rules[0].config, "{\"cache\":{}}");
         assert!(serde_json::from_str::<Route>(r#"{"store":{"name":"a"},"rule":[]}"#).is_err());
+    }
+
+    #[test]
+    fn a_rule_names_its_type_in_either_way() {
+        let rule = |text| serde_json::from_str::<Rule>(text);
+        let kind = rule(r#"{"kind": "Map", "version": "v1"}"#).unwrap();
+        assert_eq!(kind, rule(r#"{"type": {"name": "Map", "version": "v1"}}"#).unwrap());
+        assert_eq!(kind, rule(r#"{"type": {"name": "Map", "apiVersion": "v1"}}"#).unwrap());
+        let written = serde_json::to_string(&kind).unwrap();
+        assert_eq!(kind, serde_json::from_str(&written).unwrap());
+        assert!(rule(r#"{"kind": "Map", "type": {"name": "Map"}}"#).is_err());
+        assert!(rule(r#"{"version": "v1"}"#).is_err());
+        assert!(rule(r#"{"knd": "Map"}"#).is_err());
     }
 }

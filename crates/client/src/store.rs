@@ -19,13 +19,14 @@ pub struct StoreId {
     pub name: String,
 }
 
-/// Names a driver. As text: `name/version`, or `name` for version `v1`. A name may contain slashes.
+/// Names a driver. As text: `name/version`, or `name` for the newest version that the server has. A name may contain
+/// slashes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriverId {
     /// The name.
     pub name: String,
-    /// The version.
+    /// The version; empty: the newest one.
     pub version: String,
 }
 
@@ -105,7 +106,7 @@ impl FromStr for DriverId {
             Some((name, version)) if is_version(version) => {
                 Self { name: name.to_owned(), version: version.to_owned() }
             }
-            _ => Self::new(text),
+            _ => Self { name: text.to_owned(), version: String::new() },
         };
         if driver.name.is_empty() {
             return Err(Error::new(Kind::Invalid, "driver without a name, write `name/version`"));
@@ -116,7 +117,10 @@ impl FromStr for DriverId {
 
 impl fmt::Display for DriverId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.version)
+        match self.version.as_str() {
+            "" => f.write_str(&self.name),
+            version => write!(f, "{}/{version}", self.name),
+        }
     }
 }
 
@@ -133,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_is_version_one_unless_it_says_so() {
+    fn a_driver_has_a_version_if_it_says_so() {
         let parse = |text: &str| text.parse::<DriverId>().unwrap().to_string();
-        assert_eq!(parse("memory"), "memory/v1");
+        assert_eq!(parse("memory"), "memory");
         assert_eq!(parse("etcd/v2beta1"), "etcd/v2beta1");
-        assert_eq!(parse("atomix.io/raft"), "atomix.io/raft/v1");
+        assert_eq!(parse("atomix.io/raft"), "atomix.io/raft");
         assert_eq!(parse("atomix.io/raft/v2"), "atomix.io/raft/v2");
         assert!("".parse::<DriverId>().is_err());
     }

@@ -15,7 +15,7 @@ mod slot;
 pub use decode::{decode_config, parse_primitive_config};
 pub use open::{Of, Open, Primitive, PrimitiveConfig};
 pub use registry::{DriverDetails, StoreDetails};
-pub use routes::{Explanation, Placement, Routes, Step};
+pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
@@ -27,7 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::{BackupStream, Driver, Store as _};
+use atomix_kv::{BackupStream, Driver, Durability, Store as _};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
@@ -232,6 +232,11 @@ impl Runtime {
         Ok(())
     }
 
+    /// Checks what [`Runtime::connect`] checks, and connects nothing.
+    pub fn check_store(&self, driver: &DriverId, config: &Object) -> Result<(), Error> {
+        self.registry.check(driver, config).map(drop)
+    }
+
     /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
     pub async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
         self.registry.configure(id, config).await
@@ -272,6 +277,11 @@ impl Runtime {
     /// Copies everything that a store keeps; see [`atomix_kv::Store::backup`].
     pub async fn backup(&self, id: &StoreId) -> Result<BackupStream, Error> {
         let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        // The answer of the floor, "by their own means", is for backends that have some.
+        if slot.known_profile().is_some_and(|profile| profile.durability == Durability::Process) {
+            let message = format!("store is in memory only, it cannot be backed up: store=`{id}`");
+            return Err(Error::new(Reason::Unsupported, message));
+        }
         Ok(slot.backup().await?)
     }
 
@@ -298,7 +308,9 @@ impl Runtime {
 
     /// Sets the routes for primitives that are created from now on. An empty set takes all routes away.
     pub fn program(&self, routes: Routes) -> Result<(), Error> {
-        routes.check()?;
+        if let Some((_, error)) = routes.mistakes().into_iter().next() {
+            return Err(error);
+        }
         let routes = (!routes.is_empty()).then(|| Arc::new(routes));
         if self.routes.load().as_deref() != routes.as_deref() {
             self.routes.store(routes);

@@ -101,8 +101,7 @@ impl Registry {
             let message = format!("store is connected already: disconnect or configure it: store=`{id}`");
             return Err(Error::new(Reason::StoreExists, message));
         }
-        let driver = self.driver(&driver)?;
-        driver.validate(&config)?;
+        let driver = self.check(&driver, &config)?;
         let closed = self.stop.token().child_token();
         let env = self.env.clone();
         let slot =
@@ -166,21 +165,52 @@ impl Registry {
             .collect()
     }
 
+    /// Checks that a store could be connected, without connecting it.
+    pub(crate) fn check(&self, driver: &DriverId, config: &Object) -> Result<Arc<dyn Driver>, Error> {
+        let driver = self.driver(driver)?;
+        driver.validate(config)?;
+        Ok(driver)
+    }
+
+    /// Finds the driver of a name and version; without a version the newest one that goes by the name.
     fn driver(&self, id: &DriverId) -> Result<Arc<dyn Driver>, Error> {
-        let named = |driver: &&Arc<dyn Driver>| {
-            let own = (driver.name(), driver.version());
-            let wanted = (id.name.as_str(), id.version.as_str());
-            own == wanted || driver.aliases().contains(&wanted)
+        let named = |(name, version): &(&str, &str)| {
+            *name == id.name && (id.version.is_empty() || *version == id.version)
         };
+        let candidates = self.drivers.iter().flat_map(|driver| {
+            let own = std::iter::once((driver.name(), driver.version()));
+            let all = own.chain(driver.aliases().iter().copied());
+            all.filter(named).map(move |(_, version)| (driver, version))
+        });
         let unknown = || {
             let known: Vec<String> = self.drivers().iter().map(|driver| driver.id.to_string()).collect();
             let known = known.join(", ");
             Error::new(Reason::DriverUnknown, format!("no such driver: driver=`{id}` drivers=`{known}`"))
         };
-        self.drivers.iter().find(named).cloned().ok_or_else(unknown)
+        let newest = candidates.max_by_key(|(_, version)| age(version));
+        newest.map(|(driver, _)| Arc::clone(driver)).ok_or_else(unknown)
     }
+}
+
+/// Orders versions as they follow one another: `v1beta1`, `v1`, `v2`, `v10`.
+fn age(version: &str) -> (u64, bool, &str) {
+    let version = version.strip_prefix('v').unwrap_or(version);
+    let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    let (number, rest) = version.split_at(end);
+    (number.parse().unwrap_or(0), rest.is_empty(), rest)
 }
 
 pub(crate) fn not_connected(id: &StoreId) -> Error {
     Error::new(Reason::NotKnown, format!("store is not connected: store=`{id}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_follow_one_another() {
+        let versions = ["v1beta1", "v1", "v2beta1", "v2", "v10"];
+        assert!(versions.is_sorted_by_key(|version| age(version)));
+    }
 }

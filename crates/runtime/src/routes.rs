@@ -111,17 +111,34 @@ impl Routes {
         Explanation { placement, steps }
     }
 
-    /// Checks the configurations that the routes give to primitives.
-    pub fn check(&self) -> Result<(), Error> {
-        let configs: Vec<&Object> = match self {
+    /// Returns everything that is wrong with the routes, each with the key of its place.
+    pub fn mistakes(&self) -> Vec<(String, Error)> {
+        let mut mistakes = Vec::new();
+        let mut note = |key: String, checked: Result<(), Error>| {
+            mistakes.extend(checked.err().map(|error| (key, error)));
+        };
+        match self {
             Self::Seed(routes) => {
-                routes.iter().flat_map(|route| &route.services).map(|service| &service.config).collect()
+                for (at, route) in routes.iter().enumerate() {
+                    for (index, service) in route.services.iter().enumerate() {
+                        let config = parse_primitive_config(&service.config).map(drop);
+                        note(format!("routes[{at}].services[{index}].config"), config);
+                    }
+                }
             }
             Self::Later(routes) => {
-                routes.iter().flat_map(|route| &route.rules).map(|rule| &rule.config).collect()
+                for (at, route) in routes.iter().enumerate() {
+                    for (index, rule) in route.rules.iter().enumerate() {
+                        let kind = type_name(rule);
+                        let known = if kind.is_empty() { Ok(()) } else { kind_named(kind).map(drop) };
+                        note(format!("routes[{at}].rules[{index}].type.name"), known);
+                        let config = parse_primitive_config(&rule.config).map(drop);
+                        note(format!("routes[{at}].rules[{index}].config"), config);
+                    }
+                }
             }
-        };
-        configs.into_iter().try_for_each(|config| parse_primitive_config(config).map(drop))
+        }
+        mistakes
     }
 
     /// Writes the rules of each route as a line each; a route of the later style without rules takes everything.
@@ -141,6 +158,15 @@ impl Routes {
             Self::Later(routes) => routes.is_empty(),
         }
     }
+}
+
+/// Finds the kind that routes call by this name, such as `Map`.
+pub fn kind_named(name: &str) -> Result<Kind, Error> {
+    let unknown = || {
+        let kinds = Kind::ALL.map(Kind::type_name).join(", ");
+        Error::invalid(format!("no such type: type=`{name}` types=`{kinds}`"))
+    };
+    Kind::find(name).ok_or_else(unknown)
 }
 
 fn seed(routes: &[SeedRoute], subject: &Subject<'_>) -> Option<Placement> {

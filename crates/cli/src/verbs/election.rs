@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::Context;
 use crate::failure::{CONFLICT, DONE, Failure};
-use crate::held::{Job, Signals, release, signal_code};
+use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::show;
 use crate::verbs::follow;
 
@@ -172,11 +172,8 @@ impl Elect {
             context.printer.note("the candidate was not elected in time");
             return Ok(ExitCode::from(CONFLICT));
         };
-        let environment = [
-            ("ATOMIX_ELECTION", name),
-            ("ATOMIX_CANDIDATE", candidate),
-            ("ATOMIX_TERM", term.number.to_string()),
-        ];
+        let environment =
+            [(held::ELECTION, name), (held::CANDIDATE, candidate), (held::TERM, term.number.to_string())];
         let (stop, stopped) = oneshot::channel();
         let (give, returned) = oneshot::channel();
         let lost = watch(candidacy, stopped, give).boxed().shared();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Context;
 use crate::failure::{Failure, found};
-use crate::held::{Job, Signals, release, signal_code};
+use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::ago;
 use crate::verbs::inspect;
 
@@ -87,7 +87,7 @@ async fn hold(context: &Context, name: String, job: Job) -> Result<ExitCode, Fai
             format!("lock {name} was lost with the connection")
         }
     };
-    let environment = [("ATOMIX_LOCK_TOKEN", guard.token().to_string()), ("ATOMIX_LOCK_NAME", name)];
+    let environment = [(held::LOCK_TOKEN, guard.token().to_string()), (held::LOCK_NAME, name)];
     let code = job.under(context, &mut signals, environment, lost.boxed().shared()).await?;
     if let Some(guard) = Arc::into_inner(guard) {
         release(context, guard.release().await);

@@ -30,7 +30,8 @@ pub enum Verb {
     /// Set all routes at once
     ///
     /// ROUTES is a JSON list: [{"store": {"namespace": "", "name": "a"}, "rules": [{"kind": "Map", "version": "v1",
-    /// "names": ["*"], "tags": ["t"], "config": {}}]}]. What is left out of a rule does not matter to it.
+    /// "names": ["*"], "tags": ["t"], "config": {}}]}]. What is left out of a rule does not matter to it. The type may be
+    /// written as configuration files have it: "type": {"name": "Map", "version": "v1"}.
     Program {
         /// The routes, or `-` for standard input
         routes: String,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use atomix_client::inspect::{Store, StoreState};
 use atomix_client::{DriverId, StoreId};
@@ -15,6 +16,9 @@ use crate::failure::{DONE, Failure};
 use crate::text::{ago, value as read_value};
 use crate::{Context, Found};
 
+/// Longer than a server gives a store that does not answer: three times its `drain.grace` of 10 s by default.
+const DISCONNECT_PATIENCE: Duration = Duration::from_mins(1);
+
 /// What to do with stores. A store is named NAME or NAMESPACE/NAME.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -22,7 +26,7 @@ pub enum Verb {
     Connect {
         /// The store
         store: StoreId,
-        /// The driver: NAME or NAME/VERSION; `atomix inspect drivers` lists them
+        /// The driver: NAME/VERSION, or NAME for its newest version; `atomix inspect drivers` lists them
         driver: DriverId,
         /// The configuration: a JSON object, or `-` for standard input
         config: Option<String>,
@@ -34,7 +38,7 @@ pub enum Verb {
         /// The configuration: a JSON object, or `-` for standard input
         config: String,
     },
-    /// Disconnect a store; what it keeps stays there
+    /// Disconnect a store; what it keeps stays there. Waits for a store that does not answer, 60s by default
     Disconnect {
         /// The store
         store: StoreId,
@@ -77,7 +81,8 @@ impl Verb {
                 done("configured", &store)?;
             }
             Self::Disconnect { store } => {
-                control()?.disconnect(store.clone()).await.map_err(Failure::control)?;
+                let control = context.patient_control(DISCONNECT_PATIENCE)?.control();
+                control.disconnect(store.clone()).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
             }
             Self::List => return list(context).await,
@@ -102,7 +107,9 @@ fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure
 async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCode, Failure> {
     let mut pieces = context.control()?.inspect().backup(store).await.map_err(Failure::control)?;
     let failed = |error| Failure::Io("cannot write the backup", error);
-    let mut file = File::create_new(path).map_err(failed)?;
+    let mut file = File::create_new(path).map_err(|error| {
+        Failure::Files(format!("cannot make the backup: file=`{}` reason=`{error}`", path.display()))
+    })?;
     let written = async {
         let mut bytes = 0;
         while let Some(piece) = pieces.next().await {

@@ -174,3 +174,16 @@ fn an_explanation_names_what_each_step_left() {
     let left: Vec<_> = explanation.steps.iter().map(|step| (step.name, step.remaining.len())).collect();
     assert_eq!(left, [("name", 2), ("tags", 1), ("type", 0), ("choice", 0)]);
 }
+
+#[test]
+fn every_mistake_is_named_with_its_place() {
+    let mut wrong = route("A", &["type=Map", "type=Bogus"]);
+    wrong.rules[1].config.insert("cach".to_owned(), json!({}));
+    let routes = Routes::Later(vec![bare("D"), wrong]);
+    let mistakes: Vec<String> =
+        routes.mistakes().iter().map(|(key, error)| format!("{key}: {error}")).collect();
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    let kind = "routes[1].rules[1].type.name: no such type: type=`Bogus` types=`Counter, CounterMap,";
+    assert!(mistakes[0].starts_with(kind), "{mistakes:?}");
+    assert!(mistakes[1].starts_with("routes[1].rules[1].config: ") && mistakes[1].contains("cach"));
+}
