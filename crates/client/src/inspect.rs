@@ -230,6 +230,20 @@ pub struct Locks {
     pub locks: Vec<LockState>,
     /// Elections.
     pub elections: Vec<ElectionState>,
+    /// Stores that gave no answer: what lives there is missing above.
+    pub unanswered: Vec<UnansweredStore>,
+}
+
+/// A store that was asked in vain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UnansweredStore {
+    /// Its name.
+    pub store: StoreId,
+    /// Why there was no answer.
+    pub error: String,
+    /// How many primitives were asked about in vain.
+    pub primitives: u64,
 }
 
 /// One lock.
@@ -397,7 +411,8 @@ impl Inspect {
         }
     }
 
-    /// Lists locks and elections: those of type `kind` and of the name `name` unless they are empty.
+    /// Lists locks and elections: those of type `kind` and of the name `name` unless they are empty. Stores that do not
+    /// answer soon are named instead.
     pub async fn locks(&self, kind: &str, name: &str) -> Result<Locks> {
         let request = wire::ListLocksRequest { kind: kind.to_owned(), name: name.to_owned() };
         let response =
@@ -405,6 +420,7 @@ impl Inspect {
         Ok(Locks {
             locks: response.locks.into_iter().map(LockState::from).collect(),
             elections: response.elections.into_iter().map(ElectionState::from).collect(),
+            unanswered: response.unanswered.into_iter().map(UnansweredStore::from).collect(),
         })
     }
 
@@ -560,6 +576,16 @@ impl From<wire::Election> for ElectionState {
             term: wire.term,
             leader: wire.leader.map(Candidate::from),
             candidates: wire.candidates.into_iter().map(Candidate::from).collect(),
+        }
+    }
+}
+
+impl From<wire::UnansweredStore> for UnansweredStore {
+    fn from(wire: wire::UnansweredStore) -> Self {
+        Self {
+            store: wire.store_id.unwrap_or_default().into(),
+            error: wire.error,
+            primitives: wire.primitives,
         }
     }
 }

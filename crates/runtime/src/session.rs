@@ -6,8 +6,9 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use atomix_env::{Shutdown, WallTime};
+use atomix_env::{Env, Shutdown, WallTime};
 use atomix_primitives::{Caller, Kind, Owner};
 use parking_lot::Mutex;
 
@@ -128,19 +129,17 @@ impl Session {
         Caller { owner: self.owner(open), closed }
     }
 
-    /// Returns what the session owns, at most `max` per primitive.
-    pub async fn holdings(&self, max: usize) -> Vec<SessionHolding> {
-        let mut holdings = Vec::new();
-        for open in self.opens() {
-            let held = open.primitive().holdings(self.owner(&open), max).await.into_iter();
-            holdings.extend(held.map(|(key, token)| SessionHolding {
-                kind: open.kind(),
-                name: open.name().to_owned(),
-                key,
-                token,
-            }));
-        }
-        holdings
+    /// Returns what the session owns, at most `max` per primitive. All stores are asked at once; what one does not tell
+    /// within `patience` is left out.
+    pub async fn holdings(&self, env: &Env, patience: Duration, max: usize) -> Vec<SessionHolding> {
+        let ask = |open: Arc<Open>| async move {
+            let asked = env.timeout(patience, open.primitive().holdings(self.owner(&open), max));
+            let held = asked.await.unwrap_or_default().into_iter();
+            let holding =
+                |(key, token)| SessionHolding { kind: open.kind(), name: open.name().to_owned(), key, token };
+            held.map(holding).collect::<Vec<_>>()
+        };
+        futures::future::join_all(self.opens().into_iter().map(ask)).await.concat()
     }
 
     /// Makes the session a user of `open`, unless that is forgotten. False if the session has ended.

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `atomix.inspect.v1`: what an operator may ask.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use atomix_config::StoreId;
+use atomix_env::Env;
 use atomix_kv::Profile;
-use atomix_primitives::{Error, Holding, HostDetails, Kind, Owner, Reason, election};
+use atomix_primitives::{Error, Holding, HostDetails, Kind, Owner, QueueState, election};
 use atomix_proto::{inspect, runtime};
-use atomix_runtime::{Open, Primitive, Routes, Session, StoreState};
+use atomix_runtime::{Open, Primitive, Routes, Session, StoreState, kind_named};
 use futures::StreamExt;
+use futures::future::join_all;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services};
@@ -19,6 +23,8 @@ const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 /// Locks, waiters and holdings that are shown of one primitive.
 const SHOWN_MAX: usize = 1000;
+/// How long a store may take to say who owns what. What it does not say in time is left out.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl inspect::inspector_server::Inspector for Services {
@@ -102,7 +108,7 @@ impl inspect::inspector_server::Inspector for Services {
         request: Request<inspect::ExplainRouteRequest>,
     ) -> Result<Response<inspect::ExplainRouteResponse>, Status> {
         let request = request.into_inner();
-        let kind = kind(&request.kind).map_err(status)?;
+        let kind = kind_named(&request.kind).map_err(status)?;
         let explained =
             self.runtime.explain(kind, &request.version, &request.name, &request.tags).map_err(status)?;
         let step = |step: atomix_runtime::Step| inspect::RouteStep {
@@ -127,7 +133,7 @@ impl inspect::inspector_server::Inspector for Services {
         let of_kind = optional_kind(&request.kind).map_err(status)?;
         let of_store = request.store_id.map(|id| store_id(Some(id)));
         let after = match request.page_token.split_once('/') {
-            Some((kind, name)) => Some((self::kind(kind).map_err(status)?, name)),
+            Some((kind, name)) => Some((kind_named(kind).map_err(status)?, name)),
             None => None,
         };
         let size = page_size(request.page_size);
@@ -171,10 +177,8 @@ impl inspect::inspector_server::Inspector for Services {
         found.truncate(size);
         let last = found.last().filter(|_| more);
         let next_page_token = last.map(|session| session.id().to_string()).unwrap_or_default();
-        let mut sessions = Vec::with_capacity(found.len());
-        for session in found {
-            sessions.push(session_message(&session).await);
-        }
+        let env = self.runtime.env();
+        let sessions = join_all(found.iter().map(|session| session_message(session, env))).await;
         Ok(Response::new(inspect::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -189,34 +193,28 @@ impl inspect::inspector_server::Inspector for Services {
                 && (request.name.is_empty() || open.name() == request.name)
                 && open.primitive().owns()
         };
+        let asked = self.runtime.primitives(None, SHOWN_MAX, wanted);
+        // All at once: one store that is away must not keep an operator from what the others say.
+        let answers = join_all(asked.iter().map(|open| self.owned(open))).await;
         let (mut locks, mut elections) = (Vec::new(), Vec::new());
-        for open in self.runtime.primitives(None, SHOWN_MAX, wanted) {
-            if let Primitive::Election(election) = open.primitive() {
-                let state = election.state().await.map_err(status)?;
-                elections.push(self.election(open.name(), state));
-                continue;
-            }
-            for lock in open.primitive().locks(SHOWN_MAX).await.map_err(status)? {
-                let mut queue = lock.queue.into_iter();
-                locks.push(inspect::Lock {
-                    kind: open.kind().type_name().to_owned(),
-                    name: open.name().to_owned(),
-                    key: lock.key,
-                    holder: queue.next().map(|holder| inspect::Holder {
-                        session: self.session_name(holder.owner),
-                        token: holder.token,
-                        since: Some(timestamp(holder.since)),
-                    }),
-                    waiters: queue
-                        .map(|waiter: Holding| inspect::Waiter {
-                            session: self.session_name(waiter.owner),
-                            since: Some(timestamp(waiter.since)),
-                        })
-                        .collect(),
-                });
+        let mut unanswered: BTreeMap<&StoreId, inspect::UnansweredStore> = BTreeMap::new();
+        for (open, answer) in asked.iter().zip(answers) {
+            match answer {
+                Ok(Owned::Locks(found)) => locks.extend(found),
+                Ok(Owned::Election(found)) => elections.push(found),
+                Err(error) => {
+                    let store = open.store_id();
+                    let entry = unanswered.entry(store).or_insert_with(|| inspect::UnansweredStore {
+                        store_id: Some(store_id_message(store)),
+                        error,
+                        primitives: 0,
+                    });
+                    entry.primitives += 1;
+                }
             }
         }
-        Ok(Response::new(inspect::ListLocksResponse { locks, elections }))
+        let unanswered = unanswered.into_values().collect();
+        Ok(Response::new(inspect::ListLocksResponse { locks, elections, unanswered }))
     }
 
     async fn end_session(
@@ -243,7 +241,49 @@ impl inspect::inspector_server::Inspector for Services {
     }
 }
 
+/// What sessions own in one primitive, and who waits for it.
+enum Owned {
+    Locks(Vec<inspect::Lock>),
+    Election(inspect::Election),
+}
+
 impl Services {
+    /// Asks the store of a primitive who owns what; an error in words if it does not answer soon.
+    async fn owned(&self, open: &Open) -> Result<Owned, String> {
+        let ask = async {
+            if let Primitive::Election(election) = open.primitive() {
+                return Ok(Owned::Election(self.election(open.name(), election.state().await?)));
+            }
+            let locks = open.primitive().locks(SHOWN_MAX).await?.into_iter();
+            Ok::<_, Error>(Owned::Locks(locks.map(|lock| self.lock(open, lock)).collect()))
+        };
+        match self.runtime.env().timeout(STORE_PATIENCE, ask).await {
+            Ok(Ok(owned)) => Ok(owned),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", STORE_PATIENCE.as_secs())),
+        }
+    }
+
+    fn lock(&self, open: &Open, lock: QueueState) -> inspect::Lock {
+        let mut queue = lock.queue.into_iter();
+        inspect::Lock {
+            kind: open.kind().type_name().to_owned(),
+            name: open.name().to_owned(),
+            key: lock.key,
+            holder: queue.next().map(|holder| inspect::Holder {
+                session: self.session_name(holder.owner),
+                token: holder.token,
+                since: Some(timestamp(holder.since)),
+            }),
+            waiters: queue
+                .map(|waiter: Holding| inspect::Waiter {
+                    session: self.session_name(waiter.owner),
+                    since: Some(timestamp(waiter.since)),
+                })
+                .collect(),
+        }
+    }
+
     fn session_name(&self, owner: Owner) -> String {
         self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
     }
@@ -262,12 +302,14 @@ impl Services {
     }
 }
 
-async fn session_message(session: &Session) -> inspect::Session {
-    let holdings = session.holdings(PAGE_DEFAULT).await.into_iter().map(|holding| inspect::Holding {
-        kind: holding.kind.type_name().to_owned(),
-        name: holding.name,
-        key: holding.key,
-        token: holding.token,
+async fn session_message(session: &Session, env: &Env) -> inspect::Session {
+    let holdings = session.holdings(env, STORE_PATIENCE, PAGE_DEFAULT).await.into_iter().map(|holding| {
+        inspect::Holding {
+            kind: holding.kind.type_name().to_owned(),
+            name: holding.name,
+            key: holding.key,
+            token: holding.token,
+        }
     });
     inspect::Session {
         id: session.name(),
@@ -312,16 +354,138 @@ fn json(config: &atomix_config::Object) -> String {
     serde_json::Value::Object(config.clone()).to_string()
 }
 
-fn kind(name: &str) -> Result<Kind, Error> {
-    let kinds = || Kind::ALL.map(Kind::type_name).join(", ");
-    let unknown = || Error::new(Reason::Invalid, format!("no such type: type=`{name}` types=`{}`", kinds()));
-    Kind::find(name).ok_or_else(unknown)
-}
-
 fn optional_kind(name: &str) -> Result<Option<Kind>, Error> {
-    if name.is_empty() { Ok(None) } else { kind(name).map(Some) }
+    if name.is_empty() { Ok(None) } else { kind_named(name).map(Some) }
 }
 
 fn page_size(wanted: u32) -> usize {
     if wanted == 0 { PAGE_DEFAULT } else { (wanted as usize).min(PAGE_MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use atomix_config::{Config, DriverId, LaterRoute, Object, Rule};
+    use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
+    use atomix_kv::{Health, Keyspace, Level, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
+    use atomix_kv_testkit::HandOut;
+    use atomix_primitives::Lock;
+    use atomix_runtime::{Of, Runtime};
+    use futures::future::BoxFuture;
+    use inspect::inspector_server::Inspector;
+
+    use super::*;
+
+    /// A store that answers nothing while it is frozen.
+    #[derive(Debug)]
+    struct Freezer {
+        store: MemoryStore,
+        frozen: AtomicBool,
+    }
+
+    impl Freezer {
+        async fn thawed(&self) {
+            if self.frozen.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    impl Store for Freezer {
+        fn profile(&self) -> &Profile {
+            self.store.profile()
+        }
+
+        fn read<'a>(
+            &'a self,
+            keyspace: &'a Keyspace,
+            reads: Vec<Read>,
+            level: Level,
+        ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
+            Box::pin(async move {
+                self.thawed().await;
+                self.store.read(keyspace, reads, level).await
+            })
+        }
+
+        fn commit<'a>(
+            &'a self,
+            keyspace: &'a Keyspace,
+            txn: Txn,
+        ) -> BoxFuture<'a, Result<Outcome, atomix_kv::Error>> {
+            Box::pin(async move {
+                self.thawed().await;
+                self.store.commit(keyspace, txn).await
+            })
+        }
+
+        fn watch<'a>(
+            &'a self,
+            keyspace: &'a Keyspace,
+            from: WatchFrom,
+        ) -> BoxFuture<'a, Result<WatchStream, atomix_kv::Error>> {
+            self.store.watch(keyspace, from)
+        }
+
+        fn check(&self) -> BoxFuture<'_, Result<Health, atomix_kv::Error>> {
+            self.store.check()
+        }
+
+        fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
+            self.store.close(grace)
+        }
+    }
+
+    fn named(name: &str) -> StoreId {
+        StoreId { namespace: String::new(), name: name.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_hides_nothing_of_the_others() {
+        let freezer = Arc::new(Freezer {
+            store: MemoryStore::new(Settings::default()),
+            frozen: AtomicBool::new(false),
+        });
+        let handed: Arc<dyn Store> = Arc::clone(&freezer) as _;
+        let drivers: Vec<Arc<dyn atomix_kv::Driver>> =
+            vec![Arc::new(MemoryDriver), Arc::new(HandOut::new(move || Arc::clone(&handed)))];
+        let settings = atomix_runtime::Settings::new(&Config::default(), Env::real(), drivers);
+        let runtime = Runtime::new(settings);
+        for (store, driver) in [("near", "memory"), ("far", "test")] {
+            let driver = DriverId { name: driver.to_owned(), version: String::new() };
+            runtime.connect(named(store), driver, Object::new()).await.unwrap();
+        }
+        let far = Rule { names: vec!["far".to_owned()], ..Rule::default() };
+        let routes = vec![
+            LaterRoute { store: named("far"), rules: vec![far] },
+            LaterRoute { store: named("near"), rules: Vec::new() },
+        ];
+        runtime.stores_tried(Duration::from_secs(5)).await;
+        runtime.program(Routes::Later(routes)).unwrap();
+        let session = runtime.open_session("test".to_owned(), Box::new(|| {}));
+        for name in ["near", "far"] {
+            runtime.create(&session, Kind::Lock, name, &[]).await.unwrap();
+            let open = runtime.find(Kind::Lock, name).unwrap();
+            Lock::of(open.primitive()).unwrap().lock(&session.caller(&open), None).await.unwrap();
+        }
+
+        freezer.frozen.store(true, Ordering::SeqCst);
+        let services = Services { runtime };
+        let request = Request::new(inspect::ListLocksRequest::default());
+        let answer = services.list_locks(request).await.unwrap().into_inner();
+        let names: Vec<_> = answer.locks.iter().map(|lock| lock.name.as_str()).collect();
+        assert_eq!(names, ["near"]);
+        let unanswered = inspect::UnansweredStore {
+            store_id: Some(store_id_message(&named("far"))),
+            error: "no answer within 1 s".to_owned(),
+            primitives: 1,
+        };
+        assert_eq!(answer.unanswered, [unanswered]);
+        let request = Request::new(inspect::ListSessionsRequest::default());
+        let answer = services.list_sessions(request).await.unwrap().into_inner();
+        let held: Vec<_> = answer.sessions[0].holdings.iter().map(|held| held.name.as_str()).collect();
+        assert_eq!(held, ["near"]);
+    }
 }

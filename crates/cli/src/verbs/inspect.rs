@@ -6,14 +6,15 @@ use std::time::SystemTime;
 
 use atomix_client::StoreId;
 use atomix_client::inspect::{
-    Candidate, Driver, ElectionState, Holder, Host, LockState, Locks, Primitive, Session, Waiter,
+    Candidate, Driver, ElectionState, Holder, Host, LockState, Locks, Primitive, Session, UnansweredStore,
+    Waiter,
 };
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::Context;
-use crate::failure::{DONE, Failure};
+use crate::failure::{DONE, Failure, UNAVAILABLE};
 use crate::text::{ago, show, table};
 
 /// What to look at; everything if it is not said.
@@ -51,7 +52,7 @@ pub(crate) enum Verb {
     },
     /// The clients, and what they hold
     Sessions,
-    /// Who holds locks and leads elections, and who waits
+    /// Who holds locks and leads elections, and who waits; exit code 5 if a store did not say
     Locks {
         #[arg(long, help = "Only of this type: Lock, Map, CounterMap, LeaderElection")]
         kind: Option<String>,
@@ -100,6 +101,7 @@ async fn everything(context: &Context) -> Result<ExitCode, Failure> {
         "sessions": sessions,
         "locks": locks.locks,
         "elections": locks.elections,
+        "unanswered": locks.unanswered,
     }))?;
     if context.printer.is_human() {
         super::store::print(context, &stores)?;
@@ -112,7 +114,7 @@ async fn everything(context: &Context) -> Result<ExitCode, Failure> {
         context.printer.human("")?;
         print_locks(context, &locks)?;
     }
-    Ok(DONE)
+    Ok(complete(&locks))
 }
 
 async fn drivers(context: &Context) -> Result<ExitCode, Failure> {
@@ -211,14 +213,20 @@ fn print_sessions(context: &Context, sessions: &[Session]) -> Result<(), Failure
 async fn locks(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Failure> {
     let all = context.control()?.inspect().locks(kind, name).await.map_err(Failure::control)?;
     print_locks(context, &all)?;
-    Ok(DONE)
+    Ok(complete(&all))
+}
+
+/// Returns the exit code: what is missing must not pass for what is not there.
+fn complete(all: &Locks) -> ExitCode {
+    if all.unanswered.is_empty() { DONE } else { ExitCode::from(UNAVAILABLE) }
 }
 
 fn print_locks(context: &Context, all: &Locks) -> Result<(), Failure> {
     let (printer, now) = (context.printer, now(context));
     all.locks.iter().try_for_each(|lock| printer.object(lock))?;
     all.elections.iter().try_for_each(|election| printer.object(election))?;
-    if all.locks.is_empty() && all.elections.is_empty() {
+    all.unanswered.iter().try_for_each(|store| printer.object(store))?;
+    if all.locks.is_empty() && all.elections.is_empty() && all.unanswered.is_empty() {
         printer.human("no lock or election is open")?;
     }
     if !all.locks.is_empty() {
@@ -228,6 +236,9 @@ fn print_locks(context: &Context, all: &Locks) -> Result<(), Failure> {
     if !all.elections.is_empty() {
         let rows: Vec<_> = all.elections.iter().map(election_row).collect();
         printer.human(table(&["ELECTION", "TERM", "LEADER", "CANDIDATES"], &rows))?;
+    }
+    for UnansweredStore { store, error, primitives, .. } in &all.unanswered {
+        printer.human(format!("store {store} gave no answer about {primitives} primitives: {error}"))?;
     }
     Ok(())
 }
