@@ -113,7 +113,7 @@ fn a_later_layer_wins() {
     );
     assert_eq!(limits.value_bytes_max, Limits::default().value_bytes_max);
 
-    assert_eq!(loaded.origin("limits.batch-max"), &Origin::Flag("limits.batch-max".to_owned()));
+    assert_eq!(loaded.origin("limits.batch-max"), &Origin::Flag("set limits.batch-max".to_owned()));
     assert_eq!(
         loaded.origin("limits.key-bytes-max"),
         &Origin::Env("ATOMIX_LIMITS__KEY_BYTES_MAX".to_owned())
