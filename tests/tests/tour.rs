@@ -114,6 +114,11 @@ fn a_lock_is_held_while_a_command_runs_and_freed_when_its_holder_is_killed() {
     let next = server.run(&["lock", "run", "door", "--timeout", "5s", "--", "sh", "-c", "exit 7"]);
     assert_eq!(next.status.code(), Some(7), "{next:?}");
     assert!(killed.elapsed() < Duration::from_secs(1), "the lock was freed after {:?}", killed.elapsed());
+    // The command ends with its holder, and so does its output.
+    if cfg!(target_os = "linux") {
+        assert_eq!(lines.next(), None);
+        assert!(killed.elapsed() < Duration::from_secs(30), "the command goes on");
+    }
 }
 
 #[test]

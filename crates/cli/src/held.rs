@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands that run while something is held: a lock, keys, the lead of an election.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -127,6 +129,40 @@ pub(crate) fn release(context: &Context, result: atomix_client::Result<()>) {
     }
 }
 
+/// Becomes a command that does not outlive the process which holds something for it.
+#[derive(Debug, Args)]
+pub struct Tied {
+    /// The process that it is tied to
+    holder: u32,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// The command of [`Tied`].
+pub(crate) const TIED: &str = "run-tied";
+
+impl Tied {
+    pub(crate) fn run(self, context: &Context) -> ExitCode {
+        // It stays through `exec`. If it cannot be had, the command runs as it does elsewhere.
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).ok();
+        if std::os::unix::process::parent_id() != self.holder {
+            // The holder is gone already, and its death would not be told any more.
+            return signal_code(Signal::TERM);
+        }
+        let mut command = std::process::Command::new(&self.command[0]);
+        let error = command.args(&self.command[1..]).exec();
+        cannot_run(context, &self.command[0], &error)
+    }
+}
+
+/// Says why a command does not run, and returns the exit code as shells report it.
+fn cannot_run(context: &Context, command: &OsStr, error: &io::Error) -> ExitCode {
+    context.printer.note(&format!("cannot run {}: {error}", command.display()));
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
 impl Job {
     /// Runs the command until it ends, and returns its exit code. If `lost` ends first, the command is ended, and the
     /// code is not 0.
@@ -137,13 +173,9 @@ impl Job {
         environment: [(&str, String); N],
         lost: Lost,
     ) -> Result<ExitCode, Failure> {
-        let mut child = match self.spawn(environment) {
+        let mut child = match self.spawn(context, environment) {
             Ok(child) => child,
-            Err(error) => {
-                context.printer.note(&format!("cannot run {}: {error}", self.command[0].display()));
-                // As shells report it.
-                return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
-            }
+            Err(error) => return Ok(cannot_run(context, &self.command[0], &error)),
         };
         let mut gone = false;
         loop {
@@ -175,8 +207,24 @@ impl Job {
         }
     }
 
-    fn spawn<const N: usize>(&self, environment: [(&str, String); N]) -> io::Result<Child> {
-        let mut command = Command::new(&self.command[0]);
+    /// Starts the command by way of [`Tied`] where that is possible: only the new process itself can ask for a signal at
+    /// the death of this one, and only between its start and the command.
+    fn spawn<const N: usize>(
+        &self,
+        context: &Context,
+        environment: [(&str, String); N],
+    ) -> io::Result<Child> {
+        let own = Path::new("/proc/self/exe");
+        let mut command = if context.ties && own.exists() {
+            let mut command = Command::new(own);
+            let holder = std::process::id().to_string();
+            command
+                .args(["--output", context.printer.format_name(), TIED, &holder, "--"])
+                .arg(&self.command[0]);
+            command
+        } else {
+            Command::new(&self.command[0])
+        };
         command.args(&self.command[1..]).envs(environment);
         command.spawn()
     }
@@ -211,7 +259,13 @@ mod tests {
             tags: Vec::new(),
             timeout: None,
         };
-        Context { options, offline: Offline::NOTHING, printer: Printer::new(Format::Human), env: Env::real() }
+        Context {
+            options,
+            offline: Offline::NOTHING,
+            printer: Printer::new(Format::Human),
+            env: Env::real(),
+            ties: false,
+        }
     }
 
     fn job(kill_after: Duration, script: &str) -> Job {

@@ -132,6 +132,9 @@ pub enum Command {
     Session(verbs::session::Verb),
     /// Make load on the server and measure how it is borne
     Bench(verbs::bench::Bench),
+    /// Become a command that ends with the process that holds something for it
+    #[command(hide = true, name = held::TIED)]
+    RunTied(held::Tied),
     /// Write a completion script for a shell
     Completions {
         /// The shell
@@ -165,6 +168,8 @@ pub(crate) struct Context {
     offline: Offline,
     printer: Printer,
     env: Env,
+    /// Whether this program can start itself to tie a command to this process.
+    ties: bool,
 }
 
 /// Runs a command and returns the exit code of the process. Errors go to standard error.
@@ -180,7 +185,9 @@ pub fn run(
     // Boxed here, so that it is compiled with this crate, for size.
     Box::pin(async move {
         let printer = Printer::new(options.output);
-        let context = Context { options, offline, printer, env: Env::real() };
+        // A program may have our commands elsewhere in its arguments, where we would not find them again.
+        let ties = cfg!(target_os = "linux") && program.find_subcommand(held::TIED).is_some();
+        let context = Context { options, offline, printer, env: Env::real(), ties };
         match context.run(program, command).await {
             Ok(code) => code,
             Err(failure) => context.printer.fail(&failure),
@@ -208,6 +215,7 @@ impl Context {
             Command::Inspect(inspect) => inspect.run(self).await,
             Command::Session(verb) => verb.run(self).await,
             Command::Bench(bench) => bench.run(self).await,
+            Command::RunTied(tied) => Ok(tied.run(self)),
             Command::Completions { shell } => output::completions(program, shell),
         }
     }

@@ -43,6 +43,14 @@ impl Printer {
         }
     }
 
+    /// Returns the format as the option of that name has it.
+    pub(crate) fn format_name(self) -> &'static str {
+        match self.format {
+            Format::Human => "human",
+            Format::Json => "json",
+        }
+    }
+
     /// Returns whether people read the answers.
     pub(crate) fn is_human(self) -> bool {
         self.format == Format::Human
