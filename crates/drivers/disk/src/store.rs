@@ -354,7 +354,7 @@ async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Erro
 #[cfg(test)]
 mod tests {
     use atomix_env::ManualClock;
-    use atomix_kv::{Unwatched, Write};
+    use atomix_kv::{HistoryRoom, Write};
     use futures::StreamExt;
 
     use super::*;
@@ -370,7 +370,7 @@ mod tests {
             bytes_max: 64 << 20,
             history_commits_max: 1,
             history_bytes_max: 1,
-            unwatched_history_bytes_max: Unwatched::BYTES_MAX,
+            histories_bytes_max: HistoryRoom::BYTES_MAX,
             history_age_max: Duration::from_hours(1),
             log_bytes_max: 64 << 20,
         };

@@ -66,7 +66,7 @@ async fn a_forgotten_primitive_is_gone_although_a_session_that_never_created_it_
     assert!(soon(events.next()).await.is_none(), "the stream ends as it does for who closes");
     settle().await;
     assert_eq!(forgotten.strong_count(), 0);
-    assert!(a.session.holdings(10).await.is_empty());
+    assert!(a.session.holdings(node.runtime.env(), Duration::from_secs(1), 10).await.is_empty());
 }
 
 #[tokio::test]
