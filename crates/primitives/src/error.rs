@@ -114,7 +114,7 @@ reasons! {
     NotOpen = "PRIMITIVE_NOT_OPEN", Unavailable;
     /// The runtime is shutting down.
     Draining = "DRAINING", Unavailable;
-    /// The session ended, or it closed the primitive, while the call waited.
+    /// The session ended, or it closed the primitive, or the last that had created it did, while the call waited.
     Closed = "PRIMITIVE_CLOSED", Cancelled;
     /// The call took longer than its deadline allows.
     DeadlineExceeded = "DEADLINE_EXCEEDED", Timeout;
