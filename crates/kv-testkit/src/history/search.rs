@@ -211,7 +211,9 @@ impl<'a, M: Model> Search<'a, M> {
             };
             let mut effects = node.used.to_vec();
             effects[next / 64] |= 1 << (next % 64);
-            let (base, ahead, latest) = (node.base, Rc::clone(&node.ahead), node.latest);
+            let (base, ahead) = (node.base, Rc::clone(&node.ahead));
+            // Also what was not answered came after it began.
+            let latest = node.latest.max(call.began);
             let by = u32::try_from(self.answered.len() + next).unwrap_or(NONE);
             self.push(at, by, base, ahead, effects.into(), latest, state, depth, used);
         }

@@ -229,6 +229,22 @@ fn a_list_keeps_its_order() {
     assert!(!fine(List::default(), calls(&[1, 2])));
 }
 
+#[test]
+fn a_lost_call_that_was_over_does_not_come_after_a_later_one() {
+    use number::{Answer, Op};
+    // Only as 0 -> 1 -> 3 -> 4, but the addition of 2 was over before the update could begin.
+    let calls = |over| {
+        vec![
+            Call { ended: over, ..Call::lost(0, 0, Op::Add(2)) },
+            Call::done(0, 9..31, Op::Add(1), Answer::Is(4)),
+            Call::lost(0, 29, Op::Update(0, 1)),
+        ]
+    };
+    assert!(fine(Number(Some(0)), calls(None)));
+    assert!(fine(Number(Some(0)), calls(Some(30))));
+    assert!(!fine(Number(Some(0)), calls(Some(11))));
+}
+
 /// Tries all orders of all calls, with all choices of the lost ones.
 fn brute<M: Model>(state: &M, rest: &[Call<M::Op, M::Answer>]) -> bool {
     let over = rest.iter().filter(|call| call.answer.is_some()).filter_map(|call| call.ended).min();
