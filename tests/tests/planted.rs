@@ -49,7 +49,7 @@ const MUTANTS: &[(Bug, &str, Kind)] = &[
     (Bug::ForgottenAbsent, "map/", Kind::Map),
     (Bug::ForgottenVersion, "map/", Kind::Map),
     (Bug::ForgottenVersion, "value/", Kind::Value),
-    (Bug::ForgottenVersion, "election/", Kind::Election),
+    (Bug::ForgottenRecord, "election/", Kind::Election),
     (Bug::ForgottenVersion, "list/", Kind::List),
     (Bug::ForgottenValue, "counter/", Kind::Counter),
     (Bug::ForgottenValue, "indexedmap/", Kind::IndexedMap),

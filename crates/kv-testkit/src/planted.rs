@@ -48,6 +48,8 @@ pub enum Bug {
     ForgottenVersion,
     /// `ValueIs` counts as held.
     ForgottenValue,
+    /// `ModifiedAt` and `ValueIs` count as held.
+    ForgottenRecord,
     /// A commit is undone after it was answered, now and then.
     LostWrite,
     /// A commit is applied twice, now and then.
@@ -60,7 +62,7 @@ pub enum Bug {
     ReusedToken,
     /// A stamp is told to be the only one although it is not, now and then.
     SelfGranted,
-    /// Stamps are told to be by whoever stamped last.
+    /// Stamps are told to be by whoever stamped last, and `ValueIs` counts as held.
     StolenOwner,
     /// Every second deletion of a stamp is kept from watches.
     LostWakeup,

@@ -56,7 +56,8 @@ impl Planted {
             Bug::ForgottenGuard => matches!(guard, Guard::ValueIsNot { .. }),
             Bug::ForgottenAbsent => matches!(guard, Guard::Absent { .. }),
             Bug::ForgottenVersion => matches!(guard, Guard::ModifiedAt { .. }),
-            Bug::ForgottenValue => matches!(guard, Guard::ValueIs { .. }),
+            Bug::ForgottenValue | Bug::StolenOwner => matches!(guard, Guard::ValueIs { .. }),
+            Bug::ForgottenRecord => matches!(guard, Guard::ModifiedAt { .. } | Guard::ValueIs { .. }),
             _ => false,
         };
         txn.guards.retain(|guard| !forgotten(guard));
