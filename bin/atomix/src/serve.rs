@@ -73,7 +73,8 @@ impl Serve {
             print!("{}", loaded.render_with_origins());
             return ExitCode::SUCCESS;
         }
-        let mistakes = mistakes(&loaded);
+        let runtime = runtime(&loaded.config);
+        let mistakes = mistakes(&loaded, &runtime);
         if !mistakes.is_empty() {
             eprintln!("{}", mistakes.join("\n"));
             return ExitCode::from(EXIT_CONFIG);
@@ -89,7 +90,7 @@ impl Serve {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        match serve(loaded.config).await {
+        match serve(loaded.config, runtime).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("atomix cannot serve: {error:#}");
@@ -120,9 +121,8 @@ impl Serve {
 }
 
 /// Returns what drivers and routes refuse, a line each: the types of the configuration cannot know it.
-fn mistakes(loaded: &Loaded) -> Vec<String> {
+fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
     let config = &loaded.config;
-    let runtime = Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()));
     let mut mistakes = Vec::new();
     for (index, store) in config.stores.iter().enumerate() {
         if let Err(error) = runtime.check_store(&store.driver, &store.config) {
@@ -135,8 +135,8 @@ fn mistakes(loaded: &Loaded) -> Vec<String> {
     mistakes.into_iter().map(line).collect()
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let bound = bind(&config).await?;
+async fn serve(config: Config, runtime: Arc<Runtime>) -> anyhow::Result<()> {
+    let bound = bind(&config, &runtime).await?;
     let shutdown = Shutdown::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
@@ -150,7 +150,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("draining: no new calls, running ones may finish");
         stop.cancel();
     });
-    let (runtime, bound) = bound;
     greet(&runtime, &bound);
     let drained = bound.run(shutdown).await;
     runtime.shut_down().await;
@@ -161,9 +160,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the runtime with its stores and routes, and binds the ports.
-async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
-    let runtime = Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()));
+fn runtime(config: &Config) -> Arc<Runtime> {
+    Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()))
+}
+
+/// Gives the runtime its stores and routes, and binds the ports.
+async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> {
     for store in &config.stores {
         let connected = runtime.connect(store.id(), store.driver.clone(), store.config.clone()).await;
         connected.with_context(|| format!("store `{}` of the configuration", store.id()))?;
@@ -175,8 +177,7 @@ async fn bind(config: &Config) -> anyhow::Result<(Arc<Runtime>, Bound)> {
     }
     let workers = workers(config.workers).context("cannot start the threads of `workers`")?;
     let settings = atomix_server::Settings::new(config, Some(workers));
-    let bound = Server::new(Arc::clone(&runtime), settings).bind().await?;
-    Ok((runtime, bound))
+    Ok(Server::new(Arc::clone(runtime), settings).bind().await?)
 }
 
 /// Without routes in the configuration everything goes to the first store.
@@ -250,16 +251,17 @@ mod tests {
             {"name": "c", "driver": {"name": "cassandra", "version": "v1"}}]"#;
         let routes = r#"[{"store": {"name": "a"}, "rules": [{"type": {"name": "Bogus"}}]}]"#;
         let loaded = Loader::new().flags([("stores", stores), ("routes", routes)]).load().unwrap();
-        let mistakes = mistakes(&loaded);
+        let all = |loaded: &Loaded| mistakes(loaded, &runtime(&loaded.config));
+        let named = all(&loaded);
         let expected = [
             ("byts-max", "key=`stores[1].config` flag=`--set stores`"),
             ("cassandra/v1", "key=`stores[2].driver` flag=`--set stores`"),
             ("Bogus", "key=`routes[0].rules[0].type.name` flag=`--set routes`"),
         ];
-        assert_eq!(mistakes.len(), expected.len(), "{mistakes:?}");
-        for (mistake, (what, place)) in mistakes.iter().zip(expected) {
+        assert_eq!(named.len(), expected.len(), "{named:?}");
+        for (mistake, (what, place)) in named.iter().zip(expected) {
             assert!(mistake.contains(what) && mistake.ends_with(place), "{mistake}");
         }
-        assert!(super::mistakes(&Loader::new().load().unwrap()).is_empty());
+        assert!(all(&Loader::new().load().unwrap()).is_empty());
     }
 }

@@ -244,20 +244,22 @@ impl Context {
 
     /// Makes a client for the control services.
     fn control(&self) -> Result<Client, Failure> {
-        let builder = self.builder().retry_budget(Duration::ZERO);
-        builder.connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
+        connect_control(self.builder())
     }
 
     /// Makes a client for a call to the control services that takes this long if the store behind does not answer.
     fn patient_control(&self, patience: Duration) -> Result<Client, Failure> {
-        let builder = self.builder().retry_budget(Duration::ZERO);
-        let builder = if self.options.timeout.is_none() { builder.call_timeout(patience) } else { builder };
-        builder.connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
+        let builder = self.builder();
+        connect_control(if self.options.timeout.is_none() { builder.call_timeout(patience) } else { builder })
     }
 
     async fn open<P>(&self, open: Open<P>) -> Result<P, Failure> {
         Ok(open.tags(&self.options.tags).open().await?)
     }
+}
+
+fn connect_control(builder: atomix_client::Builder) -> Result<Client, Failure> {
+    builder.retry_budget(Duration::ZERO).connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ struct Window {
     followers: Slab<Position>,
     /// Why nothing comes any more.
     end: Option<(ErrorKind, String)>,
-    room: Option<HistoryRoom>,
+    room: HistoryRoom,
 }
 
 /// How far a follower is.
@@ -84,17 +84,8 @@ const FEW_BYTES: usize = 8 << 10;
 // === impl History ===
 
 impl History {
-    /// Makes an empty window that begins at `tip`. For hosts that keep histories only while they are followed.
-    pub fn new(tip: Revision) -> Self {
-        Self::with(tip, None)
-    }
-
-    /// Makes an empty window that begins at `tip`, one of many of a store.
-    pub fn among(tip: Revision, room: &HistoryRoom) -> Self {
-        Self::with(tip, Some(room.clone()))
-    }
-
-    fn with(tip: Revision, room: Option<HistoryRoom>) -> Self {
+    /// Makes an empty window that begins at `tip`, one of those that share `room`.
+    pub fn new(tip: Revision, room: &HistoryRoom) -> Self {
         let window = Window {
             commits: VecDeque::new(),
             bytes: 0,
@@ -102,7 +93,7 @@ impl History {
             tip,
             followers: Slab::new(),
             end: None,
-            room,
+            room: room.clone(),
         };
         Self { window: Arc::new(Mutex::new(window)) }
     }
@@ -254,28 +245,26 @@ impl Window {
     fn change(&mut self, change: impl FnOnce(&mut Self)) {
         let before = self.bytes;
         change(self);
-        if self.bytes != before
-            && let Some(room) = &self.room
-        {
+        if self.bytes != before {
             // Wraps around where it became less.
-            room.0.bytes.fetch_add(self.bytes.wrapping_sub(before), Ordering::Relaxed);
+            self.room.0.bytes.fetch_add(self.bytes.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 
     /// Forgets what `retention` does not allow, and all but `few` of what everybody has seen if there is no room for more.
     fn trim(&mut self, retention: Retention, few: usize) {
-        let no_room = self.room.as_ref().is_some_and(HistoryRoom::is_full);
-        if !no_room && self.commits.len() <= retention.commits_max && self.bytes <= retention.bytes_max {
-            return;
-        }
-        // Who begins to follow begins after the newest one.
-        let seen = self.followers.iter().map(|(_, position)| position.seen).min().unwrap_or(self.tip);
+        let no_room = self.room.is_full();
+        let mut seen = None;
         while let Some(oldest) = self.commits.front() {
-            let (len, seen) = (self.commits.len(), oldest.revision <= seen);
+            let len = self.commits.len();
             let refused = len > retention.commits_max || self.bytes > retention.bytes_max;
-            let spared = no_room && seen && (len > few || self.bytes > FEW_BYTES);
-            if !(spared || refused && (seen || len > 1)) {
-                break;
+            if !(refused && len > 1) {
+                let spared = refused || no_room && (len > few || self.bytes > FEW_BYTES);
+                // Who begins to follow begins after the newest one.
+                let everybody = || self.followers.iter().map(|(_, position)| position.seen).min();
+                if !spared || oldest.revision > *seen.get_or_insert_with(|| everybody().unwrap_or(self.tip)) {
+                    break;
+                }
             }
             self.drop_oldest();
         }
@@ -455,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_follower_sees_every_commit_once_and_in_order() {
-        let history = History::new(Revision(5));
+        let history = History::new(Revision(5), &HistoryRoom::default());
         let mut now = history.follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut now), Some(1005));
         assert_eq!(next(&mut now), None);
@@ -472,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_falls_out_of_the_window_ends_with_compacted() {
-        let history = History::new(Revision(0));
+        let history = History::new(Revision(0), &HistoryRoom::default());
         let mut slow = history.follow(WatchFrom::Now).unwrap();
         slow.next().now_or_never();
         let retention = Retention { commits_max: 2, ..Retention::default() };
@@ -491,7 +480,7 @@ mod tests {
     fn what_everybody_has_seen_is_forgotten_when_all_of_it_is_too_much() {
         let one = bytes(&commit(1));
         let room = HistoryRoom::new(30 * one);
-        let histories = [(); 3].map(|()| History::among(Revision(0), &room));
+        let histories = [(); 3].map(|()| History::new(Revision(0), &room));
         let mut follower = histories[0].follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut follower), Some(1000));
         for at in 1..=100 {
@@ -526,7 +515,7 @@ mod tests {
             let change = Change { key: "k".into(), previous: None, current: Some(entry) };
             Commit { revision: Revision(at), changes: vec![change] }
         };
-        let history = History::among(Revision(0), &HistoryRoom::new(0));
+        let history = History::new(Revision(0), &HistoryRoom::new(0));
         let mut follower = history.follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut follower), Some(1000));
         let retention = Retention { bytes_max: 9_000, ..Retention::default() };
@@ -542,7 +531,7 @@ mod tests {
 
     #[test]
     fn closing_ends_followers_after_what_they_have_not_seen() {
-        let history = History::new(Revision(0));
+        let history = History::new(Revision(0), &HistoryRoom::default());
         let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
         history.push(commit(1), Retention::default());
         history.close();
@@ -554,7 +543,7 @@ mod tests {
 
     #[test]
     fn followers_end_with_the_first_reason_that_was_given() {
-        let history = History::new(Revision(0));
+        let history = History::new(Revision(0), &HistoryRoom::default());
         let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
         history.end(&Error::compacted(Revision(7)));
         history.close();
@@ -566,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_extended_back_serves_who_could_not_begin() {
-        let history = History::new(Revision(5));
+        let history = History::new(Revision(5), &HistoryRoom::default());
         history.push(commit(6), Retention::default());
         assert!(history.follow(WatchFrom::After(Revision(2))).is_err());
         let older: Vec<Arc<Commit>> = (3..=5).map(|at| Arc::new(commit(at))).collect();
@@ -583,7 +572,7 @@ mod tests {
 
     #[test]
     fn only_a_window_that_lags_behind_its_store_is_followed_from_beyond_its_tip() {
-        let history = History::new(Revision(1));
+        let history = History::new(Revision(1), &HistoryRoom::default());
         history.push(commit(2), Retention::default());
         let error = history.follow(WatchFrom::After(Revision(3))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(2) });
@@ -595,7 +584,7 @@ mod tests {
 
     #[test]
     fn a_dropped_follower_leaves_no_trace() {
-        let history = History::new(Revision(0));
+        let history = History::new(Revision(0), &HistoryRoom::default());
         drop(history.follow(WatchFrom::Now).unwrap());
         assert_eq!(history.window.lock().followers.len(), 0);
     }

@@ -76,8 +76,9 @@ pub enum Verb {
 ///
 /// Waits to be the leader, at most for --timeout (exit code 4), and runs the command with ATOMIX_ELECTION,
 /// ATOMIX_CANDIDATE and the number of the term ATOMIX_TERM in its environment. If the lead is lost, or the
-/// connection to the server, the command gets SIGTERM; on Linux also if this process is killed. Signals are passed on. The exit code is that of the command,
-/// 128 and the number of the signal if one ended it; when it has ended the candidate withdraws.
+/// connection to the server, the command gets SIGTERM; on Linux also if this process is killed. Signals are passed
+/// on. The exit code is that of the command, 128 and the number of the signal if one ended it; when it has ended the
+/// candidate withdraws.
 #[derive(Debug, Args)]
 pub struct Elect {
     /// The election

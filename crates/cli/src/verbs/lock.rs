@@ -21,8 +21,8 @@ pub enum Verb {
     ///
     /// Waits for the lock, at most for --timeout (exit code 4), and runs the command with ATOMIX_LOCK_NAME and the
     /// fencing token ATOMIX_LOCK_TOKEN in its environment. Signals are passed on. If the connection to the server
-    /// is lost, and so the lock, the command gets SIGTERM; on Linux also if this process is killed. The exit code is that of the command, 128 and the number
-    /// of the signal if one ended it.
+    /// is lost, and so the lock, the command gets SIGTERM; on Linux also if this process is killed. The exit code is
+    /// that of the command, 128 and the number of the signal if one ended it.
     Run {
         /// The lock
         name: String,

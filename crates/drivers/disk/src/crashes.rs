@@ -47,7 +47,7 @@ struct Held {
 /// Transactions of a run.
 const RUN: u64 = 24;
 
-fn settings(log_bytes_max: u64) -> Settings {
+pub(crate) fn settings(log_bytes_max: u64) -> Settings {
     Settings {
         dir: "simulated".to_owned(),
         durability: Syncing::Sync,

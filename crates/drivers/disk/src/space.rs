@@ -31,14 +31,14 @@ impl Space {
 
     /// Makes an empty keyspace.
     pub(crate) fn new(name: Keyspace, histories: &HistoryRoom) -> Self {
-        Self::with(name, Engine::new(), History::among(Revision(0), histories))
+        Self::with(name, Engine::new(), History::new(Revision(0), histories))
     }
 
     /// Makes a keyspace of a snapshot, whose history begins after `floor`.
     pub(crate) fn of_section(section: Section, histories: &HistoryRoom) -> Self {
         let mut engine = Engine::new();
         engine.restore_revision(section.revision);
-        Self::with(section.keyspace, engine, History::among(section.floor, histories))
+        Self::with(section.keyspace, engine, History::new(section.floor, histories))
     }
 
     fn with(name: Keyspace, engine: Engine, history: History) -> Self {

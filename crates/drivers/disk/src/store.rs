@@ -354,25 +354,20 @@ async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Erro
 #[cfg(test)]
 mod tests {
     use atomix_env::ManualClock;
-    use atomix_kv::{HistoryRoom, Write};
+    use atomix_kv::Write;
     use futures::StreamExt;
 
     use super::*;
-    use crate::Syncing;
+    use crate::crashes::settings;
     use crate::sim::Disk;
 
     #[tokio::test]
     async fn a_backup_that_nobody_reads_does_not_stop_snapshots_for_ever() {
         let settings = Settings {
-            dir: "simulated".to_owned(),
-            durability: Syncing::Sync,
-            sync_interval: Duration::from_millis(1),
             bytes_max: 64 << 20,
             history_commits_max: 1,
             history_bytes_max: 1,
-            histories_bytes_max: HistoryRoom::BYTES_MAX,
-            history_age_max: Duration::from_hours(1),
-            log_bytes_max: 64 << 20,
+            ..settings(64 << 20)
         };
         let clock = ManualClock::new();
         let env = Env::simulated(Arc::clone(&clock), 1);

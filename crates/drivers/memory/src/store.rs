@@ -57,7 +57,7 @@ impl MemoryStore {
         self.spaces.open(keyspace, || {
             self.room.add_keyspace(keyspace);
             let engine = Engine::new();
-            let history = History::among(engine.revision(), &self.histories);
+            let history = History::new(engine.revision(), &self.histories);
             Space { engine: Mutex::new(engine), history }
         })
     }

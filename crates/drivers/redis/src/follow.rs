@@ -241,8 +241,7 @@ impl Feeds {
                     return Err(error);
                 }
                 let mut state = feed.state.lock();
-                state.held = None;
-                state.stale = true;
+                state.give_up();
                 // A feed that nobody follows yet is made anew by the next who asks.
                 if state.history.is_none() {
                     state.gone = true;
@@ -438,7 +437,7 @@ impl Feed {
             let known = {
                 let mut state = self.state.lock();
                 if state.history.is_none() {
-                    state.history = Some(History::among(revision, &self.histories));
+                    state.history = Some(History::new(revision, &self.histories));
                     (state.tip, state.nonce) = (revision, nonce);
                 }
                 (state.tip, state.nonce)
@@ -521,6 +520,12 @@ impl State {
         true
     }
 
+    /// Leaves it to somebody else to catch up.
+    fn give_up(&mut self) {
+        self.held = None;
+        self.stale = true;
+    }
+
     /// Takes the frames that were held. False if something is missing: then they are held again.
     fn release(&mut self, retention: Retention) -> bool {
         let held = self.held.take().unwrap_or_default();
@@ -545,10 +550,7 @@ impl<'a> Holding<'a> {
 impl Drop for Holding<'_> {
     fn drop(&mut self) {
         if !self.over {
-            let mut state = self.feed.state.lock();
-            state.held = None;
-            state.stale = true;
-            drop(state);
+            self.feed.state.lock().give_up();
             self.told.attention.notify_one();
         }
     }

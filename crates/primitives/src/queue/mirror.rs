@@ -71,22 +71,22 @@ impl State {
     /// Forgets all places of a session and returns them.
     pub(super) fn disown_session(&mut self, owner: Owner) -> Vec<Stamped> {
         // Sessions are counted.
-        let next = Owner { session: owner.session + 1, ..owner };
-        let all = self.owned.range(&(owner, Bytes::new()), Some(&(next, Bytes::new())));
-        let stamps: Vec<Stamped> = all.map(Stamped::owned).collect();
-        self.disown(owner, stamps.iter().map(|stamp| &stamp.key));
-        stamps
+        self.disown_range(owner, Some(Owner { session: owner.session + 1, ..owner }))
     }
 
     pub(super) fn disown_all(&mut self, hosts: &BTreeSet<u64>) {
+        let first = |host| Owner { host, session: 0 };
         for host in hosts {
-            let first = |host| (Owner { host, session: 0 }, Bytes::new());
-            let owned = self.owned.range(&first(*host), host.checked_add(1).map(first).as_ref());
-            let stamps: Vec<(Owner, Bytes)> = owned.map(|(stamp, _)| stamp.clone()).collect();
-            for stamp in stamps {
-                self.owned.remove_entry(&stamp);
-            }
+            self.disown_range(first(*host), host.checked_add(1).map(first));
         }
+    }
+
+    fn disown_range(&mut self, from: Owner, to: Option<Owner>) -> Vec<Stamped> {
+        let first = |owner| (owner, Bytes::new());
+        let owned = self.owned.range(&first(from), to.map(first).as_ref());
+        let places: Vec<_> = owned.map(|(place, _)| place.clone()).collect();
+        let removed = places.iter().filter_map(|place| self.owned.remove_entry(place));
+        removed.map(|((_, key), owned)| Stamped { key, value: owned.value }).collect()
     }
 
     /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.

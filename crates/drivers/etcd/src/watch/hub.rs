@@ -181,7 +181,7 @@ impl Shared {
         if !state.standing.contains_key(part) {
             let seen = if after.0.saturating_add(NEAR) >= latest.0 { after } else { latest };
             state.last_id += 1;
-            let (id, history) = (state.last_id, History::among(seen, &self.histories));
+            let (id, history) = (state.last_id, History::new(seen, &self.histories));
             let watching = Watching {
                 part: part.clone(),
                 history: history.clone(),
