@@ -26,6 +26,8 @@ pub struct Process {
 
 /// How long a server may take until it answers.
 const START: Duration = Duration::from_mins(2);
+/// How long it may take for one answer.
+const ANSWER: Duration = Duration::from_secs(20);
 
 // === impl Process ===
 
@@ -123,6 +125,11 @@ pub fn free_port() -> u16 {
 
 /// Sends one HTTP request and returns status and body. Servers that tell their health by HTTP are few and simple.
 async fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let exchange = exchange(port, method, path, body);
+    Env::real().timeout(ANSWER, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+async fn exchange(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     let length = body.len();
     let request =

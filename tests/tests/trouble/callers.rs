@@ -60,6 +60,8 @@ pub(crate) struct Sums {
 
 /// The deadline of a call.
 pub(crate) const CALL: Duration = Duration::from_secs(2);
+/// How long a named increment may be repeated without an answer: longer than any trouble lasts.
+const INSIST: Duration = Duration::from_mins(2);
 /// Callers of each kind.
 const CALLERS: usize = 8;
 
@@ -225,6 +227,7 @@ impl Shared {
         if self.stop.load(Ordering::Relaxed) {
             return None;
         }
+        let insisting = Instant::now();
         loop {
             let mut request = Request::new(IncrementRequest { id: id.clone(), delta: 1 });
             request.metadata_mut().insert("atomix-request-id", name.parse().unwrap());
@@ -243,6 +246,7 @@ impl Shared {
                         Code::Aborted,
                     ];
                     assert!(again.contains(&status.code()), "{status}");
+                    assert!(insisting.elapsed() < INSIST, "{name} is never answered: {status}");
                     self.failed(&format!("named, {:?}", status.code())).await;
                 }
             }

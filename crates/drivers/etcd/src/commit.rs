@@ -81,7 +81,6 @@ impl Committer {
             Write::Put { .. } | Write::Add { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
         });
         let mut given = Given { stamps: stamps.collect(), ..Given::default() };
-        given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given.stamps));
         let patience = self.core.settings.request_timeout;
         let taken = self.core.env.timeout(patience, self.numbers.take(space, plan::pinned(txn))).await;
         let mut numbers = taken.map_err(|_| {
@@ -96,6 +95,7 @@ impl Committer {
                 let pause = Duration::from_micros(500 << round.min(6));
                 self.core.env.sleep(self.core.env.jitter(pause)).await;
             }
+            given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given));
             let plan = Plan::new(space, txn, &given);
             let (revision, end, answers) = self.send(space, txn, &given, plan).await?;
             let applied = match end {

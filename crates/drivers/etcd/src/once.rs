@@ -2,16 +2,16 @@
 //! Named requests.
 //!
 //! A named request writes a key of its name in its own transaction, whether its guards hold or not. That key says what was
-//! asked and whether it was applied; its revision says when. The outcome itself is read back from etcd's history at that
-//! revision: previous values just before it, everything else at it. So nothing is written after the fact, and a lost
-//! answer can be looked up however it was lost.
+//! asked, whether it was applied and what its additions came to; its revision says when. Everything else is read back from
+//! etcd's history at that revision: previous values just before it, the rest at it. So nothing is written after the fact,
+//! and a lost answer can be looked up however it was lost.
 
 use atomix_kv::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write, Written};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Space;
-use crate::plan::{self, Memory};
+use crate::plan::{self, Given, Memory};
 use crate::store::Core;
 use crate::wire::{KeyValue, RangeRequest};
 
@@ -21,23 +21,29 @@ struct Remembered {
     applied: bool,
     /// The writes, with empty values: those are in the history.
     writes: Vec<Write>,
+    /// What the additions came to, in their order.
+    numbers: Vec<i64>,
     stamps: Vec<Bytes>,
     reads: Vec<Read>,
 }
 
 /// Returns what a transaction named `name` writes to be remembered.
-pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, stamps: &[Bytes]) -> Memory {
-    let writes: Vec<Write> = txn.writes.iter().map(without_value).collect();
-    let text = |applied| {
-        let remembered = Remembered {
-            applied,
-            writes: writes.clone(),
-            stamps: stamps.to_vec(),
-            reads: txn.asked(applied).to_vec(),
-        };
-        Bytes::from(serde_json::to_vec(&remembered).expect("plain values can be written down"))
+pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, given: &Given) -> Memory {
+    let numbers = txn.writes.iter().filter_map(|write| match write {
+        Write::Add { key, delta } => Some(plan::sum(given, key, *delta)),
+        Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
+    });
+    let mut remembered = Remembered {
+        applied: true,
+        writes: txn.writes.iter().map(without_value).collect(),
+        numbers: numbers.collect(),
+        stamps: given.stamps.clone(),
+        reads: txn.asked(true).to_vec(),
     };
-    Memory { key: space.name_key(name), applied: text(true), refused: text(false) }
+    let applied = remembered.text();
+    remembered.applied = false;
+    remembered.reads = txn.asked(false).to_vec();
+    Memory { key: space.name_key(name), applied, refused: remembered.text() }
 }
 
 /// Returns the outcome of the request that `remembered` is about.
@@ -49,15 +55,13 @@ pub(crate) async fn recall(core: &Core, space: &Space, remembered: KeyValue) -> 
         Error::new(ErrorKind::Corrupt, "a remembered request is damaged").caused_by(error)
     })?;
     let mut writes = Vec::with_capacity(told.writes.len());
-    let mut stamps = told.stamps.into_iter();
+    let (mut numbers, mut stamps) = (told.numbers.into_iter(), told.stamps.into_iter());
     for write in told.writes.iter().filter(|_| told.applied) {
         writes.push(match write {
             Write::Put { key, .. } => Written::Put { previous: entry(core, space, key, at - 1).await? },
             Write::Delete { key } => Written::Deleted { previous: entry(core, space, key, at - 1).await? },
-            Write::Add { key, .. } => {
-                let after = entry(core, space, key, at).await?;
-                let value = after.and_then(|entry| atomix_kv::number(&entry.value));
-                Written::Added { value: value.ok_or_else(|| plan::unexpected("number"))? }
+            Write::Add { .. } => {
+                Written::Added { value: numbers.next().ok_or_else(|| plan::unexpected("number"))? }
             }
             Write::Stamp { .. } => {
                 Written::Stamped { key: stamps.next().ok_or_else(|| plan::unexpected("stamp"))? }
@@ -104,6 +108,12 @@ pub(crate) async fn forget(core: &Core, space: &Space) -> Result<(), Error> {
     };
     let oldest = core.range(oldest).await?.kvs;
     core.delete(oldest.into_iter().map(|kv| kv.key).collect()).await
+}
+
+impl Remembered {
+    fn text(&self) -> Bytes {
+        serde_json::to_vec(self).expect("plain values can be written down").into()
+    }
 }
 
 fn without_value(write: &Write) -> Write {

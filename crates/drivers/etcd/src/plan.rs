@@ -469,7 +469,7 @@ fn written<'a>(
 }
 
 /// Returns what an addition makes of what was pinned.
-fn sum(given: &Given, key: &Bytes, delta: i64) -> i64 {
+pub(crate) fn sum(given: &Given, key: &Bytes, delta: i64) -> i64 {
     given.pins.get(key).and_then(Pin::number).unwrap_or(0).wrapping_add(delta)
 }
 

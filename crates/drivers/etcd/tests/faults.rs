@@ -248,6 +248,19 @@ async fn a_watch_whose_past_was_compacted_while_it_was_cut_off_ends_with_where_t
 }
 
 #[tokio::test]
+async fn a_named_addition_is_answered_again_when_its_past_was_compacted() {
+    let etcd = Etcd::start(&[]).await;
+    let store = connect(json!({"endpoints": [etcd.endpoint()]})).await.unwrap();
+    let add = |name: &'static str| Txn::new().write(Write::Add { key: "n".into(), delta: 3 }).once(name);
+    store.commit(&keyspace(), add("before")).await.unwrap();
+    let first = store.commit(&keyspace(), add("name")).await.unwrap();
+    let last = store.commit(&keyspace(), add("after")).await.unwrap().revision;
+    etcd.compact(last.0 / 64).await;
+    assert_eq!(store.commit(&keyspace(), add("name")).await.unwrap(), first);
+    assert_eq!(first.writes, [Written::Added { value: 6 }]);
+}
+
+#[tokio::test]
 async fn a_compaction_does_not_disturb_a_watch_that_keeps_up() {
     let etcd = Etcd::start(&[]).await;
     let store = connect(json!({"endpoints": [etcd.endpoint()]})).await.unwrap();
