@@ -155,6 +155,11 @@ impl CounterMap {
         self.locks.bury().await
     }
 
+    /// Returns the owners in this runtime that were told that they hold something, some more than once.
+    pub fn holders(&self) -> Vec<Owner> {
+        self.locks.holders()
+    }
+
     /// Returns how many calls of this runtime wait.
     pub fn waiters(&self) -> usize {
         self.locks.waiters()

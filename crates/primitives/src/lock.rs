@@ -62,6 +62,11 @@ impl Lock {
         self.queues.bury().await
     }
 
+    /// Returns the owners in this runtime that were told that they hold something, some more than once.
+    pub fn holders(&self) -> Vec<Owner> {
+        self.queues.holders()
+    }
+
     /// Returns how many calls of this runtime wait.
     pub fn waiters(&self) -> usize {
         self.queues.waiters()

@@ -215,6 +215,11 @@ impl Queues {
         }
     }
 
+    /// Returns the owners in this runtime that were told that they hold something, some more than once.
+    pub(crate) fn holders(&self) -> Vec<Owner> {
+        self.shared.state.lock().holders()
+    }
+
     /// Returns how many calls of this runtime wait.
     pub(crate) fn waiters(&self) -> usize {
         let state = self.shared.state.lock();

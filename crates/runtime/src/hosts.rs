@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_primitives::{Error, Kind, Known};
+use atomix_primitives::{Error, Kind, Known, Owner};
 use futures::StreamExt;
 use futures::stream;
 
@@ -37,6 +37,12 @@ pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>) {
         let Some(runtime) = runtime.upgrade() else { return };
         let anew = own != hosts.id();
         own = hosts.id();
+        if anew {
+            // What was taken under the new name already is not lost.
+            let lost = |owner: &Owner| owner.host != own;
+            let opens = runtime.primitives(None, usize::MAX, |open| open.store_id() == slot.id());
+            runtime.tell_lost(opens.iter().flat_map(|open| open.primitive().holders()).filter(lost));
+        }
         tokio::select! {
             () = slot.closed().cancelled() => return,
             () = runtime.bury(slot.id(), anew) => {}

@@ -19,7 +19,7 @@ pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -194,9 +194,34 @@ impl Runtime {
         if self.identity == Identity::Runtime {
             return Err(Error::invalid("the session is that of the whole runtime: stop the runtime instead"));
         }
-        session.disconnect();
-        self.close_session(&session);
+        self.cut_off(&session);
         Ok(())
+    }
+
+    /// Closes the connection of a session, which ends the session.
+    fn cut_off(&self, session: &Arc<Session>) {
+        session.disconnect();
+        self.close_session(session);
+    }
+
+    /// Ends the sessions of those who lost a lock without knowing: a client takes a lock for lost when its connection
+    /// ends, and there is no other way to tell it.
+    pub(crate) fn tell_lost(&self, holders: impl IntoIterator<Item = Owner>) {
+        if self.identity == Identity::Runtime {
+            return;
+        }
+        let holders: HashSet<u64> = holders.into_iter().map(|owner| owner.session).collect();
+        for session in holders {
+            let session = self.sessions.lock().get(&session).cloned();
+            if let Some(session) = session {
+                tracing::warn!(
+                    session = session.name(),
+                    peer = session.peer(),
+                    "a session lost a lock: its connection is closed"
+                );
+                self.cut_off(&session);
+            }
+        }
     }
 
     /// Returns the sessions, by number, after the one numbered `after`.
@@ -242,8 +267,8 @@ impl Runtime {
         self.registry.configure(id, config).await
     }
 
-    /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is given back. A store
-    /// that keeps its content remembers the primitives.
+    /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is given back; the
+    /// connections of those who hold locks there are closed. A store that keeps its content remembers the primitives.
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
         let gone = self.forget_all(|open| open.store_id() == id);
@@ -253,6 +278,8 @@ impl Runtime {
                 session.detach(open);
             }
         }
+        // Before anybody else can have what they hold.
+        self.tell_lost(gone.iter().flat_map(|open| open.primitive().holders()));
         if slot.hosts().is_ok_and(|hosts| hosts.outlives()) {
             let release = async {
                 for open in gone.iter().filter(|open| open.primitive().owns()) {

@@ -266,6 +266,23 @@ impl Primitive {
         }
     }
 
+    /// Returns the owners in this runtime that were told that they hold a lock, some more than once.
+    pub(crate) fn holders(&self) -> Vec<Owner> {
+        match self {
+            Self::Lock(lock) => lock.holders(),
+            Self::Map(map) => map.holders(),
+            Self::CounterMap(map) => map.holders(),
+            Self::Counter(_)
+            | Self::Election(_)
+            | Self::IndexedMap(_)
+            | Self::List(_)
+            | Self::MultiMap(_)
+            | Self::Set(_)
+            | Self::Topic(_)
+            | Self::Value(_) => Vec::new(),
+        }
+    }
+
     /// Returns how many calls of this runtime wait for a lock.
     pub fn waiters(&self) -> usize {
         match self {

@@ -89,6 +89,13 @@ impl State {
         removed.map(|((_, key), owned)| Stamped { key, value: owned.value }).collect()
     }
 
+    /// Returns the owners that were told that they hold something, once for each place.
+    pub(super) fn holders(&self) -> Vec<Owner> {
+        let first = (Owner { host: 0, session: 0 }, Bytes::new());
+        let held = self.owned.range(&first, None).filter(|(_, owned)| owned.held);
+        held.map(|((owner, _), _)| *owner).collect()
+    }
+
     /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.
     pub(super) fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Stamped>> {
         queues.iter().map(|queue| self.held_in(owner, queue).next()).collect()

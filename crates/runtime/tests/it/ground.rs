@@ -160,6 +160,11 @@ impl Node {
         Client { session, runtime: Arc::clone(&self.runtime) }
     }
 
+    /// Returns the ids of the sessions whose connections are there.
+    pub(crate) fn connected(&self) -> Vec<u64> {
+        self.runtime.sessions(None, usize::MAX).iter().map(|session| session.id()).collect()
+    }
+
     /// Ends everything at once, as `kill -9` does. Nothing of it reaches the backend.
     pub(crate) fn kill(self) {
         self.cut();
@@ -307,7 +312,7 @@ impl Store for Way {
     }
 }
 
-fn store(name: &str) -> StoreId {
+pub(crate) fn store(name: &str) -> StoreId {
     StoreId { namespace: String::new(), name: name.to_owned() }
 }
 

@@ -8,7 +8,7 @@ use atomix_primitives::{CounterMap, Election, Lock, Map, Owner, Reason};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 
-use crate::ground::{Has, Node, TIMEOUT, World, pass, reason, settle, soon};
+use crate::ground::{Has, Node, TIMEOUT, World, pass, reason, settle, soon, store};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
 /// Within this a host that died has been found dead by all others: the time-out, a tenth, and what a host may have seen
@@ -147,12 +147,11 @@ async fn a_primitive_that_is_opened_after_a_death_is_free() {
 async fn a_runtime_that_wakes_too_late_finds_that_it_has_lost_everything() {
     let world = World::shared();
     let (one, two) = (world.start().await, world.start().await);
-    let client = one.client();
-    let held = client.create::<Lock>("l").await;
+    let held = one.client().create::<Lock>("l").await;
     let first = held.lock(&held.caller(), None).await.unwrap();
     let waits = one.client().create::<Lock>("l").await;
     let woken = wait(&waits).await;
-    let there = client.create::<Election>("e").await;
+    let there = one.client().create::<Election>("e").await;
     there.enter(&there.caller(), "a").await.unwrap();
     let mut shown = there.watch(&there.caller()).await.unwrap();
     assert_eq!(shown.next().await.unwrap().unwrap().leader, "a");
@@ -174,7 +173,8 @@ async fn a_runtime_that_wakes_too_late_finds_that_it_has_lost_everything() {
     let terms = [shown.next().await.unwrap().unwrap(), shown.next().await.unwrap().unwrap()];
     assert_eq!((terms[1].term, terms[1].leader.as_str(), terms[1].candidates.len()), (2, "b", 0));
 
-    // It begins again, and the connections go on.
+    // It begins again, and the connections of those who held no lock go on.
+    let held = waits;
     let again = wait(&held).await;
     assert!(!again.is_finished());
     lock.unlock(&lock.caller()).await.unwrap();
@@ -186,6 +186,44 @@ async fn a_runtime_that_wakes_too_late_finds_that_it_has_lost_everything() {
     pass(&[&one, &two], 3 * TIMEOUT).await;
     assert_eq!(here.term().await.unwrap().candidates.len(), 1, "the new name lives");
     assert_eq!(lock.queue(10).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn who_holds_a_lock_in_a_runtime_that_wakes_too_late_is_cut_off() {
+    let world = World::shared();
+    let (one, two) = (world.start().await, world.start().await);
+    let (holder, of_keys, waiter, reader) = (one.client(), one.client(), one.client(), one.client());
+    let held = holder.create::<Lock>("l").await;
+    held.lock(&held.caller(), None).await.unwrap();
+    let map = of_keys.create::<Map>("m").await;
+    map.lock(&map.caller(), &["k".to_owned()], None).await.unwrap();
+    let waits = waiter.create::<Lock>("l").await;
+    let woken = wait(&waits).await;
+    reader.create::<Map>("m").await;
+    stop(&one, &[&two], FOUND).await;
+    wake(&one, FOUND);
+    pass(&[&one, &two], TIMEOUT).await;
+    assert_eq!(reason(soon(woken).await.unwrap()), Reason::HostLost);
+    assert_eq!(one.connected(), [waiter.session.id(), reader.session.id()]);
+    // What it takes afterwards is its own.
+    waits.lock(&waits.caller(), NOW).await.unwrap();
+    pass(&[&one, &two], 3 * TIMEOUT).await;
+    waits.unlock(&waits.caller()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_holds_a_lock_in_a_store_that_is_disconnected_is_cut_off() {
+    let world = World::shared();
+    let (one, two) = (world.start().await, world.start().await);
+    let (holder, reader) = (one.client(), one.client());
+    let held = holder.create::<Lock>("l").await;
+    held.lock(&held.caller(), None).await.unwrap();
+    reader.create::<Lock>("l").await;
+    let next = two.client().create::<Lock>("l").await;
+    let waiting = wait(&next).await;
+    one.runtime.disconnect(&store("s")).await.unwrap();
+    soon(waiting).await.unwrap().unwrap();
+    assert_eq!(one.connected(), [reader.session.id()]);
 }
 
 #[tokio::test]
