@@ -69,6 +69,14 @@ impl Error {
         Self::new(ErrorKind::Config, message)
     }
 
+    /// Makes an [`ErrorKind::Config`] for a new configuration of a connected store that leads to other content, because of
+    /// these fields. Watches would go on with the revisions of another order, and locks be gone.
+    pub fn elsewhere(fields: &str) -> Self {
+        Self::config(format!(
+            "{fields} would lead to other content: disconnect the store, then connect it with this configuration"
+        ))
+    }
+
     /// Makes an [`ErrorKind::Unavailable`].
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Unavailable, message)

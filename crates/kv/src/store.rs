@@ -93,7 +93,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Behaviour
     /// - [`Reconfigured::InPlace`]: all of it is in force, nothing was interrupted.
     /// - [`Reconfigured::Connect`]: nothing changed; the caller connects a new store and swaps.
-    /// - bad configuration: [`crate::ErrorKind::Config`], nothing changed.
+    /// - bad configuration, or one that leads to other content: [`crate::ErrorKind::Config`], nothing changed.
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let _ = config;
         Box::pin(std::future::ready(Ok(Reconfigured::Connect)))

@@ -243,7 +243,7 @@ impl Store for DiskStore {
         let reconfigured = self.journal.check_open().and_then(|()| Settings::read(config)).and_then(|new| {
             let mut settings = self.settings.lock();
             if new.dir != settings.dir {
-                return Ok(Reconfigured::Connect);
+                return Err(Error::elsewhere("`dir`"));
             }
             if new.interval() != settings.interval() {
                 return Err(Error::config(

@@ -192,10 +192,14 @@ impl Store for EtcdStore {
 
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         // Whatever is different is different for the connection.
-        let same = self.check_open().and_then(|()| Settings::read(config)).map(|settings| {
-            if settings == self.core.settings { Reconfigured::InPlace } else { Reconfigured::Connect }
+        let reconfigured = self.check_open().and_then(|()| Settings::read(config)).and_then(|settings| {
+            if settings.prefix != self.core.settings.prefix {
+                return Err(Error::elsewhere("`prefix`"));
+            }
+            let same = settings == self.core.settings;
+            Ok(if same { Reconfigured::InPlace } else { Reconfigured::Connect })
         });
-        Box::pin(std::future::ready(same))
+        Box::pin(std::future::ready(reconfigured))
     }
 
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {

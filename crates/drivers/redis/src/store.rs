@@ -153,13 +153,14 @@ impl Store for RedisStore {
     }
 
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
-        let reconfigured = self.core.enter().and_then(|_running| Settings::read(config)).map(|settings| {
-            if settings == *self.core.nodes.dialer.settings {
-                Reconfigured::InPlace
-            } else {
-                Reconfigured::Connect
-            }
-        });
+        let reconfigured =
+            self.core.enter().and_then(|_running| Settings::read(config)).and_then(|settings| {
+                let now = &self.core.nodes.dialer.settings;
+                if (settings.database, &settings.key_prefix) != (now.database, &now.key_prefix) {
+                    return Err(Error::elsewhere("`database` or `key-prefix`"));
+                }
+                Ok(if settings == **now { Reconfigured::InPlace } else { Reconfigured::Connect })
+            });
         Box::pin(std::future::ready(reconfigured))
     }
 

@@ -11,6 +11,7 @@ cases! {
     a_store_that_works_says_so;
     a_new_configuration_in_place_keeps_entries_and_watches;
     a_wrong_configuration_changes_nothing;
+    a_configuration_that_leads_to_other_content_is_refused;
     a_closed_store_refuses_everything_and_ends_its_watches;
     closing_twice_is_harmless;
 }
@@ -41,6 +42,17 @@ async fn a_wrong_configuration_changes_nothing(ground: Ground) {
         }
     }
     assert_eq!(ground.value("k").await, Some(bytes("1")));
+}
+
+/// By the names that our drivers have for the place of their content.
+async fn a_configuration_that_leads_to_other_content_is_refused(ground: Ground) {
+    for place in ["dir", "prefix", "key-prefix"] {
+        let mut config = ground.config.clone();
+        let Some(value) = config.get_mut(place) else { continue };
+        *value = format!("{}-elsewhere", value.as_str().expect("a place is a text")).into();
+        let error = ground.store.reconfigure(&config).await.expect_err("it is another place");
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    }
 }
 
 async fn a_closed_store_refuses_everything_and_ends_its_watches(ground: Ground) {
