@@ -47,6 +47,13 @@ impl<T> Spaces<T> {
         Arc::clone(shard.entry(keyspace.clone()).or_insert_with(|| Arc::new(make())))
     }
 
+    /// Gives back those that `keep` does not want: nobody finds them any more.
+    pub fn retain(&self, mut keep: impl FnMut(&Keyspace, &T) -> bool) {
+        for shard in &self.shards {
+            shard.write().retain(|keyspace, space| keep(keyspace, space));
+        }
+    }
+
     /// Returns all that are kept.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
@@ -106,7 +113,12 @@ impl Room {
 
     /// Counts a new keyspace.
     pub fn add_keyspace(&self, keyspace: &Keyspace) {
-        self.bytes.fetch_add(KEYSPACE_BYTES + keyspace.as_bytes().len(), Ordering::Relaxed);
+        self.bytes.fetch_add(keyspace_weight(keyspace), Ordering::Relaxed);
+    }
+
+    /// Takes back the count of an empty keyspace.
+    pub fn remove_keyspace(&self, keyspace: &Keyspace) {
+        self.bytes.fetch_sub(keyspace_weight(keyspace), Ordering::Relaxed);
     }
 
     /// Counts what `change` does to `engine`.
@@ -130,6 +142,10 @@ pub fn growth(txn: &Txn) -> usize {
             Write::Delete { .. } | Write::DeleteRange { .. } => 0,
         })
         .sum()
+}
+
+fn keyspace_weight(keyspace: &Keyspace) -> usize {
+    KEYSPACE_BYTES + keyspace.as_bytes().len()
 }
 
 fn weight(engine: &Engine) -> usize {

@@ -2,13 +2,13 @@
 //! A host of the engine: one engine and one history per keyspace, each keyspace under a lock of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_kv::{
     Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Level, Limits,
-    Outcome, Profile, Read, Reconfigured, Retention, Room, Snapshot, Spaces, Store, StoreConfig, Txn,
-    WatchFrom, WatchStream,
+    Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Snapshot, Spaces, Store, StoreConfig,
+    Txn, WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -23,14 +23,22 @@ pub struct MemoryStore {
     spaces: Spaces<Space>,
     room: Room,
     histories: HistoryRoom,
+    /// Where new keyspaces begin: beyond all revisions of those that were given back, so that no token comes twice.
+    floor: AtomicU64,
+    /// With so many keyspaces empty ones are given back before another one is made.
+    sweep_at: AtomicUsize,
     closed: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Space {
-    engine: Mutex<Engine>,
+    /// `None` once the keyspace was given back: whoever has found it before looks for it again.
+    engine: Mutex<Option<Engine>>,
     history: History,
 }
+
+/// Fewer keyspaces are not worth a look.
+const SWEEP_MIN: usize = 1024;
 
 // === impl MemoryStore ===
 
@@ -49,17 +57,57 @@ impl MemoryStore {
             spaces: Spaces::default(),
             room: Room::default(),
             histories,
+            floor: AtomicU64::new(0),
+            sweep_at: AtomicUsize::new(SWEEP_MIN),
             closed: AtomicBool::new(false),
         }
     }
 
+    /// Works on a keyspace, which is made if it is new.
+    fn with<T>(&self, keyspace: &Keyspace, work: impl FnOnce(&mut Engine, &History) -> T) -> T {
+        loop {
+            let space = self.open(keyspace);
+            if let Some(engine) = &mut *space.engine.lock() {
+                return work(engine, &space.history);
+            }
+        }
+    }
+
     fn open(&self, keyspace: &Keyspace) -> Arc<Space> {
+        if let Some(space) = self.spaces.find(keyspace) {
+            return space;
+        }
+        if self.spaces.len() >= self.sweep_at.load(Ordering::Relaxed) {
+            self.sweep();
+        }
         self.spaces.open(keyspace, || {
             self.room.add_keyspace(keyspace);
-            let engine = Engine::new();
+            let engine = self.empty();
             let history = History::new(engine.revision(), &self.histories);
-            Space { engine: Mutex::new(engine), history }
+            Space { engine: Mutex::new(Some(engine)), history }
         })
+    }
+
+    /// Makes what a keyspace is that nobody has written to.
+    fn empty(&self) -> Engine {
+        let mut engine = Engine::new();
+        engine.restore_revision(Revision(self.floor.load(Ordering::Acquire)));
+        engine
+    }
+
+    /// Gives back the keyspaces that hold nothing, remember nothing and are not watched.
+    fn sweep(&self) {
+        self.spaces.retain(|keyspace, space| {
+            let mut engine = space.engine.lock();
+            let idle = |engine: &mut Engine| {
+                engine.is_empty() && engine.named().next().is_none() && space.history.followers() == 0
+            };
+            let Some(idle) = engine.take_if(idle) else { return true };
+            self.floor.fetch_max(idle.revision().0, Ordering::AcqRel);
+            self.room.remove_keyspace(keyspace);
+            false
+        });
+        self.sweep_at.store(SWEEP_MIN.max(2 * self.spaces.len()), Ordering::Relaxed);
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -73,14 +121,14 @@ impl MemoryStore {
             (settings.bytes_max, retention(&settings))
         };
         self.room.check(txn, bytes_max)?;
-        let space = self.open(keyspace);
-        let mut engine = space.engine.lock();
-        let limits = &self.profile.limits;
-        let (outcome, changes) = self.room.weigh(&mut engine, |engine| engine.apply(txn, limits))?;
-        if !changes.is_empty() {
-            space.history.push(Commit { revision: outcome.revision, changes }, retention);
-        }
-        Ok(outcome)
+        self.with(keyspace, |engine, history| {
+            let limits = &self.profile.limits;
+            let (outcome, changes) = self.room.weigh(engine, |engine| engine.apply(txn, limits))?;
+            if !changes.is_empty() {
+                history.push(Commit { revision: outcome.revision, changes }, retention);
+            }
+            Ok(outcome)
+        })
     }
 }
 
@@ -95,9 +143,12 @@ impl Store for MemoryStore {
         reads: Vec<Read>,
         _level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
-        let snapshot = self.check_open().and_then(|()| match self.spaces.find(keyspace) {
-            Some(space) => space.engine.lock().read(&reads, &self.profile.limits),
-            None => Engine::new().read(&reads, &self.profile.limits),
+        let snapshot = self.check_open().and_then(|()| {
+            let (space, limits) = (self.spaces.find(keyspace), &self.profile.limits);
+            match space.as_ref().map(|space| space.engine.lock()).as_deref() {
+                Some(Some(engine)) => engine.read(&reads, limits),
+                Some(None) | None => self.empty().read(&reads, limits),
+            }
         });
         Box::pin(ready(snapshot))
     }
@@ -111,7 +162,7 @@ impl Store for MemoryStore {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        let stream = self.check_open().and_then(|()| self.open(keyspace).history.follow(from));
+        let stream = self.check_open().and_then(|()| self.with(keyspace, |_, history| history.follow(from)));
         Box::pin(ready(stream))
     }
 

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keyspaces that hold nothing are given back, and nobody notices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may fail, and races in threads of its own"
+)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use atomix_driver_memory::{MemoryStore, Settings};
+use atomix_kv::{Keyspace, Level, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
+use futures::{FutureExt, StreamExt};
+
+/// More than are kept without a look.
+const MANY: usize = 5000;
+const THREADS: usize = 4;
+const ROUNDS: usize = 5_000;
+
+fn now<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("memory answers at once")
+}
+
+fn put() -> Txn {
+    Txn::new().write(Write::Put { key: "k".into(), value: "v".into() })
+}
+
+fn delete() -> Txn {
+    Txn::new().write(Write::Delete { key: "k".into() })
+}
+
+fn add() -> Txn {
+    Txn::new().write(Write::Add { key: "k".into(), delta: 1 })
+}
+
+fn commit(store: &MemoryStore, keyspace: &str, txn: Txn) -> Outcome {
+    now(store.commit(&Keyspace::new(keyspace.to_owned()), txn)).unwrap()
+}
+
+fn fact(store: &MemoryStore, name: &str) -> usize {
+    let facts = now(store.check()).unwrap().facts;
+    facts.into_iter().find(|(fact, _)| *fact == name).unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn empty_keyspaces_are_given_back_and_no_revision_comes_twice() {
+    let store = MemoryStore::new(Settings::default());
+    let kept = commit(&store, "kept", put()).revision;
+    let named = commit(&store, "named", delete().once("name"));
+    let watched = Keyspace::new("watched");
+    let mut watch = now(store.watch(&watched, WatchFrom::Now)).unwrap();
+    assert!(matches!(now(watch.next()), Some(Ok(WatchItem::Progress(_)))));
+    let first = commit(&store, "0", put()).revision;
+    for at in 0..MANY {
+        commit(&store, &at.to_string(), put());
+        commit(&store, &at.to_string(), delete());
+    }
+    assert!(fact(&store, "keyspaces") < 2 * 1024, "{}", fact(&store, "keyspaces"));
+    assert!(fact(&store, "bytes") < 3 << 20, "{}", fact(&store, "bytes"));
+    // What holds, remembers or is watched is there as it was.
+    let get = vec![Read::Get { key: "k".into() }];
+    let there = now(store.read(&Keyspace::new("kept"), get.clone(), Level::Latest)).unwrap();
+    assert_eq!((there.revision, there.reads[0].entry().is_some()), (kept, true));
+    assert_eq!(commit(&store, "named", delete().once("name")), named);
+    let seen = commit(&store, "watched", put()).revision;
+    let Some(Ok(WatchItem::Commit(shown))) = now(watch.next()) else { panic!("it is shown") };
+    assert_eq!(shown.revision, seen);
+    // What was given back goes on beyond where it was, also for those who only read.
+    let before = now(store.read(&Keyspace::new("0"), get, Level::Latest)).unwrap().revision;
+    assert!(before > first);
+    assert!(commit(&store, "0", put()).revision > before);
+}
+
+/// Adds and takes away on keyspaces that others use as well, and on ever new ones. Returns what it took away.
+fn work(thread: usize, store: &MemoryStore) -> i64 {
+    let (mut sum, mut last) = (0, HashMap::<String, Revision>::new());
+    for round in 0..ROUNDS {
+        let shared = format!("shared/{}", round % 7);
+        let added = commit(store, &shared, add()).revision;
+        let deleted = commit(store, &shared, delete());
+        if let Written::Deleted { previous: Some(entry) } = &deleted.writes[0] {
+            sum += atomix_kv::number(&entry.value).unwrap();
+        }
+        assert!(last.insert(shared, deleted.revision).is_none_or(|last| last < added));
+        let fresh = format!("{thread}/{round}");
+        commit(store, &fresh, put());
+        commit(store, &fresh, delete());
+    }
+    sum
+}
+
+#[test]
+fn nothing_is_lost_while_keyspaces_are_given_back() {
+    let store = Arc::new(MemoryStore::new(Settings::default()));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || work(thread, &store))
+        })
+        .collect();
+    let taken: i64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert_eq!(taken, i64::try_from(THREADS * ROUNDS).unwrap(), "each addition was taken away once");
+    assert!(fact(&store, "keyspaces") <= 2 * 1024);
+}
