@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
-use atomix_kv_testkit::Subject;
 use atomix_kv_testkit::servers::redis::Redis;
+use atomix_kv_testkit::{Configured, Subject};
 use futures::future::BoxFuture;
 
 /// A server, and stores on it.
@@ -54,6 +54,13 @@ impl Ground {
 impl Subject for Ground {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(connect(self.fresh(serde_json::json!({}))))
+    }
+
+    fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
+        Box::pin(async {
+            let config = self.fresh(serde_json::json!({}));
+            Ok((connect(config.clone()).await?, config))
+        })
     }
 
     fn open_forgetful(&self, commits: usize) -> Option<BoxFuture<'_, Result<Arc<dyn Store>, Error>>> {
