@@ -2,7 +2,7 @@
 //! Publish and subscribe, in one order for all.
 //!
 //! Behaviour: `contract/topic.md`. A message is one write of the one key, and its offset is the revision of that write.
-//! Nothing else is written in the keyspace, so offsets begin at one and have no gaps. What was published before a
+//! Nothing else is written in the keyspace, so offsets have no gaps. What was published before a
 //! subscription is not shown to it; the store keeps the last message only.
 
 use std::time::Duration;
