@@ -100,10 +100,13 @@ async fn dies_and_sleeps(store: &str) {
     first.resume();
     let refused = one.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap_err();
     // Or the end of the connection came first, which says the same to those who do not ask.
-    assert_eq!(
-        refused.get_error_details().error_info().map_or("LOCK_NOT_HELD", |info| &info.reason),
-        "LOCK_NOT_HELD"
-    );
+    match refused.get_error_details().error_info() {
+        Some(info) => assert_eq!(info.reason, "LOCK_NOT_HELD"),
+        None => assert!(
+            matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled),
+            "{refused}"
+        ),
+    }
     let mut one = client(&first).await;
     let holder =
         one.get_lock(lock::GetLockRequest { id: Some(lock_id()) }).await.unwrap().into_inner().version;
