@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::number::{added, number};
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Events, Owner, QueueState, follow, keys};
+use crate::{Backing, Caller, Error, Events, QueueState, follow, keys};
 
 /// A counter map.
 #[derive(Debug)]
@@ -145,24 +145,9 @@ impl CounterMap {
         self.locks.release(caller.owner, keys).await
     }
 
-    /// Gives back all locks of a session that ended or closed the counter map.
-    pub async fn release_all(&self, owner: Owner) {
-        self.locks.release_all(owner).await;
-    }
-
-    /// Gives back the locks of dead hosts.
-    pub async fn bury(&self) -> Result<(), Error> {
-        self.locks.bury().await
-    }
-
-    /// Returns the owners in this runtime that were told that they hold something, some more than once.
-    pub fn holders(&self) -> Vec<Owner> {
-        self.locks.holders()
-    }
-
-    /// Returns how many calls of this runtime wait.
-    pub fn waiters(&self) -> usize {
-        self.locks.waiters()
+    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    pub fn queues(&self) -> &Queues {
+        &self.locks
     }
 
     /// Lists locked keys with their holders and waiters, at most `max` keys.

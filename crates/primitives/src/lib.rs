@@ -45,7 +45,7 @@ pub use list::List;
 pub use lock::Lock;
 pub use map::Map;
 pub use multimap::MultiMap;
-pub use queue::{Holding, QueueState};
+pub use queue::{Holding, QueueState, Queues};
 pub use set::Set;
 pub use topic::Topic;
 pub use value::Value;

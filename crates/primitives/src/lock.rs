@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Holding, Owner, Reason};
+use crate::{Backing, Caller, Error, Holding, Reason};
 
 /// A lock.
 #[derive(Debug)]
@@ -52,23 +52,8 @@ impl Lock {
         self.queues.state(KEY, max).await
     }
 
-    /// Gives back what a session holds that ended or closed the lock.
-    pub async fn release_all(&self, owner: Owner) {
-        self.queues.release_all(owner).await;
-    }
-
-    /// Gives back what dead hosts left.
-    pub async fn bury(&self) -> Result<(), Error> {
-        self.queues.bury().await
-    }
-
-    /// Returns the owners in this runtime that were told that they hold something, some more than once.
-    pub fn holders(&self) -> Vec<Owner> {
-        self.queues.holders()
-    }
-
-    /// Returns how many calls of this runtime wait.
-    pub fn waiters(&self) -> usize {
-        self.queues.waiters()
+    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Events, Owner, QueueState, Reason, follow, keys};
+use crate::{Backing, Caller, Error, Events, QueueState, Reason, follow, keys};
 
 /// A map.
 #[derive(Debug)]
@@ -272,24 +272,9 @@ impl Map {
         self.locks.release(caller.owner, keys).await
     }
 
-    /// Gives back all locks of a session that ended or closed the map.
-    pub async fn release_all(&self, owner: Owner) {
-        self.locks.release_all(owner).await;
-    }
-
-    /// Gives back the locks of dead hosts.
-    pub async fn bury(&self) -> Result<(), Error> {
-        self.locks.bury().await
-    }
-
-    /// Returns the owners in this runtime that were told that they hold something, some more than once.
-    pub fn holders(&self) -> Vec<Owner> {
-        self.locks.holders()
-    }
-
-    /// Returns how many calls of this runtime wait.
-    pub fn waiters(&self) -> usize {
-        self.locks.waiters()
+    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    pub fn queues(&self) -> &Queues {
+        &self.locks
     }
 
     /// Lists locked keys with their holders and waiters, at most `max` keys.

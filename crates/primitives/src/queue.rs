@@ -28,7 +28,7 @@ use crate::backing::{PAGE, ROUNDS_MAX, Retry, to_the_end};
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
-pub(crate) struct Queues {
+pub struct Queues {
     shared: Arc<Shared>,
 }
 
@@ -187,13 +187,13 @@ impl Queues {
     }
 
     /// Gives back whatever `owner` holds. Does not return before the store has confirmed it or was closed.
-    pub(crate) async fn release_all(&self, owner: Owner) {
+    pub async fn release_all(&self, owner: Owner) {
         let stamps = self.shared.state.lock().disown_session(owner);
         self.shared.delete(&stamps).await;
     }
 
     /// Deletes the places of dead hosts, whether they held or waited.
-    pub(crate) async fn bury(&self) -> Result<(), Error> {
+    pub async fn bury(&self) -> Result<(), Error> {
         let backing = &self.shared.backing;
         if !backing.hosts().outlives() {
             return Ok(());
@@ -216,12 +216,12 @@ impl Queues {
     }
 
     /// Returns the owners in this runtime that were told that they hold something, some more than once.
-    pub(crate) fn holders(&self) -> Vec<Owner> {
+    pub fn holders(&self) -> Vec<Owner> {
         self.shared.state.lock().holders()
     }
 
     /// Returns how many calls of this runtime wait.
-    pub(crate) fn waiters(&self) -> usize {
+    pub fn waiters(&self) -> usize {
         let state = self.shared.state.lock();
         let calls: HashSet<*const Waiter> = state.waiting.values().map(Arc::as_ptr).collect();
         calls.len()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_primitives::{Error, Kind, Known, Owner};
+use atomix_primitives::{Error, Kind, Known};
 use futures::StreamExt;
 use futures::stream;
 
@@ -37,12 +37,6 @@ pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>) {
         let Some(runtime) = runtime.upgrade() else { return };
         let anew = own != hosts.id();
         own = hosts.id();
-        if anew {
-            // What was taken under the new name already is not lost.
-            let lost = |owner: &Owner| owner.host != own;
-            let opens = runtime.primitives(None, usize::MAX, |open| open.store_id() == slot.id());
-            runtime.tell_lost(opens.iter().flat_map(|open| open.primitive().holders()).filter(lost));
-        }
         tokio::select! {
             () = slot.closed().cancelled() => return,
             () = runtime.bury(slot.id(), anew) => {}
@@ -153,11 +147,20 @@ impl Runtime {
     }
 
     /// Gives back what dead hosts left in the open primitives of a store. `anew` if this host itself lost its name there:
-    /// then the store has to remember the primitives under the new one.
+    /// then those who held locks under the old one are told, and the store has to remember the primitives under the new one.
     async fn bury(&self, store: &StoreId, anew: bool) {
         let opens = self.primitives(None, usize::MAX, |open| {
             open.store_id() == store && (anew || open.primitive().owns())
         });
+        if anew {
+            // What was taken under the new name already is not lost.
+            let lost = |open: &Arc<Open>| {
+                let mut holders = open.primitive().holders();
+                holders.retain(|owner| *owner != open.owner(owner.session));
+                holders
+            };
+            self.tell_lost(opens.iter().flat_map(lost));
+        }
         let bury = async |open: Arc<Open>| {
             if anew {
                 open.set_remembered(false);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use atomix_config::StoreId;
 use atomix_primitives::{
     Backing, Counter, CounterMap, Election, Error, Hosts, IndexedMap, Kind, List, Lock, Map, MultiMap, Owner,
-    QueueState, Set, Topic, Value,
+    QueueState, Queues, Set, Topic, Value,
 };
 
 /// A primitive that was created, with the route that it took.
@@ -227,77 +227,55 @@ impl Primitive {
         })
     }
 
-    /// Tells whether sessions can own something in primitives of this kind.
-    pub fn owns(&self) -> bool {
-        matches!(self, Self::Lock(_) | Self::Map(_) | Self::CounterMap(_) | Self::Election(_))
-    }
-
-    /// Gives back whatever `owner` owns. Returns when the store has confirmed it.
-    pub async fn release_all(&self, owner: Owner) {
+    /// Returns the locks of primitives that have some.
+    fn queues(&self) -> Option<&Queues> {
         match self {
-            Self::Lock(lock) => lock.release_all(owner).await,
-            Self::Map(map) => map.release_all(owner).await,
-            Self::CounterMap(map) => map.release_all(owner).await,
-            Self::Election(election) => election.release_all(owner).await,
+            Self::Lock(lock) => Some(lock.queues()),
+            Self::Map(map) => Some(map.queues()),
+            Self::CounterMap(map) => Some(map.queues()),
             Self::Counter(_)
+            | Self::Election(_)
             | Self::IndexedMap(_)
             | Self::List(_)
             | Self::MultiMap(_)
             | Self::Set(_)
             | Self::Topic(_)
-            | Self::Value(_) => {}
+            | Self::Value(_) => None,
+        }
+    }
+
+    /// Tells whether sessions can own something in primitives of this kind.
+    pub fn owns(&self) -> bool {
+        matches!(self, Self::Election(_)) || self.queues().is_some()
+    }
+
+    /// Gives back whatever `owner` owns. Returns when the store has confirmed it.
+    pub async fn release_all(&self, owner: Owner) {
+        if let Self::Election(election) = self {
+            election.release_all(owner).await;
+        } else if let Some(queues) = self.queues() {
+            queues.release_all(owner).await;
         }
     }
 
     /// Gives back what dead hosts left. Repeating it does no harm.
     pub(crate) async fn bury(&self) -> Result<(), Error> {
-        match self {
-            Self::Lock(lock) => lock.bury().await,
-            Self::Map(map) => map.bury().await,
-            Self::CounterMap(map) => map.bury().await,
-            Self::Election(election) => election.bury().await,
-            Self::Counter(_)
-            | Self::IndexedMap(_)
-            | Self::List(_)
-            | Self::MultiMap(_)
-            | Self::Set(_)
-            | Self::Topic(_)
-            | Self::Value(_) => Ok(()),
+        if let Self::Election(election) = self {
+            election.bury().await?;
+        } else if let Some(queues) = self.queues() {
+            queues.bury().await?;
         }
+        Ok(())
     }
 
     /// Returns the owners in this runtime that were told that they hold a lock, some more than once.
     pub(crate) fn holders(&self) -> Vec<Owner> {
-        match self {
-            Self::Lock(lock) => lock.holders(),
-            Self::Map(map) => map.holders(),
-            Self::CounterMap(map) => map.holders(),
-            Self::Counter(_)
-            | Self::Election(_)
-            | Self::IndexedMap(_)
-            | Self::List(_)
-            | Self::MultiMap(_)
-            | Self::Set(_)
-            | Self::Topic(_)
-            | Self::Value(_) => Vec::new(),
-        }
+        self.queues().map(Queues::holders).unwrap_or_default()
     }
 
     /// Returns how many calls of this runtime wait for a lock.
     pub fn waiters(&self) -> usize {
-        match self {
-            Self::Lock(lock) => lock.waiters(),
-            Self::Map(map) => map.waiters(),
-            Self::CounterMap(map) => map.waiters(),
-            Self::Counter(_)
-            | Self::Election(_)
-            | Self::IndexedMap(_)
-            | Self::List(_)
-            | Self::MultiMap(_)
-            | Self::Set(_)
-            | Self::Topic(_)
-            | Self::Value(_) => 0,
-        }
+        self.queues().map_or(0, Queues::waiters)
     }
 
     /// Returns what `owner` owns: keys of locks, or candidates, each with its token or term; at most `max`. What the
