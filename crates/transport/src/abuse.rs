@@ -162,6 +162,8 @@ pub struct Raw {
     stream: Stream,
     unread: Vec<u8>,
     unwritten: Vec<u8>,
+    /// Answers SETTINGS and PING, as every client must.
+    acknowledges: bool,
     go_away: Option<(u32, String)>,
     resets: u32,
     answers: u32,
@@ -247,6 +249,10 @@ impl Attack {
         raw.begin(&[(INITIAL_WINDOW, window)]);
         if self == Self::AnswersUnread {
             raw.frame(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes());
+        }
+        if self == Self::ContinuationFlood {
+            // The answer to the server's SETTINGS would stand between the pieces of the headers, which is another fault.
+            raw.acknowledge_nothing();
         }
         if matches!(self, Self::ContinuationFlood | Self::EmptyData) {
             let flags = if self == Self::EmptyData { END_HEADERS } else { 0 };
@@ -417,6 +423,7 @@ impl Raw {
             stream,
             unread: Vec::new(),
             unwritten: Vec::new(),
+            acknowledges: true,
             go_away: None,
             resets: 0,
             answers: 0,
@@ -435,6 +442,11 @@ impl Raw {
             payload.extend(value.to_be_bytes());
         }
         self.frame(SETTINGS, 0, 0, &payload);
+    }
+
+    /// Answers no more SETTINGS and PING from now on: the caller may, or not.
+    pub fn acknowledge_nothing(&mut self) {
+        self.acknowledges = false;
     }
 
     /// Writes bytes, at the next push.
@@ -495,7 +507,8 @@ impl Raw {
         Ok(true)
     }
 
-    /// Reads some of what is there; fails at the end of the connection. Answers settings and pings, as everybody must.
+    /// Reads some of what is there; fails at the end of the connection. Answers settings and pings, as every client must,
+    /// unless told otherwise.
     pub fn pull(&mut self) -> io::Result<Vec<Frame>> {
         let mut piece = [0; 16 << 10];
         match self.stream.read(&mut piece) {
@@ -534,8 +547,8 @@ impl Raw {
 
     fn note(&mut self, frame: &Frame) {
         match frame.kind {
-            SETTINGS if frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]),
-            PING if frame.flags & ACK == 0 => self.frame(PING, ACK, 0, &frame.payload),
+            SETTINGS if self.acknowledges && frame.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]),
+            PING if self.acknowledges && frame.flags & ACK == 0 => self.frame(PING, ACK, 0, &frame.payload),
             RST_STREAM => self.resets += 1,
             WINDOW_UPDATE => {
                 let bytes =

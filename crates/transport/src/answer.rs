@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::Buf;
 use futures::future::BoxFuture;
+use h2::RecvStream;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -84,15 +84,11 @@ impl<S> Tagged<S> {
     }
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Tagged<S>
+impl<S, B> Tagged<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
 {
-    type Response = Response<Answer<B>>;
-    type Error = S::Error;
-    type Future = Call<S>;
-
-    fn call(&self, request: Request<Incoming>) -> Call<S> {
+    pub(crate) fn call(&self, request: Request<RecvStream>) -> Call<S> {
         let running = Some(Running::new(&self.connection));
         // No service of ours is a proxy, and HTTP/2 would take an answer to this for a tunnel.
         if request.method() == Method::CONNECT {
@@ -207,7 +203,7 @@ impl Drop for Running {
 // === impl Charged ===
 
 impl<D: Buf> Charged<D> {
-    fn new(bytes: D, connection: &Arc<Connection>) -> Self {
+    pub(crate) fn new(bytes: D, connection: &Arc<Connection>) -> Self {
         let charge = bytes.remaining();
         connection.budget.take(charge);
         Self { bytes, charge, connection: Arc::clone(connection) }

@@ -14,6 +14,7 @@ use futures::task::AtomicWaker;
 use crate::budget::Budget;
 use crate::frames::Flood;
 use crate::limits::Limits;
+use crate::receipt::Receipts;
 use crate::request::Allowance;
 
 /// Who is at the other end.
@@ -61,6 +62,9 @@ pub enum End {
     Flooded,
     /// It broke the rules of HTTP/2 or tried to wear us out.
     Violation,
+    /// It proved only after a caller's deadline that it had the answer to that call, so that it is not known whether the
+    /// caller took it: see [`Receipt`](crate::Receipt).
+    Unconfirmed,
 }
 
 /// A connection. Every request carries it, as `Arc<Connection>`, in its extensions.
@@ -74,6 +78,8 @@ pub struct Connection {
     pub(crate) budget: Budget,
     /// For requests.
     pub(crate) allowance: Allowance,
+    /// For answers that hand something over.
+    pub(crate) receipts: Receipts,
     pub(crate) traffic: Traffic,
     order: Order,
 }
@@ -87,6 +93,12 @@ pub(crate) struct Traffic {
     calls_total: AtomicU64,
     /// Bytes that the socket took so far.
     written: AtomicU64,
+    /// Reads that found something so far.
+    reads: AtomicU64,
+    /// Pings that we sent so far.
+    pings: AtomicU64,
+    /// The last of them was not answered yet.
+    pinged: AtomicBool,
     /// The socket takes no more.
     blocked: AtomicBool,
     /// The preface and the first frame are here.
@@ -99,6 +111,8 @@ pub(crate) struct Traffic {
 #[derive(Debug, Default)]
 struct Order {
     stage: AtomicU8,
+    /// A ping is to be sent.
+    probe: AtomicBool,
     /// The first [`End`] that was ordered, plus one.
     end: AtomicU8,
     waker: AtomicWaker,
@@ -127,6 +141,7 @@ impl Connection {
             env,
             budget: Budget::new(limits.connection_send_bytes_max),
             allowance: Allowance::new(limits),
+            receipts: Receipts::new(limits.streams_per_connection_max),
             traffic: Traffic::default(),
             order: Order::default(),
         }
@@ -177,6 +192,17 @@ impl Connection {
     /// Orders the drain.
     pub(crate) fn drain(&self) {
         self.order.raise(Stage::Drain);
+    }
+
+    /// Orders a ping, if none is in flight.
+    pub(crate) fn probe(&self) {
+        self.order.probe.store(true, Ordering::Release);
+        self.order.waker.wake();
+    }
+
+    /// Says whether a ping was ordered, once.
+    pub(crate) fn take_probe(&self) -> bool {
+        self.order.probe.load(Ordering::Relaxed) && self.order.probe.swap(false, Ordering::AcqRel)
     }
 
     /// Orders the end. The first reason stays.
@@ -235,6 +261,29 @@ impl Traffic {
         }
     }
 
+    pub(crate) fn read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often something was read.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn ping(&self) {
+        self.pings.fetch_add(1, Ordering::Relaxed);
+        self.pinged.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pong(&self) {
+        self.pinged.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns the number of the ping that was not answered yet.
+    pub(crate) fn ping_in_flight(&self) -> Option<u64> {
+        self.pinged.load(Ordering::Relaxed).then(|| self.pings.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn block(&self) {
         self.blocked.store(true, Ordering::Relaxed);
     }
@@ -283,7 +332,7 @@ impl Order {
 
 impl End {
     /// All reasons, in the order of the declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Left,
         Self::Drained,
         Self::Cut,
@@ -294,6 +343,7 @@ impl End {
         Self::Stalled,
         Self::Flooded,
         Self::Violation,
+        Self::Unconfirmed,
     ];
 
     /// Returns the word for logs and metrics.
@@ -309,6 +359,7 @@ impl End {
             Self::Stalled => "stalled",
             Self::Flooded => "flooded",
             Self::Violation => "violation",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }

@@ -30,6 +30,11 @@ const GO_AWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+/// The payload of the PING that h2 lets its users send.
+const USER_PING: u64 = 0x3b7c_db7a_0b87_16b4;
+/// Bytes of the longest payload that is kept.
+const KEPT_BYTES: usize = 8;
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) struct Head {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
     pub(crate) stream: u32,
+    /// The payload of a PING or `RST_STREAM`; zero for other frames.
+    pub(crate) payload: u64,
 }
 
 /// Finds the frames in one direction of a connection, however its bytes are cut.
@@ -45,8 +52,11 @@ pub(crate) struct Head {
 pub(crate) struct Framing {
     /// Bytes until the next header.
     skip: usize,
-    head: [u8; HEAD_BYTES],
+    /// The header and the payload of small frames that matter.
+    head: [u8; HEAD_BYTES + KEPT_BYTES],
     have: usize,
+    /// Bytes of `head` that make it whole, as far as known.
+    want: usize,
     frames: u64,
 }
 
@@ -63,6 +73,8 @@ pub(crate) struct Pace {
     control: u32,
     control_since: Instant,
     updates_saved: u32,
+    /// Pings of ours that were not answered yet.
+    pongs_due: u32,
 }
 
 /// What a peer sent too much of.
@@ -77,7 +89,7 @@ pub(crate) enum Flood {
 impl Framing {
     /// For what a client sends.
     pub(crate) fn of_client() -> Self {
-        Self { skip: PREFACE_BYTES, head: [0; HEAD_BYTES], have: 0, frames: 0 }
+        Self { skip: PREFACE_BYTES, head: [0; HEAD_BYTES + KEPT_BYTES], have: 0, want: HEAD_BYTES, frames: 0 }
     }
 
     /// For what a server sends.
@@ -91,24 +103,33 @@ impl Framing {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = (HEAD_BYTES - self.have).min(bytes.len());
+            let taken = (self.want - self.have).min(bytes.len());
             self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
             self.have += taken;
             bytes = &bytes[taken..];
-            if self.have == HEAD_BYTES {
-                let [a, b, c, kind, flags, stream @ ..] = self.head;
-                let head = Head {
-                    bytes: u32::from_be_bytes([0, a, b, c]),
-                    kind,
-                    flags,
-                    // The highest bit is reserved.
-                    stream: u32::from_be_bytes(stream) & (u32::MAX >> 1),
-                };
-                self.have = 0;
-                self.skip = head.bytes as usize;
-                self.frames += 1;
-                each(head);
+            if self.have < self.want {
+                continue;
             }
+            let [a, b, c, kind, flags, s0, s1, s2, s3, payload @ ..] = self.head;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            let kept = self.want - HEAD_BYTES;
+            if kept == 0 && matches!((kind, length), (RST_STREAM, 4) | (PING, 8)) {
+                self.want = HEAD_BYTES + length as usize;
+                continue;
+            }
+            let payload = u64::from_be_bytes(payload);
+            let head = Head {
+                bytes: length,
+                kind,
+                flags,
+                // The highest bit is reserved.
+                stream: u32::from_be_bytes([s0, s1, s2, s3]) & (u32::MAX >> 1),
+                payload: if kept == 0 { 0 } else { payload >> (8 * (KEPT_BYTES - kept)) },
+            };
+            (self.have, self.want) = (0, HEAD_BYTES);
+            self.skip = length as usize - kept;
+            self.frames += 1;
+            each(head);
         }
     }
 
@@ -135,6 +156,22 @@ impl Head {
     pub(crate) fn is_headers(self) -> bool {
         self.kind == HEADERS
     }
+
+    /// Says whether this is the last frame of its sender on its stream, resets aside.
+    pub(crate) fn ends_stream(self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// Returns the code with which this frame resets its stream.
+    pub(crate) fn reset(self) -> Option<h2::Reason> {
+        // A reset of another length is an error of HTTP/2, which ends the connection.
+        (self.kind == RST_STREAM).then(|| u32::try_from(self.payload).unwrap_or(u32::MAX).into())
+    }
+
+    /// Says whether this answers the PING that [`h2::PingPong`] sends.
+    pub(crate) fn is_pong(self) -> bool {
+        self.kind == PING && self.flags & ACK != 0 && self.payload == USER_PING
+    }
 }
 
 // === impl Pace ===
@@ -150,6 +187,7 @@ impl Pace {
             control: 0,
             control_since: now,
             updates_saved: UPDATES_AT_FIRST,
+            pongs_due: 0,
         }
     }
 
@@ -158,6 +196,8 @@ impl Pace {
         if head.is_work() {
             self.work = self.work.saturating_add(1);
             self.updates_saved = (self.updates_saved + UPDATES_PER_FRAME).min(UPDATES_SAVED_MAX);
+        } else if head.kind == PING && head.flags & ACK == 0 {
+            self.pongs_due += 1;
         }
     }
 
@@ -174,6 +214,10 @@ impl Pace {
             // HTTP/2 bounds these itself.
             RST_STREAM | CONTINUATION => Ok(()),
             PING if head.flags & ACK == 0 => self.ping(now()),
+            PING if self.pongs_due > 0 => {
+                self.pongs_due -= 1;
+                Ok(())
+            }
             WINDOW_UPDATE => {
                 self.work = self.work.saturating_add(1);
                 if self.updates_saved > 0 {
@@ -182,7 +226,7 @@ impl Pace {
                 }
                 self.control(now)
             }
-            // SETTINGS, PRIORITY, GOAWAY, answers to pings, and kinds that are not known.
+            // SETTINGS, PRIORITY, GOAWAY, answers to pings that we did not send, and kinds that are not known.
             _ => self.control(now),
         }
     }
@@ -248,13 +292,16 @@ impl Flood {
 mod tests {
     use super::*;
     use atomix_env::{Clock, ManualClock};
+    use std::pin::pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
     const PRIORITY: u8 = 2;
     const SETTINGS: u8 = 4;
 
     fn head(kind: u8, bytes: u32) -> Head {
-        Head { bytes, kind, flags: 0, stream: 1 }
+        Head { bytes, kind, flags: 0, stream: 1, payload: 0 }
     }
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -271,12 +318,24 @@ mod tests {
         bytes.extend(frame(SETTINGS, 0, 0, &[]));
         bytes.extend(frame(PING, 0, 0, &[7; 8]));
         bytes.extend(frame(DATA, 1, 0x8000_0003, &[0; 300]));
-        bytes.extend(frame(PING, ACK, 0, &[9; 8]));
-        let expected = [(0, SETTINGS, 0, 0), (8, PING, 0, 0), (300, DATA, 1, 3), (8, PING, 1, 0)];
+        bytes.extend(frame(PING, ACK, 0, &USER_PING.to_be_bytes()));
+        bytes.extend(frame(RST_STREAM, 0, 5, &8_u32.to_be_bytes()));
+        bytes.extend(frame(PING, 0, 0, &[7; 9]));
+        let sevens = 0x0707_0707_0707_0707;
+        let expected = [
+            (0, SETTINGS, 0, 0, 0),
+            (8, PING, 0, 0, sevens),
+            (300, DATA, 1, 3, 0),
+            (8, PING, 1, 0, USER_PING),
+            (4, RST_STREAM, 0, 5, 8),
+            (9, PING, 0, 0, 0),
+        ];
         for cut in 1..=bytes.len() {
             let (mut framing, mut found) = (Framing::of_client(), Vec::new());
             for piece in bytes.chunks(cut) {
-                framing.read(piece, |head| found.push((head.bytes, head.kind, head.flags, head.stream)));
+                framing.read(piece, |head| {
+                    found.push((head.bytes, head.kind, head.flags, head.stream, head.payload));
+                });
             }
             assert_eq!(found, expected, "pieces of {cut}");
             assert!(framing.is_between_frames());
@@ -338,6 +397,38 @@ mod tests {
         let mut pace = Pace::new(10, clock.now());
         let sent = (0..5_000).take_while(|_| pace.received(head(PING, 8), || clock.now()).is_ok()).count();
         assert_eq!(sent, 1_000);
+    }
+
+    #[test]
+    fn our_ping_is_the_one_that_h2_sends() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut handshake = pin!(h2::server::handshake(near));
+        let (mut far, mut framing) = (pin!(far), Framing::of_server());
+        let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+        assert!(far.as_mut().poll_write(&mut context, &hello).is_ready());
+        let Poll::Ready(Ok(mut server)) = handshake.as_mut().poll(&mut context) else { panic!("it waits") };
+        server.ping_pong().unwrap().send_ping(h2::Ping::opaque()).unwrap();
+        assert!(server.poll_accept(&mut context).is_pending());
+        let mut bytes = [0; 1 << 10];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        assert!(far.poll_read(&mut context, &mut buffer).is_ready());
+        let mut payloads = Vec::new();
+        framing.read(buffer.filled(), |head| payloads.extend((head.kind == PING).then_some(head.payload)));
+        assert_eq!(payloads, [USER_PING]);
+    }
+
+    #[test]
+    fn answers_to_our_pings_are_no_flood_however_many() {
+        let clock = ManualClock::new();
+        let mut pace = Pace::new(0, clock.now());
+        for _ in 0..100_000 {
+            pace.sent(head(PING, 8));
+            pace.received(Head { flags: ACK, ..head(PING, 8) }, || unreachable!()).unwrap();
+        }
+        let answer = Head { flags: ACK, ..head(PING, 8) };
+        let unasked = (0..5_000).take_while(|_| pace.received(answer, || clock.now()).is_ok()).count();
+        assert!(unasked <= 2_000, "{unasked}");
     }
 
     #[test]

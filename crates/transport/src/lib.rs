@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The accept loop under our gRPC services.
 //!
-//! hyper drives HTTP/2; this crate decides who may connect, what a connection may cost, when it ends, and who hears of
-//! it. tonic's own server was not taken: it has no time-out for the preface or for idle connections, no limit of
+//! h2 speaks HTTP/2; this crate drives its connections, and decides who may connect, what a connection may cost, when it
+//! ends, and who hears of it. tonic's own server was not taken: it has no time-out for the preface or for idle connections, no limit of
 //! connections, no policy for pings, no bound of answers that nobody reads, and no identity of connections.
 //!
 //! [`Listener`] binds, [`Transport::serve`] answers with a tower service, [`Transport::drained`] ends, [`Limits`] bound,
-//! an [`Observer`] hears, [`Counters`] count. Every request carries its `Arc<Connection>`.
+//! an [`Observer`] hears, [`Counters`] count. Every request carries its `Arc<Connection>`. An answer that hands something
+//! over carries a [`Receipt`].
 //!
 //! | What a peer may try | What bounds it |
 //! |---|---|
@@ -26,16 +27,18 @@ mod budget;
 mod connection;
 mod counters;
 mod frames;
+mod http2;
 mod limits;
 mod listen;
+mod receipt;
 mod request;
 mod serve;
-mod timer;
 mod wire;
 
 pub use connection::{Connection, End, Peer};
 pub use counters::{Counters, Refusal};
 pub use limits::Limits;
 pub use listen::Listener;
+pub use receipt::{Receipt, Undelivered};
 pub use request::RequestBody;
 pub use serve::{Drained, Observer, Transport};

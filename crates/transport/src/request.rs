@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 use atomix_env::Env;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -34,7 +34,9 @@ const PREFIX_BYTES: usize = 5;
 /// Who waits keeps a window full of unread bytes, and all streams share the window of the connection; were it full of
 /// those, nobody could go on. So only as many wait as fill half of it, and more are refused at once.
 pub struct RequestBody {
-    body: Incoming,
+    body: RecvStream,
+    /// All DATA was read, trailers may follow.
+    data_done: bool,
     connection: Arc<Connection>,
     messages: Messages,
     /// The room of the message that is being received.
@@ -70,9 +72,30 @@ struct Waiting {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, connection: &Arc<Connection>) -> Self {
+    pub(crate) fn new(body: RecvStream, connection: &Arc<Connection>) -> Self {
         let connection = Arc::clone(connection);
-        Self { body, connection, messages: Messages::default(), room: None, waiting: None }
+        Self { body, data_done: false, connection, messages: Messages::default(), room: None, waiting: None }
+    }
+
+    /// Waits for what comes next, and lets the peer send as much again.
+    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        // A reset with this code says that the peer needs no more than it has got: the body is what came.
+        let end = |error: h2::Error| (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error));
+        if !self.data_done {
+            match ready!(self.body.poll_data(context)) {
+                Some(Ok(bytes)) => {
+                    // Fails only if the stream has ended, which the next read finds out.
+                    drop(self.body.flow_control().release_capacity(bytes.len()));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Some(Err(error)) => return Poll::Ready(end(error)),
+                None => self.data_done = true,
+            }
+        }
+        Poll::Ready(match ready!(self.body.poll_trailers(context)) {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => end(error),
+        })
     }
 }
 
@@ -86,7 +109,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if this.waiting.is_none() {
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+            let frame = match ready!(this.poll_received(context)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => return Poll::Ready(None),
@@ -118,7 +141,7 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.waiting.is_none() { self.body.size_hint() } else { SizeHint::default() }
+        if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
     }
 }
 

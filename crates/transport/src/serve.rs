@@ -1,37 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of connections: accepted, watched, drained.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use atomix_env::{AtHome, Env, Instant, Shutdown, Workers};
+use atomix_env::{Env, Instant, Shutdown, Workers};
 use bytes::Bytes;
-use futures::future::{BoxFuture, join, join_all, select};
+use futures::future::{join, join_all, select};
 use http::{Request, Response};
 use http_body::Body;
-use hyper::rt::Executor;
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tower::Service;
 
-use crate::answer::{BoxError, Tagged};
+use crate::answer::BoxError;
 use crate::connection::{Connection, End, Origin, Peer, Stage};
 use crate::counters::{Counters, Refusal};
+use crate::http2::Server;
 use crate::limits::Limits;
 use crate::listen::Listener;
 use crate::request::RequestBody;
-use crate::timer::EnvTimer;
 use crate::wire::{Socket, Wire};
 
 /// How often connections are looked at. Time-outs of less than four times this are looked at more often.
@@ -109,15 +104,11 @@ struct Watched {
     quiet: (u64, Instant),
     /// The bytes written when the socket took no more, and since when.
     blocked: Option<(u64, Instant)>,
+    /// The reads so far, and since when there were none more.
+    heard: (u64, Instant),
+    /// The number of the ping in flight, and since when.
+    pinged: Option<(u64, Instant)>,
 }
-
-/// The calls that a connection has begun and not yet looked at.
-///
-/// They are polled by the task of the connection itself, once it has read all that came. Most calls on an embedded store
-/// end there and then: they need no task and no wake-up, and their answers leave together in one write. What waits
-/// becomes a task, which polls it again, so it does not matter who was to be woken in the first poll.
-#[derive(Clone, Default)]
-struct Calls(Arc<Mutex<VecDeque<BoxFuture<'static, ()>>>>);
 
 /// Takes connections from one listener.
 struct Acceptor<'a> {
@@ -142,12 +133,6 @@ struct Presence {
     connection: Arc<Connection>,
     end: End,
 }
-
-/// How many calls a connection polls before it is the turn of others.
-const TURN: usize = 64;
-
-/// The largest window of HTTP/2.
-const WINDOW_MAX: u32 = u32::MAX >> 1;
 
 /// Logs the same complaint only now and then.
 #[derive(Debug, Default)]
@@ -243,25 +228,6 @@ impl fmt::Debug for Transport {
 // === impl Shared ===
 
 impl Shared {
-    fn builder(&self, calls: Calls) -> http2::Builder<Calls> {
-        let limits = &self.limits;
-        let mut builder = http2::Builder::new(calls);
-        builder
-            .timer(EnvTimer::new(self.env.clone()))
-            .max_concurrent_streams(limits.streams_per_connection_max)
-            .max_local_error_reset_streams(limits.local_reset_streams_max)
-            .max_pending_accept_reset_streams(limits.pending_reset_streams_max)
-            .max_header_list_size(limits.header_list_bytes_max)
-            .initial_stream_window_size(limits.stream_window.min(WINDOW_MAX))
-            .initial_connection_window_size(limits.connection_window.min(WINDOW_MAX))
-            .max_send_buf_size(limits.stream_send_bytes_max.min(WINDOW_MAX as usize))
-            .keep_alive_interval((!limits.ping_interval.is_zero()).then_some(limits.ping_interval))
-            .keep_alive_timeout(limits.ping_timeout)
-            // gRPC has no use for it, and a trace that ticks with the wall clock cannot be compared.
-            .auto_date_header(false);
-        builder
-    }
-
     /// Starts the task of a connection.
     fn start<S, B>(&self, workers: Option<&Workers>, service: S, socket: Socket, presence: Presence)
     where
@@ -296,8 +262,10 @@ impl Shared {
 
     fn tick(&self) -> Duration {
         let limits = &self.limits;
-        let shortest = [limits.preface_timeout, limits.idle_timeout, self.stall_timeout()]
+        let pings = [limits.ping_interval, limits.ping_timeout];
+        let shortest = [limits.preface_timeout, limits.idle_timeout]
             .into_iter()
+            .chain(pings)
             .filter(|timeout| !timeout.is_zero())
             .fold(SWEEP_INTERVAL * 4, Duration::min);
         (shortest / 4).max(Duration::from_millis(1))
@@ -332,7 +300,7 @@ impl Shared {
 
     fn verdict(&self, watched: &mut Watched, now: Instant) -> Option<End> {
         let over = |since: Instant, timeout: Duration| !timeout.is_zero() && now.since(since) >= timeout;
-        let Watched { connection, quiet, blocked, .. } = watched;
+        let Watched { connection, quiet, blocked, heard, pinged, .. } = watched;
         let traffic = &connection.traffic;
         if !traffic.has_begun() {
             return over(connection.opened(), self.limits.preface_timeout).then_some(End::Mute);
@@ -343,6 +311,22 @@ impl Shared {
         });
         if blocked.is_some_and(|(_, since)| over(since, self.stall_timeout())) {
             return Some(End::Stalled);
+        }
+        if traffic.reads() != heard.0 {
+            *heard = (traffic.reads(), now);
+        }
+        *pinged = traffic.ping_in_flight().map(|number| match *pinged {
+            Some((before, since)) if before == number => (before, since),
+            _ => (number, now),
+        });
+        if let Some((_, since)) = *pinged {
+            // A peer that reads slowly answers late, and is heard until then. One that never answers ends as well.
+            let silent = over(since.max(heard.1), self.limits.ping_timeout);
+            if silent || over(since, self.limits.ping_interval.saturating_add(self.limits.ping_timeout)) {
+                return Some(End::Lost);
+            }
+        } else if over(heard.1, self.limits.ping_interval) {
+            connection.probe();
         }
         if connection.calls() > 0 || traffic.calls_total() != quiet.0 {
             *quiet = (traffic.calls_total(), now);
@@ -380,38 +364,6 @@ impl Shared {
             select(left, tick).await;
         }
         drained
-    }
-}
-
-// === impl Calls ===
-
-impl Calls {
-    fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-
-    /// Polls what began first, as much of it as may keep others of the thread waiting.
-    fn poll(&self, env: &Env) {
-        let begun: VecDeque<_> = {
-            let mut calls = self.0.lock();
-            if calls.len() > TURN { calls.drain(..TURN).collect() } else { std::mem::take(&mut *calls) }
-        };
-        for mut call in begun {
-            let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
-            // A call that panics ends alone, as a task would; the hook has told it.
-            if let Ok(Poll::Pending) = catch_unwind(poll) {
-                env.detach(AtHome::new(call));
-            }
-        }
-    }
-}
-
-impl<F> Executor<F> for Calls
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        self.0.lock().push_back(Box::pin(call));
     }
 }
 
@@ -500,7 +452,14 @@ impl Presence {
         let connection = Connection::new(id, peer, shared.env.clone(), &shared.limits);
         let connection = Arc::new(connection);
         let quiet = (0, connection.opened());
-        let watched = Watched { port, connection: Arc::clone(&connection), quiet, blocked: None };
+        let watched = Watched {
+            port,
+            connection: Arc::clone(&connection),
+            quiet,
+            blocked: None,
+            heard: quiet,
+            pinged: None,
+        };
         shared.live.connections.lock().insert(id, watched);
         shared.counters.count_accepted();
         tracing::debug!(connection = id, %peer, "connection opened");
@@ -520,34 +479,31 @@ impl Presence {
     {
         let connection = Arc::clone(&self.connection);
         let wire = Wire::new(socket, Arc::clone(&connection), self.shared.limits.pings_per_second_max);
-        let tagged = Tagged::new(service, Arc::clone(&connection));
-        let calls = Calls::default();
-        let builder = self.shared.builder(calls.clone());
         // Declared after `self`, so that it goes before the connection is said to have ended.
-        let mut served = pin!(builder.serve_connection(TokioIo::new(wire), tagged));
+        let mut served = Server::new(&self.shared.limits, wire, service, Arc::clone(&connection));
         let mut stage = Stage::Serve;
         self.end = std::future::poll_fn(|context| {
             let ordered = connection.ordered(context.waker());
             if ordered != stage {
                 stage = ordered;
-                served.as_mut().graceful_shutdown();
+                served.graceful_shutdown();
             }
             let mut polled = false;
             loop {
-                match served.as_mut().poll(context) {
+                match served.poll(context) {
                     Poll::Ready(outcome) => return Poll::Ready(end_of(&connection, stage, outcome)),
                     // One poll was the chance to say goodbye.
                     Poll::Pending if stage == Stage::Close => {
                         return Poll::Ready(end_of(&connection, stage, Ok(())));
                     }
-                    Poll::Pending if calls.is_empty() => return Poll::Pending,
+                    Poll::Pending if !served.has_begun_calls() => return Poll::Pending,
                     // A peer that asks as fast as it is answered would keep the thread from all others.
                     Poll::Pending if polled => {
                         context.waker().wake_by_ref();
                         return Poll::Pending;
                     }
                     Poll::Pending => {
-                        calls.poll(&self.shared.env);
+                        served.poll_calls();
                         polled = true;
                     }
                 }
@@ -569,6 +525,7 @@ impl Drop for Presence {
         tracing::debug!(connection = connection.id(), peer = %connection.peer(), reason = end.name(), "connection closed");
         shared.admitted.lock().leave(connection.peer().origin());
         shared.counters.count_ended(*end);
+        connection.receipts.close();
         shared.observer.closed(connection);
         shared.live.connections.lock().remove(&connection.id());
         shared.live.left.notify_waiters();
@@ -615,7 +572,7 @@ impl Complaint {
 }
 
 /// Says why a connection ended, from what was ordered and what HTTP/2 says.
-fn end_of(connection: &Connection, stage: Stage, outcome: hyper::Result<()>) -> End {
+fn end_of(connection: &Connection, stage: Stage, outcome: Result<(), h2::Error>) -> End {
     if let Some(end) = connection.ordered_end() {
         return end;
     }
@@ -626,31 +583,14 @@ fn end_of(connection: &Connection, stage: Stage, outcome: hyper::Result<()>) -> 
         Ok(()) if stage == Stage::Serve => End::Left,
         Ok(()) => End::Drained,
         Err(error) => {
-            let end = if error.is_timeout() {
-                End::Lost
-            } else if has_left(&error) {
-                End::Left
-            } else {
-                End::Violation
-            };
+            // The socket broke or the peer said goodbye, or else we threw it out.
+            let left = error.is_io() || (error.is_go_away() && error.is_remote());
+            let end = if left { End::Left } else { End::Violation };
             let (id, peer) = (connection.id(), connection.peer());
             tracing::debug!(connection = id, %peer, ?error, "connection broke");
             end
         }
     }
-}
-
-/// Says whether the socket broke or the peer said goodbye, rather than that we threw it out.
-fn has_left(error: &hyper::Error) -> bool {
-    let left = |error: &h2::Error| error.is_io() || (error.is_go_away() && error.is_remote());
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.is::<io::Error>() || error.downcast_ref().is_some_and(left) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

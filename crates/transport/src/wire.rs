@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, End};
 use crate::frames::{Flood, Framing, Pace};
 
 /// A socket. An enum, so that reading and writing need no virtual call.
@@ -35,6 +35,9 @@ pub(crate) struct Wire {
     outbound: Framing,
     pace: Pace,
     last_stream: u32,
+    /// Streams whose resets were read here and may not have been handled by HTTP/2 yet: it handles all before it reads
+    /// again.
+    resets: Vec<u32>,
     flood: Option<Flood>,
 }
 
@@ -83,6 +86,7 @@ impl Wire {
             outbound: Framing::of_server(),
             pace,
             last_stream: 0,
+            resets: Vec::new(),
             flood: None,
         }
     }
@@ -90,10 +94,18 @@ impl Wire {
     /// Looks at bytes that came.
     fn read_along(&mut self, bytes: &[u8]) -> io::Result<()> {
         let begun = self.inbound.has_begun();
-        let Self { connection, inbound, pace, last_stream, flood, .. } = self;
+        let Self { connection, inbound, pace, last_stream, resets, flood, .. } = self;
+        connection.traffic.read();
         inbound.read(bytes, |head| {
             if head.is_headers() {
                 *last_stream = head.stream.max(*last_stream);
+            } else if let Some(reason) = head.reset() {
+                if reason != h2::Reason::NO_ERROR {
+                    resets.push(head.stream);
+                    connection.receipts.refused(head.stream);
+                }
+            } else if head.is_pong() && connection.receipts.ponged(|| connection.env.now()) {
+                connection.end(End::Unconfirmed);
             }
             if flood.is_none() {
                 *flood = pace.received(head, || connection.env.now()).err();
@@ -118,6 +130,26 @@ impl Wire {
         let frame = flood.go_away(self.last_stream);
         let said = with!(&self.socket, socket => socket.try_write(&frame));
         tracing::trace!(connection = self.connection.id(), ?said, "said goodbye to a flood");
+    }
+
+    /// Looks at bytes that were written.
+    fn write_along(&mut self, bytes: &[u8]) {
+        let Self { connection, outbound, pace, .. } = self;
+        outbound.read(bytes, |head| {
+            pace.sent(head);
+            if head.ends_stream() {
+                connection.receipts.written(head.stream);
+            } else if head.reset().is_some() {
+                connection.receipts.reset_by_us(head.stream);
+            }
+        });
+    }
+
+    /// HTTP/2 has handled all resets that were read: the answers that it had taken before are in the table by now.
+    fn forget_resets(&mut self) {
+        for stream in self.resets.drain(..) {
+            self.connection.receipts.refused(stream);
+        }
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) -> usize {
@@ -145,6 +177,7 @@ impl AsyncRead for Wire {
         if let Some(flood) = this.flood {
             return Poll::Ready(Err(calm(flood)));
         }
+        this.forget_resets();
         let before = buffer.filled().len();
         ready!(with!(&mut this.socket, socket => Pin::new(socket).poll_read(context, buffer)))?;
         Poll::Ready(this.read_along(&buffer.filled()[before..]))
@@ -160,7 +193,7 @@ impl AsyncWrite for Wire {
         let this = &mut *self;
         let written = with!(&mut this.socket, socket => Pin::new(socket).poll_write(context, bytes));
         let count = this.wrote(&written);
-        this.outbound.read(&bytes[..count], |head| this.pace.sent(head));
+        this.write_along(&bytes[..count]);
         written
     }
 
@@ -175,7 +208,7 @@ impl AsyncWrite for Wire {
         let mut count = this.wrote(&written);
         for slice in slices {
             let part = count.min(slice.len());
-            this.outbound.read(&slice[..part], |head| this.pace.sent(head));
+            this.write_along(&slice[..part]);
             count -= part;
         }
         written
@@ -196,4 +229,42 @@ impl AsyncWrite for Wire {
 
 fn calm(flood: Flood) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, flood.reason())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    use atomix_env::Env;
+    use tokio::io::AsyncWriteExt;
+
+    use crate::connection::Peer;
+    use crate::limits::Limits;
+    use crate::receipt::{Receipt, Undelivered};
+
+    async fn read(wire: &mut Wire) {
+        let mut bytes = [0; 256];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        poll_fn(|context| Pin::new(&mut *wire).poll_read(context, &mut buffer)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_was_read_before_its_answer_was_made_refuses_it() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let limits = Limits::default();
+        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &limits));
+        let mut wire = Wire::new(Socket::Unix(near), Arc::clone(&connection), 10);
+        let reset = |stream| [0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8];
+        far.write_all(&[&[0; 24][..], &reset(1)].concat()).await.unwrap();
+        read(&mut wire).await;
+        // HTTP/2 has not seen the reset yet and takes the answer, which it will drop when it does.
+        let (tell, told) = std::sync::mpsc::channel();
+        let receipt = Receipt::new(None, move |outcome| tell.send(outcome).unwrap());
+        connection.receipts.expect(1, receipt).unwrap();
+        assert!(told.try_recv().is_err());
+        far.write_all(&reset(3)).await.unwrap();
+        read(&mut wire).await;
+        assert_eq!(told.try_recv(), Ok(Undelivered::Refused));
+    }
 }

@@ -9,4 +9,5 @@
 
 mod abuse;
 mod life;
+mod receipts;
 mod server;

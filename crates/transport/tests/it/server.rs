@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use atomix_env::{Env, Shutdown, Workers};
 use atomix_transport::abuse::{Call, Target};
-use atomix_transport::{Connection, Counters, Drained, Limits, Listener, Observer, RequestBody, Transport};
+use atomix_transport::{
+    Connection, Counters, Drained, Limits, Listener, Observer, Receipt, RequestBody, Transport, Undelivered,
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -30,6 +32,15 @@ pub(crate) struct Heard {
     pub(crate) closed: Mutex<Vec<(u64, Instant)>>,
     pub(crate) busy: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
+    /// The receipts that were settled, by the names of their calls; `None` was confirmed.
+    pub(crate) settled: Mutex<Vec<(String, Option<Undelivered>)>>,
+}
+
+/// Notes how a receipt was settled.
+struct Settles {
+    heard: Arc<Heard>,
+    name: String,
+    outcome: Option<Undelivered>,
 }
 
 /// A server in this process.
@@ -93,6 +104,13 @@ impl Body for Reply {
     }
 }
 
+impl Drop for Settles {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.heard.settled.lock().unwrap().push((name, self.outcome));
+    }
+}
+
 impl Drop for Waits {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -104,6 +122,15 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await;
     let text = |text: String| Reply::Small(Some(text.into()));
+    let receipt = path.strip_prefix("/grant").map(|rest| {
+        // The deadline of a late one is over before its proof can come.
+        let deadline = rest.contains("late").then(|| connection.opened());
+        let settles = Settles { heard: Arc::clone(&heard), name: rest.to_owned(), outcome: None };
+        Receipt::new(deadline, move |outcome| {
+            let mut settles = settles;
+            settles.outcome = Some(outcome);
+        })
+    });
     let reply = match (path.as_str(), body) {
         (_, Err(error)) => text(error.to_string()),
         ("/who", _) => text(format!("{} {}", connection.owner::<u64>().unwrap(), connection.peer())),
@@ -122,7 +149,11 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
         }
         (_, Ok(body)) => Reply::Small(Some(body.to_bytes())),
     };
-    Ok(Response::new(reply))
+    let mut response = Response::new(reply);
+    if let Some(receipt) = receipt {
+        response.extensions_mut().insert(receipt);
+    }
+    Ok(response)
 }
 
 async fn run(
