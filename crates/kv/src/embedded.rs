@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::{Engine, Error, ErrorKind, Keyspace, Txn, Write};
+use crate::{Change, Engine, Error, ErrorKind, Keyspace, Limits, Outcome, Txn, Write};
 
 /// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
 pub struct Spaces<T> {
@@ -96,19 +96,45 @@ impl Room {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Refuses with [`ErrorKind::Full`] what may grow beyond `bytes_max`. What only deletes is never refused.
-    pub fn check(&self, txn: &Txn, bytes_max: usize) -> Result<(), Error> {
+    /// Returns the [`ErrorKind::Full`] of a transaction that may grow the store beyond `bytes_max`, for
+    /// [`Room::apply`]. None for a transaction that only deletes.
+    pub fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
         let growth = growth(txn);
         let bytes = self.bytes();
-        if growth > 0 && bytes + growth > bytes_max {
-            return Err(Error::new(
+        (growth > 0 && bytes + growth > bytes_max).then(|| {
+            Error::new(
                 ErrorKind::Full,
                 format!(
                     "store is full: delete entries or raise `bytes-max`: bytes=`{bytes}` bytes-max=`{bytes_max}`"
                 ),
-            ));
-        }
-        Ok(())
+            )
+        })
+    }
+
+    /// Applies a transaction to `engine` and counts its bytes. With `full` the transaction is applied only if it makes
+    /// the keyspace smaller, as the removal from a list does, which writes the rest of the list; otherwise nothing
+    /// changes and `full` is returned.
+    pub fn apply(
+        &self,
+        engine: &mut Engine,
+        txn: &Txn,
+        limits: &Limits,
+        full: Option<Error>,
+    ) -> Result<(Outcome, Vec<Change>), Error> {
+        let Some(full) = full else { return self.weigh(engine, |engine| engine.apply(txn, limits)) };
+        let (before, revision) = (weight(engine), engine.revision());
+        let named = txn.once.as_ref().filter(|name| !engine.remembers(name));
+        self.weigh(engine, |engine| {
+            let (outcome, changes) = engine.apply(txn, limits)?;
+            if weight(engine) < before || (changes.is_empty() && named.is_none()) {
+                return Ok((outcome, changes));
+            }
+            engine.undo(&changes, revision);
+            if let Some(name) = named {
+                engine.forget(name);
+            }
+            Err(full)
+        })
     }
 
     /// Counts a new keyspace.

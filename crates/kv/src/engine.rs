@@ -104,6 +104,11 @@ impl Engine {
         Ok(Snapshot { revision: self.revision, reads })
     }
 
+    /// Returns the entry of a key.
+    pub fn entry(&self, key: &Bytes) -> Option<Entry> {
+        self.table.get_key_value(key).map(|(key, record)| entry(key, record))
+    }
+
     /// Makes the changes of a commit again that an engine has made before, as a host does that reads its log. Repeating
     /// it, also over a later state, ends in the state after the last commit that is repeated.
     pub fn redo(&mut self, commit: &Commit) {
@@ -272,9 +277,7 @@ impl Engine {
 
     fn find(&self, read: &Read, limits: &Limits) -> Found {
         match read {
-            Read::Get { key } => {
-                Found::Entry(self.table.get_key_value(key).map(|(key, record)| entry(key, record)))
-            }
+            Read::Get { key } => Found::Entry(self.entry(key)),
             Read::Scan { range, order, limit, keys_only } => {
                 let range = self.range(range);
                 match order {

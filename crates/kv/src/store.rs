@@ -43,7 +43,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - repeated with the same [`Txn::once`]: the outcome of the first, nothing changes again.
     /// - an [`crate::Write::Add`] to a value that is no number, a broken limit, a key written twice:
     ///   [`crate::ErrorKind::Invalid`], nothing changed.
-    /// - no room: [`crate::ErrorKind::Full`] unless the transaction only deletes.
+    /// - no room: [`crate::ErrorKind::Full`] unless the transaction only deletes. Stores in this process also apply what
+    ///   makes the keyspace smaller.
     /// - the answer was lost: [`crate::ErrorKind::OutcomeUnknown`], never `Unavailable`.
     /// - cancelled: applied as a whole or not at all, which one is not known.
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>>;

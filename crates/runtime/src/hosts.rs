@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_primitives::{Error, Kind, Known};
+use atomix_primitives::{Error, Kind, Known, Reason};
 use futures::StreamExt;
 use futures::stream;
 
@@ -107,7 +107,17 @@ impl Runtime {
             return Ok(());
         }
         if let Some(known) = self.store(open.store_id()).as_ref().and_then(known) {
-            known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable)?;
+            match known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable) {
+                // A store that is full has to be opened to be emptied. The entry of an earlier host serves until there is
+                // room; the next creation tries again.
+                Err(error)
+                    if error.reason() == Reason::StoreFull
+                        && known.recall(open.kind(), open.name()).await?.is_some() =>
+                {
+                    return Ok(());
+                }
+                remembered => remembered?,
+            }
         }
         open.set_remembered(true);
         Ok(())

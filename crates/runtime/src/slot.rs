@@ -255,11 +255,14 @@ impl Slot {
         let context = Context { env: self.env.clone(), store: self.id.to_string() };
         let attempt = async {
             let store = self.driver.connect(config.clone(), context).await?;
-            if let Err(error) = store.check().await {
-                store.close(Duration::ZERO).await;
-                return Err(error);
+            match store.check().await {
+                // It can be read, and emptied.
+                Err(error) if error.kind() != ErrorKind::Full => {
+                    store.close(Duration::ZERO).await;
+                    Err(error)
+                }
+                Ok(_) | Err(_) => Ok(store),
             }
-            Ok(store)
         };
         match self.env.timeout(self.driver.connect_timeout(), attempt).await {
             Ok(candidate) => candidate,

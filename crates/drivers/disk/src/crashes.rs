@@ -126,6 +126,13 @@ async fn run(store: &DiskStore, from: u64, filler: usize) -> Told {
 
 /// Reads everything, and checks what must hold in every store at any time.
 async fn held(store: &DiskStore) -> Held {
+    let (held, floor) = held_after(store).await;
+    assert_eq!(floor, 0, "the history is whole");
+    held
+}
+
+/// Reads everything, and after which revision its history begins.
+async fn held_after(store: &DiskStore) -> (Held, u64) {
     let name = keyspace();
     let scan = Read::Scan { range: Range::prefix("q"), order: Order::Created, limit: 1000, keys_only: false };
     let get = |key: &'static str| Read::Get { key: key.into() };
@@ -143,14 +150,22 @@ async fn held(store: &DiskStore) -> Held {
     let last = last.map(|value| String::from_utf8(value.to_vec()).unwrap().trim_end_matches('.').to_owned());
     assert_eq!(last, applied.last().map(u64::to_string));
     assert_eq!(snapshot.revision, Revision(applied.len() as u64));
-    let mut watch = store.watch(&name, WatchFrom::After(Revision(0))).await.unwrap();
+    let mut floor = Revision(0);
+    let mut watch = match store.watch(&name, WatchFrom::After(floor)).await {
+        Ok(watch) => watch,
+        Err(error) => {
+            let ErrorKind::Compacted { oldest } = error.kind() else { panic!("{error}") };
+            floor = oldest;
+            store.watch(&name, WatchFrom::After(floor)).await.unwrap()
+        }
+    };
     let mut commits = Vec::new();
     while let Some(Some(Ok(WatchItem::Commit(commit)))) = watch.next().now_or_never() {
         commits.push(Commit::clone(&commit));
     }
     let revisions: Vec<u64> = commits.iter().map(|commit| commit.revision.0).collect();
-    assert_eq!(revisions, (1..=applied.len() as u64).collect::<Vec<_>>(), "the history is whole");
-    Held { applied, commits }
+    assert_eq!(revisions, (floor.0 + 1..=applied.len() as u64).collect::<Vec<_>>(), "the history is whole");
+    (Held { applied, commits }, floor.0)
 }
 
 /// Checks that every answer is still true.
@@ -312,6 +327,144 @@ async fn a_full_disk_refuses_what_grows_and_takes_it_again_when_there_is_room() 
     store.commit(&keyspace(), transaction(500, 1000)).await.unwrap();
     let left = open(&disk.after_power_cut(&mut Dice::new(2)), settings(1 << 20)).unwrap();
     assert_eq!(held_loosely(&left).await.last(), Some(&500));
+}
+
+/// Deletes whatever the transactions of a run have left.
+fn delete_all() -> Txn {
+    let delete = |key: &'static str| Write::Delete { key: key.into() };
+    let queue = Write::DeleteRange { range: Range::prefix("q") };
+    Txn::new().write(queue).write(delete("k")).write(delete("from")).write(delete("to"))
+}
+
+async fn entries(store: &DiskStore) -> u64 {
+    let count = Read::Count { range: Range::prefix("") };
+    store.read(&keyspace(), vec![count], Level::Latest).await.unwrap().reads[0].count()
+}
+
+/// Waits until the store takes what grows.
+async fn writable(store: &DiskStore, context: &str) {
+    let env = Env::real();
+    let open = async {
+        while store.check().await.is_err() {
+            env.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    env.timeout(Duration::from_secs(30), open)
+        .await
+        .unwrap_or_else(|_| panic!("{context}: the room of what was deleted is given back"));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_from_any_operation_on_loses_nothing_and_takes_deletions() {
+    for log_bytes_max in [1 << 20, 2000] {
+        let settings = settings(log_bytes_max);
+        for at in 1..operations(&settings, 300).await + 10 {
+            let context = format!("log {log_bytes_max}, full from {at}");
+            let disk = Disk::default();
+            disk.set(Faults { full_from: Some(at), ..Faults::default() });
+            let store = open(&disk, settings.clone()).unwrap_or_else(|error| panic!("{context}: {error}"));
+            let told = run(&store, 1, 300).await;
+            assert!(told.unknown.is_empty(), "{context}: {told:?}");
+            let refused = told.errors.iter().all(|error| error.kind() == ErrorKind::Full);
+            assert!(refused, "{context}: {told:?}");
+            // A snapshot on a full disk has no history.
+            check(&told, &held_after(&store).await.0, &context);
+            let mut dice = Dice::new(at);
+            let cut = disk.after_power_cut(&mut dice);
+            for (left, how) in [(cut, "cut"), (disk.after_kill(), "killed")] {
+                let context = format!("{context}, {how}");
+                left.set(Faults { full_from: Some(0), ..Faults::default() });
+                let again =
+                    open(&left, settings.clone()).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let (found, _) = held_after(&again).await;
+                check(&told, &found, &context);
+                if let Some(at) = found.applied.last() {
+                    // A repeated request needs no room, a deletion little.
+                    again.commit(&keyspace(), transaction(*at, 300)).await.unwrap();
+                    // What a crash left incomplete may have been removed, so there may be room again.
+                    let more = again.commit(&keyspace(), transaction(500, 300)).await;
+                    assert!(more.err().is_none_or(|error| error.kind() == ErrorKind::Full), "{context}");
+                    again
+                        .commit(&keyspace(), delete_all())
+                        .await
+                        .unwrap_or_else(|e| panic!("{context}: {e}"));
+                }
+                let kept = left.after_power_cut(&mut dice);
+                kept.set(Faults { full_from: Some(0), ..Faults::default() });
+                let last = open(&kept, settings.clone()).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!(entries(&last).await, 0, "{context}");
+                drop(last);
+                // Room that others have made is used at once by the next start.
+                let free = open(&kept.after_kill(), settings.clone()).unwrap();
+                free.commit(&keyspace(), transaction(900, 300)).await.unwrap();
+                assert_eq!(entries(&free).await, 4, "{context}");
+            }
+            if told.done.is_empty() {
+                continue;
+            }
+            store.commit(&keyspace(), delete_all()).await.unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert_eq!(entries(&store).await, 0, "{context}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn deletions_make_room_on_a_full_disk_before_and_after_a_restart() {
+    let case = async |capacity: u64, restart: bool| {
+        let context = format!("capacity {capacity}, restart {restart}");
+        let disk = Disk::default();
+        let faults = Faults { capacity: Some(capacity), ..Faults::default() };
+        disk.set(faults);
+        let mut store = open(&disk, settings(1 << 20)).unwrap();
+        let mut stored = 0;
+        let put = |at: u64| Write::Put { key: format!("k{at}").into(), value: vec![b'.'; 3000].into() };
+        loop {
+            match store.commit(&keyspace(), Txn::new().write(put(stored))).await {
+                Ok(_) => stored += 1,
+                Err(error) => break assert_eq!(error.kind(), ErrorKind::Full, "{context}: {error}"),
+            }
+            assert!(stored < 1000, "{context}");
+        }
+        assert!(stored > 0, "{context}");
+        if restart {
+            drop(store);
+            let left = disk.after_kill();
+            left.set(faults);
+            store = open(&left, settings(1 << 20)).unwrap_or_else(|error| panic!("{context}: {error}"));
+        }
+        assert_eq!(entries(&store).await, stored, "{context}");
+        for at in 0..stored {
+            let delete = Txn::new().write(Write::Delete { key: format!("k{at}").into() });
+            let deleted = store.commit(&keyspace(), delete).await;
+            let deleted = deleted.unwrap_or_else(|error| panic!("{context}: {at} of {stored}: {error}"));
+            assert_eq!(deleted.writes[0].previous().map(|entry| entry.value.len()), Some(3000), "{context}");
+        }
+        writable(&store, &context).await;
+        for at in 0..stored / 2 {
+            store.commit(&keyspace(), Txn::new().write(put(at))).await.unwrap();
+        }
+        store.close(Duration::from_secs(5)).await;
+    };
+    let cases = (26..60).flat_map(|capacity| [(capacity << 10, false), (capacity << 10, true)]);
+    futures::future::join_all(cases.map(|(capacity, restart)| case(capacity, restart))).await;
+}
+
+#[tokio::test]
+async fn a_watch_resumes_over_deletions_whose_values_are_not_in_the_log() {
+    let disk = Disk::default();
+    let store = open(&disk, settings(1 << 20)).unwrap();
+    run(&store, 1, 1000).await;
+    disk.set(Faults { full_from: Some(0), ..Faults::default() });
+    store.journal().full.store(true, std::sync::atomic::Ordering::Release);
+    let before = held(&store).await;
+    let delete = Txn::new().write(Write::Delete { key: "k".into() });
+    let deleted = store.commit(&keyspace(), delete).await.unwrap();
+    let left = open(&disk.after_kill(), settings(1 << 20)).unwrap();
+    let mut watch = left.watch(&keyspace(), WatchFrom::After(Revision(RUN))).await.unwrap();
+    let Some(Some(Ok(WatchItem::Commit(commit)))) = watch.next().now_or_never() else { panic!("no commit") };
+    assert_eq!(commit.revision, deleted.revision);
+    assert_eq!(commit.changes[0].previous.as_ref(), deleted.writes[0].previous());
+    assert_eq!(before.applied.len() as u64, RUN);
 }
 
 /// The transactions of a store from which something was deleted.

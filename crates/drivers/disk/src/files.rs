@@ -2,9 +2,9 @@
 //! The few things that the store asks of a file system, so that a test can stand between and let them fail.
 
 use std::fmt;
-use std::fs::{self, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,16 +62,31 @@ pub(crate) struct Folder {
     _lock: fs::File,
 }
 
+/// The modes of what is made: what a store holds is for its owner only.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
 /// The file whose lock says that the folder is in use. Holds the process id, for people.
 const LOCK: &str = "lock";
 
 // === impl Folder ===
 
 impl Folder {
-    /// Makes the folder if it is not there, and locks it.
+    /// Makes the folder if it is not there, readable only by the user of this process, and locks it. One that is there
+    /// keeps its mode; if users beside its owner and group may read it, that is logged.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(|error| trouble(path, "make", error))?;
-        Self::lock(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+        let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(path);
+        made.map_err(|error| trouble(path, "make", error))?;
+        let found = fs::metadata(path).map_err(|error| trouble(path, "read", error))?.permissions().mode();
+        if found & 0o007 != 0 {
+            tracing::warn!(
+                dir = %path.display(),
+                mode = %format!("{:03o}", found & 0o777),
+                "other users may read the folder of the store: `chmod 700` it"
+            );
+        }
+        let mut options = OpenOptions::new();
+        Self::lock(path, options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE))
     }
 
     /// Locks a folder that is there, and changes nothing in it.
@@ -113,7 +128,7 @@ impl Files for Folder {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
+        options.read(true).write(true).create(true).truncate(true).mode(FILE_MODE);
         Ok(Arc::new(options.open(self.path.join(name))?))
     }
 
@@ -181,4 +196,23 @@ fn trouble(path: &Path, what: &str, error: io::Error) -> Error {
     let denied = error.kind() == io::ErrorKind::PermissionDenied;
     let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
     Error::new(kind, message).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only_and_what_is_there_keeps_its_mode() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("stores/one");
+        let folder = Folder::open(&dir).unwrap();
+        drop(folder.create("log").unwrap());
+        assert_eq!((mode(&dir), mode(&dir.join("log")), mode(&dir.join(LOCK))), (0o700, 0o600, 0o600));
+        drop(folder);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(Folder::open(&dir).unwrap());
+        assert_eq!(mode(&dir), 0o750);
+    }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Journal {
     pub(crate) closed: AtomicBool,
     /// The disk has no room: what grows is refused.
     pub(crate) full: AtomicBool,
+    /// A reserve was used and has to be set aside again before anything that grows is taken.
+    pub(crate) reserve_used: AtomicBool,
     durable: AtomicU64,
     backlog: AtomicUsize,
     pub(crate) queue: Mutex<Queue>,
@@ -65,8 +67,8 @@ pub(crate) struct Queue {
     pub(crate) filling: Batch,
     /// Those who wait for the batch that is being written.
     pub(crate) flying: Vec<oneshot::Sender<Verdict>>,
-    /// Those who want a new log to begin; they get its number.
-    pub(crate) rolls: Vec<oneshot::Sender<Result<u64, Error>>>,
+    /// Those who want a new log to begin.
+    pub(crate) rolls: Vec<oneshot::Sender<Result<Rolled, Error>>>,
     /// Those who want everything up to now to be on the disk.
     pub(crate) syncs: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(crate) stop: bool,
@@ -81,6 +83,17 @@ pub(crate) struct Queue {
     pub(crate) log_bytes: u64,
 }
 
+/// Where a copy of everything begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rolled {
+    /// The number of the next batch.
+    pub(crate) base: u64,
+    /// The number of the first batch of the log in which it will be.
+    pub(crate) log: u64,
+    /// The bytes of the logs before that one.
+    pub(crate) bytes_before: u64,
+}
+
 /// What the keeper (`keeper.rs`) is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Keeping {
@@ -93,6 +106,8 @@ pub(crate) struct Keeping {
 pub(crate) struct Batch {
     pub(crate) payload: Vec<u8>,
     pub(crate) applied: Vec<Applied>,
+    /// Whether any of them may grow the store.
+    pub(crate) grows: bool,
     /// Those who have read what the batch changes.
     pub(crate) readers: Vec<oneshot::Sender<Verdict>>,
 }
@@ -158,6 +173,7 @@ impl Journal {
             gate: RwLock::new(()),
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            reserve_used: AtomicBool::new(true),
             durable: AtomicU64::new(next - 1),
             backlog: AtomicUsize::new(0),
             queue: Mutex::new(queue),
@@ -172,12 +188,8 @@ impl Journal {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(()) }
     }
 
-    /// Refuses before anything is applied what the disk will not take: everything while too much waits, what grows
-    /// while there is no room.
-    pub(crate) fn check_disk(&self, growth: usize) -> Result<(), Error> {
-        if growth > 0 && self.full.load(Ordering::Acquire) {
-            return Err(self.no_room().into());
-        }
+    /// Refuses before anything is applied what the disk will not take, because too much waits.
+    pub(crate) fn check_disk(&self) -> Result<(), Error> {
         let backlog = self.backlog.load(Ordering::Relaxed);
         if backlog > BACKLOG_MAX {
             return Err(Error::unavailable(format!(
@@ -189,7 +201,10 @@ impl Journal {
     }
 
     pub(crate) fn no_room(&self) -> Refusal {
-        let message = format!("disk is full: make room, writes go on by themselves then: dir=`{}`", self.dir);
+        let message = format!(
+            "disk is full: make room or delete entries, writes go on by themselves then: dir=`{}`",
+            self.dir
+        );
         Refusal { kind: ErrorKind::Full, message: message.into() }
     }
 
@@ -201,12 +216,14 @@ impl Journal {
         commit: Commit,
         named: Option<Bytes>,
         record: &[u8],
+        grows: bool,
     ) -> oneshot::Receiver<Verdict> {
         let (answer, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
         space.set_batch(queue.number);
         let first = queue.filling.applied.is_empty();
         queue.filling.payload.extend_from_slice(record);
+        queue.filling.grows |= grows;
         queue.filling.applied.push(Applied { space: Arc::clone(space), commit, named, answer });
         // Before the writer can take it off again.
         self.backlog.fetch_add(record.len(), Ordering::Relaxed);
@@ -312,8 +329,8 @@ impl Journal {
         }
     }
 
-    /// Asks for a new log and returns the number of its first batch. Blocks.
-    pub(crate) fn roll(&self) -> Result<u64, Error> {
+    /// Asks for a new log. On a full disk the log goes on. Blocks.
+    pub(crate) fn roll(&self) -> Result<Rolled, Error> {
         self.ask(|queue, sender| queue.rolls.push(sender))
     }
 

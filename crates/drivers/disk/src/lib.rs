@@ -9,6 +9,7 @@ mod keeper;
 mod offline;
 mod record;
 mod recover;
+mod reserve;
 mod segment;
 mod snapshot;
 mod space;

@@ -66,6 +66,16 @@ pub(crate) struct End {
     pub(crate) next: u64,
 }
 
+/// The last frame of a snapshot or a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SnapshotEnd {
+    /// The number of the next batch.
+    pub(crate) next: u64,
+    /// The number of the first batch of the log in which the next batch is. Written only if it is another one: a snapshot
+    /// on a full disk begins no log.
+    pub(crate) log: u64,
+}
+
 #[derive(Serialize)]
 struct CommitRef<'a> {
     keyspace: &'a Bytes,
@@ -87,6 +97,12 @@ struct RecordRef<'a> {
     created: u64,
     modified: u64,
 }
+
+/// The revision `created` of a previous record whose value was left out. No record has it: it would be created after it
+/// was modified.
+const LEFT_OUT: u64 = u64::MAX;
+/// Values up to this size are never left out.
+const SMALL: usize = 64;
 
 /// The format that this driver writes, and the newest one that it reads.
 pub(crate) const VERSION: u32 = 1;
@@ -110,24 +126,34 @@ impl Header {
 // === impl StoredCommit ===
 
 impl StoredCommit {
-    /// Appends a commit to a payload. Payloads hold any number of them.
+    /// Appends a commit to a payload. Payloads hold any number of them. `lean` leaves previous values out, which are in
+    /// the state before the commit: a deletion must not need the room of what it deletes.
     pub(crate) fn put(
         payload: &mut Vec<u8>,
         keyspace: &Keyspace,
         commit: &Commit,
         named: Option<(&Bytes, &Outcome)>,
+        lean: bool,
     ) {
         let changes = commit.changes.iter().map(|change| ChangeRef {
             key: &change.key,
-            previous: change.previous.as_ref().map(RecordRef::new),
+            previous: change.previous.as_ref().map(|entry| {
+                if lean && entry.value.len() > SMALL {
+                    RecordRef { value: &NOTHING, created: LEFT_OUT, modified: entry.modified.0 }
+                } else {
+                    RecordRef::new(entry)
+                }
+            }),
             current: change.current.as_ref().map(RecordRef::new),
         });
         let (revision, changes) = (commit.revision.0, changes.collect());
         append(payload, &CommitRef { keyspace: keyspace.as_bytes(), revision, changes, named });
     }
 
-    /// Returns the commit as watches see it.
-    pub(crate) fn commit(self) -> Commit {
+    /// Returns the commit, and whether it is as watches have to see it. `before` finds what the state before the commit
+    /// has under a key, as it was modified at a revision; previous values that were left out and are not found are empty.
+    pub(crate) fn commit(self, before: impl Fn(&Bytes, Revision) -> Option<Entry>) -> (Commit, bool) {
+        let mut whole = true;
         let changes = self.changes.into_iter().map(|change| {
             let entry = |record: StoredRecord| Entry {
                 key: change.key.clone(),
@@ -135,16 +161,49 @@ impl StoredCommit {
                 created: Revision(record.created),
                 modified: Revision(record.modified),
             };
-            let (previous, current) = (change.previous.map(entry), change.current.map(entry));
+            let previous = change.previous.map(|record| {
+                if record.created != LEFT_OUT {
+                    return entry(record);
+                }
+                before(&change.key, Revision(record.modified)).unwrap_or_else(|| {
+                    whole = false;
+                    entry(record)
+                })
+            });
+            let current = change.current.map(entry);
             Change { key: change.key, previous, current }
         });
-        Commit { revision: Revision(self.revision), changes: changes.collect() }
+        let commit = Commit { revision: Revision(self.revision), changes: changes.collect() };
+        (commit, whole)
     }
 }
 
 impl<'a> RecordRef<'a> {
     fn new(entry: &'a Entry) -> Self {
         Self { value: &entry.value, created: entry.created.0, modified: entry.modified.0 }
+    }
+}
+
+static NOTHING: Bytes = Bytes::new();
+
+// === impl SnapshotEnd ===
+
+impl SnapshotEnd {
+    pub(crate) fn put(self, payload: &mut Vec<u8>) {
+        append(payload, &self.next);
+        if self.log != self.next {
+            append(payload, &self.log);
+        }
+    }
+
+    pub(crate) fn read(payload: &[u8]) -> Result<Self, Error> {
+        let mut numbers = Vec::with_capacity(2);
+        each(payload, |number: u64| {
+            numbers.push(number);
+            Ok(())
+        })?;
+        let next = *numbers.first().ok_or_else(strange)?;
+        Ok(Self { next, log: numbers.get(1).copied().unwrap_or(next) })
     }
 }
 
@@ -207,7 +266,7 @@ mod tests {
         let (keyspace, name) = (Keyspace::new("map/it"), Bytes::from_static(b"name"));
         let mut payload = Vec::new();
         for commit in &commits {
-            StoredCommit::put(&mut payload, &keyspace, commit, Some((&name, &outcome)));
+            StoredCommit::put(&mut payload, &keyspace, commit, Some((&name, &outcome)), false);
         }
         let mut found = Vec::new();
         each(&payload, |stored: StoredCommit| {
@@ -215,7 +274,7 @@ mod tests {
                 (&stored.keyspace, &stored.named),
                 (keyspace.as_bytes(), &Some((name.clone(), outcome.clone())))
             );
-            found.push(stored.commit());
+            found.push(stored.commit(|_, _| None).0);
             Ok(())
         })
         .unwrap();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::error::{damaged, unreadable};
 use crate::files::{File, Files};
 use crate::frame::{Found, Frame, Kind, Reader};
-use crate::record::{self, End, Header, Role, Section, StoredCommit, VERSION};
+use crate::record::{self, End, Header, Role, Section, SnapshotEnd, StoredCommit, VERSION};
 use crate::segment::Segment;
 use crate::space::Space;
 
@@ -86,12 +86,12 @@ pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, 
     };
     if let Some(newest) = snapshots.pop() {
         let name = snapshot_name(newest);
-        let role = recovered.snapshot(files, &name)?;
+        let (role, log) = recovered.snapshot(files, &name)?;
         if recovered.next != newest {
             return Err(damaged(&name, 0, "the name is not that of the content"));
         }
-        if role == Role::Snapshot && logs.last().is_none_or(|last| *last < newest) {
-            return Err(damaged(&log_name(newest), 0, "the log after the snapshot is missing"));
+        if role == Role::Snapshot && logs.last().is_none_or(|last| *last < log) {
+            return Err(damaged(&log_name(log), 0, "the log after the snapshot is missing"));
         }
         recovered.snapshot = Some(name);
         recovered.obsolete.extend(snapshots.into_iter().map(snapshot_name));
@@ -117,12 +117,13 @@ pub(crate) const UNFINISHED: &str = ".unfinished";
 // === impl Recovered ===
 
 impl Recovered {
-    fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<Role, Error> {
+    /// Reads a snapshot, and returns with which batch the log begins in which the next batch is.
+    fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<(Role, u64), Error> {
         let file = open(files, name)?;
         let (header, end) = read_snapshot(file.as_ref(), name, &self.content)?;
         self.store = Some(header.store);
         self.next = end.next;
-        Ok(header.role)
+        Ok((header.role, end.log))
     }
 
     /// Reads the log that begins with batch `first`, up to the batch before `until`.
@@ -161,7 +162,7 @@ impl Recovered {
         if last {
             file.sync().map_err(|error| unreadable(name, error))?;
             let ((salt, number), at) = (reading.reader.place(), reading.reader.at());
-            let segment = Segment::of_read(name, Arc::clone(&file), salt, at, number);
+            let segment = Segment::of_read(first, Arc::clone(&file), salt, at, number);
             self.last = Some(segment.map_err(|error| unreadable(name, error))?);
         }
         Ok(())
@@ -208,7 +209,11 @@ impl Content {
 }
 
 /// Reads a snapshot or a backup, which must be complete.
-pub(crate) fn read_snapshot(file: &dyn File, name: &str, content: &Content) -> Result<(Header, End), Error> {
+pub(crate) fn read_snapshot(
+    file: &dyn File,
+    name: &str,
+    content: &Content,
+) -> Result<(Header, SnapshotEnd), Error> {
     let mut reading = Reading::new(name, file)?;
     let header = reading.header(None, |role| role != Role::Log)?;
     let mut section: Option<Arc<Space>> = None;
@@ -227,7 +232,7 @@ pub(crate) fn read_snapshot(file: &dyn File, name: &str, content: &Content) -> R
                 })?;
             }
             (Kind::Commits, Some(space)) => record::each(payload, |stored: StoredCommit| {
-                space.history.push(stored.commit(), content.retention);
+                space.history.push(stored.commit(|_, _| None).0, content.retention);
                 Ok(())
             })?,
             (Kind::Named, Some(space)) => {
@@ -238,7 +243,7 @@ pub(crate) fn read_snapshot(file: &dyn File, name: &str, content: &Content) -> R
                 })?;
             }
             (Kind::Batch, _) => content.batch(payload)?,
-            (Kind::End, _) => return Ok((header, record::one(payload)?)),
+            (Kind::End, _) => return Ok((header, SnapshotEnd::read(payload)?)),
             (Kind::Header | Kind::Entries | Kind::Commits | Kind::Named, _) => {
                 return Err(reading.damage("a frame in the wrong place"));
             }

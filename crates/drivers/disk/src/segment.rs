@@ -9,11 +9,14 @@ use crate::files::{File, Files};
 use crate::frame::{self, Kind};
 use crate::record::{self, End, Header, Role, VERSION};
 use crate::recover::{UNFINISHED, log_name};
+use crate::reserve;
 
 /// A log to which batches are appended.
 #[derive(Debug)]
 pub(crate) struct Segment {
     name: String,
+    /// The number of the first batch.
+    first: u64,
     file: Arc<dyn File>,
     salt: u32,
     /// Where the next frame is written, and its number.
@@ -27,16 +30,22 @@ pub(crate) struct Segment {
 
 /// Room is taken in steps of this size. A new log makes do with less when the disk is nearly full. Tests take little, so
 /// that logs grow in them.
-const STEPS: [u64; 3] = if cfg!(test) { [16 << 10, 8 << 10, 4 << 10] } else { [4 << 20, 1 << 20, 256 << 10] };
+const STEPS: [u64; 4] =
+    if cfg!(test) { [16 << 10, 8 << 10, 4 << 10, 1 << 10] } else { [4 << 20, 1 << 20, 256 << 10, 64 << 10] };
 
 // === impl Segment ===
 
 impl Segment {
-    /// Makes the log that begins with batch `first`, under a name that nobody reads yet.
-    pub(crate) fn prepare(files: &dyn Files, store: u128, first: u64) -> io::Result<Self> {
+    /// Makes the log that begins with batch `first`, under a name that nobody reads yet. With `reserve` it may be made of
+    /// the room that is set aside for it.
+    pub(crate) fn prepare(files: &dyn Files, store: u128, first: u64, reserve: bool) -> io::Result<Self> {
         let name = log_name(first);
-        let file = files.create(&unfinished(&name))?;
-        let end = allocate(file.as_ref(), 0, &STEPS)?;
+        let (file, end) = match Self::create(files, &unfinished(&name)) {
+            Err(error) if reserve && is_full(&error) => {
+                reserve::take(files, reserve::LOG, &unfinished(&name)).map_err(|_| error)?
+            }
+            created => created?,
+        };
         let header = Header { version: VERSION, store, role: Role::Log, base: first };
         let (mut payload, mut bytes) = (Vec::new(), Vec::new());
         record::append(&mut payload, &header);
@@ -44,19 +53,31 @@ impl Segment {
         file.write_at(&bytes, 0)?;
         file.sync()?;
         let at = bytes.len() as u64;
-        Ok(Self { name, file, salt: header.salt(), at, number: 1, end, unsynced: 0 })
+        Ok(Self { name, first, file, salt: header.salt(), at, number: 1, end, unsynced: 0 })
+    }
+
+    fn create(files: &dyn Files, name: &str) -> io::Result<(Arc<dyn File>, u64)> {
+        let file = files.create(name)?;
+        match allocate(file.as_ref(), 0, &STEPS) {
+            Ok(taken) => Ok((file, taken)),
+            Err(error) => {
+                // Best effort: what is left behind is removed when the store is opened the next time.
+                drop(files.remove(name));
+                Err(error)
+            }
+        }
     }
 
     /// Makes of a log that was read to its end what can be closed. All of it is on the disk.
     pub(crate) fn of_read(
-        name: &str,
+        first: u64,
         file: Arc<dyn File>,
         salt: u32,
         at: u64,
         number: u64,
     ) -> io::Result<Self> {
         let end = file.len()?;
-        Ok(Self { name: name.to_owned(), file, salt, at, number, end, unsynced: 0 })
+        Ok(Self { name: log_name(first), first, file, salt, at, number, end, unsynced: 0 })
     }
 
     /// Notes at the end of the log that another one goes on with batch `next`, so that it is missed when somebody removes
@@ -72,11 +93,27 @@ impl Segment {
         self.file.shrink(self.at + frame::HEAD as u64)
     }
 
+    /// Gives back the room of a log that was read to its end and is not written any more.
+    pub(crate) fn release(&mut self) -> io::Result<()> {
+        // A crash may have left a part of a frame here, which would look cut off.
+        self.file.write_at(&[0; frame::HEAD], self.at)?;
+        self.file.sync()?;
+        self.file.shrink(self.at + frame::HEAD as u64)?;
+        self.file.sync()?;
+        self.end = self.at + frame::HEAD as u64;
+        Ok(())
+    }
+
     /// Gives the log its name. From now on it counts, whatever this answers, and the log before ends where it begins. As it
     /// has its header and its room already, a log that is found without them was damaged.
     pub(crate) fn adopt(&self, files: &dyn Files) -> io::Result<()> {
         files.rename(&unfinished(&self.name), &self.name)?;
         files.sync()
+    }
+
+    /// Returns the number of the first batch.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
     }
 
     /// Returns how many bytes were written.
@@ -92,13 +129,25 @@ impl Segment {
 
     /// Takes more room, enough for `bytes` of frames.
     pub(crate) fn extend(&mut self, bytes: u64) -> io::Result<()> {
-        // The last step is left to others: a snapshot may need it to make room.
         let steps = [STEPS[0], STEPS[1]].map(|step| bytes.next_multiple_of(step));
         let taken = allocate(self.file.as_ref(), self.end, &steps)?;
         // A power cut must not take the room away again once it is used.
         self.file.sync()?;
         self.end += taken;
         Ok(())
+    }
+
+    /// Takes small pieces of what is left on a full disk, until there is room for `bytes` of frames or nothing is left.
+    pub(crate) fn fill(&mut self, bytes: u64) -> io::Result<()> {
+        let before = self.end;
+        while self.room() < bytes {
+            match allocate(self.file.as_ref(), self.end, &STEPS[2..]) {
+                Ok(taken) => self.end += taken,
+                Err(error) if is_full(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.end > before { self.file.sync() } else { Ok(()) }
     }
 
     /// Writes a batch. There must be room for it.

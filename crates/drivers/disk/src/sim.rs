@@ -30,6 +30,8 @@ pub(crate) struct Faults {
     pub(crate) lies_from: Option<u64>,
     /// Bytes that the disk has room for.
     pub(crate) capacity: Option<u64>,
+    /// From this operation on the disk has room for as much as it has then.
+    pub(crate) full_from: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +120,10 @@ impl Disk {
     fn operate(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.operations += 1;
+        if state.faults.full_from.is_some_and(|from| state.operations >= from) {
+            state.faults.full_from = None;
+            state.faults.capacity = Some(state.used());
+        }
         let (now, faults) = (state.operations, state.faults);
         if faults.dead_at.is_some_and(|dead| now >= dead) {
             return Err(io::Error::other("the power is off"));
@@ -128,11 +134,27 @@ impl Disk {
         }
     }
 
+    /// Refuses a file to grow by `more` bytes when the disk is full.
+    fn grow(&self, more: usize) -> io::Result<()> {
+        let state = self.state.lock();
+        let room = state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()));
+        if more as u64 > room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
     /// Tells whether a sync is a lie.
     fn lies(&self) -> bool {
         let mut state = self.state.lock();
         state.syncs += 1;
         state.faults.lies_from.is_some_and(|from| state.syncs >= from)
+    }
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        self.names.values().map(|content| content.lock().bytes.len() as u64).sum()
     }
 }
 
@@ -203,8 +225,10 @@ impl File for SimFile {
         let allowed = self.disk.operate();
         // A write that fails may have got half of its way.
         let len = if allowed.is_ok() { bytes.len() } else { bytes.len() / 2 / SECTOR * SECTOR };
-        let mut content = self.content.lock();
         let offset = usize::try_from(offset).expect("files here are small");
+        let held = self.content.lock().bytes.len();
+        self.disk.grow((offset + len).saturating_sub(held))?;
+        let mut content = self.content.lock();
         let end = (offset + len).max(content.bytes.len());
         content.bytes.resize(end, 0);
         content.bytes[offset..offset + len].copy_from_slice(&bytes[..len]);
@@ -213,16 +237,11 @@ impl File for SimFile {
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.disk.operate()?;
-        let (used, capacity) = {
-            let state = self.disk.state.lock();
-            let used: usize = state.names.values().map(|content| content.lock().bytes.len()).sum();
-            (used as u64, state.faults.capacity)
-        };
-        if capacity.is_some_and(|capacity| used + len > capacity) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        let end = usize::try_from(offset + len).expect("files here are small");
+        let held = self.content.lock().bytes.len();
+        self.disk.grow(end.saturating_sub(held))?;
         let mut content = self.content.lock();
-        let end = usize::try_from(offset + len).expect("files here are small").max(content.bytes.len());
+        let end = end.max(content.bytes.len());
         content.bytes.resize(end, 0);
         Ok(())
     }

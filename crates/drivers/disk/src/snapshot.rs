@@ -11,16 +11,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use atomix_kv::{Error, Limits, Order, Range, Read};
+use atomix_kv::{Error, ErrorKind, Limits, Order, Range, Read};
 use bytes::Bytes;
 
-use crate::error::{damaged, unreadable};
-use crate::files::File;
+use crate::error::{damaged, is_full, unreadable};
+use crate::files::{File, Files};
 use crate::frame::{self, Found, Kind, Reader};
-use crate::journal::Journal;
-use crate::record::{self, End, Header, Role, Section, StoredCommit, VERSION};
+use crate::journal::{Journal, Rolled};
+use crate::record::{self, Header, Role, Section, SnapshotEnd, StoredCommit, VERSION};
 use crate::recover::{log_name, snapshot_name};
+use crate::reserve;
 use crate::segment::unfinished;
 use crate::space::Space;
 
@@ -45,6 +47,8 @@ struct FileSink {
     file: Arc<dyn File>,
     at: u64,
     synced: u64,
+    /// The length of the reserve that it was, if it was one.
+    reserve: Option<u64>,
 }
 
 /// Given away at once.
@@ -57,35 +61,19 @@ const PAGE: usize = 256;
 /// Writes a snapshot, and removes what it replaces. Blocks.
 pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
     let _copying = journal.copying.lock();
-    let (undone, before) = {
-        let queue = journal.queue.lock();
-        (queue.undone, queue.log_bytes)
+    let undone = journal.queue.lock().undone;
+    let rolled = journal.roll()?;
+    let full = journal.full.load(Ordering::Acquire);
+    let name = snapshot_name(rolled.base);
+    let written = match write(journal, rolled, &name, undone, full) {
+        Err(error) if error.kind() == ErrorKind::Full && !full => write(journal, rolled, &name, undone, true),
+        written => written,
     };
-    let base = journal.roll()?;
-    let name = snapshot_name(base);
-    let temporary = unfinished(&name);
-    let failed = |error: io::Error| Error::unavailable("a snapshot cannot be written").caused_by(error);
-    let file = journal.files.create(&temporary).map_err(failed)?;
-    let mut sink = FileSink { file: Arc::clone(&file), at: 0, synced: 0 };
-    let written = dump(journal, Role::Snapshot, base, &mut sink).and_then(|mut copy| {
-        journal.settle()?;
-        copy.finish(base)?;
-        file.sync().map_err(failed)?;
-        if journal.queue.lock().undone != undone {
-            return Err(Error::unavailable("a snapshot was overtaken by trouble with the disk"));
-        }
-        journal.files.rename(&temporary, &name).map_err(failed)?;
-        journal.files.sync().map_err(failed)
-    });
-    if let Err(error) = written {
-        // Best effort: what is left behind is removed when the store is opened the next time.
-        drop(journal.files.remove(&temporary));
-        return Err(error);
-    }
+    written?;
     let old = {
         let mut queue = journal.queue.lock();
-        queue.log_bytes = queue.log_bytes.saturating_sub(before);
-        let first = queue.logs.partition_point(|log| *log < base);
+        queue.log_bytes = queue.log_bytes.saturating_sub(rolled.bytes_before);
+        let first = queue.logs.partition_point(|log| *log < rolled.log);
         queue.logs.drain(..first).map(log_name).collect::<Vec<_>>()
     };
     let snapshots = journal.files.list().map_err(failed)?;
@@ -94,37 +82,91 @@ pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
         // What cannot be removed now is not read again, and removed when the store is opened the next time.
         drop(journal.files.remove(&file));
     }
+    // The reserve is set aside in the room that has just become free.
+    journal.work.notify_one();
     Ok(())
+}
+
+/// Writes the file of a snapshot. With `reserve` it is written into the room that is set aside for it, and without the
+/// commits that are kept for watches, which may hold all that was deleted.
+fn write(journal: &Journal, rolled: Rolled, name: &str, undone: u64, reserve: bool) -> Result<(), Error> {
+    let temporary = unfinished(name);
+    let files = journal.files.as_ref();
+    let mut sink = FileSink::create(files, &temporary, reserve).map_err(failed)?;
+    let file = Arc::clone(&sink.file);
+    let mut named = false;
+    let written = dump(journal, Role::Snapshot, rolled.base, !reserve, &mut sink)
+        .and_then(|mut copy| {
+            journal.settle()?;
+            copy.finish(SnapshotEnd { next: rolled.base, log: rolled.log })
+        })
+        .and_then(|()| {
+            if sink.reserve.is_some() {
+                file.shrink(sink.at).map_err(failed)?;
+            }
+            file.sync().map_err(failed)?;
+            if journal.queue.lock().undone != undone {
+                return Err(Error::unavailable("a snapshot was overtaken by trouble with the disk"));
+            }
+            files.rename(&temporary, name).map_err(failed)?;
+            // From now on it counts, whatever this answers.
+            named = true;
+            files.sync().map_err(failed)
+        });
+    if written.is_err() && !named {
+        // Best effort: what is left behind is removed when the store is opened the next time.
+        drop(match sink.reserve {
+            Some(len) if sink.at > len => {
+                file.shrink(len).and_then(|()| files.rename(&temporary, reserve::SNAPSHOT))
+            }
+            Some(_) => files.rename(&temporary, reserve::SNAPSHOT),
+            None => files.remove(&temporary),
+        });
+    }
+    // What was used of the reserve is set aside again, and more when the content has grown.
+    journal.reserve_used.store(true, Ordering::Release);
+    written
+}
+
+fn failed(error: io::Error) -> Error {
+    let kind = if is_full(&error) { ErrorKind::Full } else { ErrorKind::Unavailable };
+    Error::new(kind, "a snapshot cannot be written").caused_by(error)
 }
 
 /// Gives a backup away, piece by piece. Blocks.
 pub(crate) fn backup(journal: &Journal, sink: &mut dyn Sink) -> Result<(), Error> {
     let _copying = journal.copying.lock();
     let undone = journal.queue.lock().undone;
-    let base = journal.roll()?;
-    let mut copy = dump(journal, Role::Backup, base, sink)?;
+    let Rolled { base, log: first, .. } = journal.roll()?;
+    let mut copy = dump(journal, Role::Backup, base, true, sink)?;
     journal.settle()?;
     let (logs, after) = {
         let queue = journal.queue.lock();
         if queue.undone != undone {
             return Err(Error::unavailable("the backup was overtaken by trouble with the disk: try again"));
         }
-        (queue.logs.iter().copied().filter(|log| *log >= base).collect::<Vec<_>>(), journal.durable() + 1)
+        (queue.logs.iter().copied().filter(|log| *log >= first).collect::<Vec<_>>(), journal.durable() + 1)
     };
     for (at, first) in logs.iter().enumerate() {
-        copy.batches(journal, *first, logs.get(at + 1).copied().unwrap_or(after))?;
+        copy.batches(journal, *first, base, logs.get(at + 1).copied().unwrap_or(after))?;
     }
-    copy.finish(after)
+    copy.finish(SnapshotEnd { next: after, log: after })
 }
 
-/// Copies all keyspaces.
-fn dump<'a>(journal: &Journal, role: Role, base: u64, sink: &'a mut dyn Sink) -> Result<Copy<'a>, Error> {
+/// Copies all keyspaces, with the commits that are kept for watches if `history` is true.
+fn dump<'a>(
+    journal: &Journal,
+    role: Role,
+    base: u64,
+    history: bool,
+    sink: &'a mut dyn Sink,
+) -> Result<Copy<'a>, Error> {
     let header = Header { version: VERSION, store: journal.store, role, base };
     let mut copy = Copy { sink, given: 0, salt: 0, number: 0, bytes: Vec::new() };
     copy.value(Kind::Header, &header)?;
     copy.salt = header.salt();
     for space in journal.content.spaces.all() {
-        copy.space(&space)?;
+        copy.space(&space, history)?;
     }
     Ok(copy)
 }
@@ -132,13 +174,13 @@ fn dump<'a>(journal: &Journal, role: Role, base: u64, sink: &'a mut dyn Sink) ->
 // === impl Copy ===
 
 impl Copy<'_> {
-    fn space(&mut self, space: &Space) -> Result<(), Error> {
+    fn space(&mut self, space: &Space, history: bool) -> Result<(), Error> {
         let revision = space.engine.lock().revision();
-        let (floor, commits) = space.history.kept();
+        let (floor, commits) = if history { space.history.kept() } else { (space.history.tip(), Vec::new()) };
         self.value(Kind::Keyspace, &Section { keyspace: space.name.clone(), revision, floor })?;
         let mut payload = Vec::new();
         for commit in commits {
-            StoredCommit::put(&mut payload, &space.name, &commit, None);
+            StoredCommit::put(&mut payload, &space.name, &commit, None, false);
             self.full(Kind::Commits, &mut payload, PIECE)?;
         }
         self.full(Kind::Commits, &mut payload, 0)?;
@@ -167,21 +209,26 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies the batches of the log that begins with batch `first`, up to the batch before `until`.
-    fn batches(&mut self, journal: &Journal, first: u64, until: u64) -> Result<(), Error> {
+    /// Copies the batches from `base` on of the log that begins with batch `first`, up to the batch before `until`.
+    fn batches(&mut self, journal: &Journal, first: u64, base: u64, until: u64) -> Result<(), Error> {
         let log = log_name(first);
         let file = journal.files.open(&log).map_err(|error| unreadable(&log, error))?;
         let mut reader = Reader::new(file.as_ref()).map_err(|error| unreadable(&log, error))?;
         let header: Header = record::one(&payload(&mut reader, &log)?)?;
         reader.salted(header.salt(), 1);
-        for _ in first..until {
-            self.frame(Kind::Batch, &payload(&mut reader, &log)?)?;
+        for batch in first..until {
+            let payload = payload(&mut reader, &log)?;
+            if batch >= base {
+                self.frame(Kind::Batch, &payload)?;
+            }
         }
         Ok(())
     }
 
-    fn finish(&mut self, next: u64) -> Result<(), Error> {
-        self.value(Kind::End, &End { next })?;
+    fn finish(&mut self, end: SnapshotEnd) -> Result<(), Error> {
+        let mut payload = Vec::new();
+        end.put(&mut payload);
+        self.frame(Kind::End, &payload)?;
         self.sink.take(std::mem::take(&mut self.bytes))
     }
 
@@ -211,9 +258,19 @@ impl Copy<'_> {
     }
 }
 
+impl FileSink {
+    fn create(files: &dyn Files, name: &str, reserve: bool) -> io::Result<Self> {
+        let (file, reserve) = match reserve.then(|| reserve::take(files, reserve::SNAPSHOT, name)) {
+            Some(Ok((file, len))) => (file, Some(len)),
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Some(Err(_)) | None => (files.create(name)?, None),
+        };
+        Ok(Self { file, at: 0, synced: 0, reserve })
+    }
+}
+
 impl Sink for FileSink {
     fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::unavailable("a snapshot cannot be written").caused_by(error);
         self.file.write_at(&bytes, self.at).map_err(failed)?;
         self.at += bytes.len() as u64;
         if self.at - self.synced >= SYNC {

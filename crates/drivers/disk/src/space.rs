@@ -77,14 +77,20 @@ impl Space {
     /// Makes a commit of the log again. What a snapshot has already is repeated without harm.
     pub(crate) fn redo(&self, mut stored: StoredCommit, limits: &Limits, retention: Retention, room: &Room) {
         let named = stored.named.take();
-        let commit = stored.commit();
         let mut engine = self.engine.lock();
+        let (commit, whole) =
+            stored.commit(|key, modified| engine.entry(key).filter(|entry| entry.modified == modified));
+        let revision = commit.revision;
         room.weigh(&mut engine, |engine| engine.redo(&commit));
         if let Some((name, outcome)) = named {
             engine.remember(name, outcome, limits);
         }
         if !commit.changes.is_empty() && commit.revision > self.history.tip() {
             self.history.push(commit, retention);
+            if !whole {
+                // It was repeated over a later state, from a snapshot. Watches are not shown a value that is not known.
+                self.history.compact(revision);
+            }
         }
     }
 

@@ -97,7 +97,7 @@ impl DiskStore {
         env.thread("atomix-disk", move || writer.run()).map_err(begin)?;
         let keeper = Arc::clone(&journal);
         env.thread("atomix-keeper", move || keeper::run(&keeper)).map_err(begin)?;
-        if log_bytes > tuning.log_bytes_max {
+        if log_bytes > tuning.log_bytes_max || journal.full.load(Ordering::Acquire) {
             journal.want_snapshot();
         }
         let durability = interval.map_or(Durability::Disk, Durability::Interval);
@@ -117,14 +117,25 @@ impl DiskStore {
         let _gate = journal.gate.read();
         journal.check_open()?;
         let Tuning { bytes_max, retention, .. } = *journal.tuning.read();
-        journal.content.room.check(txn, bytes_max)?;
-        journal.check_disk(growth(txn))?;
-        let space = self.journal.content.open(keyspace);
+        journal.check_disk()?;
+        let grows = growth(txn) > 0;
+        let disk_full = journal.full.load(Ordering::Acquire);
+        let full = if grows && disk_full {
+            Some(journal.no_room().into())
+        } else {
+            journal.content.room.full(txn, bytes_max)
+        };
+        let space = match (full.is_some(), journal.content.spaces.find(keyspace)) {
+            (_, Some(space)) => space,
+            (false, None) => journal.content.open(keyspace),
+            // An absent keyspace cannot become smaller, and would itself take room.
+            (true, None) => return Err(full.unwrap_or_else(Error::closed)),
+        };
         let mut engine = space.engine.lock();
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
-        let (outcome, changes) =
-            journal.content.room.weigh(&mut engine, |engine| engine.apply(txn, limits))?;
+        let grows = grows && full.is_none();
+        let (outcome, changes) = journal.content.room.apply(&mut engine, txn, limits, full)?;
         let named = txn.once.as_ref().filter(|_| !repeated);
         if changes.is_empty() && named.is_none() {
             return Ok(match journal.pending(space.batch()) {
@@ -134,8 +145,9 @@ impl DiskStore {
         }
         let commit = Commit { revision: outcome.revision, changes };
         let mut record = Vec::with_capacity(256);
-        StoredCommit::put(&mut record, keyspace, &commit, named.map(|name| (name, &outcome)));
-        let verdict = journal.push(&space, commit, named.cloned(), &record);
+        let lean = disk_full || previous_bytes(&commit) > PREVIOUS_MAX;
+        StoredCommit::put(&mut record, keyspace, &commit, named.map(|name| (name, &outcome)), lean);
+        let verdict = journal.push(&space, commit, named.cloned(), &record, grows);
         drop(engine);
         space.history.trim(retention);
         Ok(Step::Sent(outcome, verdict))
@@ -219,11 +231,11 @@ impl Store for DiskStore {
         let journal = &self.journal;
         let health = journal.check_open().and_then(|()| {
             let queue = journal.queue.lock();
-            if let Some(trouble) = &queue.trouble {
-                return Err(Error::unavailable(trouble.clone()));
-            }
             if journal.full.load(Ordering::Acquire) {
                 return Err(journal.no_room().into());
+            }
+            if let Some(trouble) = &queue.trouble {
+                return Err(Error::unavailable(trouble.clone()));
             }
             Ok(Health {
                 facts: vec![
@@ -301,6 +313,15 @@ impl Store for DiskStore {
             }
         })
     }
+}
+
+/// Bytes of deleted values that a commit has in the log. The log of one that deletes more has none of them.
+const PREVIOUS_MAX: usize = 64 << 10;
+
+/// Returns the bytes of the values that a commit deletes.
+fn previous_bytes(commit: &Commit) -> usize {
+    let deleted = commit.changes.iter().filter(|change| change.current.is_none());
+    deleted.filter_map(|change| change.previous.as_ref()).map(|entry| entry.value.len()).sum()
 }
 
 /// The least time that closing waits for the last sync.

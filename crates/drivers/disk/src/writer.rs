@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::error::is_full;
 use crate::frame;
-use crate::journal::{Batch, Journal, Refusal};
+use crate::journal::{Batch, Journal, Refusal, Rolled};
+use crate::reserve;
 use crate::segment::Segment;
 
 /// Writes what the journal collects.
@@ -39,9 +40,8 @@ pub(crate) struct Writer {
     _done: oneshot::Sender<()>,
 }
 
-/// Room that is kept for deletions when the disk is full: enough for one of the largest value that primitives take, which
-/// is written once more for those who watch.
-const RESERVE: u64 = if cfg!(test) { 2 << 10 } else { 1280 << 10 };
+/// Room in the log that is kept for deletions when the disk is full, beside the reserves of `reserve.rs`.
+const RESERVE: u64 = if cfg!(test) { 5 << 10 } else { 1280 << 10 };
 /// Unsynced bytes after which a sync does not wait for its interval.
 const UNSYNCED_MAX: usize = 16 << 20;
 /// How often a disk that has trouble is tried again.
@@ -70,8 +70,31 @@ impl Writer {
             suspect: false,
             _done: done,
         };
-        writer.begin()?;
+        match writer.begin(false) {
+            Err(error) if is_full(&error) => writer.begin_on_full_disk()?,
+            begun => begun?,
+        }
+        // Trouble is dealt with as later.
+        drop(writer.make_room(0, true));
         Ok(writer)
+    }
+
+    /// Begins the first log with the room that the last one does not need, or with the reserve. If there is none the store
+    /// is read all the same, and refuses every write until there is room.
+    fn begin_on_full_disk(&mut self) -> io::Result<()> {
+        self.journal.full.store(true, Ordering::Release);
+        if let Some(last) = &mut self.segment {
+            last.release()?;
+        }
+        match self.begin(true) {
+            Err(error) if is_full(&error) => {
+                self.segment = None;
+                // This notes why, and writes it into the log of the process.
+                drop(self.heal());
+                Ok(())
+            }
+            begun => begun,
+        }
     }
 
     /// Works until the store is closed and everything is written.
@@ -100,9 +123,9 @@ impl Writer {
                 drop(sync.send(synced.ok_or_else(|| atomix_kv::Error::unavailable(trouble()))));
             }
             if !rolls.is_empty() {
-                let rolled = self.begin();
+                let rolled = self.roll();
                 for roll in rolls {
-                    let rolled = rolled.as_ref().map(|()| self.next).map_err(|error| {
+                    let rolled = rolled.as_ref().copied().map_err(|error| {
                         atomix_kv::Error::unavailable(format!("a new log cannot be begun: {error}"))
                     });
                     drop(roll.send(rolled));
@@ -132,7 +155,7 @@ impl Writer {
         debug_assert_eq!(number, self.next, "batches are numbered without a gap");
         let payload = std::mem::take(&mut batch.payload);
         let bytes = payload.len();
-        match self.store(number, payload) {
+        match self.store(number, payload, batch.grows) {
             Ok(()) => {
                 self.next = number + 1;
                 self.journal.publish(number, batch, bytes);
@@ -145,12 +168,12 @@ impl Writer {
     }
 
     /// Stores a batch, or refuses it and says whether it may be found in the log all the same.
-    fn store(&mut self, number: u64, payload: Vec<u8>) -> Result<(), Refusal> {
+    fn store(&mut self, number: u64, payload: Vec<u8>, grows: bool) -> Result<(), Refusal> {
         if self.segment.is_none() {
             self.heal()?;
         }
         let len = payload.len();
-        self.make_room(frame::room(len) as u64)?;
+        self.make_room(frame::room(len) as u64, grows)?;
         let sync = self.journal.interval.is_none();
         let written = self.segment.as_mut().map_or(Ok(()), |segment| {
             segment.append(&payload)?;
@@ -171,30 +194,72 @@ impl Writer {
         })
     }
 
-    /// Makes sure that a frame of `need` bytes fits into the log, and that there is room for deletions after it.
-    fn make_room(&mut self, need: u64) -> Result<(), Refusal> {
+    /// Makes sure that a frame of `need` bytes fits into the log, and that there is room for deletions after it, unless
+    /// the frame is one that does not grow the store.
+    fn make_room(&mut self, need: u64, grows: bool) -> Result<(), Refusal> {
+        let full = self.journal.full.load(Ordering::Acquire);
         let Some(segment) = &mut self.segment else { return Ok(()) };
-        if segment.room() >= need + RESERVE && !self.journal.full.load(Ordering::Acquire) {
+        let used = self.journal.reserve_used.swap(false, Ordering::AcqRel);
+        let enough = segment.room() >= need + RESERVE;
+        if enough && !full && !used {
             return Ok(());
         }
-        match segment.extend(need + RESERVE) {
+        let files = self.journal.files.as_ref();
+        let mut made = if full || used { reserve::keep(files) } else { Ok(()) };
+        if full || !enough {
+            // Also on a disk that seems to have room again: some of it has to be left after this.
+            made = made.and_then(|()| segment.extend(need + RESERVE));
+        }
+        if made.as_ref().is_err_and(is_full) {
+            made = segment.fill(need + RESERVE).and(made);
+        }
+        match made {
             Ok(()) => {
+                if used {
+                    let bytes = self.journal.content.room.bytes() as u64;
+                    let max = self.journal.tuning.read().log_bytes_max;
+                    reserve::grow(files, bytes.saturating_mul(5) / 4, max);
+                }
                 self.journal.full.store(false, Ordering::Release);
                 Ok(())
             }
-            Err(error) if is_full(&error) => {
-                if !self.journal.full.swap(true, Ordering::AcqRel) {
-                    tracing::warn!(dir = %self.journal.dir, "disk is full: only deletions are taken");
-                    // What was deleted or replaced since the last one makes room.
-                    self.journal.want_snapshot();
-                }
-                if segment.room() >= need { Ok(()) } else { Err(self.journal.no_room()) }
-            }
             Err(error) => {
-                self.lose(&error);
-                self.heal()
+                self.journal.reserve_used.fetch_or(used, Ordering::AcqRel);
+                self.without_room(&error, need, grows)
             }
         }
+    }
+
+    /// Goes on in the room that there is, after more of it could not be had.
+    fn without_room(&mut self, error: &io::Error, need: u64, grows: bool) -> Result<(), Refusal> {
+        if !is_full(error) {
+            self.lose(error);
+            return self.heal();
+        }
+        if !self.journal.full.swap(true, Ordering::AcqRel) {
+            tracing::warn!(dir = %self.journal.dir, "disk is full: only deletions are taken");
+            // What was deleted or replaced since the last one makes room.
+            self.journal.want_snapshot();
+        }
+        let room = self.segment.as_ref().map_or(0, Segment::room);
+        let kept = if grows { RESERVE } else { 0 };
+        if room >= need + kept { Ok(()) } else { Err(self.journal.no_room()) }
+    }
+
+    /// Begins a new log for a copy of everything. On a full disk the copy begins in the middle of the one that there is.
+    fn roll(&mut self) -> io::Result<Rolled> {
+        let bytes_before = self.journal.queue.lock().log_bytes;
+        // The reserve comes back when the snapshot replaces the old logs, so it is used when the snapshot will fit.
+        let fits =
+            self.journal.content.room.bytes() as u64 <= reserve::for_snapshot(self.journal.files.as_ref());
+        match self.begin(fits) {
+            Ok(()) => {}
+            Err(error) if is_full(&error) && self.segment.is_some() && self.unsynced.is_empty() => {}
+            Err(error) => return Err(error),
+        }
+        let Some(segment) = &self.segment else { return Err(io::ErrorKind::NotFound.into()) };
+        let kept = if segment.first() == self.next { 0 } else { segment.at() };
+        Ok(Rolled { base: self.next, log: segment.first(), bytes_before: bytes_before.saturating_sub(kept) })
     }
 
     /// Does what nobody asked for: syncs that are due, a disk that may work again.
@@ -215,8 +280,8 @@ impl Writer {
                 }
             }
         }
-        if self.journal.full.load(Ordering::Acquire) {
-            drop(self.make_room(0));
+        if self.journal.full.load(Ordering::Acquire) || self.journal.reserve_used.load(Ordering::Acquire) {
+            drop(self.make_room(0, true));
         }
     }
 
@@ -235,7 +300,7 @@ impl Writer {
         {
             return Err(refusal.clone());
         }
-        self.begin().map_err(|error| {
+        self.begin(true).map_err(|error| {
             let refusal = if is_full(&error) {
                 self.journal.no_room()
             } else {
@@ -251,12 +316,12 @@ impl Writer {
         })
     }
 
-    /// Begins a new log with the batches that were not synced. The old one, if there is one, stays in use when not even a
-    /// file can be made.
-    fn begin(&mut self) -> io::Result<()> {
+    /// Begins a new log with the batches that were not synced; with `reserve` in the room that is set aside for it, if
+    /// there is no other. The old one, if there is one, stays in use when not even a file can be made.
+    fn begin(&mut self, reserve: bool) -> io::Result<()> {
         let first = self.unsynced.first().map_or(self.next, |(number, _)| *number);
         let files = Arc::clone(&self.journal.files);
-        let mut segment = Segment::prepare(files.as_ref(), self.journal.store, first)?;
+        let mut segment = Segment::prepare(files.as_ref(), self.journal.store, first, reserve)?;
         for (_, payload) in &self.unsynced {
             let need = frame::room(payload.len()) as u64;
             if segment.room() < need {
@@ -273,6 +338,9 @@ impl Writer {
             drop(old.close(first));
         }
         let mut queue = self.journal.queue.lock();
+        if reserve {
+            self.journal.reserve_used.store(true, Ordering::Release);
+        }
         if queue.logs.back() != Some(&first) {
             queue.logs.push_back(first);
         }

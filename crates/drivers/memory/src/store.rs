@@ -120,10 +120,14 @@ impl MemoryStore {
             let settings = self.settings.read();
             (settings.bytes_max, retention(&settings))
         };
-        self.room.check(txn, bytes_max)?;
+        let full = match self.room.full(txn, bytes_max) {
+            // An absent keyspace cannot become smaller, and would itself take room.
+            Some(full) if self.spaces.find(keyspace).is_none() => return Err(full),
+            full => full,
+        };
         self.with(keyspace, |engine, history| {
             let limits = &self.profile.limits;
-            let (outcome, changes) = self.room.weigh(engine, |engine| engine.apply(txn, limits))?;
+            let (outcome, changes) = self.room.apply(engine, txn, limits, full)?;
             if !changes.is_empty() {
                 history.push(Commit { revision: outcome.revision, changes }, retention);
             }

@@ -10,8 +10,8 @@ use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock};
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Snapshot, Store,
-    Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Reconfigured,
+    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
 use atomix_primitives::{Caller, HostDetails, Kind, Reason};
@@ -111,6 +111,13 @@ impl World {
             ..Settings::new(&Config::default(), env, vec![Arc::new(driver)])
         });
         Node { runtime, clock, way }
+    }
+
+    /// Lets the backend keep so many bytes and no more.
+    pub(crate) async fn bound(&self, bytes_max: usize) {
+        let mut config = StoreConfig::new();
+        config.insert("bytes-max".to_owned(), bytes_max.into());
+        assert_eq!(self.backend.reconfigure(&config).await.unwrap(), Reconfigured::InPlace);
     }
 
     /// Commits to a keyspace, past all runtimes.

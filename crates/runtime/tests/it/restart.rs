@@ -96,6 +96,32 @@ async fn a_primitive_is_remembered_with_its_tags_and_its_content_until_its_last_
 }
 
 #[tokio::test]
+async fn what_a_full_store_holds_is_opened_after_a_restart_and_can_be_deleted() {
+    let world = World::alone();
+    let first = world.start().await;
+    let client = first.client();
+    client.create::<Map>("m").await.put("a", "1".into(), None, 0).await.unwrap();
+    client.create::<Counter>("c").await.set(5).await.unwrap();
+    first.kill();
+    world.bound(1).await;
+
+    let second = world.start().await;
+    let client = second.client();
+    let map = client.create::<Map>("m").await;
+    assert_eq!(map.get("a").await.unwrap().value, "1");
+    assert_eq!(client.call::<Counter>("c").await.unwrap().get().await, Ok(5));
+    assert_eq!(reason(map.put("b", "2".into(), None, 0).await), Reason::StoreFull);
+    let other = client.runtime.create(&client.session, Kind::Counter, "other", &[]).await;
+    assert_eq!(reason(other), Reason::StoreFull);
+    map.remove("a", 0).await.unwrap();
+    second.kill();
+
+    world.bound(1 << 20).await;
+    let client = world.start().await.client();
+    assert_eq!(client.call::<Map>("m").await.unwrap().size().await, Ok(0));
+}
+
+#[tokio::test]
 async fn a_primitive_that_is_closed_without_having_been_used_is_forgotten() {
     let world = World::alone();
     let first = world.start().await;
