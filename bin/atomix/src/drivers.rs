@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use atomix_cli::Offline;
+use atomix_config::StoreConfig;
+use atomix_env::Machine;
 use atomix_kv::Driver;
 
 /// Returns the drivers.
@@ -30,3 +32,17 @@ pub(crate) const OFFLINE: Offline = Offline {
 /// What can be done with the files of a store.
 #[cfg(not(feature = "driver-disk"))]
 pub(crate) const OFFLINE: Offline = Offline::NOTHING;
+
+/// Fills in the defaults of stores that follow the machine, so that `--print-config` shows them.
+pub(crate) fn complete(stores: &mut [StoreConfig], machine: &Machine) {
+    let drivers = all();
+    for store in stores {
+        let name = store.driver.name.as_str();
+        let named = |driver: &&Arc<dyn Driver>| {
+            driver.name() == name || driver.aliases().iter().any(|(alias, _)| *alias == name)
+        };
+        if let Some(driver) = drivers.iter().find(named) {
+            driver.complete(&mut store.config, machine);
+        }
+    }
+}

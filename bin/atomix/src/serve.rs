@@ -11,7 +11,7 @@ use anyhow::Context;
 use atomix_config::{
     Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
 };
-use atomix_env::{Env, Shutdown, Workers};
+use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
@@ -104,6 +104,9 @@ impl Serve {
             let driver = serde_json::json!({"name": "disk", "version": "v1"});
             serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]).to_string()
         });
+        // A limit that cannot be raised is warned of where it is too low.
+        drop(raise_open_files());
+        let machine = Machine::read();
         let mut loader = Loader::new()
             .env(std::env::vars_os())
             .reserve_env(crate::RESERVED_ENV)
@@ -112,11 +115,14 @@ impl Serve {
             .flag("listen", "listen", self.listen.clone())
             .flag("control", "control", self.control.clone())
             .flag("data", "stores", data)
-            .flags(self.set.clone());
+            .flags(self.set.clone())
+            .machine(&machine);
         if let Some(file) = &self.config {
             loader = loader.file(file);
         }
-        loader.load()
+        let mut loaded = loader.load()?;
+        drivers::complete(&mut loaded.config.stores, &machine);
+        Ok(loaded)
     }
 }
 

@@ -167,6 +167,30 @@ pub enum Warning {
         /// The limit that is met first.
         other: &'static str,
     },
+    /// The limit of open files is small, and could not be raised.
+    #[error(
+        "few open files, raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`): open-files=`{files}` \
+         limits.connections-max=`{connections}`"
+    )]
+    FilesFew {
+        /// The limit of open files.
+        files: u64,
+        /// The connections for which it leaves room.
+        connections: u32,
+    },
+    /// More connections are allowed than there are files for.
+    #[error(
+        "more connections than open files, raise the limit of open files or lower the other: \
+         key=`limits.connections-max` value=`{connections}` without-file=`{missing}` open-files=`{files}`"
+    )]
+    FilesTooFew {
+        /// The limit.
+        connections: u32,
+        /// The connections for which there are no files.
+        missing: u64,
+        /// The limit of open files.
+        files: u64,
+    },
     /// A variable of the original has no meaning here.
     #[error("variable of the original without effect, set `{instead}`: env=`{name}`")]
     VariableWithoutEffect {

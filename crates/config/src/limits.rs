@@ -5,6 +5,7 @@
 
 use std::time::Duration as Span;
 
+use atomix_env::{Machine, MemoryLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::schema::{Presence, Scalar, Setting, Shape};
@@ -115,10 +116,16 @@ limits! {
     "ping-timeout" ping_timeout: span in "time" = seconds(10), millis(100) => minutes(5);
     /// Time for a new connection to begin to speak HTTP/2, a TLS handshake included.
     "preface-timeout" preface_timeout: span in "time" = seconds(5), millis(100) => minutes(1);
-    /// Connections in all; one more is closed at once.
+    /// Connections to the primitives in all; one more is told so and closed. Without a setting at most one for each 256 KiB
+    /// of the memory of the process, and what the limit of open files leaves beside a reserve.
     "connections-max" connections_max: count in "connections" = 10_000, 1 => 1_000_000;
-    /// Connections from one peer address.
+    /// Connections to the primitives from one peer address. Without a setting at most three quarters of
+    /// `connections-max`.
     "connections-per-peer-max" connections_per_peer_max: count in "connections" = 1_000, 1 => 1_000_000;
+    /// Connections to the control services; half of them from one peer address. They do not count as connections to the
+    /// primitives, so that an operator is served while those are full. Without a setting at most a sixteenth of the limit
+    /// of open files.
+    "control-connections-max" control_connections_max: count in "connections" = 256, 2 => 10_000;
     /// Pings in a second from a peer that sends nothing else; one more ends the connection.
     "pings-per-second-max" pings_per_second_max: count in "pings" = 10, 1 => 1_000;
     /// Time after which a connection without streams and without sessions is closed.
@@ -129,10 +136,113 @@ limits! {
     "connection-send-bytes-max" connection_send_bytes_max: bytes in "bytes" = mib(4), kib(64) => gib(1);
     /// Large requests that are being received on one connection; more wait their turn.
     "connection-receive-bytes-max" connection_receive_bytes_max: bytes in "bytes" = mib(8), kib(64) => gib(1);
+    /// Buffers of all connections together: requests that are being received, calls that run, answers that wait for their
+    /// readers. Beyond it, calls that need more wait or are refused, and the connections that use most and read nothing are
+    /// cut. Without a setting at most an eighth of the memory of the process.
+    "buffers-bytes-max" buffers_bytes_max: bytes in "bytes" = gib(1), mib(1) => gib(64);
     /// Calls that wait for one lock, or candidates for one election.
     "waiters-per-name-max" waiters_per_name_max: count in "calls" = 10_000, 1 => 1_000_000;
     /// Deadline of a call that brings none, except of one that waits by its nature.
     "call-deadline-default" call_deadline_default: span in "time" = seconds(10), millis(100) => hours(1);
-    /// Primitives that are open at once.
+    /// Primitives that are open at once. Without a setting at most one for each 8 KiB of the memory of the process.
     "primitives-max" primitives_max: count in "primitives" = 1_000_000, 1 => 100_000_000;
+    /// Stores that are connected at once.
+    "stores-max" stores_max: count in "stores" = 100, 1 => 10_000;
+    /// Routes in one program, and rules or services in all of them together.
+    "routes-max" routes_max: count in "routes" = 10_000, 1 => 1_000_000;
+}
+
+/// Bytes of memory that a connection with a session is counted with.
+const CONNECTION_BYTES: u64 = 32 << 10;
+/// The same for an open primitive.
+const PRIMITIVE_BYTES: u64 = 1 << 10;
+
+impl Limits {
+    /// Lowers the defaults that this machine cannot afford; what is set stays. Returns the lowered keys and why.
+    pub(crate) fn fit(&mut self, machine: &Machine, is_set: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let mut lowered = Vec::new();
+        let MemoryLimit { bytes: memory, source } = machine.memory;
+        let files = machine.open_files;
+        let memory_says =
+            |share: &str| format!("{share} of the memory limit {} ({source})", ByteSize::new(memory));
+        let files_say = |share: &str| format!("{share} of the {files} open files");
+        let mut lower = |key: &str, value: &mut u32, most: u64, why: String| {
+            let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+            if most < *value && !is_set(&format!("limits.{key}")) {
+                *value = most;
+                lowered.retain(|(other, _)| other != key);
+                lowered.push((key.to_owned(), why));
+            }
+        };
+        let connections = memory / 8 / CONNECTION_BYTES;
+        lower("connections-max", &mut self.connections_max, connections, memory_says("an eighth"));
+        let connections = files.saturating_sub(files_kept(files));
+        lower("connections-max", &mut self.connections_max, connections, files_say("what a reserve leaves"));
+        let connections = u64::from(self.connections_max) * 3 / 4;
+        let why = "three quarters of `connections-max`".to_owned();
+        lower("connections-per-peer-max", &mut self.connections_per_peer_max, connections, why);
+        let why = files_say("a sixteenth");
+        lower("control-connections-max", &mut self.control_connections_max, (files / 16).max(2), why);
+        let primitives = memory / 8 / PRIMITIVE_BYTES;
+        lower("primitives-max", &mut self.primitives_max, primitives, memory_says("an eighth"));
+        let buffers = ByteSize::new((memory / 8).max(1 << 20));
+        if buffers < self.buffers_bytes_max && !is_set("limits.buffers-bytes-max") {
+            self.buffers_bytes_max = buffers;
+            lowered.push(("buffers-bytes-max".to_owned(), memory_says("an eighth")));
+        }
+        lowered
+    }
+
+    /// Returns the connections to the primitives for which there are no files, if there are any.
+    pub(crate) fn connections_without_files(&self, machine: &Machine) -> Option<u64> {
+        let most = machine.open_files.saturating_sub(files_kept(machine.open_files));
+        u64::from(self.connections_max).checked_sub(most).filter(|missing| *missing > 0)
+    }
+}
+
+/// Returns the files that are kept for control connections, stores, logs and the threads.
+fn files_kept(files: u64) -> u64 {
+    64 + files / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fitted(memory: u64, files: u64, set: &[&str]) -> (Limits, Vec<(String, String)>) {
+        let mut machine = Machine::simulated(memory);
+        machine.open_files = files;
+        let mut limits = Limits::default();
+        let lowered = limits.fit(&machine, |key| set.contains(&key));
+        (limits, lowered)
+    }
+
+    #[test]
+    fn a_large_machine_changes_nothing() {
+        let (limits, lowered) = fitted(gib(64), 65_536, &[]);
+        assert_eq!((limits, lowered), (Limits::default(), Vec::new()));
+    }
+
+    #[test]
+    fn a_small_container_lowers_what_is_not_set() {
+        let (limits, lowered) = fitted(mib(256), 65_536, &["limits.primitives-max"]);
+        assert_eq!((limits.connections_max, limits.connections_per_peer_max), (1_024, 768));
+        assert_eq!(limits.buffers_bytes_max, ByteSize::new(mib(32)));
+        assert_eq!(limits.primitives_max, 1_000_000, "it was set");
+        let why = "an eighth of the memory limit 256MiB (machine)";
+        assert_eq!(lowered[0], ("connections-max".to_owned(), why.to_owned()));
+        assert_eq!(lowered.len(), 3, "{lowered:?}");
+    }
+
+    #[test]
+    fn few_files_leave_a_reserve() {
+        let (limits, lowered) = fitted(mib(256), 256, &[]);
+        assert_eq!((limits.connections_max, limits.control_connections_max), (160, 16));
+        let why = "what a reserve leaves of the 256 open files";
+        assert_eq!(lowered[0], ("connections-max".to_owned(), why.to_owned()), "the last reason stays");
+        let mut machine = Machine::simulated(gib(64));
+        machine.open_files = 256;
+        assert_eq!(Limits::default().connections_without_files(&machine), Some(10_000 - 160));
+        assert_eq!(limits.connections_without_files(&machine), None);
+    }
 }

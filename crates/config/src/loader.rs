@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::mem::discriminant;
 use std::path::PathBuf;
 
+use atomix_env::Machine;
 use serde_json::{Map, Value};
 
 use crate::check::Check;
@@ -21,6 +22,7 @@ pub struct Loader {
     env: Vec<(OsString, OsString)>,
     reserved: HashSet<String>,
     flags: Vec<Flag>,
+    machine: Option<Machine>,
 }
 
 /// A key path and its value on the command line.
@@ -53,6 +55,9 @@ struct Layers {
 }
 
 const PREFIX: &str = "ATOMIX_";
+
+/// Fewer open files are worth a warning: a common soft limit, which most programs raise.
+const FILES_FEW: u64 = 1_024;
 
 /// Variables that the original's injector and SDKs put into the environment of every container of a pod, and the
 /// setting that does what they did here.
@@ -131,6 +136,13 @@ impl Loader {
         self
     }
 
+    /// Lowers the defaults of limits to what this machine can afford. What a layer sets stays.
+    #[must_use]
+    pub fn machine(mut self, machine: &Machine) -> Self {
+        self.machine = Some(machine.clone());
+        self
+    }
+
     /// Reads all layers and checks the result. Fails with everything that is wrong, not only with the first of it.
     pub fn load(self) -> Result<Loaded, Error> {
         let mut layers = Layers::default();
@@ -143,7 +155,7 @@ impl Loader {
         }
         layers.env(self.env, &self.reserved);
         layers.flags(self.flags);
-        layers.finish()
+        layers.finish(self.machine.as_ref())
     }
 }
 
@@ -346,7 +358,7 @@ impl Layers {
         record(&mut self.origins, shape, path, value, origin);
     }
 
-    fn finish(mut self) -> Result<Loaded, Error> {
+    fn finish(mut self, machine: Option<&Machine>) -> Result<Loaded, Error> {
         let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
         if let Some(Value::Array(routes)) = self.root.get("routes") {
             let has = |route: &Value, key: &str| route.get(key).is_some();
@@ -358,13 +370,26 @@ impl Layers {
         }
         Error::check(self.problems)?;
         // The schema lets nothing else through; should it differ from the types, the operator gets an error.
-        let config: Config = serde_json::from_value(Value::Object(self.root)).map_err(|error| {
+        let mut config: Config = serde_json::from_value(Value::Object(self.root)).map_err(|error| {
             Problem::Syntax { key: None, reason: error.to_string(), origin: Origin::Default }
         })?;
         Error::check(contradictions(&config, &origin))?;
         let mut warnings = self.warnings;
         warnings.extend(routes_to_nowhere(&config));
         warnings.extend(limits_without_effect(&config, &origin));
+        if let Some(machine) = machine {
+            let limits = &mut config.limits;
+            for (key, why) in limits.fit(machine, |key| self.origins.contains_key(key)) {
+                self.origins.insert(format!("limits.{key}"), Origin::Machine(why));
+            }
+            if let Some(missing) = limits.connections_without_files(machine) {
+                let (connections, files) = (limits.connections_max, machine.open_files);
+                warnings.push(Warning::FilesTooFew { connections, missing, files });
+            } else if machine.open_files < FILES_FEW {
+                let (connections, files) = (limits.connections_max, machine.open_files);
+                warnings.push(Warning::FilesFew { files, connections });
+            }
+        }
         Ok(Loaded { config, warnings, origins: self.origins })
     }
 }

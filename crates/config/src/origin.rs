@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Origin {
     /// The value stands in the code.
     Default,
+    /// The default of the code is too high for this machine, for the reason given.
+    Machine(String),
     /// The file of this name, as the caller named it.
     File(String),
     /// The environment variable of this name.
@@ -22,7 +24,7 @@ impl Origin {
     /// Returns the origin as a fact at the end of a message, with a leading blank, or nothing for a default.
     pub fn fact(&self) -> String {
         match self {
-            Self::Default => String::new(),
+            Self::Default | Self::Machine(_) => String::new(),
             Self::File(path) => format!(" file=`{}`", printable(path)),
             Self::Env(name) => format!(" env=`{}`", printable(name)),
             Self::Flag(flag) => format!(" flag=`--{}`", printable(flag)),
@@ -34,6 +36,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Machine(why) => write!(f, "default, {why}"),
             Self::File(path) => write!(f, "file {}", printable(path)),
             Self::Env(name) => write!(f, "env {}", printable(name)),
             Self::Flag(flag) => write!(f, "flag --{}", printable(flag)),

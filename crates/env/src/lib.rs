@@ -8,6 +8,7 @@
 mod clock;
 mod entropy;
 mod home;
+mod machine;
 mod per_worker;
 mod task;
 mod workers;
@@ -15,6 +16,7 @@ mod workers;
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;
 pub use home::AtHome;
+pub use machine::{Machine, MemoryLimit, MemorySource, OpenFiles, Stored, raise_open_files};
 pub use per_worker::PerWorker;
 pub use task::{Spawner, Task};
 pub use workers::Workers;
@@ -23,7 +25,7 @@ pub use workers::Workers;
 pub use tokio_util::sync::CancellationToken as Shutdown;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -34,6 +36,7 @@ pub struct Env {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     spawner: Arc<dyn Spawner>,
+    machine: Arc<OnceLock<Machine>>,
 }
 
 /// Says that a call of [`Env::timeout`] did not end in time.
@@ -49,6 +52,7 @@ impl Env {
             clock: Arc::new(clock::RealClock::new()),
             entropy: Arc::new(entropy::RealEntropy),
             spawner: Arc::new(task::RealSpawner),
+            machine: Arc::default(),
         }
     }
 
@@ -59,7 +63,20 @@ impl Env {
             clock,
             entropy: Arc::new(entropy::SeededEntropy::new(seed)),
             spawner: Arc::new(task::RealSpawner),
+            machine: Arc::new(Machine::default().into()),
         }
+    }
+
+    /// The same world with another machine, for tests.
+    #[must_use]
+    pub fn with_machine(mut self, machine: Machine) -> Self {
+        self.machine = Arc::new(machine.into());
+        self
+    }
+
+    /// Returns the bounds that the machine sets. The real ones are read once, with the first call.
+    pub fn machine(&self) -> &Machine {
+        self.machine.get_or_init(Machine::read)
     }
 
     /// Returns the clock.

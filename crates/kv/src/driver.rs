@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Env, Machine};
 use futures::future::BoxFuture;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -39,6 +39,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
 
     /// Returns one sentence for operators: what the stores keep and where.
     fn description(&self) -> &'static str;
+
+    /// Fills in the defaults that follow the machine, so that they are known before the store is connected. The result
+    /// is what [`Driver::connect`] and [`Store::reconfigure`] are given. Default: none follows it.
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        let _ = (config, machine);
+    }
 
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
     fn validate(&self, config: &StoreConfig) -> Result<(), Error>;

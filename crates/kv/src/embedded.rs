@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use atomix_env::{Machine, Stored};
 use parking_lot::RwLock;
 
-use crate::{Change, Engine, Error, ErrorKind, Keyspace, Limits, Outcome, Txn, Write};
+use crate::{
+    Change, Engine, Error, ErrorKind, HistoryRoom, Keyspace, Limits, Outcome, StoreConfig, Txn, Write,
+};
 
 /// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
 pub struct Spaces<T> {
@@ -18,9 +20,12 @@ pub struct Spaces<T> {
 }
 
 /// The bytes that a store keeps in memory, and how many it may.
-#[derive(Debug, Default)]
+///
+/// The default of `bytes-max` is for all embedded stores of the process together, because they share its memory.
+#[derive(Debug)]
 pub struct Room {
-    bytes: AtomicUsize,
+    stored: Stored,
+    machine: Machine,
 }
 
 /// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
@@ -91,16 +96,49 @@ impl<T> fmt::Debug for Spaces<T> {
 // === impl Room ===
 
 impl Room {
+    /// Makes the count of an empty store.
+    pub fn new(machine: &Machine) -> Self {
+        Self { stored: machine.stored(), machine: machine.clone() }
+    }
+
     /// Returns the bytes in use.
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.stored.bytes()
+    }
+
+    /// Returns the bytes that count against `bytes_max`: those of this store, or of all stores for the default.
+    fn counted(&self, bytes_max: usize) -> usize {
+        if bytes_max == default_bytes_max(&self.machine) { self.stored.bytes_of_all() } else { self.bytes() }
+    }
+
+    /// Returns the bytes that are more than `bytes_max` allows, as after a start on a smaller machine.
+    pub fn excess(&self, bytes_max: usize) -> Option<usize> {
+        self.counted(bytes_max).checked_sub(bytes_max).filter(|excess| *excess > 0)
+    }
+
+    /// Refuses content that is larger than the memory of the process, before the kernel kills it. A larger `bytes_max`
+    /// allows it.
+    pub fn check_memory(&self, bytes_max: usize) -> Result<(), Error> {
+        let bytes = self.bytes();
+        let limit = self.machine.memory;
+        if (bytes as u64) < limit.bytes || bytes <= bytes_max {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Full,
+            format!(
+                "the content of the store is larger than the memory of the process: give it more memory, or set \
+                 `bytes-max` if there is swap space: bytes-read=`{bytes}` memory-limit=`{}` source=`{}`",
+                limit.bytes, limit.source
+            ),
+        ))
     }
 
     /// Returns the [`ErrorKind::Full`] of a transaction that may grow the store beyond `bytes_max`, for
     /// [`Room::apply`]. None for a transaction that only deletes.
     pub fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
         let growth = growth(txn);
-        let bytes = self.bytes();
+        let bytes = self.counted(bytes_max);
         (growth > 0 && bytes + growth > bytes_max).then(|| {
             Error::new(
                 ErrorKind::Full,
@@ -139,22 +177,46 @@ impl Room {
 
     /// Counts a new keyspace.
     pub fn add_keyspace(&self, keyspace: &Keyspace) {
-        self.bytes.fetch_add(keyspace_weight(keyspace), Ordering::Relaxed);
+        self.stored.replace(0, keyspace_weight(keyspace));
     }
 
     /// Takes back the count of an empty keyspace.
     pub fn remove_keyspace(&self, keyspace: &Keyspace) {
-        self.bytes.fetch_sub(keyspace_weight(keyspace), Ordering::Relaxed);
+        self.stored.replace(keyspace_weight(keyspace), 0);
     }
 
     /// Counts what `change` does to `engine`.
     pub fn weigh<T>(&self, engine: &mut Engine, change: impl FnOnce(&mut Engine) -> T) -> T {
         let before = weight(engine);
         let done = change(engine);
-        // Wrapping, because the difference may be negative.
-        self.bytes.fetch_add(weight(engine).wrapping_sub(before), Ordering::Relaxed);
+        self.stored.replace(before, weight(engine));
         done
     }
+}
+
+impl Default for Room {
+    /// A count of its own, on a simulated machine.
+    fn default() -> Self {
+        Self::new(&Machine::default())
+    }
+}
+
+/// Fills in the defaults of an embedded store that follow the memory of the process: `bytes-max` is three eighths of it,
+/// and `histories-bytes-max` a sixteenth, at most 64 MiB.
+pub fn complete(config: &mut StoreConfig, machine: &Machine) {
+    config.entry("bytes-max").or_insert_with(|| default_bytes_max(machine).into());
+    complete_histories(config, machine);
+}
+
+/// Fills in `histories-bytes-max` as [`complete`] does, for a store elsewhere.
+pub fn complete_histories(config: &mut StoreConfig, machine: &Machine) {
+    let share = machine.memory_share(16).min(HistoryRoom::BYTES_MAX);
+    config.entry("histories-bytes-max").or_insert_with(|| share.into());
+}
+
+fn default_bytes_max(machine: &Machine) -> usize {
+    // The rest is for buffers, connections, histories, and for what the allocator loses.
+    machine.memory_share(8).saturating_mul(3)
 }
 
 /// Returns the bytes by which a transaction makes a store grow at most; zero if it only deletes.
@@ -176,4 +238,58 @@ fn keyspace_weight(keyspace: &Keyspace) -> usize {
 
 fn weight(engine: &Engine) -> usize {
     engine.bytes() + engine.len() * ENTRY_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn put(bytes: usize) -> Txn {
+        Txn::new().write(Write::Put { key: "key".into(), value: vec![7; bytes].into() })
+    }
+
+    /// Writes a value into a new engine that belongs to `room`.
+    fn fill(room: &Room, bytes: usize) {
+        let mut engine = Engine::new();
+        room.weigh(&mut engine, |engine| engine.apply(&put(bytes), &Limits::default())).unwrap();
+    }
+
+    #[test]
+    fn defaults_follow_the_memory_and_an_explicit_setting_wins() {
+        let mut config = StoreConfig::new();
+        complete(&mut config, &Machine::simulated(256 * MIB));
+        assert_eq!(config["bytes-max"], 96 * MIB);
+        assert_eq!(config["histories-bytes-max"], 16 * MIB);
+        let mut config = StoreConfig::from_iter([("bytes-max".to_owned(), 5.into())]);
+        complete(&mut config, &Machine::simulated(64 << 30));
+        assert_eq!(config["bytes-max"], 5);
+        assert_eq!(config["histories-bytes-max"], 64 * MIB, "no more than this is of use");
+    }
+
+    #[test]
+    fn the_default_is_for_all_stores_of_the_process_together() {
+        let machine = Machine::simulated(8 * MIB);
+        let default = default_bytes_max(&machine);
+        let (one, other) = (Room::new(&machine), Room::new(&machine));
+        fill(&one, 2 << 20);
+        let full = |room: &Room, bytes_max| room.full(&put(1 << 20), bytes_max).map(|error| error.kind());
+        assert_eq!(full(&one, default), Some(ErrorKind::Full));
+        assert_eq!(full(&other, default), Some(ErrorKind::Full));
+        assert_eq!(full(&other, 2 << 20), None);
+        drop(one);
+        assert_eq!(full(&other, default), None);
+    }
+
+    #[test]
+    fn content_larger_than_the_memory_is_not_read_to_the_end() {
+        let room = Room::new(&Machine::simulated(MIB));
+        fill(&room, 900_000);
+        room.check_memory(1).unwrap();
+        fill(&room, 200_000);
+        let error = room.check_memory(1).unwrap_err();
+        assert!(error.to_string().contains("memory-limit=`1048576` source=`machine`"), "{error}");
+        room.check_memory(1 << 30).unwrap();
+    }
 }

@@ -31,8 +31,10 @@ mod profile;
 mod sorted;
 mod store;
 
+pub use atomix_env::Machine;
+
 pub use driver::{Context, Driver, StoreConfig, parse_config, span};
-pub use embedded::{Room, Spaces, growth};
+pub use embedded::{Room, Spaces, complete, complete_histories, growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
 pub use history::{History, HistoryRoom, Retention};

@@ -254,7 +254,7 @@ impl Slot {
     async fn candidate(&self, config: &Object) -> Result<Arc<dyn Store>, Error> {
         let context = Context { env: self.env.clone(), store: self.id.to_string() };
         let attempt = async {
-            let store = self.driver.connect(config.clone(), context).await?;
+            let store = self.driver.connect(self.completed(config), context).await?;
             match store.check().await {
                 // It can be read, and emptied.
                 Err(error) if error.kind() != ErrorKind::Full => {
@@ -268,6 +268,13 @@ impl Slot {
             Ok(candidate) => candidate,
             Err(_) => Err(Error::unavailable("the store does not answer")),
         }
+    }
+
+    /// Returns the configuration with the defaults that follow the machine.
+    fn completed(&self, config: &Object) -> Object {
+        let mut config = config.clone();
+        self.driver.complete(&mut config, self.env.machine());
+        config
     }
 
     fn install(&self, store: Arc<dyn Store>) {
@@ -306,7 +313,7 @@ impl Slot {
             return Err(Error::closed());
         }
         if let Some(connected) = self.current.load_full() {
-            match connected.store.reconfigure(&config).await? {
+            match connected.store.reconfigure(&self.completed(&config)).await? {
                 Reconfigured::InPlace => {}
                 Reconfigured::Connect => self.install(self.candidate(&config).await?),
             }

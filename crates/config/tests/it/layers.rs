@@ -49,14 +49,18 @@ fn defaults_are_those_of_the_design() {
         preface_timeout,
         connections_max,
         connections_per_peer_max,
+        control_connections_max,
         pings_per_second_max,
         idle_timeout,
         stream_send_bytes_max,
         connection_send_bytes_max,
         connection_receive_bytes_max,
+        buffers_bytes_max,
         waiters_per_name_max,
         call_deadline_default,
         primitives_max,
+        stores_max,
+        routes_max,
     } = config.limits;
     assert_eq!(
         [streams_per_connection_max, local_reset_streams_max, pending_reset_streams_max],
@@ -64,8 +68,10 @@ fn defaults_are_those_of_the_design() {
     );
     assert_eq!([connections_max, connections_per_peer_max, pings_per_second_max], [10_000, 1000, 10]);
     assert_eq!([waiters_per_name_max, batch_max], [10_000, 10_000]);
-    assert_eq!(primitives_max, 1_000_000);
+    assert_eq!((primitives_max, control_connections_max), (1_000_000, 256));
+    assert_eq!((stores_max, routes_max), (100, 10_000));
     let sizes = [
+        (buffers_bytes_max, 1 << 30),
         (header_list_bytes_max, 16 << 10),
         (message_bytes_max, 4 << 20),
         (value_bytes_max, 1 << 20),
@@ -253,4 +259,31 @@ fn a_limit_above_one_that_is_met_first_is_warned_of() {
         "limit without effect, raise the other or lower it: key=`limits.value-bytes-max` \
          other=`limits.message-bytes-max`"
     );
+}
+
+#[test]
+fn defaults_that_follow_the_machine_say_so() {
+    let machine = atomix_env::Machine::simulated(256 << 20);
+    let loaded =
+        Loader::new().machine(&machine).flags([("limits.primitives-max", "5000000")]).load().unwrap();
+    assert_eq!(loaded.config.limits.buffers_bytes_max.bytes(), 32 << 20);
+    let printed = loaded.render_with_origins();
+    let line = "buffers-bytes-max: 32MiB  # default, an eighth of the memory limit 256MiB (machine)";
+    assert!(printed.contains(line), "{printed}");
+    assert!(printed.contains("primitives-max: 5000000  # flag"), "{printed}");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn more_connections_than_files_are_warned_of() {
+    let mut machine = atomix_env::Machine::simulated(4 << 30);
+    machine.open_files = 256;
+    let loaded = Loader::new().machine(&machine).flags([("limits.connections-max", "5000")]).load().unwrap();
+    assert_eq!(loaded.config.limits.connections_max, 5_000, "what is set stays");
+    let warning = loaded.warnings[0].to_string();
+    assert!(warning.contains("value=`5000` without-file=`4840` open-files=`256`"), "{warning}");
+    let loaded = Loader::new().machine(&machine).load().unwrap();
+    assert_eq!(loaded.config.limits.connections_max, 160);
+    let warning = loaded.warnings[0].to_string();
+    assert!(warning.contains("open-files=`256` limits.connections-max=`160`"), "{warning}");
 }

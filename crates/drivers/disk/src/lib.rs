@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::{Context, Driver, Error, Retention, Store, StoreConfig, parse_config, span};
+use atomix_kv::{Context, Driver, Error, Machine, Retention, Store, StoreConfig, parse_config, span};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -53,7 +53,8 @@ pub struct Settings {
     #[serde(default = "defaults::sync_interval", deserialize_with = "span")]
     pub sync_interval: Duration,
     /// Bytes of keys and values in the whole store, with 384 for each entry and 1,024 for each keyspace; all of it is kept
-    /// in memory. Writes beyond are refused, deletes still work. Default 4 GiB.
+    /// in memory. Writes beyond are refused, deletes still work. The driver's default is three eighths of the memory of
+    /// the process, for all embedded stores together.
     #[serde(default = "defaults::bytes_max")]
     pub bytes_max: usize,
     /// Commits per keyspace that a watch may lag behind, also across a restart. Default 4,096; at least 1.
@@ -63,7 +64,7 @@ pub struct Settings {
     #[serde(default = "defaults::history_bytes_max")]
     pub history_bytes_max: usize,
     /// Bytes of the histories of all keyspaces. Beyond, each keeps what its watches have not seen yet, and its last few
-    /// commits. Default 64 MiB.
+    /// commits. The driver's default is a sixteenth of the memory of the process, at most 64 MiB.
     #[serde(default = "defaults::histories_bytes_max")]
     pub histories_bytes_max: usize,
     /// How long a commit is kept for watches at least; at most a quarter longer. The time of a process, not of the wall.
@@ -134,6 +135,10 @@ impl Driver for DiskDriver {
 
     fn description(&self) -> &'static str {
         "keeps everything in a folder of this machine: what was answered survives a power cut"
+    }
+
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        atomix_kv::complete(config, machine);
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {

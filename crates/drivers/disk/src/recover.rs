@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Limits, Outcome, Retention, Room, Spaces};
+use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Limits, Machine, Outcome, Retention, Room, Spaces};
 use bytes::Bytes;
 
 use crate::error::{damaged, unreadable};
 use crate::files::{File, Files};
 use crate::frame::{Found, Frame, Kind, Reader};
+use crate::journal::Tuning;
 use crate::record::{self, End, Header, Role, Section, SnapshotEnd, StoredCommit, VERSION};
 use crate::segment::Segment;
 use crate::space::Space;
@@ -36,13 +37,14 @@ pub(crate) struct Recovered {
 }
 
 /// The keyspaces, as far as they have been read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) spaces: Spaces<Space>,
     pub(crate) room: Room,
     pub(crate) histories: HistoryRoom,
     limits: Limits,
     retention: Retention,
+    bytes_max: usize,
 }
 
 /// One file, while it is read.
@@ -172,13 +174,14 @@ impl Recovered {
 // === impl Content ===
 
 impl Content {
-    pub(crate) fn new(limits: &Limits, retention: Retention, histories: HistoryRoom) -> Self {
+    pub(crate) fn new(limits: &Limits, tuning: &Tuning, histories: HistoryRoom, machine: &Machine) -> Self {
         Self {
             spaces: Spaces::default(),
-            room: Room::default(),
+            room: Room::new(machine),
             histories,
             limits: limits.clone(),
-            retention,
+            retention: tuning.retention,
+            bytes_max: tuning.bytes_max,
         }
     }
 
@@ -195,7 +198,8 @@ impl Content {
             let space = self.open(&Keyspace::new(stored.keyspace.clone()));
             space.redo(stored, &self.limits, self.retention, &self.room);
             Ok(())
-        })
+        })?;
+        self.room.check_memory(self.bytes_max)
     }
 
     fn section(&self, payload: &[u8]) -> Result<Arc<Space>, Error> {
@@ -205,6 +209,20 @@ impl Content {
             self.room.add_keyspace(&name);
             Space::of_section(section, &self.histories)
         }))
+    }
+}
+
+impl Default for Content {
+    /// For tools that read a folder once, however large it is.
+    fn default() -> Self {
+        Self {
+            spaces: Spaces::default(),
+            room: Room::default(),
+            histories: HistoryRoom::default(),
+            limits: Limits::default(),
+            retention: Retention::default(),
+            bytes_max: usize::MAX,
+        }
     }
 }
 
@@ -230,6 +248,7 @@ pub(crate) fn read_snapshot(
                     content.room.weigh(&mut engine, |engine| engine.restore(&entry));
                     Ok(())
                 })?;
+                content.room.check_memory(content.bytes_max)?;
             }
             (Kind::Commits, Some(space)) => record::each(payload, |stored: StoredCommit| {
                 space.history.push(stored.commit(|_, _| None).0, content.retention);

@@ -64,11 +64,20 @@ impl DiskStore {
         let limits = Limits::default();
         let tuning = settings.tuning();
         let histories = HistoryRoom::new(settings.histories_bytes_max);
-        let content = Content::new(&limits, tuning.retention, histories);
+        let content = Content::new(&limits, &tuning, histories, env.machine());
         let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
             recover(files.as_ref(), content)?;
         if let Some(snapshot) = snapshot {
             tracing::info!(dir = %settings.dir, snapshot, logs = logs.len(), "store was read");
+        }
+        if let Some(excess) = content.room.excess(tuning.bytes_max) {
+            let (bytes, memory) = (content.room.bytes(), env.machine().memory);
+            tracing::warn!(
+                dir = %settings.dir, bytes, bytes_max = tuning.bytes_max, excess, memory_limit = memory.bytes,
+                source = %memory.source,
+                "the store has more content than may be kept here: deletes work, writes are refused until `bytes-max` \
+                 or the memory of the process is raised"
+            );
         }
         for file in obsolete {
             // What cannot be removed is not read either.
@@ -242,6 +251,7 @@ impl Store for DiskStore {
                     ("dir", journal.dir.clone()),
                     ("keyspaces", journal.content.spaces.len().to_string()),
                     ("bytes", journal.content.room.bytes().to_string()),
+                    ("bytes-max", journal.tuning.read().bytes_max.to_string()),
                     ("histories-bytes", journal.content.histories.bytes().to_string()),
                     ("log-bytes", queue.log_bytes.to_string()),
                     ("batches", journal.durable().to_string()),

@@ -19,7 +19,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
+use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
 use futures::future::BoxFuture;
 
 pub use config::{Pem, Settings, Tls};
@@ -47,6 +47,10 @@ impl Driver for EtcdDriver {
 
     fn description(&self) -> &'static str {
         "keeps everything in an existing etcd cluster, version 3.4 or later"
+    }
+
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        atomix_kv::complete_histories(config, machine);
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {

@@ -5,7 +5,7 @@ mod store;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, HistoryRoom, Store, StoreConfig, parse_config};
+use atomix_kv::{Context, Driver, Error, HistoryRoom, Machine, Store, StoreConfig, parse_config};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -21,14 +21,15 @@ pub struct MemoryDriver;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
     /// Bytes of keys and values in the whole store, with 384 for each entry and 1,024 for each keyspace; writes beyond
-    /// are refused, deletes still work. Default 4 GiB.
+    /// are refused, deletes still work. The driver's default is three eighths of the memory of the process, for all embedded
+    /// stores together.
     pub bytes_max: usize,
     /// Commits per keyspace that a watch may lag behind. Default 4,096; at least 1.
     pub history_commits_max: usize,
     /// Bytes of those commits. Default 4 MiB.
     pub history_bytes_max: usize,
     /// Bytes of the histories of all keyspaces. Beyond, each keeps what its watches have not seen yet, and its last few
-    /// commits. Default 64 MiB.
+    /// commits. The driver's default is a sixteenth of the memory of the process, at most 64 MiB.
     pub histories_bytes_max: usize,
     /// Accepted from configurations of the original's `pod-memory` driver, without effect: a process is one partition.
     pub partitions: IgnoredAny,
@@ -57,17 +58,18 @@ impl Driver for MemoryDriver {
         "keeps everything in this process and loses it with the process"
     }
 
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        atomix_kv::complete(config, machine);
+    }
+
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
         Settings::read(config).map(drop)
     }
 
-    fn connect(
-        &self,
-        config: StoreConfig,
-        _context: Context,
-    ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
-            let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Settings::read(&config)?));
+            let store: Arc<dyn Store> =
+                Arc::new(MemoryStore::on(context.env.machine(), Settings::read(&config)?));
             Ok(store)
         })
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_kv::{
     Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Level, Limits,
-    Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Snapshot, Spaces, Store, StoreConfig,
-    Txn, WatchFrom, WatchStream,
+    Machine, Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Snapshot, Spaces, Store,
+    StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -43,8 +43,13 @@ const SWEEP_MIN: usize = 1024;
 // === impl MemoryStore ===
 
 impl MemoryStore {
-    /// Makes an empty store.
+    /// Makes an empty store whose bytes are counted alone.
     pub fn new(settings: Settings) -> Self {
+        Self::on(&Machine::default(), settings)
+    }
+
+    /// Makes an empty store in the memory of this machine.
+    pub(crate) fn on(machine: &Machine, settings: Settings) -> Self {
         let histories = HistoryRoom::new(settings.histories_bytes_max);
         Self {
             profile: Profile {
@@ -55,7 +60,7 @@ impl MemoryStore {
             },
             settings: RwLock::new(settings),
             spaces: Spaces::default(),
-            room: Room::default(),
+            room: Room::new(machine),
             histories,
             floor: AtomicU64::new(0),
             sweep_at: AtomicUsize::new(SWEEP_MIN),
@@ -175,6 +180,7 @@ impl Store for MemoryStore {
             facts: vec![
                 ("keyspaces", self.spaces.len().to_string()),
                 ("bytes", self.room.bytes().to_string()),
+                ("bytes-max", self.settings.read().bytes_max.to_string()),
                 ("histories-bytes", self.histories.bytes().to_string()),
             ],
         });

@@ -18,7 +18,7 @@ mod store;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
+use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
 use futures::future::BoxFuture;
 
 pub use config::{Persistence, Secret, Settings};
@@ -46,6 +46,10 @@ impl Driver for RedisDriver {
 
     fn description(&self) -> &'static str {
         "keeps everything in an existing Redis: one server, one with sentinels, or a cluster"
+    }
+
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        atomix_kv::complete_histories(config, machine);
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
