@@ -2,7 +2,8 @@
 //! The program's beginning, its end, and its clients' ends.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atomix_client::Kind;
@@ -91,7 +92,7 @@ async fn a_killed_client_frees_its_candidacy_within_a_second() {
         server.command(&["elect", "boss", "--candidate", "a", "--", "sleep", "60"]).spawn().unwrap();
     let mut terms = election.watch().await.unwrap();
     let first = terms.next().await.unwrap().unwrap();
-    assert_eq!(first.leader.as_deref(), Some("a"));
+    assert!(first.leader.as_deref().is_some_and(|leader| leader.starts_with("a-")), "{first:?}");
     election.enter("b").await.unwrap();
     leader.kill().unwrap();
     leader.wait().unwrap();
@@ -103,6 +104,38 @@ async fn a_killed_client_frees_its_candidacy_within_a_second() {
         }
     }
     assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+}
+
+/// Two hosts of one name: both give the same `--candidate`.
+#[tokio::test]
+async fn processes_that_stand_under_one_name_lead_one_after_the_other() {
+    let server = Server::start();
+    let client = server.client().await;
+    let election = client.election("boss").open().await.unwrap();
+    let mut terms = election.watch().await.unwrap();
+    let elect = || {
+        // It leads until its input ends.
+        let script = "echo $ATOMIX_TERM $ATOMIX_CANDIDATE; cat";
+        let mut command = server.command(&["elect", "boss", "--candidate", "same", "--", "sh", "-c", script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let (mut first, mut first_lines) = elect();
+    let led = terms.next().await.unwrap().unwrap();
+    let leader = led.leader.expect("the first leads");
+    assert_eq!(first_lines.next().unwrap().unwrap(), format!("1 {leader}"));
+    let (mut second, mut second_lines) = elect();
+    let waiting = terms.next().await.unwrap().unwrap();
+    assert_eq!((waiting.number, waiting.leader.as_deref()), (1, Some(leader.as_str())));
+    let [candidate] = waiting.candidates.as_slice() else { panic!("one waits: {waiting:?}") };
+    assert_ne!(*candidate, leader);
+    drop(first.stdin.take());
+    assert!(first.wait().unwrap().success());
+    // Its command begins now, and ends only when it wants to.
+    assert_eq!(second_lines.next().unwrap().unwrap(), format!("2 {candidate}"));
+    drop(second.stdin.take());
+    assert!(second.wait().unwrap().success());
 }
 
 #[tokio::test]

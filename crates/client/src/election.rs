@@ -2,10 +2,12 @@
 //! Leader election.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atomix_proto::election as wire;
 use wire::leader_election_client::LeaderElectionClient;
 
+use crate::client::Limit;
 use crate::error::Access;
 use crate::open::{Core, Service, rpc, service};
 use crate::{Client, Error, Kind, Open, Result, Subscription};
@@ -77,7 +79,9 @@ impl Election {
 
     candidate_calls! {
         /// Puts `candidate` at the end of the queue, owned by this client. The first one leads at once.
-        /// See [`Election::candidacy`] for a candidate that also learns of its fate.
+        ///
+        /// The name is sent as it is, and a [`Term`] shows names only: while another client has entered the same name,
+        /// neither can tell which of them leads. [`Election::candidacy`] enters a name that no other client has.
         enter EnterRequest Session;
         /// Removes `candidate` if it is owned by this client.
         withdraw WithdrawRequest Session;
@@ -105,17 +109,31 @@ impl Election {
         self.core.stream(request, rpc!(LeaderElectionClient.watch), convert).await
     }
 
-    /// Stands for election as `candidate`, which no other client must use.
+    /// Enters a candidate whose name begins with `name`, and follows what becomes of it.
     ///
-    /// A call that is given up may leave the candidate in the queue until the client withdraws it or ends.
-    pub async fn candidacy(&self, candidate: impl Into<String>) -> Result<Candidacy> {
-        let candidate = candidate.into();
+    /// The name gets a random suffix, such as `worker-1-3f9a0c1b22d4`: a term shows names only, and two clients under one
+    /// name, such as two processes on hosts of the same name, would both take the lead for their own.
+    /// [`Candidacy::candidate`] returns the whole name, which [`Election::anoint`] and the other calls need.
+    ///
+    /// A call that is given up may leave the candidate in the queue until the connection of the client ends.
+    pub async fn candidacy(&self, name: impl Into<String>) -> Result<Candidacy> {
+        let name = name.into();
+        let suffix = AtomicU64::new(0);
+        let candidate = || format!("{name}-{:012x}", suffix.load(Ordering::Relaxed));
         // First the watch, so that no change after the entry is missed.
         let terms = self.watch().await?;
-        let term = self.enter(candidate.clone()).await?;
+        let request = || {
+            // An attempt whose connection broke may have left its candidate with the session before. The server keeps
+            // that candidate until it notices, and it is not ours any more: each attempt has a name of its own.
+            suffix.store(self.core.client().env().random() >> 16, Ordering::Relaxed);
+            wire::EnterRequest { id: self.core.id(), candidate: candidate() }
+        };
+        let entered =
+            self.core.call_within(Access::Session, Limit::Call, request, rpc!(LeaderElectionClient.enter));
+        let term = term(entered.await?.term);
         Ok(Candidacy {
             core: Arc::clone(&self.core),
-            candidate,
+            candidate: candidate(),
             terms,
             term,
             joined: false,
@@ -151,7 +169,7 @@ impl Term {
 // === impl Candidacy ===
 
 impl Candidacy {
-    /// Returns the name of the candidate.
+    /// Returns the whole name of the candidate, with its suffix.
     pub fn candidate(&self) -> &str {
         &self.candidate
     }

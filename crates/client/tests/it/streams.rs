@@ -2,6 +2,7 @@
 //! Streams and candidacies against a server whose streams the test writes.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +22,11 @@ type Answer<T> = Result<Response<T>, Status>;
 struct Server {
     terms: Mutex<Option<Receiver<Result<e::WatchResponse, Status>>>>,
     messages: Mutex<Option<Receiver<Result<t::SubscribeResponse, Status>>>>,
+    /// The term that an entry is answered with, in which `me` stands for the candidate.
     entered: Mutex<Option<e::Term>>,
+    /// How many entries are refused before that, and the candidates that tried.
+    refusals: AtomicUsize,
+    tried: Mutex<Vec<String>>,
     withdrawn: Mutex<Vec<String>>,
 }
 
@@ -38,6 +43,14 @@ struct Service(Arc<Server>);
 fn term(number: u64, leader: &str, candidates: &[&str]) -> e::Term {
     let candidates = candidates.iter().map(|&candidate| candidate.to_owned()).collect();
     e::Term { term: number, leader: leader.to_owned(), candidates }
+}
+
+/// Writes `candidate` for `me`.
+fn under(mut term: e::Term, candidate: &str) -> e::Term {
+    for name in term.candidates.iter_mut().chain([&mut term.leader]).filter(|name| *name == "me") {
+        candidate.clone_into(name);
+    }
+    term
 }
 
 /// Answers the calls that no test makes.
@@ -77,8 +90,15 @@ impl e::leader_election_server::LeaderElection for Service {
         let terms = self.0.terms.lock().unwrap().take().unwrap();
         Ok(Response::new(ReceiverStream::new(terms).boxed()))
     }
-    async fn enter(&self, _: Request<e::EnterRequest>) -> Answer<e::EnterResponse> {
-        Ok(Response::new(e::EnterResponse { term: self.0.entered.lock().unwrap().clone() }))
+    async fn enter(&self, request: Request<e::EnterRequest>) -> Answer<e::EnterResponse> {
+        let candidate = request.into_inner().candidate;
+        self.0.tried.lock().unwrap().push(candidate.clone());
+        if self.0.refusals.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        {
+            return Err(Status::unavailable("not now"));
+        }
+        let term = self.0.entered.lock().unwrap().clone();
+        Ok(Response::new(e::EnterResponse { term: term.map(|term| under(term, &candidate)) }))
     }
     async fn withdraw(&self, request: Request<e::WithdrawRequest>) -> Answer<e::WithdrawResponse> {
         self.0.withdrawn.lock().unwrap().push(request.into_inner().candidate);
@@ -128,6 +148,8 @@ impl Test {
             terms: Mutex::new(Some(terms_out)),
             messages: Mutex::new(Some(messages_out)),
             entered: Mutex::new(Some(entered)),
+            refusals: AtomicUsize::new(0),
+            tried: Mutex::default(),
             withdrawn: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -143,8 +165,10 @@ impl Test {
         Self { server, terms, messages, client, task }
     }
 
+    /// Sends a term to the watch, in which `me` stands for the candidate that entered last.
     async fn send(&self, term: e::Term) {
-        self.terms.send(Ok(e::WatchResponse { term: Some(term) })).await.unwrap();
+        let candidate = self.server.tried.lock().unwrap().last().cloned().unwrap_or_default();
+        self.terms.send(Ok(e::WatchResponse { term: Some(under(term, &candidate)) })).await.unwrap();
     }
 }
 
@@ -169,11 +193,38 @@ async fn a_candidate_is_elected_in_its_turn_and_withdraws_when_it_is_dropped() {
     test.send(term(6, "me", &["c"])).await;
     test.send(term(7, "c", &["me"])).await;
     assert_eq!(candidacy.deposed().await.unwrap().leader.as_deref(), Some("c"));
+    let candidate = candidacy.candidate().to_owned();
     drop(candidacy);
     while test.server.withdrawn.lock().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(*test.server.withdrawn.lock().unwrap(), ["me"]);
+    assert_eq!(*test.server.withdrawn.lock().unwrap(), [candidate]);
+}
+
+#[tokio::test]
+async fn a_lead_under_the_same_name_is_not_taken_for_the_own_one() {
+    let test = Test::start(term(1, "worker", &["me"])).await;
+    let election = test.client.election("e").open().await.unwrap();
+    let mut candidacy = election.candidacy("worker").await.unwrap();
+    assert!(candidacy.candidate().starts_with("worker-"), "{}", candidacy.candidate());
+    assert!(!candidacy.leads());
+    test.send(term(1, "worker", &["me"])).await;
+    test.send(term(2, "me", &[])).await;
+    assert_eq!(candidacy.elected().await.unwrap().number, 2);
+    assert!(candidacy.deposed().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn each_attempt_to_enter_has_a_name_of_its_own() {
+    let test = Test::start(term(1, "me", &[])).await;
+    let election = test.client.election("e").open().await.unwrap();
+    test.server.refusals.store(1, Ordering::SeqCst);
+    let candidacy = election.candidacy("worker").await.unwrap();
+    let tried = test.server.tried.lock().unwrap().clone();
+    assert_eq!(tried.len(), 2);
+    assert_ne!(tried[0], tried[1]);
+    assert_eq!(candidacy.candidate(), tried[1]);
+    assert!(candidacy.leads());
 }
 
 #[tokio::test]
