@@ -74,13 +74,14 @@ async fn closed<T: Target>(env: &Env, window: Window, callers: usize, connection
             while sent < window.end {
                 let outcome = target.call(dice.draw()).await;
                 let answered = clock.now();
-                if window.holds(answered) {
-                    match &outcome {
-                        Ok(()) => report.lock().took(answered - sent),
-                        Err(failure) => report.lock().failed(failure),
-                    }
+                let broken = matches!(outcome, Err(Failure::Broken(_)));
+                match &outcome {
+                    Ok(()) if window.holds(answered) => report.lock().took(answered - sent),
+                    // A caller that is lost before the time that counts does not call in it: that must show.
+                    Err(failure) if broken || window.holds(answered) => report.lock().failed(failure),
+                    Ok(()) | Err(_) => {}
                 }
-                if matches!(outcome, Err(Failure::Broken(_))) {
+                if broken {
                     break;
                 }
                 sent = answered;
@@ -115,13 +116,16 @@ async fn open<T: Target>(env: &Env, plan: Plan, begin: Instant, rate: f64, conne
             let lag = clock.now() - due;
             let outcome = target.call(chance).await;
             let latency = clock.now() - due;
-            if due >= begin {
-                let mut report = report.lock();
-                report.was_late(lag);
-                match &outcome {
-                    Ok(()) => report.took(latency),
-                    Err(failure) => report.failed(failure),
+            let counts = due >= begin;
+            if counts {
+                report.lock().was_late(lag);
+            }
+            match &outcome {
+                Ok(()) if counts => report.lock().took(latency),
+                Err(failure) if counts || matches!(failure, Failure::Broken(_)) => {
+                    report.lock().failed(failure);
                 }
+                Ok(()) | Err(_) => {}
             }
         }));
     }
@@ -194,6 +198,25 @@ mod tests {
         assert_eq!(report.latency.len(), 50);
         assert!(report.latency.max() >= 200_000_000, "{}", report.summary());
         assert!(report.latency.value_at_quantile(0.5) < 200_000_000, "{}", report.summary());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_before_the_time_that_counts_is_a_failure() {
+        struct Gone;
+        impl Target for Gone {
+            async fn call(&self, _chance: u64) -> Result<(), Failure> {
+                Err(Failure::Broken("gone".to_owned()))
+            }
+        }
+        let env = Env::real();
+        for pace in [Pace::Closed(2), Pace::Open(100.0)] {
+            let time = Duration::from_millis(50);
+            let report = drive(&env, Plan { pace, warm_up: time, time }, vec![Gone]).await;
+            assert_eq!(report.broken.as_deref(), Some("gone"));
+            let summary = report.summary();
+            assert_eq!(summary.calls, 0);
+            assert!(summary.failed >= 2, "{summary}");
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@ pub struct Report {
     pub lag: Option<Histogram<u64>>,
     /// Calls that failed, by what they said.
     pub failures: BTreeMap<String, u64>,
+    /// Why a connection was of no more use, also before the time that counts: less was measured than planned.
+    pub broken: Option<String>,
 }
 
 /// A report in numbers, for people and programs.
@@ -58,13 +60,16 @@ pub struct Summary {
 impl Report {
     /// Makes a report of nothing yet.
     pub fn new(time: Duration) -> Self {
-        Self { time, latency: histogram(), lag: None, failures: BTreeMap::new() }
+        Self { time, latency: histogram(), lag: None, failures: BTreeMap::new(), broken: None }
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
         add(&mut self.latency, &other.latency);
         if let Some(lag) = &other.lag {
             add(self.lag.get_or_insert_with(histogram), lag);
+        }
+        if self.broken.is_none() {
+            self.broken.clone_from(&other.broken);
         }
         for (what, count) in &other.failures {
             *self.failures.entry(what.clone()).or_default() += count;
@@ -81,6 +86,9 @@ impl Report {
     }
 
     pub(crate) fn failed(&mut self, failure: &Failure) {
+        if let Failure::Broken(cause) = failure {
+            self.broken.get_or_insert_with(|| cause.clone());
+        }
         *self.failures.entry(failure.to_string()).or_default() += 1;
     }
 
