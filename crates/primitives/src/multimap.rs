@@ -187,7 +187,8 @@ impl MultiMap {
         for (key, values) in entries {
             self.backing.check_key(key)?;
             values.iter().try_for_each(|value| self.backing.check_value(value.as_bytes()))?;
-            count += 1 + values.len();
+            // A key without values costs as much as one value.
+            count += values.len().max(1);
         }
         self.backing.check_batch(count)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atomix_primitives::multimap::{Event, PairChange};
-use atomix_primitives::{Kind, MultiMap, Reason};
+use atomix_primitives::{Kind, Limits, MultiMap, Reason};
 use futures::future::join_all;
 
 use crate::ground::{Ground, all, caller, next, reason, silent, take};
@@ -50,6 +50,21 @@ async fn the_size_is_the_number_of_keys() {
     assert_eq!(map.size().await, Ok(2));
     map.clear().await.unwrap();
     assert_eq!(map.size().await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_call_takes_as_many_values_as_the_limit_says() {
+    let ground = Ground::real().limited(Limits { batch_max: 3, ..Limits::default() });
+    let map = open(&ground);
+    assert_eq!(map.put_all("k", texts("a b c")).await, Ok(true));
+    assert_eq!(map.replace("k", texts("c d e")).await, Ok(texts("a b c")));
+    assert_eq!(map.remove_all("k", &texts("c d e")).await, Ok(true));
+    let entries = |words: &[&str]| words.iter().map(|values| ("k".to_owned(), texts(values))).collect();
+    assert_eq!(map.put_entries(entries(&["a b", "c"])).await, Ok(true));
+    assert_eq!(reason(map.put_all("k", texts("a b c d")).await), Reason::Invalid);
+    assert_eq!(reason(map.put_entries(entries(&["a b", "c d"])).await), Reason::Invalid);
+    // Keys without values are bounded as well.
+    assert_eq!(reason(map.put_entries(entries(&["", "", "", ""])).await), Reason::Invalid);
 }
 
 #[tokio::test]
