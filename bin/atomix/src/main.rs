@@ -30,11 +30,15 @@ const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER"
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let program = Program::parse();
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => return atomix_cli::refuse(&error, std::env::args_os()),
+    };
     match program.command {
         Command::Serve(serve) => serve.run().await,
         Command::Client(command) => {
-            atomix_cli::run(Program::command(), program.options, drivers::OFFLINE, command).await
+            let options = program.options.with_all_tags(std::env::args_os());
+            atomix_cli::run(Program::command(), options, drivers::OFFLINE, command).await
         }
     }
 }

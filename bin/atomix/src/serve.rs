@@ -215,11 +215,49 @@ fn greet(runtime: &Runtime, bound: &Bound) {
             .map_or_else(|| "not reached yet".to_owned(), |profile| profile.durability.to_string());
         println!("  store       {} ({}), durability {durability}", store.id, store.driver);
     }
-    println!("try: atomix counter incr hits");
+    let first = |addresses: Vec<String>| addresses.first().map(|address| reached_at(address));
+    // What is printed must work as it is, here and in another terminal.
+    let variables = [
+        ("ATOMIX_SERVER", first(bound.listen()), "http://127.0.0.1:5678"),
+        ("ATOMIX_CONTROL_SERVER", first(bound.control()), "http://127.0.0.1:5679"),
+    ];
+    let elsewhere: Vec<_> = variables
+        .into_iter()
+        .filter_map(|(name, url, usual)| Some(format!("{name}={}", quoted(&url.filter(|url| url != usual)?))))
+        .collect();
+    if elsewhere.is_empty() {
+        println!("try: atomix counter incr hits");
+    } else {
+        println!("try: export {}", elsewhere.join(" "));
+        println!("     atomix counter incr hits");
+    }
     println!(
         "     atomix map put users alice '{{\"age\":7}}', and in another terminal: atomix map watch users"
     );
     println!("     atomix inspect, atomix help");
+}
+
+/// Returns the URL by which a client on this machine reaches a bound address.
+fn reached_at(address: &str) -> String {
+    if address.starts_with("unix:") {
+        return address.to_owned();
+    }
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "5678"));
+    let host = match host {
+        "0.0.0.0" => "127.0.0.1",
+        "[::]" => "[::1]",
+        host => host,
+    };
+    format!("http://{host}:{port}")
+}
+
+/// Quotes a word for a shell if it needs that.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-".contains(c);
+    if word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn start_log(config: &Config) {
@@ -248,6 +286,15 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_greeting_names_addresses_that_a_client_can_use() {
+        assert_eq!(reached_at("127.0.0.1:4000"), "http://127.0.0.1:4000");
+        assert_eq!(reached_at("0.0.0.0:5678"), "http://127.0.0.1:5678");
+        assert_eq!(reached_at("[::]:5678"), "http://[::1]:5678");
+        assert_eq!(quoted(&reached_at("unix:/run/a b'c")), r"'unix:/run/a b'\''c'");
+        assert_eq!(quoted("http://[::1]:5678"), "'http://[::1]:5678'");
+    }
 
     #[cfg(feature = "driver-memory")]
     #[test]

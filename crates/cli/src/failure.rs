@@ -17,13 +17,22 @@ pub(crate) const CONFLICT: u8 = 4;
 /// Nobody to answer.
 pub(crate) const UNAVAILABLE: u8 = 5;
 
+/// The kind of a failure of the arguments.
+pub(crate) const USAGE: &str = "usage";
+
 /// Why a command did not do what it was to do.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The server said no, or nothing.
     Call(Error, Side),
-    /// What was asked for is not there.
-    Absent(String),
+    /// What was asked for is not there, with the reason that the server gives for the same.
+    Absent(String, &'static str),
+    /// What was asked for loses something, and was not done: why, and how to do it.
+    Refused(String, &'static str),
+    /// The server did not answer within `--timeout`.
+    Late(&'static str),
+    /// Another failure, for which this exit code was asked.
+    Coded(Box<Self>, u8),
     /// The arguments are wrong in a way that the parser cannot see.
     Usage(String),
     /// The files of a store are not as they should be, or not where they should be.
@@ -43,7 +52,7 @@ pub(crate) enum Side {
 
 /// Says that a key is not there.
 pub(crate) fn absent(key: &str) -> Failure {
-    Failure::Absent(format!("key=`{}`", show(key.as_bytes())))
+    Failure::Absent(format!("key=`{}`", show(key.as_bytes())), "KEY_NOT_FOUND")
 }
 
 /// Returns `DONE` if `found`, the code of an absence if not.
@@ -85,20 +94,57 @@ impl Failure {
                 | Kind::Internal
                 | _ => 1,
             },
-            Self::Absent(_) => NOT_FOUND,
+            Self::Absent(..) => NOT_FOUND,
+            Self::Refused(..) => CONFLICT,
+            Self::Coded(_, code) => *code,
             Self::Usage(_) => 2,
-            Self::Load(atomix_load::Failure::Broken(_)) => UNAVAILABLE,
+            Self::Late(_) | Self::Load(atomix_load::Failure::Broken(_)) => UNAVAILABLE,
             Self::Load(_) | Self::Files(_) | Self::Io(..) => 1,
+        }
+    }
+
+    /// Returns the kind, for programs.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Call(error, _) => error.kind().to_string(),
+            Self::Absent(..) => Kind::NotFound.to_string(),
+            Self::Late(_) => Kind::Timeout.to_string(),
+            Self::Load(atomix_load::Failure::Broken(_)) => Kind::Unavailable.to_string(),
+            Self::Coded(failure, _) => failure.kind(),
+            Self::Refused(..) => Kind::Conflict.to_string(),
+            Self::Usage(_) => USAGE.to_owned(),
+            Self::Load(_) => "load".to_owned(),
+            Self::Files(_) => "files".to_owned(),
+            Self::Io(..) => "input or output".to_owned(),
+        }
+    }
+
+    /// Returns the stable name of the exact cause, if it has one.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Call(error, _) => error.reason(),
+            Self::Absent(_, reason) => Some(reason),
+            Self::Coded(failure, _) => failure.reason(),
+            Self::Refused(..)
+            | Self::Late(_)
+            | Self::Usage(_)
+            | Self::Load(_)
+            | Self::Files(_)
+            | Self::Io(..) => None,
         }
     }
 
     /// Returns what to do about it, if anything is known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         const SERVE: &str = "is `atomix serve` running? give its address with --server or ATOMIX_SERVER";
-        if matches!(self, Self::Load(atomix_load::Failure::Broken(_))) {
-            return Some(SERVE);
-        }
-        let Self::Call(error, side) = self else { return None };
+        let (error, side) = match self {
+            Self::Call(error, side) => (error, side),
+            Self::Load(atomix_load::Failure::Broken(_)) => return Some(SERVE),
+            Self::Late(_) => return Some("see `atomix store list`, or try again with a longer --timeout"),
+            Self::Coded(failure, _) => return failure.hint(),
+            Self::Refused(_, hint) => return Some(hint),
+            Self::Absent(..) | Self::Usage(_) | Self::Files(_) | Self::Load(_) | Self::Io(..) => return None,
+        };
         let unreachable = error.message().starts_with("server not reachable");
         if error.reason() == Some("DRIVER_UNKNOWN") {
             return Some("see `atomix inspect drivers`");
@@ -140,8 +186,10 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Call(error, _) => error.fmt(f),
             Self::Load(failure) => failure.fmt(f),
-            Self::Absent(what) => write!(f, "not found: {what}"),
-            Self::Usage(message) | Self::Files(message) => f.write_str(message),
+            Self::Absent(what, _) => write!(f, "not found: {what}"),
+            Self::Late(what) => f.write_str(what),
+            Self::Coded(failure, _) => failure.fmt(f),
+            Self::Usage(message) | Self::Files(message) | Self::Refused(message, _) => f.write_str(message),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -165,5 +213,13 @@ mod tests {
     fn usage_is_code_two() {
         assert_eq!(Failure::Usage("no".into()).code(), 2);
         assert_eq!(Failure::Usage("no".into()).hint(), None);
+    }
+
+    #[test]
+    fn an_exit_code_that_was_asked_for_changes_nothing_else() {
+        let failure = Failure::Coded(Box::new(absent("k")), 77);
+        assert_eq!(failure.code(), 77);
+        assert_eq!(failure.to_string(), absent("k").to_string());
+        assert_eq!((failure.kind().as_str(), failure.reason()), ("not found", Some("KEY_NOT_FOUND")));
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use atomix_client::{AcquireKeys, Kind};
+use atomix_client::{AcquireKeys, Client, Kind};
 use clap::Args;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::Context;
-use crate::failure::{Failure, UNAVAILABLE};
+use crate::failure::{CONFLICT, Failure, UNAVAILABLE};
 use crate::text::parse_duration;
 
 /// The variables that commands are told what they hold with.
@@ -35,6 +35,15 @@ pub struct Job {
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     kill_after: Duration,
 
+    /// The exit code, in place of 4, if there was nothing to run the command under within --timeout: to tell it from a
+    /// code of the command
+    #[arg(long, short = 'E', default_value_t = CONFLICT, hide_default_value = true, value_name = "CODE")]
+    conflict_exit_code: u8,
+
+    /// The exit code, in place of 5, if the server is not available, or if what the command runs under is lost
+    #[arg(long, default_value_t = UNAVAILABLE, hide_default_value = true, value_name = "CODE")]
+    unavailable_exit_code: u8,
+
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -50,6 +59,13 @@ pub struct LockKeys {
     keys: Vec<String>,
     #[command(flatten)]
     job: Job,
+}
+
+/// The exit codes of [`Job`] that are not those of its command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Codes {
+    pub(crate) conflict: u8,
+    pub(crate) unavailable: u8,
 }
 
 /// The signals that a command is to get from us.
@@ -89,19 +105,49 @@ pub(crate) fn signal_code(signal: Signal) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX))
 }
 
+impl Codes {
+    /// Gives a failure the exit code that was asked for.
+    pub(crate) fn of(self, failure: Failure) -> Failure {
+        let code = match failure.code() {
+            CONFLICT => self.conflict,
+            UNAVAILABLE => self.unavailable,
+            code => code,
+        };
+        Failure::Coded(Box::new(failure), code)
+    }
+}
+
 impl LockKeys {
-    pub(crate) async fn run(
+    /// Opens a map by `open`, acquires the keys by `lock` and runs the command.
+    pub(crate) async fn run<M, O: Future<Output = Result<M, Failure>>>(
         self,
         context: &Context,
-        lock: impl FnOnce(Vec<String>) -> AcquireKeys,
+        open: impl FnOnce(Client) -> O,
+        lock: impl FnOnce(&M, Vec<String>) -> AcquireKeys,
+    ) -> Result<ExitCode, Failure> {
+        let codes = self.job.codes();
+        self.hold(context, open, lock).await.map_err(|failure| codes.of(failure))
+    }
+
+    async fn hold<M, O: Future<Output = Result<M, Failure>>>(
+        self,
+        context: &Context,
+        open: impl FnOnce(Client) -> O,
+        lock: impl FnOnce(&M, Vec<String>) -> AcquireKeys,
     ) -> Result<ExitCode, Failure> {
         let mut signals = Signals::catch()?;
-        let mut acquire = lock(self.keys);
-        if let Some(timeout) = context.options.timeout {
-            acquire = acquire.timeout(timeout);
-        }
+        let keys = self.keys;
+        let acquire = async {
+            let begun = context.env.now();
+            let map = context.opened(open).await?;
+            let mut acquire = lock(&map, keys);
+            if let Some(left) = context.left(begun) {
+                acquire = acquire.timeout(left);
+            }
+            Ok::<_, Failure>(std::sync::Arc::new(acquire.await?))
+        };
         let guard = tokio::select! {
-            guard = acquire.into_future() => std::sync::Arc::new(guard?),
+            guard = acquire => guard?,
             signal = signals.next() => return Ok(signal_code(signal)),
         };
         let lost = {
@@ -164,6 +210,10 @@ fn cannot_run(context: &Context, command: &OsStr, error: &io::Error) -> ExitCode
 }
 
 impl Job {
+    pub(crate) fn codes(&self) -> Codes {
+        Codes { conflict: self.conflict_exit_code, unavailable: self.unavailable_exit_code }
+    }
+
     /// Runs the command until it ends, and returns its exit code. If `lost` ends first, the command is ended, and the
     /// code is not 0.
     pub(crate) async fn under<const N: usize>(
@@ -203,7 +253,7 @@ impl Job {
             };
             let status = status.map_err(|error| Failure::Io("cannot wait for the command", error))?;
             let code = exit_code(status);
-            return Ok(ExitCode::from(if gone && code == 0 { UNAVAILABLE } else { code }));
+            return Ok(ExitCode::from(if gone && code == 0 { self.unavailable_exit_code } else { code }));
         }
     }
 
@@ -269,7 +319,12 @@ mod tests {
     }
 
     fn job(kill_after: Duration, script: &str) -> Job {
-        Job { kill_after, command: ["sh", "-c", script].map(OsString::from).to_vec() }
+        Job {
+            kill_after,
+            conflict_exit_code: CONFLICT,
+            unavailable_exit_code: UNAVAILABLE,
+            command: ["sh", "-c", script].map(OsString::from).to_vec(),
+        }
     }
 
     fn never() -> Lost {
@@ -291,7 +346,7 @@ mod tests {
         let ten = Duration::from_secs(10);
         assert_eq!(code(job(ten, "exit $ATOMIX_TEST"), never()).await, expected(7));
         assert_eq!(code(job(ten, "kill -9 $$"), never()).await, expected(137));
-        let missing = Job { kill_after: ten, command: vec!["/no/such/command".into()] };
+        let missing = Job { command: vec!["/no/such/command".into()], ..job(ten, "") };
         assert_eq!(code(missing, never()).await, expected(127));
     }
 
@@ -310,6 +365,8 @@ mod tests {
         assert_eq!(code(job(ten, "exec sleep 60"), soon()).await, expected(143));
         let polite = "trap 'exit 0' TERM; while :; do sleep 0.01; done";
         assert_eq!(code(job(ten, polite), soon()).await, expected(5));
+        let marked = Job { unavailable_exit_code: 99, ..job(ten, polite) };
+        assert_eq!(code(marked, soon()).await, expected(99));
     }
 
     #[tokio::test]

@@ -16,12 +16,13 @@ mod text;
 mod verbs;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use atomix_client::{Client, Open};
-use atomix_env::Env;
+use atomix_env::{Env, Instant};
 use clap::{Args, Subcommand};
 use futures::future::LocalBoxFuture;
 
@@ -40,11 +41,14 @@ Exit codes:
   4  conflict: exists already, another version, lock not acquired
   5  server or store not available
 
-A value that is written as `-` is read from standard input. With `--output json` every answer, message or change is
-one JSON object on a line of its own, and so is an error on standard error.";
+A value that is written as `-` is read from standard input, one that is written as `@FILE` from that file, byte for
+byte; `--literal` takes both as they are. A value that is read is written byte for byte as well, with a newline behind
+it on a terminal only. With `--output json` every answer, message or change is one JSON object on a line of its own,
+and so is an error on standard error.";
 
-/// The options of every command.
+/// The options of every command, which may stand before and behind it.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Options {
     /// Where the primitives are served: http://host:port or unix:/path
     #[arg(
@@ -74,8 +78,8 @@ pub struct Options {
     #[arg(long = "tag", global = true, value_name = "TAG")]
     pub tags: Vec<String>,
 
-    /// How long a call may take, such as 500ms or 10s; for locks and elections how long to wait [default: 10s, and
-    /// without limit for locks and elections]
+    /// How long a call, or all of a list, may take, such as 500ms or 10s; for locks, elections and `wait` how long to
+    /// wait [default: 10s, and without limit where it is a wait]
     #[arg(long, global = true, value_parser = text::parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
 }
@@ -132,6 +136,10 @@ pub enum Command {
     Session(verbs::session::Verb),
     /// Make load on the server and measure how it is borne
     Bench(verbs::bench::Bench),
+    Health(verbs::health::Health),
+    Wait(verbs::health::Wait),
+    /// Print the version of this program
+    Version,
     /// Become a command that ends with the process that holds something for it
     #[command(hide = true, name = held::TIED)]
     RunTied(held::Tied),
@@ -195,6 +203,49 @@ pub fn run(
     })
 }
 
+impl Options {
+    /// Takes the tags before the command as well as those behind it from `arguments`, those of the process; the parser
+    /// keeps only one place of an option.
+    #[must_use]
+    pub fn with_all_tags(mut self, arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let mut tags = Vec::new();
+        let mut arguments = ours(arguments);
+        while let Some(argument) = arguments.next() {
+            if argument == "--tag" {
+                tags.extend(arguments.next());
+            } else if let Some(tag) = argument.strip_prefix("--tag=") {
+                tags.push(tag.to_owned());
+            }
+        }
+        self.tags = tags;
+        self
+    }
+}
+
+/// Returns the arguments before `--`: what follows is not for this program.
+fn ours(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = String> {
+    let text = |argument: OsString| argument.to_string_lossy().into_owned();
+    arguments.into_iter().map(text).take_while(|argument| argument != "--")
+}
+
+/// Writes what a parser says about `arguments` that it did not take, as `--output` has it if that is among them, and
+/// returns the exit code: 2, or 0 for the help that was asked for.
+pub fn refuse(error: &clap::Error, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<String> = ours(arguments).collect();
+    let json =
+        arguments.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
+            || arguments.iter().any(|one| matches!(one.as_str(), "-ojson" | "-o=json" | "--output=json"));
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        return Printer::new(Format::Json).fail(&Failure::Usage(message.to_owned()));
+    }
+    // As the parser itself does: there is nobody else to tell.
+    error.print().ok();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 impl Context {
     async fn run(&self, program: clap::Command, command: Command) -> Result<ExitCode, Failure> {
         match command {
@@ -216,18 +267,18 @@ impl Context {
             Command::Session(verb) => verb.run(self).await,
             Command::Bench(bench) => bench.run(self).await,
             Command::RunTied(tied) => Ok(tied.run(self)),
-            Command::Completions { shell } => output::completions(program, shell),
+            Command::Health(health) => health.run(self).await,
+            Command::Wait(wait) => wait.run(self).await,
+            Command::Version => verbs::health::version(self, &program),
+            Command::Completions { shell } => output::completions(&program, shell),
         }
     }
 
     fn builder(&self) -> atomix_client::Builder {
         let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
-        match self.options.timeout {
-            // A zero deadline would refuse every call, also the quick ones around a lock that is tried once.
-            Some(timeout) if !timeout.is_zero() => {
-                builder.call_timeout(timeout).retry_budget(timeout).connect_timeout(timeout)
-            }
-            _ => builder,
+        match self.limit() {
+            Some(limit) => builder.call_timeout(limit).retry_budget(limit).connect_timeout(limit),
+            None => builder,
         }
     }
 
@@ -240,6 +291,32 @@ impl Context {
     async fn patient_client(&self) -> Result<Client, Failure> {
         let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
         builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
+    }
+
+    /// Returns `--timeout` unless it is zero, which only locks and elections understand: try once.
+    fn limit(&self) -> Option<Duration> {
+        self.options.timeout.filter(|timeout| !timeout.is_zero())
+    }
+
+    /// Returns what is left of `--timeout` for a command that has `begun` to wait.
+    fn left(&self, begun: Instant) -> Option<Duration> {
+        self.options.timeout.map(|timeout| timeout.saturating_sub(self.env.now() - begun))
+    }
+
+    /// Connects for a command that waits, and opens what it waits for, within `--timeout`.
+    async fn opened<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        open: impl FnOnce(Client) -> F,
+    ) -> Result<T, Failure> {
+        let opening = async { open(self.patient_client().await?).await };
+        match self.limit() {
+            None => opening.await,
+            Some(limit) => self
+                .env
+                .timeout(limit, opening)
+                .await
+                .map_err(|_| Failure::Late("the server did not answer in time"))?,
+        }
     }
 
     /// Makes a client for the control services.
@@ -318,6 +395,22 @@ mod tests {
             list insert l 0 v
             list watch l --replay
             lock run nightly --timeout 5s -- sh -c exit
+            lock run nightly -E 77 --unavailable-exit-code 78 -- sh -c exit
+            map delete users a --raw
+            list delete l 0
+            value remove v
+            topic watch news --raw
+            map tail users
+            set add s --literal @x
+            multimap put m k - @file
+            map commit users @file
+            health --store prod/orders
+            health --wait --timeout 5s
+            wait
+            version
+            store disconnect orders --force
+            route program [] --force
+            route program --dry-run @file
             lock status nightly
             map put users alice admin --ttl 5s --version 7
             map put --ttl 5s users alice -- -v
@@ -394,9 +487,23 @@ mod tests {
 
     #[test]
     fn the_tags_of_all_places_count() {
-        let program = parse("--tag a map size users --tag b").unwrap();
+        let line = "--tag a map size users --tag=b";
+        let program = parse(line).unwrap();
         assert_eq!(program.options.output, Format::Human);
-        assert!(program.options.tags.contains(&"b".to_owned()));
+        let words = |line: &'static str| line.split_whitespace().map(OsString::from);
+        assert_eq!(program.options.with_all_tags(words(line)).tags, ["a", "b"]);
+        let line = "lock run l --tag a -- job --tag b";
+        assert_eq!(parse(line).unwrap().options.with_all_tags(words(line)).tags, ["a"]);
+    }
+
+    #[test]
+    fn completions_offer_what_help_shows() {
+        let mut script = Vec::new();
+        let mut program = output::visible(&Program::command());
+        clap_complete::generate(clap_complete::Shell::Bash, &mut program, "atomix", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        assert!(script.contains("countermap") && script.contains("--control-server"));
+        assert!(!script.contains(held::TIED), "run-tied is offered");
     }
 
     #[tokio::test]

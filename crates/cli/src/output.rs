@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writing answers, for people or for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -32,13 +32,17 @@ impl Printer {
 
     /// Writes one answer: a line of text, or an object.
     pub(crate) fn line(self, human: impl AsRef<str>, json: &Json) -> Result<(), Failure> {
-        self.bytes(human.as_ref().as_bytes(), json)
+        match self.format {
+            Format::Human => write_line(human.as_ref().as_bytes()),
+            Format::Json => write_line(json.to_string().as_bytes()),
+        }
     }
 
-    /// Writes one answer whose text may be any bytes.
-    pub(crate) fn bytes(self, human: &[u8], json: &Json) -> Result<(), Failure> {
+    /// Writes a value: byte for byte if it is `raw` or goes to a file or a program, as a line on a terminal.
+    pub(crate) fn value(self, value: &[u8], raw: bool, json: &Json) -> Result<(), Failure> {
         match self.format {
-            Format::Human => write_line(human),
+            Format::Human if raw || !io::stdout().is_terminal() => write(value, b""),
+            Format::Human => write_line(value),
             Format::Json => write_line(json.to_string().as_bytes()),
         }
     }
@@ -107,12 +111,13 @@ impl Printer {
             human.push_str("\nhint: ");
             human.push_str(hint);
         }
-        let mut json =
-            json!({"error": failure.to_string(), "hint": failure.hint(), "exit_code": failure.code()});
-        if let Failure::Call(error, _) = failure {
-            json["kind"] = error.kind().to_string().into();
-            json["reason"] = error.reason().into();
-        }
+        let json = json!({
+            "error": failure.to_string(),
+            "kind": failure.kind(),
+            "reason": failure.reason(),
+            "hint": failure.hint(),
+            "exit_code": failure.code(),
+        });
         self.complain(&human, &json);
         ExitCode::from(failure.code())
     }
@@ -128,12 +133,16 @@ impl Printer {
     }
 }
 
-/// Writes a completion script.
-pub(crate) fn completions(
-    mut program: clap::Command,
-    shell: clap_complete::Shell,
-) -> Result<ExitCode, Failure> {
+/// Returns the program without the commands that help does not show, which completion would offer.
+pub(crate) fn visible(program: &clap::Command) -> clap::Command {
+    let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new("atomix").args(program.get_arguments()).subcommands(shown)
+}
+
+/// Writes a completion script, without the commands that help does not show.
+pub(crate) fn completions(program: &clap::Command, shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     let name = program.get_name().to_owned();
+    let mut program = visible(program);
     // Into memory first: the generator panics if a write fails.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, name, &mut script);
@@ -142,10 +151,14 @@ pub(crate) fn completions(
 }
 
 fn write_line(line: &[u8]) -> Result<(), Failure> {
+    write(line, b"\n")
+}
+
+fn write(bytes: &[u8], end: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
-        .write_all(line)
-        .and_then(|()| stdout.write_all(b"\n"))
+        .write_all(bytes)
+        .and_then(|()| stdout.write_all(end))
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::Io("cannot write an answer", error))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times, values and tables as text.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::time::{Duration, SystemTime};
 
@@ -55,32 +56,52 @@ pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
     format!("{} ago", duration(now.duration_since(time).unwrap_or_default()))
 }
 
-/// Returns a value as it was given on the command line, or standard input for `-`.
+/// Returns a value as it was given on the command line: what follows is read from standard input for `-`, from a file for
+/// `@FILE`, byte for byte.
 pub(crate) fn value(argument: &str) -> Result<Bytes, Failure> {
     // Twice what a gRPC message may have by default: no larger value can be stored.
     const BYTES_MAX: u64 = 8 << 20;
-    if argument != "-" {
-        return Ok(Bytes::copy_from_slice(argument.as_bytes()));
-    }
-    let mut input = Vec::new();
-    let read = io::stdin().lock().take(BYTES_MAX + 1).read_to_end(&mut input);
-    let read = read.map_err(|error| Failure::Io("cannot read the value from standard input", error))?;
+    let (source, input): (String, Box<dyn Read>) = match (argument, argument.strip_prefix('@')) {
+        ("-", _) => ("standard input".to_owned(), Box::new(io::stdin().lock())),
+        (_, Some(path)) => {
+            let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+            (format!("file {path}"), Box::new(file))
+        }
+        (text, None) => return Ok(Bytes::copy_from_slice(text.as_bytes())),
+    };
+    let mut value = Vec::new();
+    let read = input.take(BYTES_MAX + 1).read_to_end(&mut value);
+    let read = read.map_err(|error| unreadable(&source, &error))?;
     if read as u64 > BYTES_MAX {
-        return Err(Failure::Usage(format!("value is too large: bytes_max=`{BYTES_MAX}`")));
+        return Err(Failure::Usage(format!(
+            "the value is too large: source=`{source}` bytes_max=`{BYTES_MAX}`"
+        )));
     }
-    Ok(Bytes::from(input))
+    Ok(Bytes::from(value))
 }
 
-/// Writes a value for people on one line: control characters and bytes that are no text are escaped.
+fn unreadable(source: &str, error: &io::Error) -> Failure {
+    Failure::Files(format!(
+        "cannot read the value: source=`{}` cause=`{error}`; --literal takes a value that begins with @ as it is",
+        show(source.as_bytes())
+    ))
+}
+
+/// Writes a value for people on one line, and no two values alike: control characters, line separators, backslashes and
+/// bytes that are no text are escaped.
 pub(crate) fn show(value: &[u8]) -> String {
-    match std::str::from_utf8(value) {
-        Err(_) => value.escape_ascii().to_string(),
-        Ok(text) if text.chars().any(char::is_control) => text
-            .chars()
-            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-            .collect(),
-        Ok(text) => text.to_owned(),
+    let mut shown = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || matches!(c, '\\' | '\u{2028}' | '\u{2029}') {
+                shown.extend(c.escape_default());
+            } else {
+                shown.push(c);
+            }
+        }
+        shown.extend(chunk.invalid().iter().flat_map(|byte| byte.escape_ascii()).map(char::from));
     }
+    shown
 }
 
 /// Adds a value to an object: as text under `name`, or as hexadecimal digits under `name_hex` if it is no text.
@@ -142,7 +163,27 @@ mod tests {
     fn a_value_stays_on_its_line() {
         assert_eq!(show(b"a\tb\n"), "a\\tb\\n");
         assert_eq!(show("grün".as_bytes()), "grün");
-        assert_eq!(show(b"\xff\x00"), "\\xff\\x00");
+        assert_eq!(show(b"\xff\x00"), "\\xff\\u{0}");
+        assert_eq!(show("a\u{2028}b".as_bytes()), "a\\u{2028}b");
+    }
+
+    #[test]
+    fn no_two_values_look_alike() {
+        let values: [&[u8]; 8] =
+            [b"a\nb", b"a\\nb", b"a\\\nb", b"\xff", b"\\xff", b"\x00", b"\\u{0}", b"\\0"];
+        let shown: std::collections::HashSet<_> = values.iter().map(|value| show(value)).collect();
+        assert_eq!(shown.len(), values.len(), "{shown:?}");
+    }
+
+    #[test]
+    fn a_value_comes_from_the_line_or_from_a_file() {
+        let file = std::env::temp_dir().join(format!("atomix-value-{}", std::process::id()));
+        std::fs::write(&file, b"a\xff\n").unwrap();
+        assert_eq!(value(&format!("@{}", file.display())).unwrap(), &b"a\xff\n"[..]);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(value("a@b").unwrap(), "a@b");
+        let missing = value(&format!("@{}", file.display())).unwrap_err();
+        assert!(missing.to_string().contains("--literal"), "{missing}");
     }
 
     #[test]

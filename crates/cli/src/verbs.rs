@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod counter;
 pub(crate) mod countermap;
 pub(crate) mod election;
+pub(crate) mod health;
 pub(crate) mod indexedmap;
 pub(crate) mod inspect;
 pub(crate) mod list;
@@ -24,11 +25,13 @@ use std::time::Duration;
 use atomix_client::{Subscription, Versioned, Written};
 use bytes::Bytes;
 use clap::Args;
+use futures::FutureExt;
 use serde_json::{Value as Json, json};
 
+use crate::Context;
 use crate::failure::{DONE, Failure};
 use crate::output::Printer;
-use crate::text::{parse_duration, put_value, show};
+use crate::text::{parse_duration, put_value, show, value as read_value};
 
 /// How long something is to live.
 #[derive(Debug, Clone, Args)]
@@ -44,6 +47,70 @@ pub struct IfVersion {
     /// Only if it is at this version
     #[arg(long = "version", value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
+}
+
+/// How values are given.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Given {
+    /// Take values as they are: `-` and `@FILE` have no other meaning
+    #[arg(long)]
+    literal: bool,
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Exact {
+    /// Write the value byte for byte on a terminal as well, where a newline is added otherwise
+    #[arg(long)]
+    raw: bool,
+}
+
+// === impl Given ===
+
+impl Given {
+    /// Returns a value of any bytes.
+    fn bytes(self, argument: &str) -> Result<Bytes, Failure> {
+        if self.literal { Ok(Bytes::copy_from_slice(argument.as_bytes())) } else { read_value(argument) }
+    }
+
+    /// Returns a value that is text.
+    fn text(self, argument: &str) -> Result<String, Failure> {
+        String::from_utf8(self.bytes(argument)?.into()).map_err(|error| {
+            Failure::Usage(format!("the value is no UTF-8 text: source=`{argument}` cause=`{error}`"))
+        })
+    }
+
+    /// Returns several values that are text.
+    fn texts(self, arguments: &[String]) -> Result<Vec<String>, Failure> {
+        if !self.literal && arguments.iter().filter(|argument| *argument == "-").count() > 1 {
+            return Err(Failure::Usage("standard input is one value: write `-` once".to_owned()));
+        }
+        arguments.iter().map(|argument| self.text(argument)).collect()
+    }
+}
+
+/// Writes everything that there is. The server has the time of `--timeout` for all of it, and without that the usual time
+/// for each message; the reader of our output may take longer.
+async fn listed<T>(
+    context: &Context,
+    mut stream: Subscription<T>,
+    print: impl Fn(T) -> Result<(), Failure>,
+) -> Result<ExitCode, Failure> {
+    const MESSAGE: Duration = Duration::from_secs(10);
+    let mut left = context.limit();
+    loop {
+        // Most of a list is here already, and needs no timer.
+        let next = if let Some(next) = stream.next().now_or_never() {
+            next
+        } else {
+            let asked = context.env.now();
+            let next = context.env.timeout(left.unwrap_or(MESSAGE), stream.next()).await;
+            left = left.map(|left| left.saturating_sub(context.env.now() - asked));
+            next.map_err(|_| Failure::Late("the list did not come to its end in time"))?
+        };
+        let Some(item) = next else { return Ok(DONE) };
+        print(item?)?;
+    }
 }
 
 /// Writes every message of a stream until it ends.
@@ -75,9 +142,14 @@ fn put_versioned(object: &mut Json, value: &str, version: &str, versioned: &Vers
 }
 
 /// Writes a change on one line: its name, then `fields` with tabs between them.
-fn change(printer: Printer, event: &str, fields: &[&str], mut object: Json) -> Result<(), Failure> {
+fn change<F: AsRef<[u8]>>(
+    printer: Printer,
+    event: &str,
+    fields: &[F],
+    mut object: Json,
+) -> Result<(), Failure> {
     object["event"] = json!(event);
-    let fields: Vec<String> = fields.iter().map(|field| show(field.as_bytes())).collect();
+    let fields: Vec<String> = fields.iter().map(|field| show(field.as_ref())).collect();
     printer.line(format!("{event}\t{}", fields.join("\t")), &object)
 }
 

@@ -8,6 +8,9 @@ use atomix_env::{Env, Instant};
 use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::Access;
 use crate::link::{Link, LinkSettings, Target};
@@ -100,7 +103,8 @@ impl Builder {
 
     /// Sets for how long a call is repeated while the answer is [`Kind::Unavailable`], which means that it was
     /// certainly not applied. The pauses begin with 50 ms, double up to 2 seconds and vary by a fifth. Zero: every
-    /// call is tried once. Default: 10 seconds.
+    /// call is tried once. A call that is refused because the store or the table of primitives is full (`STORE_FULL`,
+    /// `PRIMITIVES_FULL`) is not repeated. Default: 10 seconds.
     pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.settings.retry_budget = budget;
         self
@@ -250,6 +254,17 @@ impl Client {
         Inspect::new(self.clone())
     }
 
+    /// Asks the health service of the server whether `service` serves. The empty one is the process, `store:NAMESPACE/NAME`
+    /// a store (`store:/memory`), and each gRPC service has its own name. Cancel safe.
+    ///
+    /// Fails with [`Kind::NotFound`] if there is no such service.
+    pub async fn health(&self, service: impl Into<String>) -> Result<bool> {
+        let request = HealthCheckRequest { service: service.into() };
+        let check = |channel, request| async move { HealthClient::new(channel).check(request).await };
+        let answer = self.attempt(self.link(), Access::Read, Limit::Call, request, &check).await?;
+        Ok(answer.status() == ServingStatus::Serving)
+    }
+
     /// Waits until the connection that is in use now has ended, and with it the session; returns at once if there is
     /// none. Cancel safe.
     pub async fn disconnected(&self) {
@@ -350,7 +365,7 @@ impl Retry<'_> {
     /// Waits before the next attempt; returns `error` if there must not be one.
     pub(crate) async fn pause_after(&mut self, error: Error) -> Result<()> {
         const PAUSE_MAX: Duration = Duration::from_secs(2);
-        if !error.is_retryable() {
+        if !error.is_retryable() || !error.may_pass() {
             return Err(error);
         }
         let env = self.client.env();

@@ -37,7 +37,8 @@ pub enum Kind {
     Conflict,
     /// The request is wrong, or a value does not fit its codec. Fix the caller.
     Invalid,
-    /// The call was certainly not applied. The client has repeated it until its retry budget was spent; try later.
+    /// The call was certainly not applied. The client has repeated it until its retry budget was spent, unless something
+    /// is full that does not become empty by itself; try later.
     Unavailable,
     /// The server forbids it: no route leads to a store, or the caller may not. Fix the configuration.
     Denied,
@@ -152,6 +153,12 @@ impl Error {
     /// Returns whether the same call may be repeated without doing anything twice.
     pub fn is_retryable(&self) -> bool {
         self.facts.kind == Kind::Unavailable
+    }
+
+    /// Returns whether a repetition may have another outcome within seconds. A full store stays full until content is
+    /// removed.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(self.reason(), Some("STORE_FULL" | "PRIMITIVES_FULL"))
     }
 }
 

@@ -19,8 +19,10 @@ impl runtime::runtime_server::Runtime for Services {
         request: Request<runtime::ProgramRequest>,
     ) -> Result<Response<runtime::ProgramResponse>, Status> {
         let routes: Result<Vec<_>, _> = request.into_inner().routes.into_iter().map(route).collect();
-        let routes = Routes::Later(routes.map_err(status)?);
-        self.runtime.program(routes).map_err(status)?;
+        let routes = routes.map_err(status)?;
+        let count = routes.len();
+        self.runtime.program(Routes::Later(routes)).map_err(status)?;
+        tracing::info!(routes = count, "routes are programmed; the configuration has others after a restart");
         Ok(Response::new(runtime::ProgramResponse {}))
     }
 
@@ -92,7 +94,13 @@ impl Services {
         driver: DriverId,
         config: &Bytes,
     ) -> Result<(), Error> {
-        self.runtime.connect(store_id(id), driver, decode_config(config)?).await
+        let id = store_id(id);
+        self.runtime.connect(id.clone(), driver, decode_config(config)?).await?;
+        tracing::info!(
+            store = %id,
+            "store is connected by a call; it is gone after a restart unless the configuration has it"
+        );
+        Ok(())
     }
 
     async fn configure_store(&self, id: Option<runtime::StoreId>, config: &Bytes) -> Result<(), Error> {

@@ -20,7 +20,8 @@ use crate::text::parse_duration;
 ///
 /// Calls are made in a closed loop: each of the callers waits for its answer before it calls again. With --rate they are
 /// sent at a steady pace instead, and each counts from when it should have been sent, so that a server that stalls is
-/// not asked less. What is made for it begins with --name and stays on the server.
+/// not asked less. What is made for it begins with --name and stays on the server. A server that goes away meanwhile is a
+/// failure: exit code 5.
 ///
 /// Server and generator share the processors of one machine: compare figures of the same run only.
 #[derive(Debug, Args)]
@@ -115,6 +116,13 @@ struct Run {
     name: String,
 }
 
+/// What was measured, and why not all of it if a connection broke meanwhile.
+struct Measured {
+    human: String,
+    json: Json,
+    broken: Option<String>,
+}
+
 // === impl Bench ===
 
 impl Bench {
@@ -134,9 +142,12 @@ impl Bench {
             drop(done.send(outcome));
         };
         context.env.thread("load", load).map_err(|error| Failure::Io("cannot start a thread", error))?;
-        let (human, json) = outcome.await.expect("the thread answers before it ends")?;
+        let Measured { human, json, broken } = outcome.await.expect("the thread answers before it ends")?;
         context.printer.line(human, &json)?;
-        Ok(DONE)
+        match broken {
+            None => Ok(DONE),
+            Some(cause) => Err(Failure::Load(atomix_load::Failure::Broken(cause))),
+        }
     }
 }
 
@@ -152,7 +163,7 @@ impl Load {
         }
     }
 
-    async fn measure(self, env: &Env, server: &str, tags: Vec<String>) -> Result<(String, Json), Failure> {
+    async fn measure(self, env: &Env, server: &str, tags: Vec<String>) -> Result<Measured, Failure> {
         let (calls, mix, keys) = match self {
             Self::Counter(calls) => (calls, Mix::only(Op::Increment), 1),
             Self::Get(calls) => (calls, Mix::only(Op::Get), KEYS),
@@ -178,7 +189,7 @@ const KEYS: u64 = 1000;
 // === impl Watch ===
 
 impl Watch {
-    async fn measure(self, env: &Env, server: &str, tags: Vec<String>) -> Result<(String, Json), Failure> {
+    async fn measure(self, env: &Env, server: &str, tags: Vec<String>) -> Result<Measured, Failure> {
         let Self { watchers, stalled, writers, connections, run } = self;
         let (subject, put) = (run.subject(tags, KEYS), || Mix::only(Op::Put));
         let works = subject.work(env, server, connections as usize, put()).await?;
@@ -204,7 +215,8 @@ impl Watch {
         let json = json!({
             "each": each, "last": last, "delivered_per_second": delivered, "lost": gone, "writes": written,
         });
-        Ok((human, json))
+        let reports = [&singles.each, &singles.last, &flood.writes, &flood.lost];
+        Ok(Measured { human, json, broken: reports.into_iter().find_map(|report| report.broken.clone()) })
     }
 }
 
@@ -220,9 +232,9 @@ impl Run {
     }
 }
 
-fn answer(report: &Report) -> (String, Json) {
+fn answer(report: &Report) -> Measured {
     let summary = report.summary();
-    (summary.to_string(), json!(summary))
+    Measured { human: summary.to_string(), json: json!(summary), broken: report.broken.clone() }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

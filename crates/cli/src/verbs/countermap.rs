@@ -4,12 +4,13 @@
 use std::process::ExitCode;
 
 use atomix_client::countermap::Event;
+use atomix_client::{Client, CounterMap};
 use clap::Subcommand;
 use serde_json::json;
 
 use crate::failure::{DONE, Failure, absent};
 use crate::text::show;
-use crate::verbs::{change, follow};
+use crate::verbs::{change, follow, listed};
 use crate::{Context, held};
 
 /// What to do with a counter map.
@@ -76,6 +77,7 @@ pub enum Verb {
         delta: i64,
     },
     /// Remove a key and print its number
+    #[command(alias = "delete")]
     Remove {
         /// The map
         name: String,
@@ -101,6 +103,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The map
         name: String,
@@ -141,9 +144,9 @@ impl Verb {
 
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         if let Self::Lock(lock) = self {
-            let client = context.patient_client().await?;
-            let map = context.open(client.counter_map(&lock.name)).await?;
-            return lock.run(context, |keys| map.lock(keys)).await;
+            let name = lock.name.clone();
+            let map = |client: Client| async move { context.open(client.counter_map(name)).await };
+            return lock.run(context, map, CounterMap::lock).await;
         }
         let printer = context.printer;
         let client = context.client().await?;
@@ -192,7 +195,7 @@ impl Verb {
                 printer.object(&json!({"cleared": true}))?;
             }
             Self::List { .. } => {
-                return follow(map.entries().await?, |entry| {
+                return listed(context, map.entries().await?, |entry| {
                     let human = format!("{}\t{}", show(entry.key.as_bytes()), entry.value);
                     printer.line(human, &json!({"key": entry.key, "value": entry.value}))
                 })

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use atomix_client::Client;
 use atomix_client::election::{Candidacy, Term};
 use clap::{Args, Subcommand};
 use futures::FutureExt;
@@ -10,19 +11,20 @@ use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
 use crate::Context;
-use crate::failure::{CONFLICT, DONE, Failure};
+use crate::failure::{CONFLICT, DONE, Failure, NOT_FOUND};
 use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::show;
 use crate::verbs::follow;
 
-/// What to do with an election. Every verb but watch prints the term after it.
+/// What to do with an election. Every verb but watch prints the term after it; the exit code is 3 if the candidate is not
+/// in the election.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Stand as a candidate until interrupted, and print every term
     Enter {
         /// The election
         name: String,
-        /// The candidate, which nobody else may use
+        /// What the name of the candidate begins with; a random suffix is added and printed
         candidate: String,
     },
     /// Withdraw a candidate; only useful on a server that gives all its clients one session
@@ -66,6 +68,7 @@ pub enum Verb {
         name: String,
     },
     /// Print the current term and every later one
+    #[command(alias = "tail")]
     Watch {
         /// The election
         name: String,
@@ -83,8 +86,9 @@ pub enum Verb {
 pub struct Elect {
     /// The election
     name: String,
-    /// The candidate, which nobody else may use [default: made from host, process and chance]
-    #[arg(long, value_name = "ID")]
+    /// What the name of the candidate begins with; a random suffix is added, so that no two processes have one name
+    /// [default: the host and the process id]
+    #[arg(long, value_name = "NAME")]
     candidate: Option<String>,
     #[command(flatten)]
     job: Job,
@@ -106,7 +110,9 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let client = context.client().await?;
         let election = context.open(client.election(self.name())).await?;
-        let term = match self {
+        match &self {
+            Self::Term { .. } => print(context, &election.term().await?)?,
+            Self::Watch { .. } => return follow(election.watch().await?, |term| print(context, &term)).await,
             Self::Enter { candidate, .. } => {
                 let mut candidacy = election.candidacy(candidate).await?;
                 print(context, candidacy.term())?;
@@ -119,16 +125,51 @@ impl Verb {
                     }
                 }
             }
-            Self::Withdraw { candidate, .. } => election.withdraw(candidate).await?,
-            Self::Anoint { candidate, .. } => election.anoint(candidate).await?,
-            Self::Promote { candidate, .. } => election.promote(candidate).await?,
-            Self::Demote { candidate, .. } => election.demote(candidate).await?,
-            Self::Evict { candidate, .. } => election.evict(candidate).await?,
-            Self::Term { .. } => election.term().await?,
-            Self::Watch { .. } => return follow(election.watch().await?, |term| print(context, &term)).await,
-        };
-        print(context, &term)?;
+            Self::Withdraw { candidate, .. }
+            | Self::Anoint { candidate, .. }
+            | Self::Promote { candidate, .. }
+            | Self::Demote { candidate, .. }
+            | Self::Evict { candidate, .. } => {
+                // The calls answer with the term after them whether they changed anything or not.
+                let before = election.term().await?;
+                let after = match &self {
+                    Self::Withdraw { .. } => election.withdraw(candidate).await?,
+                    Self::Anoint { .. } => election.anoint(candidate).await?,
+                    Self::Promote { .. } => election.promote(candidate).await?,
+                    Self::Demote { .. } => election.demote(candidate).await?,
+                    Self::Enter { .. } | Self::Evict { .. } | Self::Term { .. } | Self::Watch { .. } => {
+                        election.evict(candidate).await?
+                    }
+                };
+                print(context, &after)?;
+                if let Some((why, code)) = self.idle(candidate, &before, &after) {
+                    let candidate = show(candidate.as_bytes());
+                    context.printer.note(&format!("nothing changed: candidate {candidate} {why}"));
+                    return Ok(code);
+                }
+            }
+        }
         Ok(DONE)
+    }
+
+    /// Says why the verb has changed nothing, if so, and the exit code: 0 if all is as it was to be.
+    fn idle(&self, candidate: &str, before: &Term, after: &Term) -> Option<(&'static str, ExitCode)> {
+        if !before.stands(candidate) && !after.stands(candidate) {
+            return Some(("is not in the election", ExitCode::from(NOT_FOUND)));
+        }
+        if before != after {
+            return None;
+        }
+        let leads = after.leader.as_deref() == Some(candidate);
+        if let Self::Withdraw { .. } = self {
+            Some(("belongs to another session, only evict removes it", ExitCode::from(CONFLICT)))
+        } else if leads {
+            Some(("leads already", DONE))
+        } else if let Self::Demote { .. } = self {
+            Some(("is the last one already", DONE))
+        } else {
+            Some(("is where it was", ExitCode::from(CONFLICT)))
+        }
     }
 }
 
@@ -150,15 +191,30 @@ fn object(term: &Term) -> Json {
 
 impl Elect {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let codes = self.job.codes();
+        self.lead(context).await.map_err(|failure| codes.of(failure))
+    }
+
+    async fn lead(self, context: &Context) -> Result<ExitCode, Failure> {
         let Self { name, candidate, job } = self;
-        let candidate = candidate.unwrap_or_else(|| default_candidate(context));
+        let candidate = candidate.unwrap_or_else(default_candidate);
         let mut signals = Signals::catch()?;
         let lead = async {
-            let client = context.patient_client().await?;
-            let mut candidacy = context.open(client.election(&name)).await?.candidacy(&candidate).await?;
-            let term = match context.options.timeout {
+            let begun = context.env.now();
+            let enter = |client: Client| async {
+                let client = client;
+                let election = context.open(client.election(&name)).await?;
+                Ok(election.candidacy(&candidate).await?)
+            };
+            let mut candidacy = context.opened(enter).await?;
+            context.printer.note(&format!(
+                "candidate {} of election {}",
+                show(candidacy.candidate().as_bytes()),
+                show(name.as_bytes())
+            ));
+            let term = match context.left(begun) {
                 None => candidacy.elected().await?,
-                Some(timeout) => match context.env.timeout(timeout, candidacy.elected()).await {
+                Some(left) => match context.env.timeout(left, candidacy.elected()).await {
                     Ok(term) => term?,
                     Err(_) => return Ok(None),
                 },
@@ -171,10 +227,13 @@ impl Elect {
         };
         let Some((candidacy, term)) = lead else {
             context.printer.note("the candidate was not elected in time");
-            return Ok(ExitCode::from(CONFLICT));
+            return Ok(ExitCode::from(job.codes().conflict));
         };
-        let environment =
-            [(held::ELECTION, name), (held::CANDIDATE, candidate), (held::TERM, term.number.to_string())];
+        let environment = [
+            (held::ELECTION, name),
+            (held::CANDIDATE, candidacy.candidate().to_owned()),
+            (held::TERM, term.number.to_string()),
+        ];
         let (stop, stopped) = oneshot::channel();
         let (give, returned) = oneshot::channel();
         let lost = watch(candidacy, stopped, give).boxed().shared();
@@ -210,15 +269,42 @@ async fn watch(
     why
 }
 
-/// Makes a name that no other process has, and that tells an operator where the candidate runs.
-fn default_candidate(context: &Context) -> String {
+/// Makes a name that shows an operator where the candidate runs.
+fn default_candidate() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host}-{}-{:08x}", std::process::id(), context.env.random() >> 32)
+    format!("{host}-{}", std::process::id())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn term(number: u64, leader: &str, candidates: &[&str]) -> Term {
+        Term {
+            number,
+            leader: Some(leader.to_owned()),
+            candidates: candidates.iter().map(|&candidate| candidate.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_verb_that_changes_nothing_says_so() {
+        let (name, candidate) = (String::new(), String::new());
+        let anoint = Verb::Anoint { name: name.clone(), candidate: candidate.clone() };
+        let withdraw = Verb::Withdraw { name: name.clone(), candidate: candidate.clone() };
+        let demote = Verb::Demote { name, candidate };
+        let led = term(3, "a", &["b"]);
+        let code = |verb: &Verb, candidate: &str, after: &Term| {
+            verb.idle(candidate, &led, after).map(|(_, code)| format!("{code:?}"))
+        };
+        let of = |code: u8| Some(format!("{:?}", ExitCode::from(code)));
+        assert_eq!(code(&anoint, "nosuch", &led), of(3));
+        assert_eq!(code(&anoint, "a", &led), of(0));
+        assert_eq!(code(&anoint, "b", &term(4, "b", &["a"])), None);
+        assert_eq!(code(&withdraw, "b", &led), of(4));
+        assert_eq!(code(&withdraw, "b", &term(3, "a", &[])), None);
+        assert_eq!(code(&demote, "b", &led), of(0));
+    }
 
     #[test]
     fn a_term_is_one_line() {

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 
 use crate::Context;
 use crate::failure::{DONE, Failure};
-use crate::text::{put_value, show, value as read_value};
-use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, removal};
+use crate::text::{put_value, show};
+use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal};
 
 /// What to do with an indexed map. The first entry has index 1.
 #[derive(Debug, Subcommand)]
@@ -23,8 +23,10 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
     },
@@ -34,9 +36,11 @@ pub enum Verb {
         name: String,
         #[command(flatten)]
         target: Target,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         #[arg(long)]
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
         #[command(flatten)]
@@ -48,6 +52,8 @@ pub enum Verb {
         name: String,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Print the entry with the lowest index
     First {
@@ -74,6 +80,7 @@ pub enum Verb {
         index: u64,
     },
     /// Remove an entry and print it
+    #[command(alias = "delete")]
     Remove {
         /// The map
         name: String,
@@ -98,6 +105,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The map
         name: String,
@@ -158,24 +166,25 @@ impl Verb {
             None => Err(nothing()),
         };
         match self {
-            Self::Append { key, value, ttl, .. } => {
-                let mut append = map.append(&key, &read_value(&value)?);
+            Self::Append { key, value, given, ttl, .. } => {
+                let mut append = map.append(&key, &given.bytes(&value)?);
                 if let Some(ttl) = ttl.ttl {
                     append = append.ttl(ttl);
                 }
                 one(&append.await?)?;
             }
-            Self::Update { target, value, ttl, check, .. } => {
+            Self::Update { target, value, given, ttl, check, .. } => {
                 let version = check.version.unwrap_or_default();
-                let mut update = map.update(target.at(), &read_value(&value)?).if_version(version);
+                let mut update = map.update(target.at(), &given.bytes(&value)?).if_version(version);
                 if let Some(ttl) = ttl.ttl {
                     update = update.ttl(ttl);
                 }
                 one(&update.await?)?;
             }
-            Self::Get { target, .. } => match map.get(target.at()).await? {
+            Self::Get { target, exact, .. } => match map.get(target.at()).await? {
                 Some(entry) => {
-                    printer.bytes(&entry.value.value, &object(&entry.key, entry.index, &entry.value))?;
+                    let object = object(&entry.key, entry.index, &entry.value);
+                    printer.value(&entry.value.value, exact.raw, &object)?;
                 }
                 None => return Err(nothing()),
             },
@@ -194,7 +203,7 @@ impl Verb {
                 map.clear().await?;
                 printer.object(&json!({"cleared": true}))?;
             }
-            Self::List { .. } => return follow(map.entries().await?, |entry| one(&entry)).await,
+            Self::List { .. } => return listed(context, map.entries().await?, |entry| one(&entry)).await,
             Self::Watch { key, .. } => {
                 let changes = map.events().key(key.unwrap_or_default()).await?;
                 return follow(changes, |event| watched(context, event)).await;
@@ -205,7 +214,7 @@ impl Verb {
 }
 
 fn nothing() -> Failure {
-    Failure::Absent("no such entry".to_owned())
+    Failure::Absent("no such entry".to_owned(), "KEY_NOT_FOUND")
 }
 
 fn object(key: &str, index: u64, value: &Versioned<Bytes>) -> Json {
@@ -225,6 +234,7 @@ fn watched(context: &Context, event: Event<Bytes>) -> Result<(), Failure> {
     if let Some(previous) = &previous {
         put_versioned(&mut object, "previous_value", "previous_version", previous);
     }
-    let (shown, version) = (show(&value.value), value.version.to_string());
-    change(context.printer, name, &[&index.to_string(), &key, &shown, &version], object)
+    let (index, version) = (index.to_string(), value.version.to_string());
+    let fields = [index.as_bytes(), key.as_bytes(), &value.value[..], version.as_bytes()];
+    change(context.printer, name, &fields, object)
 }

@@ -4,13 +4,15 @@
 use std::process::ExitCode;
 
 use atomix_client::list::Event;
+use atomix_client::{Kind, List};
+use bytes::Bytes;
 use clap::Subcommand;
 use serde_json::json;
 
 use crate::Context;
 use crate::failure::{DONE, Failure};
-use crate::text::{put_value, show, value as read_value};
-use crate::verbs::{change, follow};
+use crate::text::{put_value, show};
+use crate::verbs::{Exact, Given, change, follow, listed};
 
 /// What to do with a list. The first value has index 0.
 #[derive(Debug, Subcommand)]
@@ -19,8 +21,10 @@ pub enum Verb {
     Append {
         /// The list
         name: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
     },
     /// Insert a value before an index
     Insert {
@@ -28,15 +32,19 @@ pub enum Verb {
         name: String,
         /// The index
         index: u32,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
     },
-    /// Print the value at an index
+    /// Print the value at an index; exit code 3 if there is none, as for all verbs with an index
     Get {
         /// The list
         name: String,
         /// The index
         index: u32,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Replace the value at an index
     Set {
@@ -44,15 +52,20 @@ pub enum Verb {
         name: String,
         /// The index
         index: u32,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
     },
     /// Remove the value at an index and print it
+    #[command(alias = "delete")]
     Remove {
         /// The list
         name: String,
         /// The index
         index: u32,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Print all values with their indexes
     List {
@@ -70,6 +83,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The list
         name: String,
@@ -103,28 +117,30 @@ impl Verb {
             object
         };
         match self {
-            Self::Append { value, .. } => {
-                list.append(&read_value(&value)?).await?;
+            Self::Append { value, given, .. } => {
+                list.append(&given.bytes(&value)?).await?;
                 printer.object(&json!({"appended": true}))?;
             }
-            Self::Insert { index, value, .. } => {
-                list.insert(index, &read_value(&value)?).await?;
+            Self::Insert { index, value, given, .. } => {
+                let done = list.insert(index, &given.bytes(&value)?).await;
+                within(&list, index, done).await?;
                 printer.object(&json!({"index": index}))?;
             }
-            Self::Get { index, .. } => {
-                let value = list.get(index).await?;
-                printer.bytes(&value, &item(index, &value))?;
+            Self::Get { index, exact, .. } => {
+                let value = within(&list, index, list.get(index).await).await?;
+                printer.value(&value, exact.raw, &item(index, &value))?;
             }
-            Self::Set { index, value, .. } => {
-                list.set(index, &read_value(&value)?).await?;
+            Self::Set { index, value, given, .. } => {
+                let done = list.set(index, &given.bytes(&value)?).await;
+                within(&list, index, done).await?;
                 printer.object(&json!({"index": index}))?;
             }
-            Self::Remove { index, .. } => {
-                let value = list.remove(index).await?;
-                printer.bytes(&value, &item(index, &value))?;
+            Self::Remove { index, exact, .. } => {
+                let value = within(&list, index, list.remove(index).await).await?;
+                printer.value(&value, exact.raw, &item(index, &value))?;
             }
             Self::List { .. } => {
-                return follow(list.items().await?, |one| {
+                return listed(context, list.items().await?, |one| {
                     printer.line(format!("{}\t{}", one.index, show(&one.value)), &item(one.index, &one.value))
                 })
                 .await;
@@ -153,11 +169,22 @@ impl Verb {
                     if let Some(previous) = previous {
                         put_value(&mut object, "previous_value", &previous);
                     }
-                    change(printer, name, &[&index.to_string(), &show(&value)], object)
+                    change(printer, name, &[index.to_string().as_bytes(), &value[..]], object)
                 })
                 .await;
             }
         }
         Ok(DONE)
     }
+}
+
+/// Tells an index beyond the end, which the server calls an invalid argument as its contract wants, from other mistakes.
+async fn within<T>(list: &List<Bytes>, index: u32, result: atomix_client::Result<T>) -> Result<T, Failure> {
+    if result.as_ref().is_err_and(|error| error.kind() == Kind::Invalid) {
+        let size = list.size().await?;
+        if index >= size {
+            return Err(Failure::Absent(format!("index=`{index}` size=`{size}`"), "KEY_NOT_FOUND"));
+        }
+    }
+    Ok(result?)
 }

@@ -22,7 +22,7 @@ pub enum Verb {
     /// Waits for the lock, at most for --timeout (exit code 4), and runs the command with ATOMIX_LOCK_NAME and the
     /// fencing token ATOMIX_LOCK_TOKEN in its environment. Signals are passed on. If the connection to the server
     /// is lost, and so the lock, the command gets SIGTERM; on Linux also if this process is killed. The exit code is
-    /// that of the command, 128 and the number of the signal if one ended it.
+    /// that of the command, 128 and the number of the signal if one ended it; -E makes 4 another code.
     Run {
         /// The lock
         name: String,
@@ -39,7 +39,10 @@ pub enum Verb {
 impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         match self {
-            Self::Run { name, job } => hold(context, name, job).await,
+            Self::Run { name, job } => {
+                let codes = job.codes();
+                hold(context, name, job).await.map_err(|failure| codes.of(failure))
+            }
             Self::Status { name } => status(context, &name).await,
         }
     }
@@ -68,11 +71,13 @@ async fn status(context: &Context, name: &str) -> Result<ExitCode, Failure> {
 
 async fn hold(context: &Context, name: String, job: Job) -> Result<ExitCode, Failure> {
     let mut signals = Signals::catch()?;
+    let lock_name = name.as_str();
     let acquire = async {
-        let client = context.patient_client().await?;
-        let mut acquire = context.open(client.lock(&name)).await?.acquire();
-        if let Some(timeout) = context.options.timeout {
-            acquire = acquire.timeout(timeout);
+        let begun = context.env.now();
+        let lock = context.opened(|client| async move { context.open(client.lock(lock_name)).await }).await?;
+        let mut acquire = lock.acquire();
+        if let Some(left) = context.left(begun) {
+            acquire = acquire.timeout(left);
         }
         Ok::<_, Failure>(Arc::new(acquire.await?))
     };

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use atomix_client::Versioned;
 use atomix_client::map::{Committed, Event, Operation};
+use atomix_client::{Client, Map, Versioned};
 use bytes::Bytes;
 use clap::Subcommand;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::failure::{DONE, Failure, absent};
 use crate::text::{parse_duration, put_value, show, value as read_value};
-use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, removal, written};
+use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal, written};
 use crate::{Context, held};
 
 /// What to do with a map.
@@ -24,6 +24,8 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Write a value and print its version
     Put {
@@ -31,8 +33,10 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
         #[command(flatten)]
@@ -44,8 +48,10 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
     },
@@ -55,14 +61,17 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
         #[command(flatten)]
         check: IfVersion,
     },
     /// Remove a key and print its value
+    #[command(alias = "delete")]
     Remove {
         /// The map
         name: String,
@@ -70,17 +79,20 @@ pub enum Verb {
         key: String,
         #[command(flatten)]
         check: IfVersion,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Do several operations, all or none
     ///
     /// Each is a JSON object with one verb: {"put": {"key": "a", "value": "x", "ttl": "10s", "version": 3}}, and in
-    /// the same way insert (no version), update, and remove (key and version). ttl and version may be left out.
+    /// the same way insert (no version), update, and remove (key and version). ttl and version may be left out. `-` and
+    /// `@FILE` stand for the operations in standard input or in a file.
     Commit {
         /// The map
         name: String,
         /// The operations
-        #[arg(required = true, value_parser = parse_step)]
-        operations: Vec<Step>,
+        #[arg(required = true, value_parser = parse_steps)]
+        operations: Vec<Steps>,
     },
     /// Print how many keys there are
     Size {
@@ -98,6 +110,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The map
         name: String,
@@ -160,8 +173,41 @@ pub struct Removed {
     version: u64,
 }
 
+/// Operations of a commit, or where they are.
+#[derive(Debug, Clone)]
+pub enum Steps {
+    /// One operation.
+    One(Step),
+    /// Standard input or a file, as [`read_value`] takes it.
+    From(String),
+}
+
 fn parse_step(text: &str) -> Result<Step, String> {
     serde_json::from_str(text).map_err(|error| format!("operation is not understood: {error}"))
+}
+
+fn parse_steps(text: &str) -> Result<Steps, String> {
+    if text == "-" || text.starts_with('@') {
+        return Ok(Steps::From(text.to_owned()));
+    }
+    parse_step(text).map(Steps::One)
+}
+
+impl Steps {
+    fn read(self) -> Result<Vec<Step>, Failure> {
+        match self {
+            Self::One(step) => Ok(vec![step]),
+            Self::From(source) => serde_json::Deserializer::from_slice(&read_value(&source)?)
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .map_err(|error| {
+                    Failure::Usage(format!(
+                        "operations are not understood: source=`{}` cause=`{error}`",
+                        show(source.as_bytes())
+                    ))
+                }),
+        }
+    }
 }
 
 impl Step {
@@ -203,53 +249,57 @@ impl Verb {
 
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         if let Self::Lock(lock) = self {
-            let client = context.patient_client().await?;
-            let map = context.open(client.map(&lock.name)).await?;
-            return lock.run(context, |keys| map.lock(keys)).await;
+            let name = lock.name.clone();
+            let map = |client: Client| async move { context.open(client.map(name)).await };
+            return lock.run(context, map, Map::lock).await;
         }
         let printer = context.printer;
         let client = context.client().await?;
         let map = context.open(client.map(self.name())).await?;
         match self {
             Self::Lock(_) => {}
-            Self::Get { key, .. } => match map.get(&key).await? {
-                Some(value) => printer.bytes(&value.value, &entry(&key, &value))?,
+            Self::Get { key, exact, .. } => match map.get(&key).await? {
+                Some(value) => printer.value(&value.value, exact.raw, &entry(&key, &value))?,
                 None => return Err(absent(&key)),
             },
-            Self::Put { key, value, ttl, check, .. } => {
+            Self::Put { key, value, given, ttl, check, .. } => {
                 let mut put =
-                    map.put(&key, &read_value(&value)?).if_version(check.version.unwrap_or_default());
+                    map.put(&key, &given.bytes(&value)?).if_version(check.version.unwrap_or_default());
                 if let Some(ttl) = ttl.ttl {
                     put = put.ttl(ttl);
                 }
                 return written(printer, Some(&key), &put.await?);
             }
-            Self::Insert { key, value, ttl, .. } => {
-                let mut insert = map.insert(&key, &read_value(&value)?);
+            Self::Insert { key, value, given, ttl, .. } => {
+                let mut insert = map.insert(&key, &given.bytes(&value)?);
                 if let Some(ttl) = ttl.ttl {
                     insert = insert.ttl(ttl);
                 }
                 let version = insert.await?;
                 printer.line(format!("version {version}"), &json!({"key": key, "version": version}))?;
             }
-            Self::Update { key, value, ttl, check, .. } => {
+            Self::Update { key, value, given, ttl, check, .. } => {
                 let mut update =
-                    map.update(&key, &read_value(&value)?).if_version(check.version.unwrap_or_default());
+                    map.update(&key, &given.bytes(&value)?).if_version(check.version.unwrap_or_default());
                 if let Some(ttl) = ttl.ttl {
                     update = update.ttl(ttl);
                 }
                 return written(printer, Some(&key), &update.await?);
             }
-            Self::Remove { key, check, .. } => {
+            Self::Remove { key, check, exact, .. } => {
                 match map.remove(&key).if_version(check.version.unwrap_or_default()).await? {
-                    Some(value) => printer.bytes(&value.value, &entry(&key, &value))?,
+                    Some(value) => printer.value(&value.value, exact.raw, &entry(&key, &value))?,
                     None => return Err(absent(&key)),
                 }
             }
             Self::Commit { operations, .. } => {
-                let operations: Vec<_> =
-                    operations.into_iter().map(Step::operation).collect::<Result<_, _>>()?;
-                for done in map.commit(operations).await? {
+                let mut steps = Vec::new();
+                for operations in operations {
+                    for step in operations.read()? {
+                        steps.push(step.operation()?);
+                    }
+                }
+                for done in map.commit(steps).await? {
                     committed(context, done)?;
                 }
             }
@@ -262,7 +312,7 @@ impl Verb {
                 printer.object(&json!({"cleared": true}))?;
             }
             Self::List { .. } => {
-                return follow(map.entries().await?, |item| {
+                return listed(context, map.entries().await?, |item| {
                     let human = format!(
                         "{}\t{}\t{}",
                         show(item.key.as_bytes()),
@@ -318,8 +368,8 @@ fn watched(context: &Context, event: Event<Bytes>) -> Result<(), Failure> {
     if let Some(previous) = &previous {
         put_versioned(&mut object, "previous_value", "previous_version", previous);
     }
-    let (shown, version) = (show(&value.value), value.version.to_string());
-    change(context.printer, name, &[&key, &shown, &version], object)
+    let version = value.version.to_string();
+    change(context.printer, name, &[key.as_bytes(), &value.value[..], version.as_bytes()], object)
 }
 
 #[cfg(test)]

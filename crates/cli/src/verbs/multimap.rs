@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::{CONFLICT, DONE, Failure, absent, found};
 use crate::text::show;
-use crate::verbs::{change, follow};
+use crate::verbs::{Given, change, follow, listed};
 
 /// What to do with a multimap.
 #[derive(Debug, Subcommand)]
@@ -28,8 +28,10 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The value
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
     },
     /// Add values to a key; exit code 4 if it has all of them
     Put {
@@ -37,9 +39,11 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The values
+        /// The values; `-` for standard input, `@FILE` for a file
         #[arg(required = true)]
         values: Vec<String>,
+        #[command(flatten)]
+        given: Given,
     },
     /// Give a key exactly these values
     Replace {
@@ -47,17 +51,22 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// The values; none remove the key
+        /// The values, `-` for standard input, `@FILE` for a file; none remove the key
         values: Vec<String>,
+        #[command(flatten)]
+        given: Given,
     },
     /// Remove values of a key, or all; exit code 3 if it has none of them
+    #[command(alias = "delete")]
     Remove {
         /// The map
         name: String,
         /// The key
         key: String,
-        /// The values; none stand for all
+        /// The values, `-` for standard input, `@FILE` for a file; none stand for all
         values: Vec<String>,
+        #[command(flatten)]
+        given: Given,
     },
     /// Print how many keys there are
     Size {
@@ -75,6 +84,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The map
         name: String,
@@ -111,29 +121,30 @@ impl Verb {
                 values.iter().try_for_each(|value| printer.human(show(value.as_bytes())))?;
                 printer.object(&json!({"key": key, "values": values}))?;
             }
-            Self::Contains { key, value, .. } => {
+            Self::Contains { key, value, given, .. } => {
+                let value = given.text(&value)?;
                 let contains = map.contains(&key, &value).await?;
                 printer
                     .line(contains.to_string(), &json!({"key": key, "value": value, "contains": contains}))?;
                 return Ok(found(contains));
             }
-            Self::Put { key, values, .. } => {
-                let added = map.put_all(&key, values).await?;
+            Self::Put { key, values, given, .. } => {
+                let added = map.put_all(&key, given.texts(&values)?).await?;
                 printer.line(
                     if added { "added" } else { "exists already" },
                     &json!({"key": key, "added": added}),
                 )?;
                 return Ok(if added { DONE } else { ExitCode::from(CONFLICT) });
             }
-            Self::Replace { key, values, .. } => {
-                let previous = map.replace(&key, values).await?;
+            Self::Replace { key, values, given, .. } => {
+                let previous = map.replace(&key, given.texts(&values)?).await?;
                 printer.object(&json!({"key": key, "previous_values": previous}))?;
             }
-            Self::Remove { key, values, .. } => {
+            Self::Remove { key, values, given, .. } => {
                 let removed = if values.is_empty() {
                     !map.replace(&key, Vec::<String>::new()).await?.is_empty()
                 } else {
-                    map.remove_all(&key, values).await?
+                    map.remove_all(&key, given.texts(&values)?).await?
                 };
                 printer.line(
                     if removed { "removed" } else { "not found" },
@@ -150,7 +161,7 @@ impl Verb {
                 printer.object(&json!({"cleared": true}))?;
             }
             Self::List { .. } => {
-                return follow(map.entries().await?, |entry| {
+                return listed(context, map.entries().await?, |entry| {
                     let values: Vec<String> =
                         entry.values.iter().map(|value| show(value.as_bytes())).collect();
                     let human = format!("{}\t{}", show(entry.key.as_bytes()), values.join("\t"));

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use atomix_client::control::Route;
-use atomix_client::inspect::{RouteStyle, Routes};
+use atomix_client::control::{Route, Rule};
+use atomix_client::inspect::{RouteStyle, RouteText, Routes};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -32,9 +32,18 @@ pub enum Verb {
     /// ROUTES is a JSON list: [{"store": {"namespace": "", "name": "a"}, "rules": [{"kind": "Map", "version": "v1",
     /// "names": ["*"], "tags": ["t"], "config": {}}]}]. What is left out of a rule does not matter to it. The type may be
     /// written as configuration files have it: "type": {"name": "Map", "version": "v1"}.
+    ///
+    /// They are in force until the server ends: routes that are to be there after a restart belong into the configuration
+    /// of `atomix serve`. A primitive that is open stays where it is.
     Program {
-        /// The routes, or `-` for standard input
+        /// The routes, `-` for standard input, or `@FILE`
         routes: String,
+        /// Print what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Take all routes away as well, which is what [] means: no primitive can be created then
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -43,15 +52,96 @@ impl Verb {
         match self {
             Self::List => list(context).await,
             Self::Explain { kind, name } => explain(context, &kind, &name).await,
-            Self::Program { routes } => {
-                let routes: Vec<Route> = read_json(&routes)?;
-                let count = routes.len();
-                context.control()?.control().program(routes).await.map_err(Failure::control)?;
-                context.printer.object(&json!({"programmed": count}))?;
-                Ok(DONE)
+            Self::Program { routes, dry_run, force } => {
+                program(context, read_json(&routes)?, dry_run, force).await
             }
         }
     }
+}
+
+async fn program(
+    context: &Context,
+    routes: Vec<Route>,
+    dry_run: bool,
+    force: bool,
+) -> Result<ExitCode, Failure> {
+    let control = context.control()?;
+    let stores = control.inspect().stores().await.map_err(Failure::control)?;
+    for route in &routes {
+        if !stores.iter().any(|store| store.store == route.store) {
+            context.printer.note(&format!(
+                "store {} is not connected: what is routed there is refused until it is",
+                route.store
+            ));
+        }
+    }
+    if dry_run {
+        let current = control.inspect().routes().await.map_err(Failure::control)?;
+        let (before, after) = (current.routes.iter().flat_map(lines), routes.iter().flat_map(planned));
+        let (before, after): (Vec<_>, Vec<_>) = (before.collect(), after.collect());
+        let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+        let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        let ordered = gone.is_empty() && new.is_empty() && before != after;
+        context.printer.object(&json!({"removed": gone, "added": new, "reordered": ordered}))?;
+        gone.iter().try_for_each(|line| context.printer.human(format!("- {line}")))?;
+        new.iter().try_for_each(|line| context.printer.human(format!("+ {line}")))?;
+        if ordered {
+            context.printer.human("the same routes in another order")?;
+        } else if before == after {
+            context.printer.human("nothing would change")?;
+        }
+        return Ok(DONE);
+    }
+    if routes.is_empty() && !force {
+        return Err(Failure::Refused(
+            "no routes: no primitive could be created any more".to_owned(),
+            "repeat it with --force to take all routes away",
+        ));
+    }
+    let count = routes.len();
+    control.control().program(routes).await.map_err(Failure::control)?;
+    context.printer.object(&json!({"programmed": count}))?;
+    context.printer.note(
+        "the routes are in force until the server ends; to keep them, write them into `routes` of the configuration",
+    );
+    Ok(DONE)
+}
+
+/// Describes a route of the server: a line for each rule.
+fn lines(route: &RouteText) -> Vec<String> {
+    let mut rules: Vec<_> = route.rules.iter().chain(&route.services).cloned().collect();
+    if !route.tags.is_empty() {
+        rules.push(format!("tags {}", route.tags.join(", ")));
+    }
+    if rules.is_empty() {
+        rules.push(EVERYTHING.to_owned());
+    }
+    rules.iter().map(|rule| format!("{}: {rule}", route.store)).collect()
+}
+
+/// Describes a route that is to be, as the server would.
+fn planned(route: &Route) -> Vec<String> {
+    let rules = if route.rules.is_empty() { vec![Rule::default()] } else { route.rules.clone() };
+    rules.iter().map(|rule| format!("{}: {}", route.store, rule_line(rule))).collect()
+}
+
+const EVERYTHING: &str = "everything";
+
+fn rule_line(rule: &Rule) -> String {
+    let mut parts = Vec::new();
+    if !rule.kind.is_empty() {
+        let version = if rule.version.is_empty() { String::new() } else { format!("/{}", rule.version) };
+        parts.push(format!("type {}{version}", rule.kind));
+    }
+    if !rule.names.is_empty() {
+        parts.push(format!("names {}", rule.names.join(", ")));
+    }
+    if !rule.tags.is_empty() {
+        parts.push(format!("tags {}", rule.tags.join(", ")));
+    }
+    let parts = if parts.is_empty() { EVERYTHING.to_owned() } else { parts.join(", ") };
+    let config = if rule.config.is_null() { String::new() } else { format!(", config {}", rule.config) };
+    format!("{parts}{config}")
 }
 
 async fn list(context: &Context) -> Result<ExitCode, Failure> {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::{CONFLICT, DONE, Failure, found};
 use crate::text::show;
-use crate::verbs::{Ttl, change, follow, removal};
+use crate::verbs::{Given, Ttl, change, follow, listed, removal};
 
 /// What to do with a set.
 #[derive(Debug, Subcommand)]
@@ -19,24 +19,31 @@ pub enum Verb {
     Add {
         /// The set
         name: String,
-        /// The element
+        /// The element, `-` for standard input, or `@FILE`
         element: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
     },
     /// Remove an element; exit code 3 if it is not there
+    #[command(alias = "delete")]
     Remove {
         /// The set
         name: String,
-        /// The element
+        /// The element, `-` for standard input, or `@FILE`
         element: String,
+        #[command(flatten)]
+        given: Given,
     },
     /// Print whether an element is there; exit code 3 if not
     Contains {
         /// The set
         name: String,
-        /// The element
+        /// The element, `-` for standard input, or `@FILE`
         element: String,
+        #[command(flatten)]
+        given: Given,
     },
     /// Print all elements
     List {
@@ -54,6 +61,7 @@ pub enum Verb {
         name: String,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The set
         name: String,
@@ -77,7 +85,8 @@ impl Verb {
         let client = context.client().await?;
         let set = context.open(client.set(self.name())).await?;
         match self {
-            Self::Add { element, ttl, .. } => {
+            Self::Add { element, given, ttl, .. } => {
+                let element = given.text(&element)?;
                 let mut add = set.add(&element);
                 if let Some(ttl) = ttl.ttl {
                     add = add.ttl(ttl);
@@ -87,19 +96,21 @@ impl Verb {
                 printer.line(human, &json!({"element": element, "added": added}))?;
                 return Ok(if added { DONE } else { ExitCode::from(CONFLICT) });
             }
-            Self::Remove { element, .. } => {
+            Self::Remove { element, given, .. } => {
+                let element = given.text(&element)?;
                 let removed = set.remove(&element).await?;
                 let human = if removed { "removed" } else { "not found" };
                 printer.line(human, &json!({"element": element, "removed": removed}))?;
                 return Ok(found(removed));
             }
-            Self::Contains { element, .. } => {
+            Self::Contains { element, given, .. } => {
+                let element = given.text(&element)?;
                 let contains = set.contains(&element).await?;
                 printer.line(contains.to_string(), &json!({"element": element, "contains": contains}))?;
                 return Ok(found(contains));
             }
             Self::List { .. } => {
-                return follow(set.elements().await?, |element| {
+                return listed(context, set.elements().await?, |element| {
                     printer.line(show(element.as_bytes()), &json!({"element": element}))
                 })
                 .await;

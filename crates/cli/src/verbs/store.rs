@@ -13,7 +13,7 @@ use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
 use crate::failure::{DONE, Failure};
-use crate::text::{ago, value as read_value};
+use crate::text::{ago, show, value as read_value};
 use crate::{Context, Found};
 
 /// Longer than a server gives a store that does not answer: three times its `drain.grace` of 10 s by default.
@@ -23,25 +23,34 @@ const DISCONNECT_PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Connect a store; does not wait for it to be reachable
+    ///
+    /// It is connected until the server ends: a store that is to be there after a restart belongs into the configuration
+    /// of `atomix serve`.
     Connect {
         /// The store
         store: StoreId,
         /// The driver: NAME/VERSION, or NAME for its newest version; `atomix inspect drivers` lists them
         driver: DriverId,
-        /// The configuration: a JSON object, or `-` for standard input
+        /// The configuration: a JSON object, `-` for standard input, or `@FILE`
         config: Option<String>,
     },
     /// Give a store another configuration; on failure it keeps the one that it has
     Configure {
         /// The store
         store: StoreId,
-        /// The configuration: a JSON object, or `-` for standard input
+        /// The configuration: a JSON object, `-` for standard input, or `@FILE`
         config: String,
     },
-    /// Disconnect a store; what it keeps stays there. Waits for a store that does not answer, 60s by default
+    /// Disconnect a store
+    ///
+    /// What it keeps stays there, unless it is a memory store: that loses its content, and --force is needed. Waits for a
+    /// store that does not answer, 60s by default.
     Disconnect {
         /// The store
         store: StoreId,
+        /// Disconnect a memory store as well, whose content is lost
+        #[arg(long)]
+        force: bool,
     },
     /// Print all connected stores and their state
     List,
@@ -75,12 +84,18 @@ impl Verb {
                 let config = config.as_deref().map_or(Ok(Json::Null), read_json)?;
                 control()?.connect(store.clone(), driver, &config).await.map_err(Failure::control)?;
                 done("connected", &store)?;
+                context.printer.note(&format!(
+                    "store {store} is connected until the server ends; to keep it, add it to `stores` of the configuration"
+                ));
             }
             Self::Configure { store, config } => {
                 control()?.configure(store.clone(), &read_json(&config)?).await.map_err(Failure::control)?;
                 done("configured", &store)?;
             }
-            Self::Disconnect { store } => {
+            Self::Disconnect { store, force } => {
+                if !force {
+                    keeps_content(context, &store).await?;
+                }
                 let control = context.patient_control(DISCONNECT_PATIENCE)?.control();
                 control.disconnect(store.clone()).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
@@ -95,6 +110,35 @@ impl Verb {
         Ok(DONE)
     }
 }
+
+/// Refuses to disconnect a store whose content would be lost.
+async fn keeps_content(context: &Context, id: &StoreId) -> Result<(), Failure> {
+    const NAMES_MAX: usize = 5;
+    let inspect = context.control()?.inspect();
+    let stores = inspect.stores().await.map_err(Failure::control)?;
+    let store = stores.into_iter().find(|store| store.store == *id);
+    // A store that is not connected is an error of the call.
+    if store.and_then(|store| store.profile).is_none_or(|profile| profile.durability != IN_PROCESS) {
+        return Ok(());
+    }
+    let open = inspect.primitives("", Some(id)).await.map_err(Failure::control)?;
+    let names = open.iter().take(NAMES_MAX).map(|one| format!("{} {}", one.kind, show(one.name.as_bytes())));
+    let mut names: Vec<_> = names.collect();
+    if open.len() > NAMES_MAX {
+        names.push("…".to_owned());
+    }
+    let open = match open.len() {
+        0 => "no primitive is open there now".to_owned(),
+        count => format!("open there: {count} ({})", names.join(", ")),
+    };
+    Err(Failure::Refused(
+        format!("store {id} keeps its content in memory only, disconnecting it loses all of it; {open}"),
+        "repeat it with --force to lose the content",
+    ))
+}
+
+/// How the server describes the durability of a store that lives in its own process.
+const IN_PROCESS: &str = "none: lost when the process ends";
 
 /// Says what was found in the files of a store.
 fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {
@@ -134,7 +178,7 @@ async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCo
     }
 }
 
-/// Reads JSON from the command line, or from standard input for `-`.
+/// Reads JSON from the command line, from standard input for `-`, or from a file for `@FILE`.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T, Failure> {
     let text = read_value(argument)?;
     serde_json::from_slice(&text).map_err(|error| Failure::Usage(format!("JSON is not understood: {error}")))

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 
 use crate::Context;
 use crate::failure::{DONE, Failure};
-use crate::text::{put_value, show, value as read_value};
-use crate::verbs::{IfVersion, Ttl, change, follow, put_versioned, written};
+use crate::text::put_value;
+use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, put_versioned, written};
 
 /// What to do with a value.
 #[derive(Debug, Subcommand)]
@@ -21,13 +21,17 @@ pub enum Verb {
     Get {
         /// The name
         name: String,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Write the value and print its version
     Set {
         /// The name
         name: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
     },
@@ -35,8 +39,10 @@ pub enum Verb {
     Insert {
         /// The name
         name: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
     },
@@ -44,21 +50,27 @@ pub enum Verb {
     Update {
         /// The name
         name: String,
-        /// The value, or `-` for standard input
+        /// The value, `-` for standard input, or `@FILE`
         value: String,
+        #[command(flatten)]
+        given: Given,
         #[command(flatten)]
         ttl: Ttl,
         #[command(flatten)]
         check: IfVersion,
     },
     /// Unset the value and print what it was
+    #[command(alias = "remove")]
     Delete {
         /// The name
         name: String,
         #[command(flatten)]
         check: IfVersion,
+        #[command(flatten)]
+        exact: Exact,
     },
     /// Print every change from now on
+    #[command(alias = "tail")]
     Watch {
         /// The name
         name: String,
@@ -67,7 +79,7 @@ pub enum Verb {
 
 impl Verb {
     fn name(&self) -> &str {
-        let (Self::Get { name }
+        let (Self::Get { name, .. }
         | Self::Set { name, .. }
         | Self::Insert { name, .. }
         | Self::Update { name, .. }
@@ -81,37 +93,37 @@ impl Verb {
         let client = context.client().await?;
         let cell = context.open(client.value(self.name())).await?;
         match self {
-            Self::Get { .. } => match cell.get().await? {
-                Some(value) => printer.bytes(&value.value, &object(&value))?,
-                None => return Err(Failure::Absent("the value is not set".to_owned())),
+            Self::Get { exact, .. } => match cell.get().await? {
+                Some(value) => printer.value(&value.value, exact.raw, &object(&value))?,
+                None => return Err(Failure::Absent("the value is not set".to_owned(), "VALUE_NOT_SET")),
             },
-            Self::Set { value, ttl, .. } => {
-                let mut set = cell.set(&read_value(&value)?);
+            Self::Set { value, given, ttl, .. } => {
+                let mut set = cell.set(&given.bytes(&value)?);
                 if let Some(ttl) = ttl.ttl {
                     set = set.ttl(ttl);
                 }
                 return written(printer, None, &set.await?);
             }
-            Self::Insert { value, ttl, .. } => {
-                let mut insert = cell.insert(&read_value(&value)?);
+            Self::Insert { value, given, ttl, .. } => {
+                let mut insert = cell.insert(&given.bytes(&value)?);
                 if let Some(ttl) = ttl.ttl {
                     insert = insert.ttl(ttl);
                 }
                 let version = insert.await?;
                 printer.line(format!("version {version}"), &json!({"version": version}))?;
             }
-            Self::Update { value, ttl, check, .. } => {
+            Self::Update { value, given, ttl, check, .. } => {
                 let mut update =
-                    cell.update(&read_value(&value)?).if_version(check.version.unwrap_or_default());
+                    cell.update(&given.bytes(&value)?).if_version(check.version.unwrap_or_default());
                 if let Some(ttl) = ttl.ttl {
                     update = update.ttl(ttl);
                 }
                 return written(printer, None, &update.await?);
             }
-            Self::Delete { check, .. } => {
+            Self::Delete { check, exact, .. } => {
                 match cell.delete().if_version(check.version.unwrap_or_default()).await? {
-                    Some(value) => printer.bytes(&value.value, &object(&value))?,
-                    None => return Err(Failure::Absent("the value is not set".to_owned())),
+                    Some(value) => printer.value(&value.value, exact.raw, &object(&value))?,
+                    None => return Err(Failure::Absent("the value is not set".to_owned(), "VALUE_NOT_SET")),
                 }
             }
             Self::Watch { .. } => {
@@ -139,5 +151,5 @@ fn watched(context: &Context, event: Event<Bytes>) -> Result<(), Failure> {
     if let Some(previous) = &previous {
         put_versioned(&mut object, "previous_value", "previous_version", previous);
     }
-    change(context.printer, name, &[&show(&value.value), &value.version.to_string()], object)
+    change(context.printer, name, &[&value.value[..], value.version.to_string().as_bytes()], object)
 }
