@@ -13,7 +13,8 @@ use atomix_proto::lock as l;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// What the server does with the next calls, and what it saw.
 #[derive(Default)]
@@ -226,6 +227,19 @@ async fn unavailable_is_repeated_and_nothing_else_is() {
     server.fail([Status::unknown("d")]);
     assert_eq!(counter.increment(1).await.unwrap_err().kind(), Kind::OutcomeUnknown);
     assert_eq!(server.operations(), 5);
+}
+
+#[tokio::test]
+async fn what_is_full_is_not_asked_again() {
+    let server = Running::start().await;
+    let counter = server.client().await.counter("hits").open().await.unwrap();
+    for (failed, reason) in ["STORE_FULL", "PRIMITIVES_FULL"].into_iter().enumerate() {
+        let details = ErrorDetails::with_error_info(reason, "atomix", []);
+        server.fail([Status::with_error_details(Code::Unavailable, "full", details)]);
+        let error = counter.increment(1).await.unwrap_err();
+        assert_eq!((error.kind(), error.reason()), (Kind::Unavailable, Some(reason)));
+        assert_eq!(server.operations(), failed as u64 + 1);
+    }
 }
 
 #[tokio::test]
