@@ -149,6 +149,9 @@ impl Failure {
         if error.reason() == Some("DRIVER_UNKNOWN") {
             return Some("see `atomix inspect drivers`");
         }
+        if error.message().starts_with("server does not speak HTTP/2") {
+            return Some("another program listens there: are --server and --control-server right?");
+        }
         if error.message().starts_with("connection broke") {
             return Some("the server has gone; is `atomix serve` still running?");
         }

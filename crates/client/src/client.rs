@@ -103,8 +103,8 @@ impl Builder {
 
     /// Sets for how long a call is repeated while the answer is [`Kind::Unavailable`], which means that it was
     /// certainly not applied. The pauses begin with 50 ms, double up to 2 seconds and vary by a fifth. Zero: every
-    /// call is tried once. A call that is refused because the store or the table of primitives is full (`STORE_FULL`,
-    /// `PRIMITIVES_FULL`) is not repeated. Default: 10 seconds.
+    /// call is tried once. Not repeated are calls that are refused because the store or the table of primitives is full
+    /// (`STORE_FULL`, `PRIMITIVES_FULL`), and those to something that does not speak HTTP/2. Default: 10 seconds.
     pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.settings.retry_budget = budget;
         self

@@ -102,7 +102,10 @@ impl Error {
                     (Kind::Timeout, "no answer in time".to_owned())
                 } else {
                     let kind = if access == Access::Write { Kind::OutcomeUnknown } else { Kind::Unavailable };
-                    (kind, format!("connection broke during the call: cause=`{cause}`"))
+                    let cause = cause.to_string();
+                    let what =
+                        if is_no_http2(&cause) { NOT_HTTP2 } else { "connection broke during the call" };
+                    (kind, format!("{what}: cause=`{cause}`"))
                 }
             }
             None => (Kind::of(status.code()), status.message().to_owned()),
@@ -156,9 +159,10 @@ impl Error {
     }
 
     /// Returns whether a repetition may have another outcome within seconds. A full store stays full until content is
-    /// removed.
+    /// removed, and another protocol stays what it is.
     pub(crate) fn may_pass(&self) -> bool {
         !matches!(self.reason(), Some("STORE_FULL" | "PRIMITIVES_FULL"))
+            && !self.message().starts_with(NOT_HTTP2)
     }
 }
 
@@ -190,6 +194,16 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.facts.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
+}
+
+/// The message of a call to something that is no gRPC server, such as another program on the same port.
+const NOT_HTTP2: &str = "server does not speak HTTP/2";
+
+/// Returns whether the HTTP/2 library found that what it received is none. It has no better name for that.
+fn is_no_http2(cause: &str) -> bool {
+    cause.strip_prefix("connection error detected: ").is_some_and(|reason| {
+        matches!(reason, "frame with invalid size" | "unspecific protocol error detected")
+    })
 }
 
 fn find<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {

@@ -101,9 +101,11 @@ async fn program(
     let count = routes.len();
     control.control().program(routes).await.map_err(Failure::control)?;
     context.printer.object(&json!({"programmed": count}))?;
-    context.printer.note(
-        "the routes are in force until the server ends; to keep them, write them into `routes` of the configuration",
-    );
+    context.printer.note(if count == 0 {
+        "there are no routes until others are programmed, or until the server starts again with those of its configuration"
+    } else {
+        "the routes are in force until the server ends; to keep them, write them into `routes` of the configuration"
+    });
     Ok(DONE)
 }
 

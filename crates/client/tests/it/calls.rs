@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use atomix_client::{Client, Kind};
 use atomix_proto::counter as c;
 use atomix_proto::lock as l;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
@@ -240,6 +241,28 @@ async fn what_is_full_is_not_asked_again() {
         assert_eq!((error.kind(), error.reason()), (Kind::Unavailable, Some(reason)));
         assert_eq!(server.operations(), failed as u64 + 1);
     }
+}
+
+#[tokio::test]
+async fn a_server_of_another_protocol_is_asked_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let connections = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            // It stays open, so that what was sent is read.
+            tokio::spawn(async move { socket.read_to_end(&mut Vec::new()).await });
+        }
+    });
+    let client = Client::builder().endpoint(address).connect_lazy().unwrap();
+    let error = client.counter("hits").open().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.message().starts_with("server does not speak HTTP/2"), "{error}");
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
