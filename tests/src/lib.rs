@@ -4,6 +4,7 @@
 pub mod books;
 pub mod disks;
 pub mod faults;
+pub mod foreign;
 pub mod load;
 pub mod record;
 pub mod rounds;

@@ -2,27 +2,17 @@
 //! Runs the scenarios of `clients/` against the built program, on every store.
 //!
 //! On a store that runtimes share, each client of a scenario has a runtime of its own, as in the tests of the original.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "processes are awaited in real time"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::any::Any;
-use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use atomix_kv_testkit::servers::etcd::Etcd;
 use atomix_kv_testkit::servers::redis::Redis;
 use atomix_tests::Server;
+use atomix_tests::foreign::{command, finish, is_there};
 
-/// Seconds are enough with warm caches. The rest is for the first run, which fetches and compiles what it needs.
-const LIMIT: Duration = Duration::from_mins(10);
 /// As many clients as a scenario has at most.
 const RUNTIMES: usize = 5;
 
@@ -87,52 +77,6 @@ impl Ground {
             .env("ATOMIX_TEST_STORE", self.store);
         finish(command);
     }
-}
-
-fn command(tool: &Path, arguments: &[&str], folder: &str) -> Command {
-    let mut command = Command::new(tool);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients").join(folder);
-    command.args(arguments).current_dir(folder);
-    command
-}
-
-/// Runs a command to its end, and fails with what it said if that is not a good one.
-fn finish(mut command: Command) {
-    let output = tempfile::NamedTempFile::new().expect("a place for the output");
-    let sink = || Stdio::from(File::options().append(true).open(output.path()).expect("it was just made"));
-    // A group of its own, so that an overdue tool ends with the processes that it started.
-    let mut child = command
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(sink())
-        .stderr(sink())
-        .spawn()
-        .expect("the tool is there");
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("the child is ours") {
-            break status.to_string();
-        }
-        if start.elapsed() > LIMIT {
-            let group = rustix::process::Pid::from_child(&child);
-            // It may have ended by itself in this moment.
-            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
-            child.wait().expect("the child is ours");
-            break format!("not finished after {LIMIT:?}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let text = std::fs::read(output.path()).expect("the file is ours");
-    let text = String::from_utf8_lossy(&text);
-    assert!(status == "exit status: 0", "{command:?}: {status}\n{text}");
-}
-
-/// Tells whether a tool is installed. In CI it must be.
-fn is_there(tool: &str, question: &str) -> bool {
-    let Err(error) = Command::new(tool).arg(question).output() else { return true };
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{tool} must be installed: {error}");
-    println!("skipped: {tool} is not installed: {error}");
-    false
 }
 
 /// Returns the Go scenarios, compiled once. `None` without Go.

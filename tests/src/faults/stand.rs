@@ -42,7 +42,7 @@ pub enum Backend {
         /// The library.
         shim: Shim,
     },
-    /// Three members.
+    /// Three members, or one.
     Etcd(etcd::Cluster),
     /// One server, with an append-only file.
     Redis(Redis),
@@ -71,6 +71,8 @@ pub enum Kind {
     Disk,
     /// See [`Backend::Etcd`].
     Etcd,
+    /// The same with one member.
+    EtcdAlone,
     /// See [`Backend::Redis`].
     Redis,
 }
@@ -91,6 +93,7 @@ impl Kind {
             "memory" => Self::Memory,
             "disk" => Self::Disk,
             "etcd" => Self::Etcd,
+            "etcd-alone" => Self::EtcdAlone,
             "redis" => Self::Redis,
             _ => return None,
         })
@@ -98,7 +101,7 @@ impl Kind {
 
     /// Tells whether several runtimes can share the store.
     pub fn shared(self) -> bool {
-        matches!(self, Self::Etcd | Self::Redis)
+        matches!(self, Self::Etcd | Self::EtcdAlone | Self::Redis)
     }
 }
 
@@ -117,6 +120,7 @@ impl Stand {
             },
             Kind::Etcd if firewall.is_some() => Backend::Etcd(etcd::Cluster::start_as_users(3, USERS).await),
             Kind::Etcd => Backend::Etcd(etcd::Cluster::start(3).await),
+            Kind::EtcdAlone => Backend::Etcd(etcd::Cluster::start(1).await),
             // With `everysec` a killed server loses what it had answered while a slow sync was under way.
             Kind::Redis => {
                 Backend::Redis(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await)
