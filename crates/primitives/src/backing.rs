@@ -6,7 +6,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Entry, Keyspace, Level, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
+use atomix_kv::{
+    Entry, ErrorKind, Found, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot, Store, Txn,
+    WatchFrom, WatchStream,
+};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -40,6 +43,22 @@ pub struct Limits {
 #[derive(Debug)]
 pub(crate) struct Retry {
     next: Duration,
+}
+
+/// A walk over a range, page by page. Each page is of its own moment.
+#[derive(Debug)]
+pub(crate) struct Pages<'a> {
+    backing: &'a Backing,
+    /// What was not read yet.
+    rest: Option<Range>,
+    keys_only: bool,
+}
+
+/// Entries that follow each other, all of one moment.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) revision: Revision,
 }
 
 /// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
@@ -101,6 +120,10 @@ impl Backing {
         Self { store, keyspace: kind.keyspace(name), hosts, env, limits }
     }
 
+    pub(crate) fn keyspace(&self) -> &Keyspace {
+        &self.keyspace
+    }
+
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.hosts
     }
@@ -125,6 +148,11 @@ impl Backing {
     /// Commits, with the store's own error.
     pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
         self.store.commit(&self.keyspace, txn).await
+    }
+
+    /// Walks over the entries of `range` in the order of their keys, as many at a time as the store gives.
+    pub(crate) fn pages(&self, range: Range, keys_only: bool) -> Pages<'_> {
+        Pages { backing: self, rest: Some(range), keys_only }
     }
 
     /// Reads one entry.
@@ -177,6 +205,24 @@ fn check(what: &str, bytes: usize, max: usize) -> Result<(), Error> {
         return Err(Error::invalid(format!("{what} too large: bytes=`{bytes}` max=`{max}`")));
     }
     Ok(())
+}
+
+// === impl Pages ===
+
+impl Pages<'_> {
+    /// Reads the next page, which may be empty; `None` after the last. Cancel safe: a page that was not returned is read
+    /// again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Page>, atomix_kv::Error> {
+        let Some(range) = &self.rest else { return Ok(None) };
+        let (order, keys_only) = (Order::Key, self.keys_only);
+        let scan = Read::Scan { range: range.clone(), order, limit: PAGE, keys_only };
+        let mut snapshot = self.backing.read_raw(vec![scan]).await?;
+        let Some(Found::Entries { entries, more }) = snapshot.reads.pop() else {
+            return Err(atomix_kv::Error::new(ErrorKind::Internal, "a scan was answered as another read"));
+        };
+        self.rest = entries.last().filter(|_| more).map(|last| range.after(&last.key));
+        Ok(Some(Page { entries, revision: snapshot.revision }))
+    }
 }
 
 impl Default for Limits {

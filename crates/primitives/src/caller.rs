@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atomix_env::Shutdown;
+use atomix_env::{Instant, Shutdown};
 
 /// Who owns a lock or a candidacy, as it is written into the store: a session of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,9 @@ pub struct Caller {
     /// Fires when the session ended or closed the primitive: waiting calls end, streams end, and what a call takes
     /// after that is given back at once.
     pub closed: Shutdown,
+    /// After this moment nothing is granted to the call, because the answer may come too late for its client. `None` if the
+    /// client waits however long it takes. Only calls that take a lock or enter an election look at it.
+    pub deadline: Option<Instant>,
 }
 
 // === impl Owner ===

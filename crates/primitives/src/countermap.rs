@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::number::{added, number};
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Events, QueueState, follow, keys};
+use crate::{Backing, Caller, Error, Events, Grant, QueueState, follow, keys};
 
 /// A counter map.
 #[derive(Debug)]
@@ -137,7 +137,17 @@ impl CounterMap {
         keys: &[String],
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
-        self.locks.acquire(caller, keys, timeout).await.map(drop)
+        self.grant(caller, keys, timeout).await.map(drop)
+    }
+
+    /// As [`CounterMap::lock`], with a grant that can be revoked if it does not reach its client.
+    pub async fn grant(
+        &self,
+        caller: &Caller,
+        keys: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<Grant, Error> {
+        self.locks.acquire(caller, keys, timeout).await
     }
 
     /// Unlocks all `keys`, or none and [`crate::Reason::LockNotHeld`] if the caller does not hold one of them.

@@ -6,6 +6,7 @@
 //! leader, and never otherwise. No call has an error of its own: what is not possible changes nothing, and the answer is
 //! the state after the call.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atomix_kv::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
@@ -30,6 +31,29 @@ struct Turn {
     record: Option<Record>,
     /// A change may still be under way whose answer was lost.
     doubt: bool,
+    /// Candidates that such a change may have brought in, or may yet. The next change takes them back.
+    undo: Vec<Candidate>,
+    /// Whether a task runs that makes a change as long as there is something to undo.
+    settling: bool,
+    /// The number of the last call that entered each candidate, for those of this runtime.
+    entered: BTreeMap<(Owner, String), u64>,
+    /// How many calls entered a candidate.
+    calls: u64,
+}
+
+/// A candidate that a call has brought in.
+#[derive(Debug, Clone)]
+pub struct Candidacy {
+    election: Election,
+    candidate: Candidate,
+    /// Of the call.
+    number: u64,
+}
+
+/// An entry whose call has not got its answer. Taken back when this is dropped.
+struct Unanswered {
+    term: Term,
+    candidacy: Option<Candidacy>,
 }
 
 /// What is stored, as it was found or written.
@@ -85,36 +109,59 @@ impl Election {
         Ok(election)
     }
 
-    /// Enters `candidate` for the session of the caller: it leads if nobody does, else it waits at the end. Entering
-    /// again changes nothing; another session that enters under the name of a waiting candidate takes its place over.
-    /// [`Reason::WaitersFull`] if too many wait; [`Reason::HostLost`] if others took this runtime for dead meanwhile.
+    /// Enters `candidate` for the session of the caller: it leads if no other does, else it waits at the end. Entering
+    /// again changes nothing; another session that enters under the name of a waiting candidate takes its place over. An
+    /// empty name stands for one that only this session has.
+    ///
+    /// [`Reason::WaitersFull`] if too many wait; [`Reason::HostLost`] if others took this runtime for dead meanwhile;
+    /// [`Reason::DeadlineExceeded`] if the deadline of the caller passed: nothing was entered then. Cancel safe: what a
+    /// dropped call brings in is taken back.
     pub async fn enter(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
-        self.backing.check_key(candidate)?;
-        if candidate.is_empty() {
-            return Err(Error::invalid("a candidate needs a name"));
-        }
-        self.backing.hosts().confirm(caller.owner.host).await?;
-        let (election, caller, candidate) = (self.clone(), caller.clone(), candidate.to_owned());
-        // A call that is dropped may still be applied, and its session may have ended by then.
-        let entering = async move { election.enter_now(&caller, &candidate).await };
-        to_the_end(self.backing.env(), entering).await
+        Ok(self.candidacy(caller, candidate).await?.0)
     }
 
-    async fn enter_now(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
+    /// As [`Election::enter`]. If the call brought the candidate in, the result says so, and can be revoked if it does not
+    /// reach its client.
+    pub async fn candidacy(
+        &self,
+        caller: &Caller,
+        candidate: &str,
+    ) -> Result<(Term, Option<Candidacy>), Error> {
+        self.backing.check_key(candidate)?;
+        self.backing.hosts().confirm(caller.owner.host).await?;
+        let (election, caller, candidate) = (self.clone(), caller.clone(), Candidate::of(caller, candidate));
+        // A call that is dropped may still be applied, and its session may have ended by then.
+        let entering = async move { election.enter_now(&caller, candidate).await };
+        Ok(to_the_end(self.backing.env(), entering).await?.answer())
+    }
+
+    async fn enter_now(&self, caller: &Caller, candidate: Candidate) -> Result<Unanswered, Error> {
         let max = self.backing.limits().waiters_max;
-        let term = self
-            .change(|state| {
-                if state.waiting.len() >= max || state.bytes() + candidate.len() > RECORD_BYTES_MAX {
+        let mut turn = self.turn.lock().await;
+        // A call that is made again after an unknown outcome wants what the first one wanted.
+        let again = turn.undo.contains(&candidate);
+        turn.undo.retain(|other| *other != candidate);
+        let entered = self
+            .change_in(&mut turn, |state| {
+                if state.waiting.len() >= max || state.bytes() + candidate.name.len() > RECORD_BYTES_MAX {
                     let message =
                         format!("too many candidates wait: max=`{max}` bytes-max=`{RECORD_BYTES_MAX}`");
                     return Err(Error::new(Reason::WaitersFull, message));
                 }
-                state.enter(candidate, caller.owner);
+                state.enter(&candidate.name, candidate.owner);
                 Ok(())
             })
-            .await?;
+            .await;
+        if entered.is_err() && again && !turn.undo.contains(&candidate) {
+            turn.undo.push(candidate.clone());
+            self.settle_later(&mut turn);
+        }
+        let (term, added) = entered?;
+        let number = turn.enter(&candidate);
+        drop(turn);
+        let candidacy = Candidacy { election: self.clone(), candidate, number };
         if caller.closed.is_cancelled() {
-            // The session ended while the candidate entered, and nobody else would take it back.
+            // The session ended while the candidate entered, and nothing else would take it back.
             self.release_all(caller.owner).await;
             return Err(Error::closed());
         }
@@ -123,13 +170,19 @@ impl Election {
             self.release_all(caller.owner).await;
             return Err(error);
         }
-        Ok(term)
+        if added && caller.deadline.is_some_and(|deadline| self.backing.env().now() >= deadline) {
+            candidacy.take_back().await;
+            let message = "the store answered too late for the deadline of the call: nothing was entered";
+            return Err(Error::new(Reason::DeadlineExceeded, message));
+        }
+        Ok(Unanswered { term, candidacy: added.then_some(candidacy) })
     }
 
     /// Takes back `candidate` if the session of the caller entered it. A leader that is taken back is followed by the
-    /// first who waits.
+    /// first who waits. An empty name stands for the one that this session has.
     pub async fn withdraw(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
-        self.apply(|state| state.withdraw(candidate, caller.owner)).await
+        let candidate = Candidate::of(caller, candidate);
+        self.apply(|state| state.withdraw(&candidate.name, candidate.owner)).await
     }
 
     /// Makes a waiting `candidate` the leader; the leader before waits as the first.
@@ -179,7 +232,13 @@ impl Election {
     pub async fn release_all(&self, owner: Owner) {
         let mut retry = Retry::default();
         loop {
-            match self.apply(|state| state.release(|other| other == owner)).await {
+            let mut turn = self.turn.lock().await;
+            let released = self.apply_in(&mut turn, |state| state.release(|other| other == owner)).await;
+            if released.is_ok() {
+                turn.entered.retain(|(other, _), _| *other != owner);
+            }
+            drop(turn);
+            match released {
                 Ok(_) => return,
                 Err(error) if error.reason() == Reason::StoreClosed => return,
                 Err(error) => {
@@ -206,33 +265,49 @@ impl Election {
     }
 
     async fn apply(&self, change: impl Fn(&mut State)) -> Result<Term, Error> {
-        self.change(|state| {
-            change(state);
-            Ok(())
-        })
-        .await
+        self.apply_in(&mut *self.turn.lock().await, change).await
     }
 
-    /// Changes the record in one commit, or leaves it alone if nothing changes.
-    async fn change(&self, change: impl Fn(&mut State) -> Result<(), Error>) -> Result<Term, Error> {
-        let mut turn = self.turn.lock().await;
+    async fn apply_in(&self, turn: &mut Turn, change: impl Fn(&mut State)) -> Result<Term, Error> {
+        let changed = self.change_in(turn, |state| {
+            change(state);
+            Ok(())
+        });
+        Ok(changed.await?.0)
+    }
+
+    /// Changes the record in one commit, or leaves it alone if nothing changes. Tells the term and whether a candidate is
+    /// new.
+    async fn change_in(
+        &self,
+        turn: &mut Turn,
+        change: impl Fn(&mut State) -> Result<(), Error>,
+    ) -> Result<(Term, bool), Error> {
         let (mut record, mut remembered) = match turn.record.take() {
             Some(record) => (record, true),
             None => (self.read().await?, false),
         };
         for _ in 0..ROUNDS_MAX {
             let mut after = record.state.clone();
+            for candidate in &turn.undo {
+                after.withdraw(&candidate.name, candidate.owner);
+            }
+            let settled = after.clone();
             let changed = change(&mut after);
+            if changed.is_err() {
+                after = settled.clone();
+            }
             // A record that was written anew refuses a change that comes late: nobody would take it back any more.
-            if changed.is_err() || (after == record.state && !turn.doubt) {
+            if after == record.state && (changed.is_err() || !turn.doubt) {
                 if remembered {
                     // Nothing will be written that tells whether it is still so.
                     (record, remembered) = (self.read().await?, false);
                     continue;
                 }
                 turn.record = Some(record);
-                return changed.map(|()| after.term());
+                return changed.map(|()| (after.term(), false));
             }
+            let added = after.candidates().find(|candidate| !settled.has(candidate)).cloned();
             let value = after.encode();
             let txn = Txn::new()
                 .write(Write::Put { key: key(), value: value.clone() })
@@ -247,23 +322,134 @@ impl Election {
             let outcome = match self.backing.commit_raw(txn).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    turn.doubt |= error.kind() == ErrorKind::OutcomeUnknown;
+                    if error.kind() == ErrorKind::OutcomeUnknown {
+                        turn.doubt = true;
+                        turn.undo.extend(added);
+                        self.settle_later(turn);
+                    }
                     return Err(error.into());
                 }
             };
             if outcome.applied {
                 let term = after.term();
                 let stored = Some((value, outcome.revision));
-                *turn = Turn { record: Some(Record { state: after, stored }), doubt: false };
-                return Ok(term);
+                turn.record = Some(Record { state: after, stored });
+                turn.doubt = false;
+                turn.undo.clear();
+                return changed.map(|()| (term, added.is_some()));
             }
             (record, remembered) = (Record::of(outcome.reads[0].entry())?, false);
         }
         Err(Error::contention())
     }
 
+    /// Sees to it that candidates whose call got no answer are taken back, also if no other call comes.
+    fn settle_later(&self, turn: &mut Turn) {
+        if turn.undo.is_empty() || std::mem::replace(&mut turn.settling, true) {
+            return;
+        }
+        let election = self.clone();
+        self.backing.env().detach(async move {
+            let mut retry = Retry::default();
+            loop {
+                retry.pause(election.backing.env()).await;
+                let mut turn = election.turn.lock().await;
+                // A call that came meanwhile has done it.
+                let settled = turn.undo.is_empty()
+                    || match election.apply_in(&mut turn, |_| {}).await {
+                        Ok(_) => true,
+                        Err(error) => error.reason() == Reason::StoreClosed,
+                    };
+                if settled {
+                    turn.settling = false;
+                    return;
+                }
+            }
+        });
+    }
+
     async fn read(&self) -> Result<Record, Error> {
         Record::of(self.backing.get(key()).await?.as_ref())
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Numbers a call that has entered `candidate`.
+    fn enter(&mut self, candidate: &Candidate) -> u64 {
+        self.calls += 1;
+        self.entered.insert((candidate.owner, candidate.name.clone()), self.calls);
+        if let Some(Record { state, .. }) = &self.record
+            && self.entered.len() > 2 * (state.waiting.len() + 32)
+        {
+            // Others have evicted some.
+            let known: BTreeSet<_> = state.candidates().map(|it| (it.owner, it.name.as_str())).collect();
+            self.entered.retain(|(owner, name), _| known.contains(&(*owner, name)));
+        }
+        self.calls
+    }
+}
+
+// === impl Candidacy ===
+
+impl Candidacy {
+    /// Takes the candidate back, unless a later call entered it again. Returns at once; the work runs to its end in the
+    /// background.
+    pub fn revoke(&self) {
+        let candidacy = self.clone();
+        self.election.backing.env().detach(async move { candidacy.take_back().await });
+    }
+
+    async fn take_back(&self) {
+        let Self { election, candidate, number } = self;
+        let key = (candidate.owner, candidate.name.clone());
+        let mut retry = Retry::default();
+        loop {
+            let mut turn = election.turn.lock().await;
+            if turn.entered.get(&key) != Some(number) {
+                return;
+            }
+            let withdraw = |state: &mut State| state.withdraw(&candidate.name, candidate.owner);
+            match election.apply_in(&mut turn, withdraw).await {
+                Ok(_) => {
+                    turn.entered.remove(&key);
+                    return;
+                }
+                Err(error) if error.reason() == Reason::StoreClosed => return,
+                Err(error) => {
+                    drop(turn);
+                    tracing::warn!(%error, "a candidate cannot be taken back, trying again");
+                    retry.pause(election.backing.env()).await;
+                }
+            }
+        }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    fn answer(mut self) -> (Term, Option<Candidacy>) {
+        (std::mem::take(&mut self.term), self.candidacy.take())
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(candidacy) = self.candidacy.take() {
+            candidacy.revoke();
+        }
+    }
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// Names a candidate of the caller's session. One without a name gets one that no other session has.
+    fn of(caller: &Caller, name: &str) -> Self {
+        let name = if name.is_empty() { caller.owner.to_string() } else { name.to_owned() };
+        Self { name, owner: caller.owner }
     }
 }
 
@@ -286,6 +472,15 @@ impl State {
             leader: self.leader.as_ref().map(|leader| leader.name.clone()).unwrap_or_default(),
             candidates: self.waiting.iter().map(|candidate| candidate.name.clone()).collect(),
         }
+    }
+
+    /// Returns the leader and then those who wait.
+    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.leader.iter().chain(&self.waiting)
+    }
+
+    fn has(&self, candidate: &Candidate) -> bool {
+        self.candidates().any(|other| other == candidate)
     }
 
     fn enter(&mut self, name: &str, owner: Owner) {

@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Notify};
 
 use crate::backing::PAGE;
+use crate::living::Registry;
 use crate::{Error, Reason, keys};
 
 /// The hosts of one store, as one of them sees them.
@@ -46,6 +47,8 @@ pub struct Hosts {
     turn: tokio::sync::Mutex<()>,
     /// Told when a host was found dead.
     deaths: Notify,
+    /// What this host owns, to tell it from orphans.
+    living: Registry,
 }
 
 /// A host, for operators.
@@ -129,12 +132,17 @@ impl Hosts {
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::default(),
             deaths: Notify::new(),
+            living: Registry::default(),
         })
     }
 
     /// Returns the name of this host. It changes when the host loses what it owned.
     pub fn id(&self) -> u64 {
         self.state.lock().id
+    }
+
+    pub(crate) fn living(&self) -> &Registry {
+        &self.living
     }
 
     /// Returns how long this host may be silent before the others take it for dead.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Holding, Reason};
+use crate::{Backing, Caller, Error, Grant, Holding, Reason};
 
 /// A lock.
 #[derive(Debug)]
@@ -32,6 +32,11 @@ impl Lock {
     /// ends; [`Reason::HostLost`] when others took this runtime for dead. Cancel safe: a dropped call leaves the queue, and
     /// gives back what it was granted.
     pub async fn lock(&self, caller: &Caller, timeout: Option<Duration>) -> Result<u64, Error> {
+        Ok(self.grant(caller, timeout).await?.token())
+    }
+
+    /// As [`Lock::lock`], with a grant that can be revoked if it does not reach its client.
+    pub async fn grant(&self, caller: &Caller, timeout: Option<Duration>) -> Result<Grant, Error> {
         self.queues.acquire(caller, &[KEY.to_owned()], timeout).await
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Events, QueueState, Reason, follow, keys};
+use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
 
 /// A map.
 #[derive(Debug)]
@@ -264,7 +264,17 @@ impl Map {
         keys: &[String],
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
-        self.locks.acquire(caller, keys, timeout).await.map(drop)
+        self.grant(caller, keys, timeout).await.map(drop)
+    }
+
+    /// As [`Map::lock`], with a grant that can be revoked if it does not reach its client.
+    pub async fn grant(
+        &self,
+        caller: &Caller,
+        keys: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<Grant, Error> {
+        self.locks.acquire(caller, keys, timeout).await
     }
 
     /// Unlocks all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them.

@@ -8,12 +8,18 @@
 //! of the order: two such calls can never wait for each other.
 //!
 //! Who waits is woken by one watch per keyspace, whatever their number, and only when its turn has come.
+//!
+//! A stamp that this runtime wrote is owned here until the store has confirmed its deletion, and every deletion runs to
+//! its end whatever happens to the call that wanted it. A stamp whose commit was never answered may still arrive: `sweep`
+//! looks for it.
 
 mod mirror;
+mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_env::WallTime;
@@ -21,10 +27,11 @@ use atomix_kv::{Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Tx
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use self::mirror::{Mirror, Owned, Stamp, Stamped, State, Waiter};
-use crate::backing::{PAGE, ROUNDS_MAX, Retry, to_the_end};
+use self::mirror::{Mirror, Owned, Phase, Stamp, Stamped, State, Waiter};
+use crate::backing::{ROUNDS_MAX, Retry, to_the_end};
+use crate::living::Living;
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
@@ -52,19 +59,47 @@ pub struct Holding {
     pub since: WallTime,
 }
 
+/// Locks that were granted to a call.
+#[derive(Clone)]
+pub struct Grant {
+    shared: Arc<Shared>,
+    owner: Owner,
+    token: u64,
+    stamps: Arc<[Stamped]>,
+}
+
 struct Shared {
     backing: Backing,
     state: Mutex<State>,
+    /// Wakes the task that looks for orphans.
+    doubt: Arc<Notify>,
+    /// How many orphans were deleted.
+    swept: AtomicU64,
 }
 
-/// A place in queues that is given up when this is dropped, unless it was kept.
-struct Place {
+/// A call in its queues. Its stamps are deleted when this is dropped, unless it was granted.
+struct Ticket {
     shared: Arc<Shared>,
     owner: Owner,
     nonce: u64,
-    /// `None` until the store has told the keys.
-    stamps: Option<Vec<Stamped>>,
-    kept: bool,
+    progress: Progress,
+}
+
+/// How far a [`Ticket`] has come.
+enum Progress {
+    /// The store has not answered: the stamps may be there, or arrive later.
+    Sent,
+    /// The stamps are there.
+    Stamped(Vec<Stamped>),
+    /// There is nothing to delete.
+    Done,
+}
+
+/// Stamps whose deletion a call waits for. If the call is dropped, the deletion goes on without it.
+struct Unlock<'a> {
+    shared: &'a Arc<Shared>,
+    owner: Owner,
+    stamps: Vec<Stamped>,
 }
 
 /// How long the queues are still followed when nobody waits any more: long enough that a contended lock does not begin
@@ -72,93 +107,99 @@ struct Place {
 const LINGER: Duration = Duration::from_secs(5);
 /// How long a call has to be ready to wait for news that it could also ask for.
 const BRIEF: Duration = Duration::from_millis(50);
-/// When a stamp whose answer was lost is looked for again, if it is not there: what a broken connection has sent may be
-/// applied as late as this.
-const LATE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 // === impl Queues ===
 
 impl Queues {
     /// Opens the locks. Gives back what dead hosts left before it returns.
     pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
-        let queues = Self { shared: Arc::new(Shared { backing, state: Mutex::default() }) };
+        let (doubt, swept) = (Arc::default(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { backing, state: Mutex::default(), doubt, swept });
+        let living: Weak<dyn Living> = Arc::downgrade(&shared) as _;
+        shared.backing.hosts().living().register(shared.backing.keyspace(), living);
+        let queues = Self { shared };
         queues.bury().await?;
         Ok(queues)
     }
 
-    /// Takes the locks of all `keys` and returns the token. Waits for at most `timeout`, else
-    /// [`Reason::LockTimeout`]; without a `timeout` for ever; with zero not at all. [`Reason::HostLost`] if others took
-    /// this host for dead meanwhile: nothing is granted then, whatever the queues said.
+    /// Takes the locks of all `keys`. Waits for at most `timeout`, else [`Reason::LockTimeout`]; without a `timeout` until
+    /// the caller's own deadline, if it has one; with zero not at all. Grants nothing after the caller's deadline.
+    /// [`Reason::HostLost`] if others took this host for dead meanwhile: nothing is granted then, whatever the queues said.
+    ///
+    /// Cancel safe: a dropped call leaves the queues.
     pub(crate) async fn acquire(
         &self,
         caller: &Caller,
         keys: &[String],
         timeout: Option<Duration>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Grant, Error> {
         let queues = self.queues(keys)?;
         let shared = &self.shared;
+        let env = shared.backing.env();
         let (hosts, host) = (shared.backing.hosts(), caller.owner.host);
         let lost = hosts.lost(host);
         hosts.confirm(host).await?;
         if timeout == Some(Duration::ZERO) && shared.heads(&queues).await?.iter().any(Option::is_some) {
             return Err(not_obtained());
         }
-        let nonce = shared.backing.env().random();
-        let mut place =
-            Place { shared: Arc::clone(shared), owner: caller.owner, nonce, stamps: None, kept: false };
-        // Who is there already will be seen to go. To ask again would be one more question for the store at every hand-over,
-        // and to etcd one that also finds what was deleted. A brief call may not have the time to see.
-        let ask = timeout.is_some_and(|timeout| timeout < BRIEF) || !shared.state.lock().is_taken(&queues);
-        let standing = async move {
-            let stood = place.stand(&queues, ask).await?;
-            Ok((place, stood))
+        let nonce = env.random();
+        let ask = {
+            let mut state = shared.state.lock();
+            state.pending.insert(nonce);
+            // Who is there already will be seen to go. To ask again would be one more question for the store at every
+            // hand-over, and to etcd one that also finds what was deleted. A brief call may not have the time to see.
+            timeout.is_some_and(|timeout| timeout < BRIEF) || !state.is_taken(&queues)
         };
-        let (mut place, (revision, stamps, first)) = to_the_end(shared.backing.env(), standing).await?;
+        let mut ticket =
+            Ticket { shared: Arc::clone(shared), owner: caller.owner, nonce, progress: Progress::Sent };
+        let enqueueing = async move {
+            let enqueued = ticket.enqueue(&queues, ask).await?;
+            Ok((ticket, enqueued))
+        };
+        let (ticket, (revision, stamps, first)) = to_the_end(env, enqueueing).await?;
         if caller.closed.is_cancelled() {
             return Err(Error::closed());
         }
         if first {
             hosts.confirm(host).await?;
-            place.keep();
-            return Ok(revision.0);
+            return ticket.grant(caller, revision).await;
         }
         if timeout == Some(Duration::ZERO) {
-            place.leave().await;
+            ticket.leave().await;
             return Err(not_obtained());
         }
         let max = shared.backing.limits().waiters_max;
         if shared.state.lock().waiting.len() >= max {
-            place.leave().await;
+            ticket.leave().await;
             return Err(Error::new(Reason::WaitersFull, format!("too many calls wait: max=`{max}`")));
         }
-        let mut grant = shared.wait(stamps, revision);
-        let env = shared.backing.env();
+        let mut turn = shared.wait(stamps, revision);
         let timer = async {
-            match timeout {
-                Some(timeout) => env.sleep(timeout).await,
+            let timeout = timeout.map(|timeout| env.now() + timeout);
+            match timeout.into_iter().chain(caller.deadline).min() {
+                Some(end) => env.clock().sleep_until(end).await,
                 None => std::future::pending().await,
             }
         };
         let granted = tokio::select! {
             biased;
-            granted = &mut grant => granted,
+            granted = &mut turn => granted,
             () = caller.closed.cancelled() => Ok(Err(Error::closed())),
             () = lost.cancelled() => return Err(Error::host_lost()),
             // The turn may have come in the very moment.
-            () = timer => grant.try_recv().map_or_else(|_| Ok(Err(not_obtained())), Ok),
+            () = timer => turn.try_recv().map_or_else(|_| Ok(Err(not_obtained())), Ok),
         };
         match granted {
             Ok(Ok(())) => {
                 hosts.confirm(host).await?;
-                place.keep();
-                Ok(revision.0)
+                ticket.grant(caller, revision).await
             }
             Ok(Err(error)) => {
                 if error.reason() == Reason::Closed {
                     // Others take a place away only from a host that they took for dead.
                     hosts.ask(host).await?;
                 }
-                place.leave().await;
+                ticket.leave().await;
                 Err(error)
             }
             // The sender lives in the waiter, which is removed only after it was told.
@@ -166,7 +207,8 @@ impl Queues {
         }
     }
 
-    /// Gives back the locks of all `keys`, or none and [`Reason::LockNotHeld`].
+    /// Gives back the locks of all `keys`, or none and [`Reason::LockNotHeld`]. A call that is dropped while the store
+    /// answers still gives them back.
     pub(crate) async fn release(&self, owner: Owner, keys: &[String]) -> Result<(), Error> {
         let queues = self.queues(keys)?;
         let shared = &self.shared;
@@ -176,7 +218,10 @@ impl Queues {
                 Some(stamps) => stamps,
                 None => shared.held(owner, &queues).await?,
             };
-            if shared.backing.commit(removal(&stamps)).await?.applied {
+            let mut unlock = Unlock { shared, owner, stamps };
+            let outcome = shared.backing.commit(removal(&unlock.stamps)).await;
+            let stamps = std::mem::take(&mut unlock.stamps);
+            if outcome?.applied {
                 let mut state = shared.state.lock();
                 state.released(owner, &queues);
                 state.gone(&stamps);
@@ -186,33 +231,51 @@ impl Queues {
         Err(Error::contention())
     }
 
-    /// Gives back whatever `owner` holds. Does not return before the store has confirmed it or was closed.
+    /// Gives back whatever `owner` holds and waits for. Does not return before the store has confirmed it or was closed;
+    /// goes on if this call is dropped.
     pub async fn release_all(&self, owner: Owner) {
-        let stamps = self.shared.state.lock().disown_session(owner);
-        self.shared.delete(&stamps).await;
+        let stamps = self.shared.state.lock().leave_all(owner);
+        self.shared.delete_to_the_end(owner, stamps).await;
     }
 
-    /// Deletes the places of dead hosts, whether they held or waited.
+    /// Deletes the stamps of dead hosts, whether they held or waited, and looks for orphans of this one.
     pub async fn bury(&self) -> Result<(), Error> {
         let backing = &self.shared.backing;
         if !backing.hosts().outlives() {
             return Ok(());
         }
-        let mut range = keys::all(keys::QUEUE);
-        loop {
-            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-            let snapshot = backing.read(vec![scan]).await?;
-            let entries = snapshot.reads[0].entries();
+        let mut pages = backing.pages(keys::all(keys::QUEUE), false);
+        while let Some(page) = pages.next().await? {
             let host = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.host);
-            let dead = backing.hosts().dead(entries.iter().filter_map(host).collect()).await?;
-            let left = entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
+            let dead = backing.hosts().dead(page.entries.iter().filter_map(host).collect()).await?;
+            let left =
+                page.entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
             self.shared.remove(&left.map(Stamped::of).collect::<Vec<_>>()).await?;
             self.shared.state.lock().disown_all(&dead);
-            match entries.last() {
-                Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
-                Some(_) | None => return Ok(()),
+            self.shared.suspect(&page.entries);
+        }
+        Ok(())
+    }
+
+    /// Returns how many stamps of this runtime were found in the store that belonged to no call and no session, and were
+    /// deleted.
+    pub fn orphans_swept(&self) -> u64 {
+        self.shared.swept.load(Ordering::Relaxed)
+    }
+
+    /// Deletes all stamps of `owner`, who is not here any more, as an operator asks for. Returns how many there were.
+    pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
+        let mut expelled = 0;
+        let mut pages = self.shared.backing.pages(keys::all(keys::QUEUE), false);
+        while let Some(page) = pages.next().await? {
+            let theirs = page.entries.iter().filter(|entry| Owner::decode(&entry.value) == Some(owner));
+            let theirs: Vec<Stamped> = theirs.map(Stamped::of).collect();
+            for chunk in theirs.chunks(self.shared.backing.writes_at_once()) {
+                expelled += self.shared.remove(chunk).await?;
+                self.shared.state.lock().disown(owner, chunk);
             }
         }
+        Ok(expelled)
     }
 
     /// Returns the owners in this runtime that were told that they hold something, some more than once.
@@ -279,11 +342,36 @@ impl fmt::Debug for Queues {
     }
 }
 
-// === impl Place ===
+// === impl Grant ===
 
-impl Place {
-    /// Stamps all `queues` and tells the commit, the stamps, and whether all of them are first, if that is to be asked.
-    async fn stand(&mut self, queues: &[Bytes], ask: bool) -> Result<(Revision, Vec<Stamp>, bool), Error> {
+impl Grant {
+    /// Returns the fencing token.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Gives back what was granted, as far as it was not given back yet. A later grant of the same session is left alone.
+    /// Returns at once; the deletion runs to its end in the background.
+    pub fn revoke(&self) {
+        let stamps = self.shared.state.lock().leave(self.owner, &self.stamps);
+        self.shared.delete_in_background(self.owner, stamps);
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("owner", &self.owner)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Stamps all `queues`. Returns the commit, the stamps, and, if `ask`, whether all of them are first.
+    async fn enqueue(&mut self, queues: &[Bytes], ask: bool) -> Result<(Revision, Vec<Stamp>, bool), Error> {
         let since = self.shared.backing.env().wall().since_unix();
         let mut value = BytesMut::with_capacity(Owner::BYTES + 16);
         value.put_slice(&self.owner.encode());
@@ -300,8 +388,10 @@ impl Place {
         let outcome = match self.shared.backing.commit_raw(txn).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                // Only a stamp that may be there needs to be looked for.
-                self.kept = error.kind() != ErrorKind::OutcomeUnknown;
+                if error.kind() != ErrorKind::OutcomeUnknown {
+                    self.shared.state.lock().pending.remove(&self.nonce);
+                    self.progress = Progress::Done;
+                }
                 return Err(error.into());
             }
         };
@@ -319,129 +409,122 @@ impl Place {
         let first = ask && stamps.iter().zip(&outcome.reads).all(alone);
         let mut state = self.shared.state.lock();
         for stamp in &stamps {
-            let place = Owned { value: value.clone(), held: false };
-            state.owned.insert((self.owner, stamp.key.clone()), place);
+            let owned = Owned { value: value.clone(), phase: Phase::Waiting };
+            state.owned.insert((self.owner, stamp.key.clone()), owned);
         }
+        state.pending.remove(&self.nonce);
         drop(state);
         let stamped = |stamp: &Stamp| Stamped { key: stamp.key.clone(), value: value.clone() };
-        self.stamps = Some(stamps.iter().map(stamped).collect());
+        self.progress = Progress::Stamped(stamps.iter().map(stamped).collect());
         Ok((outcome.revision, stamps, first))
     }
 
-    /// Keeps the place after this value is gone: its owner holds the locks.
-    fn keep(&mut self) {
-        self.kept = true;
-        let mut state = self.shared.state.lock();
-        for stamp in self.stamps.iter().flatten() {
-            // A session that ended meanwhile owns nothing any more.
-            if let Some(owned) = state.owned.get_mut(&(self.owner, stamp.key.clone())) {
-                owned.held = true;
-            }
+    /// Turns the ticket into a grant: its session holds the locks. Not if the session ended meanwhile, and not after the
+    /// deadline of the caller, who may have given up by the time it is told.
+    async fn grant(mut self, caller: &Caller, revision: Revision) -> Result<Grant, Error> {
+        if caller.deadline.is_some_and(|deadline| self.shared.backing.env().now() >= deadline) {
+            self.leave().await;
+            return Err(not_obtained());
         }
+        let Progress::Stamped(stamps) = &mut self.progress else {
+            return Err(Error::new(Reason::Internal, "a call was granted what it had not asked for"));
+        };
+        if !self.shared.state.lock().hold(self.owner, stamps) {
+            return Err(Error::closed());
+        }
+        let stamps = std::mem::take(stamps).into();
+        self.progress = Progress::Done;
+        Ok(Grant { shared: Arc::clone(&self.shared), owner: self.owner, token: revision.0, stamps })
     }
 
-    /// Gives the place up and waits until that is done.
+    /// Deletes the stamps and waits for that. The deletion goes on if this is dropped.
     async fn leave(mut self) {
-        self.kept = true;
-        self.shared.leave(self.owner, self.nonce, self.stamps.take()).await;
+        if let Progress::Stamped(stamps) = std::mem::replace(&mut self.progress, Progress::Done) {
+            let stamps = self.shared.state.lock().leave(self.owner, &stamps);
+            self.shared.delete_to_the_end(self.owner, stamps).await;
+        }
     }
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.kept {
-            return;
+        match std::mem::replace(&mut self.progress, Progress::Done) {
+            Progress::Done => {}
+            Progress::Sent => self.shared.lose(self.nonce),
+            Progress::Stamped(stamps) => {
+                // The waiter goes at once, so that it is not counted and not granted any more.
+                let stamps = self.shared.state.lock().leave(self.owner, &stamps);
+                self.shared.delete_in_background(self.owner, stamps);
+            }
         }
-        let (owner, nonce, stamps) = (self.owner, self.nonce, self.stamps.take());
-        let shared = Arc::clone(&self.shared);
-        // The waiter goes at once, so that it is not counted and not granted any more.
-        shared.state.lock().unwait(stamps.iter().flatten().map(|stamp| &stamp.key));
-        let env = shared.backing.env().clone();
-        env.spawn(async move { shared.leave(owner, nonce, stamps).await });
+    }
+}
+
+// === impl Unlock ===
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        if !self.stamps.is_empty() {
+            let stamps = std::mem::take(&mut self.stamps);
+            self.shared.state.lock().leave(self.owner, &stamps);
+            // Also those that are not known here: the store said that this session holds them.
+            self.shared.delete_in_background(self.owner, stamps);
+        }
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    async fn heads(&self, queues: &[Bytes]) -> Result<Vec<Option<Entry>>, Error> {
+    async fn heads(self: &Arc<Self>, queues: &[Bytes]) -> Result<Vec<Option<Entry>>, Error> {
         let snapshot = self.backing.read(queues.iter().map(head).collect()).await?;
-        Ok(snapshot.reads.iter().map(|found| found.entries().first().cloned()).collect())
+        let heads: Vec<_> = snapshot.reads.iter().map(|found| found.entries().first().cloned()).collect();
+        self.suspect(heads.iter().flatten());
+        Ok(heads)
     }
 
     /// Asks the store for the stamps with which `owner` holds `queues`.
-    async fn held(&self, owner: Owner, queues: &[Bytes]) -> Result<Vec<Stamped>, Error> {
+    async fn held(self: &Arc<Self>, owner: Owner, queues: &[Bytes]) -> Result<Vec<Stamped>, Error> {
         let heads = self.heads(queues).await?;
         let state = self.state.lock();
         let held = |head: &Option<Entry>| {
             let mine = head.as_ref().filter(|head| Owner::decode(&head.value) == Some(owner));
             let stamp = Stamped::of(mine.ok_or_else(not_held)?);
             // A turn that has come is no grant before its call was told.
-            let untold = state.owned.get(&(owner, stamp.key.clone())).is_some_and(|owned| !owned.held);
-            if untold { Err(not_held()) } else { Ok(stamp) }
+            let known = state.owned.get(&(owner, stamp.key.clone()));
+            if known.is_some_and(|owned| owned.phase != Phase::Held) { Err(not_held()) } else { Ok(stamp) }
         };
         heads.iter().map(held).collect()
     }
 
-    /// Deletes a place. Without `stamps` it is looked for by its nonce.
-    async fn leave(&self, owner: Owner, nonce: u64, stamps: Option<Vec<Stamped>>) {
-        let stamps = match stamps {
-            Some(stamps) => stamps,
-            None => self.find(owner, nonce).await,
+    /// Deletes stamps and waits for that. The deletion goes on if this is dropped.
+    async fn delete_to_the_end(self: &Arc<Self>, owner: Owner, stamps: Vec<Stamped>) {
+        let shared = Arc::clone(self);
+        let deleting = async move {
+            shared.delete(owner, &stamps).await;
+            Ok(())
         };
-        {
-            let mut state = self.state.lock();
-            state.unwait(stamps.iter().map(|stamp| &stamp.key));
-            state.disown(owner, stamps.iter().map(|stamp| &stamp.key));
-        }
-        self.delete(&stamps).await;
+        // It fails only when the process ends.
+        drop(to_the_end(self.backing.env(), deleting).await);
     }
 
-    /// Finds the stamps of a place whose commit was not answered. They may come a while after the answer was lost.
-    async fn find(&self, owner: Owner, nonce: u64) -> Vec<Stamped> {
-        for pause in LATE {
-            let found = self.look_for(owner, nonce).await;
-            if !found.is_empty() {
-                return found;
-            }
-            self.backing.env().sleep(pause).await;
-        }
-        self.look_for(owner, nonce).await
-    }
-
-    async fn look_for(&self, owner: Owner, nonce: u64) -> Vec<Stamped> {
-        let mut retry = Retry::default();
-        let mut range = keys::all(keys::QUEUE);
-        let mut found = Vec::new();
-        loop {
-            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-            match self.backing.read_raw(vec![scan]).await {
-                Ok(snapshot) => {
-                    let entries = snapshot.reads[0].entries();
-                    let mine = |entry: &&Entry| {
-                        Owner::decode(&entry.value) == Some(owner)
-                            && entry.value.get(Owner::BYTES..Owner::BYTES + 8)
-                                == Some(&nonce.to_be_bytes()[..])
-                    };
-                    found.extend(entries.iter().filter(mine).map(Stamped::of));
-                    match entries.last() {
-                        Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
-                        Some(_) | None => return found,
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Closed => return found,
-                Err(_) => retry.pause(self.backing.env()).await,
-            }
+    fn delete_in_background(self: &Arc<Self>, owner: Owner, stamps: Vec<Stamped>) {
+        if !stamps.is_empty() {
+            let shared = Arc::clone(self);
+            self.backing.env().detach(async move { shared.delete(owner, &stamps).await });
         }
     }
 
-    /// Deletes stamps, however often the store has to be asked.
-    async fn delete(&self, stamps: &[Stamped]) {
+    /// Deletes stamps, however often the store has to be asked, and disowns them when it has confirmed that.
+    async fn delete(&self, owner: Owner, stamps: &[Stamped]) {
         for chunk in stamps.chunks(self.backing.writes_at_once()) {
             let mut retry = Retry::default();
             loop {
                 match self.remove(chunk).await {
-                    Ok(()) => break,
+                    Ok(_) => {
+                        self.state.lock().disown(owner, chunk);
+                        break;
+                    }
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(error) => {
                         tracing::warn!(%error, "a lock cannot be given back, trying again");
@@ -452,21 +535,25 @@ impl Shared {
         }
     }
 
-    /// Deletes those of some stamps that are still there.
-    async fn remove(&self, stamps: &[Stamped]) -> Result<(), atomix_kv::Error> {
+    /// Deletes those of some stamps that are still there and returns their number.
+    async fn remove(&self, stamps: &[Stamped]) -> Result<usize, atomix_kv::Error> {
         if stamps.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         if self.backing.commit_raw(removal(stamps)).await?.applied {
             self.state.lock().gone(stamps);
-        } else if stamps.len() > 1 {
+            return Ok(stamps.len());
+        }
+        let mut removed = 0;
+        if stamps.len() > 1 {
             for stamp in stamps.chunks(1) {
                 if self.backing.commit_raw(removal(stamp)).await?.applied {
                     self.state.lock().gone(stamp);
+                    removed += 1;
                 }
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Registers a waiting call and makes sure that the queues are followed.
@@ -490,7 +577,7 @@ impl Shared {
     }
 
     /// Follows the queues until nobody has waited for a while.
-    async fn follow(&self) {
+    async fn follow(self: &Arc<Self>) {
         let mut retry = Retry::default();
         loop {
             match self.mirror().await {
@@ -514,7 +601,7 @@ impl Shared {
     }
 
     /// Reads the queues and follows them. Ends without an error when nobody waits any more.
-    async fn mirror(&self) -> Result<(), Error> {
+    async fn mirror(self: &Arc<Self>) -> Result<(), Error> {
         let (mut watch, _) = follow::begin(&self.backing).await?;
         let mirror = self.load().await?;
         self.state.lock().install(mirror);
@@ -535,48 +622,50 @@ impl Shared {
         }
     }
 
-    fn advance(&self, item: Option<Result<WatchItem, atomix_kv::Error>>) -> Result<(), Error> {
+    fn advance(self: &Arc<Self>, item: Option<Result<WatchItem, atomix_kv::Error>>) -> Result<(), Error> {
         let ended = || Error::new(Reason::StoreUnavailable, "the watch of the queues ended");
         if let WatchItem::Commit(commit) = item.ok_or_else(ended)?? {
-            self.state.lock().apply(&commit);
+            let unknown = self.state.lock().apply(&commit)?;
+            self.suspect(unknown);
         }
         Ok(())
     }
 
     /// Reads all queues at one moment.
-    async fn load(&self) -> Result<Mirror, Error> {
+    async fn load(self: &Arc<Self>) -> Result<Mirror, Error> {
         let mut retry = Retry::default();
         'again: loop {
-            let mut range = keys::all(keys::QUEUE);
+            let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
             let mut mirror: Option<Mirror> = None;
-            loop {
-                let scan = Read::Scan {
-                    range: range.clone(),
-                    order: Order::Key,
-                    limit: usize::MAX,
-                    keys_only: true,
-                };
-                let snapshot = self.backing.read(vec![scan]).await?;
-                let mirror = mirror
-                    .get_or_insert_with(|| Mirror { revision: snapshot.revision, queues: HashMap::new() });
-                if mirror.revision != snapshot.revision {
+            while let Some(page) = pages.next().await? {
+                let mirror =
+                    mirror.get_or_insert_with(|| Mirror { revision: page.revision, queues: HashMap::new() });
+                if mirror.revision != page.revision {
                     // Pages of different moments are no state of the queues.
                     retry.pause(self.backing.env()).await;
                     continue 'again;
                 }
-                let entries = snapshot.reads[0].entries();
-                for entry in entries {
+                for entry in &page.entries {
                     mirror.insert(entry)?;
                 }
-                match entries.last() {
-                    Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
-                    Some(_) | None => break,
-                }
+                self.suspect(&page.entries);
             }
             if let Some(mirror) = mirror {
                 return Ok(mirror);
             }
         }
+    }
+}
+
+impl Living for Shared {
+    fn owns(&self, entry: &Entry) -> bool {
+        self.state.lock().owns(entry)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.backing.hosts().living().forget(self.backing.keyspace());
     }
 }
 
@@ -597,6 +686,11 @@ fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
     (rest >= len).then_some(())?;
     let key = String::from_utf8(stamp[5..5 + len].to_vec()).ok()?;
     Some((stamp.slice(..5 + len), key))
+}
+
+/// Returns the number that tells the stamps of one call from all others.
+fn nonce(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*value.get(Owner::BYTES..)?.first_chunk()?))
 }
 
 /// Deletes all of these stamps or none. A store that lost what it had gives the same keys again, so the value tells whose

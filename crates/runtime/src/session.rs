@@ -126,7 +126,7 @@ impl Session {
             closed.cancel();
             closed
         });
-        Caller { owner: self.owner(open), closed }
+        Caller { owner: self.owner(open), closed, deadline: None }
     }
 
     /// Returns what the session owns, at most `max` per primitive. All stores are asked at once; what one does not tell

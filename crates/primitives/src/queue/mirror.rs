@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a runtime knows of the queues of one keyspace, and whom it tells that its turn has come. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use atomix_kv::{Commit, Entry, Range, Revision, Sorted};
@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::split;
-use crate::{Error, Owner, Reason};
+use super::{nonce, split};
+use crate::{Error, Owner, Reason, keys};
 
 /// Who waits and who holds, as far as this runtime is concerned.
 #[derive(Default)]
@@ -20,18 +20,36 @@ pub(super) struct State {
     /// The queues as of the last commit that was followed; only while somebody waits.
     pub(super) mirror: Option<Mirror>,
     pub(super) following: bool,
-    /// The stamps of this runtime's sessions.
+    /// The stamps of this runtime's sessions, from the answer to the commit that made them to the answer to the one that
+    /// deleted them.
     pub(super) owned: Sorted<(Owner, Bytes), Owned>,
+    /// The nonces of commits that make stamps and are not answered yet.
+    pub(super) pending: HashSet<u64>,
+    /// The nonces of such commits that were never answered, some of them: the stamps belong to no call.
+    pub(super) lost: HashSet<u64>,
+    /// Whether the task runs that looks for stamps that nothing owns.
+    pub(super) sweeping: bool,
 }
 
-/// A place of a session of this runtime.
+/// A stamp of a session of this runtime.
 pub(super) struct Owned {
     pub(super) value: Bytes,
-    /// The owner was told that it holds the lock.
-    pub(super) held: bool,
+    pub(super) phase: Phase,
+}
+
+/// How far an owned stamp has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its call has not been told that it holds the lock.
+    Waiting,
+    /// Its session was told that it holds the lock.
+    Held,
+    /// It is to be deleted, and the store has not confirmed that.
+    Leaving,
 }
 
 /// A stamp as it is in the store.
+#[derive(Clone)]
 pub(super) struct Stamped {
     pub(super) key: Bytes,
     pub(super) value: Bytes,
@@ -62,37 +80,87 @@ pub(super) struct Stamp {
 // === impl State ===
 
 impl State {
-    pub(super) fn disown<'a>(&mut self, owner: Owner, stamps: impl IntoIterator<Item = &'a Bytes>) {
+    /// Forgets stamps of `owner` that are not in the store any more.
+    pub(super) fn disown(&mut self, owner: Owner, stamps: &[Stamped]) {
         for stamp in stamps {
-            self.owned.remove_entry(&(owner, stamp.clone()));
+            if self.owned_as(owner, stamp).is_some() {
+                self.owned.remove_entry(&(owner, stamp.key.clone()));
+            }
         }
     }
 
-    /// Forgets all places of a session and returns them.
-    pub(super) fn disown_session(&mut self, owner: Owner) -> Vec<Stamped> {
+    /// Gives up all stamps of a session and returns them for deletion.
+    pub(super) fn leave_all(&mut self, owner: Owner) -> Vec<Stamped> {
         // Sessions are counted.
-        self.disown_range(owner, Some(Owner { session: owner.session + 1, ..owner }))
+        let stamps = self.of(owner, Some(Owner { session: owner.session + 1, ..owner }));
+        let stamps = stamps.into_iter().map(|(_, stamp)| stamp).collect::<Vec<_>>();
+        self.leave(owner, &stamps)
+    }
+
+    /// Gives up those of `stamps` that are owned and not given up yet. Their calls wait no more. Returns them for deletion.
+    pub(super) fn leave(&mut self, owner: Owner, stamps: &[Stamped]) -> Vec<Stamped> {
+        let mut left = Vec::with_capacity(stamps.len());
+        for stamp in stamps {
+            let Some(owned) = self.owned_as(owner, stamp) else { continue };
+            if owned.phase == Phase::Leaving {
+                continue;
+            }
+            owned.phase = Phase::Leaving;
+            left.push(stamp.clone());
+            if let Some(waiter) = self.waiting.get(&stamp.key).cloned() {
+                self.tell(&waiter, Err(Error::closed()));
+            }
+        }
+        left
+    }
+
+    /// Makes the owner of `stamps` their holder, unless one of them was given up meanwhile.
+    pub(super) fn hold(&mut self, owner: Owner, stamps: &[Stamped]) -> bool {
+        let mut waiting =
+            |stamp| self.owned_as(owner, stamp).is_some_and(|owned| owned.phase == Phase::Waiting);
+        if !stamps.iter().all(&mut waiting) {
+            return false;
+        }
+        for stamp in stamps {
+            if let Some(owned) = self.owned_as(owner, stamp) {
+                owned.phase = Phase::Held;
+            }
+        }
+        true
+    }
+
+    /// Tells whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
+    pub(super) fn owns(&self, entry: &Entry) -> bool {
+        let Some(owner) = Owner::decode(&entry.value) else { return false };
+        let owned = self.owned.get(&(owner, entry.key.clone()));
+        owned.is_some_and(|owned| owned.value == entry.value)
+            || nonce(&entry.value).is_some_and(|nonce| self.pending.contains(&nonce))
     }
 
     pub(super) fn disown_all(&mut self, hosts: &BTreeSet<u64>) {
         let first = |host| Owner { host, session: 0 };
         for host in hosts {
-            self.disown_range(first(*host), host.checked_add(1).map(first));
+            for (owner, stamp) in self.of(first(*host), host.checked_add(1).map(first)) {
+                self.owned.remove_entry(&(owner, stamp.key));
+            }
         }
     }
 
-    fn disown_range(&mut self, from: Owner, to: Option<Owner>) -> Vec<Stamped> {
+    fn owned_as(&mut self, owner: Owner, stamp: &Stamped) -> Option<&mut Owned> {
+        // A store that lost what it had gives the same keys again.
+        self.owned.get_mut(&(owner, stamp.key.clone())).filter(|owned| owned.value == stamp.value)
+    }
+
+    fn of(&self, from: Owner, to: Option<Owner>) -> Vec<(Owner, Stamped)> {
         let first = |owner| (owner, Bytes::new());
         let owned = self.owned.range(&first(from), to.map(first).as_ref());
-        let places: Vec<_> = owned.map(|(place, _)| place.clone()).collect();
-        let removed = places.iter().filter_map(|place| self.owned.remove_entry(place));
-        removed.map(|((_, key), owned)| Stamped { key, value: owned.value }).collect()
+        owned.map(|entry| (entry.0.0, Stamped::owned(entry))).collect()
     }
 
     /// Returns the owners that were told that they hold something, once for each place.
     pub(super) fn holders(&self) -> Vec<Owner> {
         let first = (Owner { host: 0, session: 0 }, Bytes::new());
-        let held = self.owned.range(&first, None).filter(|(_, owned)| owned.held);
+        let held = self.owned.range(&first, None).filter(|(_, owned)| owned.phase == Phase::Held);
         held.map(|((owner, _), _)| *owner).collect()
     }
 
@@ -105,14 +173,14 @@ impl State {
     pub(super) fn released(&mut self, owner: Owner, queues: &[Bytes]) {
         for queue in queues {
             let stamps: Vec<Stamped> = self.held_in(owner, queue).collect();
-            self.disown(owner, stamps.iter().map(|stamp| &stamp.key));
+            self.disown(owner, &stamps);
         }
     }
 
     fn held_in(&self, owner: Owner, queue: &Bytes) -> impl Iterator<Item = Stamped> + use<'_> {
         let end = Range::prefix(queue.clone()).end.expect("the first byte of a queue is not the last one");
         let stamps = self.owned.range(&(owner, queue.clone()), Some(&(owner, end)));
-        stamps.filter(|(_, owned)| owned.held).map(Stamped::owned)
+        stamps.filter(|(_, owned)| owned.phase == Phase::Held).map(Stamped::owned)
     }
 
     /// Tells whether somebody is in one of `queues`, as far as they are followed.
@@ -120,7 +188,7 @@ impl State {
         self.mirror.as_ref().is_some_and(|mirror| queues.iter().any(|queue| mirror.head(queue).is_some()))
     }
 
-    pub(super) fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
+    fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
         for stamp in stamps {
             self.waiting.remove(stamp);
         }
@@ -134,21 +202,24 @@ impl State {
         }
     }
 
-    pub(super) fn apply(&mut self, commit: &Commit) {
-        let Some(mirror) = &mut self.mirror else { return };
+    /// Follows a commit. Returns the stamps that came with it and are not of this runtime, as far as is known here.
+    pub(super) fn apply<'a>(&mut self, commit: &'a Commit) -> Result<Vec<&'a Entry>, Error> {
+        let Some(mirror) = &mut self.mirror else { return Ok(Vec::new()) };
         if commit.revision <= mirror.revision {
-            return;
+            return Ok(Vec::new());
         }
         mirror.revision = commit.revision;
-        let (mut touched, mut gone) = (Vec::new(), Vec::new());
+        let (mut touched, mut gone, mut came) = (Vec::new(), Vec::new(), Vec::new());
         for change in &commit.changes {
-            let Some((queue, _)) = split(&change.key) else {
+            if change.key.first() != Some(&keys::QUEUE) {
                 continue;
-            };
+            }
+            let (queue, _) = split(&change.key).ok_or_else(|| Error::damaged("lock"))?;
             match (&change.previous, &change.current) {
                 (None, Some(entry)) => {
                     let stamps = mirror.queues.entry(queue.clone()).or_default();
                     stamps.insert(entry.created, entry.key.clone());
+                    came.push(entry);
                 }
                 (Some(entry), None) => {
                     mirror.remove(&queue, entry.created);
@@ -167,6 +238,8 @@ impl State {
         for queue in touched {
             self.look_at_head(&queue);
         }
+        came.retain(|entry| !self.owns(entry));
+        Ok(came)
     }
 
     /// Lets the next ones have what was given back with `stamps`, before the commit that deleted them is followed. Who
@@ -305,8 +378,8 @@ mod tests {
         state.waiting.insert(stamp.key.clone(), Arc::clone(&waiter));
         state.look(&waiter);
         assert!(granted.try_recv().is_err(), "nothing is known of it yet");
-        state.apply(&arrival(19, stamp));
-        state.apply(&arrival(20, stamped(&other, 20)));
+        state.apply(&arrival(19, stamp)).unwrap();
+        state.apply(&arrival(20, stamped(&other, 20))).unwrap();
         assert_eq!(granted.try_recv(), Ok(Ok(())));
     }
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use atomix_env::Env;
+use atomix_env::{Clock, Env, ManualClock};
 use atomix_primitives::election::Term;
 use atomix_primitives::{Election, Kind, Limits, Reason};
 use futures::future::join_all;
 
-use crate::ground::{Amnesiac, Faulty, Ground, caller, eventually, next, reason, settle, silent, soon, take};
+use crate::ground::{
+    Amnesiac, Cut, Faulty, Ground, caller, eventually, next, reason, settle, silent, soon, take,
+};
 use crate::stores::store;
 
 async fn open(ground: &Ground) -> Election {
@@ -119,14 +121,116 @@ async fn a_restarted_application_takes_over_under_its_name() {
 }
 
 #[tokio::test]
-async fn a_candidate_needs_a_name_within_bounds() {
+async fn a_candidate_has_a_name_within_bounds() {
     let ground = Ground::real().limited(Limits { waiters_max: 1, key_bytes_max: 8, ..Limits::default() });
     let election = open(&ground).await;
-    assert_eq!(reason(election.enter(&caller(1), "").await), Reason::Invalid);
     assert_eq!(reason(election.enter(&caller(1), "too long a name").await), Reason::Invalid);
     election.enter(&caller(1), "A").await.unwrap();
     election.enter(&caller(2), "B").await.unwrap();
     assert_eq!(reason(election.enter(&caller(3), "C").await), Reason::WaitersFull);
+}
+
+#[tokio::test]
+async fn a_candidate_without_a_name_gets_one_that_only_its_session_has() {
+    let election = open(&Ground::real()).await;
+    let (a, b) = (caller(1), caller(2));
+    let (first, second) = (a.owner.to_string(), b.owner.to_string());
+    assert_eq!(election.enter(&a, "").await, Ok(term(1, &first, "")));
+    assert_eq!(election.enter(&a, "").await, Ok(term(1, &first, "")), "it is stable");
+    assert_eq!(election.enter(&b, "").await, Ok(term(1, &first, &second)));
+    assert_eq!(election.withdraw(&a, "").await, Ok(term(2, &second, "")));
+    assert_eq!(election.withdraw(&a, "").await, Ok(term(2, &second, "")));
+}
+
+/// Says that nothing but the term is left.
+async fn nothing_is_left(election: &Election) {
+    eventually(async || {
+        let state = election.state().await.unwrap();
+        state.leader.is_none() && state.waiting.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_candidate_whose_call_got_no_answer_is_taken_back() {
+    let faulty = Faulty::new(store());
+    let ground = Ground::on(faulty.clone(), Env::real());
+    ground.hosts.join().await.unwrap();
+    let election = open(&ground).await;
+    faulty.lose(1);
+    assert_eq!(reason(election.enter(&caller(1), "A").await), Reason::OutcomeUnknown);
+    nothing_is_left(&election).await;
+    // The same, and the change arrives when it is settled already.
+    faulty.delay();
+    faulty.lose(1);
+    assert_eq!(reason(election.enter(&caller(1), "B").await), Reason::OutcomeUnknown);
+    faulty.pass();
+    assert_eq!(election.withdraw(&caller(2), "X").await.unwrap().leader, "");
+    faulty.answer();
+    settle().await;
+    nothing_is_left(&election).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_made_again_after_an_unknown_outcome_keeps_what_the_first_has_done() {
+    let (faulty, clock) = (Faulty::new(store()), ManualClock::new());
+    let ground = Ground::on(faulty.clone(), Env::simulated(Arc::clone(&clock), 1));
+    ground.hosts.join().await.unwrap();
+    let election = open(&ground).await;
+    faulty.lose(1);
+    assert_eq!(reason(election.enter(&caller(1), "A").await), Reason::OutcomeUnknown);
+    assert_eq!(election.enter(&caller(1), "A").await, Ok(term(1, "A", "")));
+    for _ in 0..10 {
+        clock.advance(std::time::Duration::from_secs(1));
+        settle().await;
+    }
+    assert_eq!(election.term().await, Ok(term(1, "A", "")));
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_at_any_of_its_steps_leaves_no_candidate() {
+    let ground = Ground::on(Faulty::distant(store()), Env::real());
+    ground.hosts.join().await.unwrap();
+    let (election, a) = (open(&ground).await, caller(1));
+    for polls in 1..100 {
+        if let Some(entered) = Cut::after(polls, election.enter(&a, "A")).await {
+            assert_eq!(entered.unwrap().leader, "A");
+            return;
+        }
+        let sooner = election.enter(&caller(2), "B").await.unwrap();
+        assert!(sooner.leader == "B" || sooner.candidates == ["B"], "{sooner:?}");
+        eventually(async || election.term().await.unwrap().leader == "B").await;
+        election.withdraw(&caller(2), "B").await.unwrap();
+        nothing_is_left(&election).await;
+    }
+    panic!("the call never ended");
+}
+
+#[tokio::test]
+async fn a_candidacy_that_is_revoked_ends_unless_a_later_call_entered_it_again() {
+    let election = open(&Ground::real()).await;
+    let a = caller(1);
+    let first = election.candidacy(&a, "A").await.unwrap().1.expect("it is new");
+    assert!(election.candidacy(&a, "A").await.unwrap().1.is_none(), "it is there already");
+    first.revoke();
+    settle().await;
+    assert_eq!(election.term().await, Ok(term(1, "A", "")));
+    election.withdraw(&a, "A").await.unwrap();
+    let second = election.candidacy(&a, "A").await.unwrap().1.expect("it is new again");
+    first.revoke();
+    settle().await;
+    assert_eq!(election.term().await, Ok(term(2, "A", "")));
+    second.revoke();
+    nothing_is_left(&election).await;
+}
+
+#[tokio::test]
+async fn nothing_is_entered_after_the_deadline_of_the_caller() {
+    let (ground, clock) = Ground::manual();
+    let (election, mut a) = (open(&ground).await, caller(1));
+    a.deadline = Some(clock.now());
+    assert_eq!(reason(election.enter(&a, "A").await), Reason::DeadlineExceeded);
+    nothing_is_left(&election).await;
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 //! What all tests stand on: a store, an outside world, callers, and patience.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use atomix_driver_memory::{MemoryStore, Settings};
@@ -39,6 +41,14 @@ pub(crate) struct Faulty {
     held: AtomicBool,
     late: AtomicBool,
     answers: Arc<Notify>,
+    /// How often other tasks run while a request, or an answer, is on its way.
+    distance: AtomicUsize,
+}
+
+/// A call that is dropped when it was woken for the last time that a test allows.
+pub(crate) struct Cut<F> {
+    call: Option<Pin<Box<F>>>,
+    polls: usize,
 }
 
 /// A store that can lose all that it has, as a Redis without persistence that starts again. It counts from the beginning then.
@@ -58,7 +68,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns a caller of a session of its own.
 pub(crate) fn caller(session: u64) -> Caller {
-    Caller { owner: Owner { host: HOST, session }, closed: Shutdown::new() }
+    Caller { owner: Owner { host: HOST, session }, closed: Shutdown::new(), deadline: None }
 }
 
 /// Returns the reason of an error that must have come.
@@ -164,7 +174,21 @@ impl Faulty {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (reads, refused, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let (held, late, answers) = (AtomicBool::new(false), AtomicBool::new(false), Arc::default());
-        Arc::new(Self { inner, reads, refused, lost, held, late, answers })
+        let distance = AtomicUsize::new(0);
+        Arc::new(Self { inner, reads, refused, lost, held, late, answers, distance })
+    }
+
+    /// Takes its time for every request and every answer, so that calls wait at each of their steps.
+    pub(crate) fn distant(inner: Arc<dyn Store>) -> Arc<Self> {
+        let store = Self::new(inner);
+        store.distance.store(3, Ordering::SeqCst);
+        store
+    }
+
+    async fn travel(&self) {
+        for _ in 0..self.distance.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Returns how often it was read.
@@ -217,7 +241,12 @@ impl Store for Faulty {
         level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.inner.read(keyspace, reads, level)
+        Box::pin(async move {
+            self.travel().await;
+            let snapshot = self.inner.read(keyspace, reads, level).await;
+            self.travel().await;
+            snapshot
+        })
     }
 
     fn commit<'a>(
@@ -244,7 +273,9 @@ impl Store for Faulty {
                 }
                 return arrival.await.unwrap();
             }
+            self.travel().await;
             let outcome = self.inner.commit(keyspace, txn).await;
+            self.travel().await;
             if due(&self.lost) {
                 return Err(atomix_kv::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
             }
@@ -269,6 +300,29 @@ impl Store for Faulty {
 
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
         self.inner.close(grace)
+    }
+}
+
+// === impl Cut ===
+
+impl<F> Cut<F> {
+    /// Lets `call` run for `polls` polls.
+    pub(crate) fn after(polls: usize, call: F) -> Self {
+        Self { call: Some(Box::pin(call)), polls }
+    }
+}
+
+impl<F: Future> Future for Cut<F> {
+    /// Nothing if the call was dropped.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(polls) = self.polls.checked_sub(1) else {
+            self.call = None;
+            return Poll::Ready(None);
+        };
+        self.polls = polls;
+        self.call.as_mut().expect("it is not polled after its end").as_mut().poll(context).map(Some)
     }
 }
 

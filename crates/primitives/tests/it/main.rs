@@ -15,6 +15,7 @@
 mod ground;
 mod stores;
 
+mod abandoned;
 mod counter;
 mod countermap;
 mod election;

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which stamps in a store belong to calls and sessions of this process.
+//!
+//! A stamp that carries the name of this host and that nothing here owns is an orphan. A keyspace may be open more than
+//! once for a while (a primitive was closed and created again while calls still run), so that all who have it open are asked.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use atomix_kv::{Entry, Keyspace};
+use parking_lot::Mutex;
+
+/// Knows which stamps of a keyspace are in use.
+pub(crate) trait Living: Send + Sync {
+    /// Tells whether `entry` belongs to a call or a session, or waits for its deletion.
+    fn owns(&self, entry: &Entry) -> bool;
+}
+
+/// Everything that knows which stamps are in use, by keyspace.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<HashMap<Keyspace, Vec<Weak<dyn Living>>>>);
+
+// === impl Registry ===
+
+impl Registry {
+    pub(crate) fn register(&self, keyspace: &Keyspace, living: Weak<dyn Living>) {
+        self.0.lock().entry(keyspace.clone()).or_default().push(living);
+    }
+
+    /// Forgets those of `keyspace` that are gone.
+    pub(crate) fn forget(&self, keyspace: &Keyspace) {
+        if let Slot::Occupied(mut slot) = self.0.lock().entry(keyspace.clone()) {
+            slot.get_mut().retain(|living| living.strong_count() > 0);
+            if slot.get().is_empty() {
+                slot.remove();
+            }
+        }
+    }
+
+    pub(crate) fn owns(&self, keyspace: &Keyspace, entry: &Entry) -> bool {
+        // Not asked under the lock: the last one to hold what is asked drops it, which comes back here.
+        let living: Vec<Arc<dyn Living>> =
+            self.0.lock().get(keyspace).into_iter().flatten().filter_map(Weak::upgrade).collect();
+        living.iter().any(|living| living.owns(entry))
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("keyspaces", &self.0.lock().len()).finish()
+    }
+}

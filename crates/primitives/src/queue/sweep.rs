@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stamps of this runtime that belong to no call and no session, and how they are found.
+//!
+//! A stamp whose commit was never answered may be in the store already, or arrive at any time: a member of a cluster that
+//! stood still applies what it has in its socket when it goes on, minutes later. Nothing in this process would delete it, and
+//! once it is first the lock is held for ever. So a primitive that lost an answer looks through its queues without end,
+//! with pauses that double: an orphan is found within about twice the time that it was late, and the cost for a primitive
+//! that is open for a day is thirty scans. An orphan that somebody here sees earlier, because a call waits behind it or
+//! finds the lock taken, begins the row of pauses anew.
+//!
+//! An orphan is deleted when it was seen twice, or at once if its commit is one of those that were not answered.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use atomix_env::Env;
+use atomix_kv::{Entry, ErrorKind};
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::mirror::Stamped;
+use super::{Shared, nonce};
+use crate::{Owner, keys};
+
+/// The first pause between two looks for orphans, and the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// How many commits without an answer are remembered. Stamps of others are deleted too, a pause later.
+const LOST_MAX: usize = 1024;
+
+/// Looks for orphans until the primitive is gone or its store is closed.
+async fn sweep(shared: Weak<Shared>, env: Env, doubt: Arc<Notify>) {
+    let (mut pause, mut suspects) = (PAUSE_MIN, HashMap::new());
+    loop {
+        let Some(living) = shared.upgrade() else { return };
+        match living.look_for_orphans(&mut suspects).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Closed => return,
+            Err(error) => {
+                tracing::debug!(%error, "the queues of a lock cannot be looked through for orphans")
+            }
+        }
+        drop(living);
+        tokio::select! {
+            () = env.sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+            () = doubt.notified() => {
+                env.sleep(PAUSE_MIN).await;
+                pause = PAUSE_MIN;
+            }
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Looks for the stamps of a commit that was not answered.
+    pub(super) fn lose(self: &Arc<Self>, nonce: u64) {
+        {
+            let mut state = self.state.lock();
+            state.pending.remove(&nonce);
+            if state.lost.len() < LOST_MAX {
+                state.lost.insert(nonce);
+            }
+        }
+        self.begin_to_sweep();
+    }
+
+    /// Looks for orphans soon if some of `entries` seem to be.
+    pub(super) fn suspect<'a>(self: &Arc<Self>, entries: impl IntoIterator<Item = &'a Entry>) {
+        if entries.into_iter().any(|entry| self.is_orphan(entry)) {
+            self.begin_to_sweep();
+        }
+    }
+
+    fn begin_to_sweep(self: &Arc<Self>) {
+        let sweeping = std::mem::replace(&mut self.state.lock().sweeping, true);
+        if sweeping {
+            self.doubt.notify_one();
+            return;
+        }
+        let (env, doubt) = (self.backing.env().clone(), Arc::clone(&self.doubt));
+        self.backing.env().detach(sweep(Arc::downgrade(self), env, doubt));
+    }
+
+    /// Tells whether a stamp is of this host and belongs to nothing here.
+    fn is_orphan(&self, entry: &Entry) -> bool {
+        let hosts = self.backing.hosts();
+        Owner::decode(&entry.value).is_some_and(|owner| owner.host == hosts.id())
+            && !hosts.living().owns(self.backing.keyspace(), entry)
+    }
+
+    /// Deletes the orphans among those that were seen before, and leaves the others in `suspects`.
+    async fn look_for_orphans(&self, suspects: &mut HashMap<Bytes, Bytes>) -> Result<(), atomix_kv::Error> {
+        let mut seen = HashMap::new();
+        let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
+        while let Some(page) = pages.next().await? {
+            let mut orphans = Vec::new();
+            for entry in page.entries.iter().filter(|entry| self.is_orphan(entry)) {
+                let lost = nonce(&entry.value).is_some_and(|nonce| self.state.lock().lost.contains(&nonce));
+                if lost || suspects.get(&entry.key) == Some(&entry.value) {
+                    orphans.push(Stamped::of(entry));
+                } else {
+                    seen.insert(entry.key.clone(), entry.value.clone());
+                }
+            }
+            for chunk in orphans.chunks(self.backing.writes_at_once()) {
+                let swept = self.remove(chunk).await?;
+                let mut state = self.state.lock();
+                for nonce in chunk.iter().filter_map(|orphan| nonce(&orphan.value)) {
+                    state.lost.remove(&nonce);
+                }
+                drop(state);
+                if swept > 0 {
+                    self.swept.fetch_add(swept as u64, Ordering::Relaxed);
+                    tracing::warn!(
+                        count = swept,
+                        keyspace = %self.backing.keyspace(),
+                        "places in the queue of a lock that belonged to no call were deleted"
+                    );
+                }
+            }
+        }
+        *suspects = seen;
+        Ok(())
+    }
+}
