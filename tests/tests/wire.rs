@@ -16,6 +16,7 @@ use atomix_proto::runtime::{
 };
 use atomix_proto::{counter, lock, map, proxy};
 use atomix_tests::Server;
+use atomix_transport::abuse as raw;
 use bytes::Bytes;
 use counter::counter_client::CounterClient;
 use lock::lock_client::LockClient;
@@ -259,6 +260,36 @@ async fn a_deadline_ends_a_waiting_lock_and_leaves_no_place_in_the_queue() {
     let refused = one.lock(lock::LockRequest { id: id("l"), timeout: zero }).await.unwrap_err();
     assert_eq!(refused.code(), Code::Aborted);
     assert_eq!(one.unlock(lock::UnlockRequest { id: id("l") }).await.unwrap_err().code(), Code::Aborted);
+}
+
+/// Takes the lock `l` by hand, on a connection that does not answer pings, and gives the call up when its answer is there:
+/// the reset crosses the answer, as far as the server can tell.
+fn lock_and_give_up(address: &str) -> raw::Client {
+    const RST_STREAM: u8 = 3;
+    let message = vec![0x0a, 3, 0x0a, 1, b'l'];
+    let call = |method: &str| raw::Call {
+        path: format!("/atomix.runtime.lock.v1.Lock/{method}"),
+        message: message.clone(),
+    };
+    let mut client = raw::Client::connect(address.parse().unwrap()).unwrap();
+    client.call(&call("Create")).unwrap();
+    client.raw().acknowledge_nothing();
+    let stream = client.start(&call("Lock")).unwrap();
+    client.finish(stream).unwrap();
+    client.raw().frame(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+    assert!(client.raw().push().unwrap());
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_answer_is_given_up_is_had_by_the_next_caller() {
+    let server = Server::start();
+    let mut other = LockClient::new(channel(server.listen()).await);
+    other.create(lock::CreateRequest { id: id("l"), tags: Vec::new() }).await.unwrap();
+    // The connection lives on: not its end frees the lock.
+    let _alive = lock_and_give_up(server.listen());
+    let patience = Some(prost_types::Duration { seconds: 20, nanos: 0 });
+    other.lock(lock::LockRequest { id: id("l"), timeout: patience }).await.unwrap();
 }
 
 #[tokio::test]

@@ -273,6 +273,8 @@ pub struct Holder {
     /// Since when, if that is known.
     #[serde(serialize_with = "unix_seconds_if_known")]
     pub since: Option<SystemTime>,
+    /// Whether the session has ended; if that lasts, [`Inspect::end_session`] frees the lock.
+    pub session_ended: bool,
 }
 
 /// Who waits for a lock.
@@ -284,6 +286,8 @@ pub struct Waiter {
     /// Since when, if that is known.
     #[serde(serialize_with = "unix_seconds_if_known")]
     pub since: Option<SystemTime>,
+    /// Whether the session has ended.
+    pub session_ended: bool,
 }
 
 /// One election.
@@ -308,6 +312,8 @@ pub struct Candidate {
     pub candidate: String,
     /// The session, empty if it belongs to another server process.
     pub session: String,
+    /// Whether the session has ended.
+    pub session_ended: bool,
 }
 
 // === impl Inspect ===
@@ -554,7 +560,11 @@ impl From<wire::Holding> for Holding {
 impl From<wire::Lock> for LockState {
     fn from(wire: wire::Lock) -> Self {
         let known = |since: Option<prost_types::Timestamp>| since.map(|since| system_time(Some(since)));
-        let waiter = |waiter: wire::Waiter| Waiter { session: waiter.session, since: known(waiter.since) };
+        let waiter = |waiter: wire::Waiter| Waiter {
+            session: waiter.session,
+            since: known(waiter.since),
+            session_ended: waiter.session_ended,
+        };
         Self {
             kind: wire.kind,
             name: wire.name,
@@ -563,6 +573,7 @@ impl From<wire::Lock> for LockState {
                 session: holder.session,
                 token: holder.token,
                 since: known(holder.since),
+                session_ended: holder.session_ended,
             }),
             waiters: wire.waiters.into_iter().map(waiter).collect(),
         }
@@ -592,7 +603,7 @@ impl From<wire::UnansweredStore> for UnansweredStore {
 
 impl From<wire::Candidate> for Candidate {
     fn from(wire: wire::Candidate) -> Self {
-        Self { candidate: wire.candidate, session: wire.session }
+        Self { candidate: wire.candidate, session: wire.session, session_ended: wire.session_ended }
     }
 }
 

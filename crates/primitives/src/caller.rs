@@ -2,6 +2,8 @@
 //! On whose behalf a call runs.
 
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 
 use atomix_env::{Instant, Shutdown};
 
@@ -43,6 +45,16 @@ impl Owner {
         let (host, rest) = bytes.split_first_chunk()?;
         let (session, _) = rest.split_first_chunk()?;
         Some(Self { host: u64::from_be_bytes(*host), session: u64::from_be_bytes(*session) })
+    }
+}
+
+impl FromStr for Owner {
+    type Err = ParseIntError;
+
+    /// Reads what [`Owner`] is displayed as.
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (host, session) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { host: u64::from_str_radix(host, 16)?, session: session.parse()? })
     }
 }
 

@@ -249,6 +249,13 @@ impl Election {
         }
     }
 
+    /// Takes back all candidates of `owner`, who is not here any more, as an operator asks for. Returns how many there were.
+    pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
+        let expelled = self.state().await?.candidates().filter(|candidate| candidate.owner == owner).count();
+        self.apply(|state| state.release(|other| other == owner)).await?;
+        Ok(expelled)
+    }
+
     /// Takes back the candidates of dead hosts.
     pub async fn bury(&self) -> Result<(), Error> {
         let hosts = self.backing.hosts();

@@ -16,7 +16,7 @@ pub use decode::{decode_config, parse_primitive_config};
 pub use open::{Of, Open, Primitive, PrimitiveConfig};
 pub use registry::{DriverDetails, StoreDetails};
 pub use routes::{Explanation, Placement, Routes, Step, kind_named};
-pub use session::{CallGuard, Session, SessionHolding};
+pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
 use std::collections::{HashMap, HashSet};
@@ -186,16 +186,28 @@ impl Runtime {
         }
     }
 
-    /// Ends a session as an operator: its connection is closed, which ends the session.
-    pub fn end_session(&self, id: &str) -> Result<(), Error> {
+    /// Ends a session as an operator: its connection is closed, which ends the session. If the session has ended already and
+    /// something that it owned is still in a store, that is deleted.
+    pub async fn end_session(&self, id: &str) -> Result<(), Error> {
         let session = self.sessions.lock().values().find(|session| session.name() == id).cloned();
         let unknown = || Error::new(Reason::NotKnown, format!("no such session: id=`{id}`"));
-        let session = session.ok_or_else(unknown)?;
-        if self.identity == Identity::Runtime {
+        if self.identity == Identity::Runtime && session.is_some() {
             return Err(Error::invalid("the session is that of the whole runtime: stop the runtime instead"));
         }
-        self.cut_off(&session);
-        Ok(())
+        if let Some(session) = session {
+            self.cut_off(&session);
+            return Ok(());
+        }
+        let owner = id.parse().ok().filter(|owner: &Owner| owner.host == self.host).ok_or_else(unknown)?;
+        if self.expel(owner.session).await? == 0 { Err(unknown()) } else { Ok(()) }
+    }
+
+    /// Deletes what a session that is not here any more owns in the stores. Returns how much it was.
+    async fn expel(&self, session: u64) -> Result<usize, Error> {
+        let opens = self.primitives(None, usize::MAX, |open| open.primitive().owns());
+        let expel = |open: Arc<Open>| async move { open.primitive().expel(open.owner(session)).await };
+        let expelled: Vec<_> = stream::iter(opens).map(expel).buffer_unordered(RELEASES).collect().await;
+        expelled.into_iter().sum()
     }
 
     /// Closes the connection of a session, which ends the session.
@@ -233,11 +245,15 @@ impl Runtime {
         sessions
     }
 
-    /// Returns the session that an owner names, if it is one of this runtime.
-    pub fn session_of(&self, owner: Owner) -> Option<Arc<Session>> {
+    /// Tells whose an owner is, as stores name it.
+    pub fn owner_details(&self, owner: Owner) -> OwnerDetails {
         let slots = self.registry.slots();
-        let own = slots.iter().any(|slot| slot.hosts().is_ok_and(|hosts| hosts.id() == owner.host));
-        if own { self.sessions.lock().get(&owner.session).cloned() } else { None }
+        if !slots.iter().any(|slot| slot.hosts().is_ok_and(|hosts| hosts.id() == owner.host)) {
+            return OwnerDetails { session: String::new(), ended: false };
+        }
+        // Sessions are named after the runtime, and not after the name that it has in a store.
+        let session = Owner { host: self.host, ..owner }.to_string();
+        OwnerDetails { session, ended: !self.sessions.lock().contains_key(&owner.session) }
     }
 
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {

@@ -258,6 +258,22 @@ impl Primitive {
         }
     }
 
+    /// Deletes what `owner` owns, who is not here any more, and returns how much it was.
+    pub(crate) async fn expel(&self, owner: Owner) -> Result<usize, Error> {
+        if let Self::Election(election) = self {
+            return election.expel(owner).await;
+        }
+        match self.queues() {
+            Some(queues) => queues.expel(owner).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Returns how many stamps in the queues of locks were found that belonged to nothing, and were deleted.
+    pub fn orphans_swept(&self) -> u64 {
+        self.queues().map_or(0, Queues::orphans_swept)
+    }
+
     /// Gives back what dead hosts left. Repeating it does no harm.
     pub(crate) async fn bury(&self) -> Result<(), Error> {
         if let Self::Election(election) = self {

@@ -41,6 +41,15 @@ pub struct SessionHolding {
     pub token: u64,
 }
 
+/// Whose something is that is owned in a store, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerDetails {
+    /// The name of the session; empty if it is one of another runtime.
+    pub session: String,
+    /// Whether the session is one of this runtime that has ended. What it owns is being given back, or an orphan.
+    pub ended: bool,
+}
+
 /// Counts a call while it runs.
 #[derive(Debug)]
 pub struct CallGuard {

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
 use crate::convert::{duration, request_name};
+use crate::handover::{Deadline, hand_over};
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -108,9 +109,11 @@ impl countermap::counter_map_server::CounterMap for Services {
         &self,
         request: Request<countermap::LockRequest>,
     ) -> Result<Response<countermap::LockResponse>, Status> {
+        let deadline = Deadline::of(self.runtime.env(), request.metadata());
         let (map, request) = call!(self, CounterMap, request);
-        map.lock(&map.caller(), &request.keys, duration(request.timeout)).await.map_err(status)?;
-        Ok(Response::new(countermap::LockResponse {}))
+        let caller = Deadline::limit(deadline, map.caller());
+        let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
+        Ok(hand_over(countermap::LockResponse {}, deadline, move || grant.revoke()))
     }
 
     async fn unlock(

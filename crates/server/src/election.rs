@@ -6,6 +6,7 @@ use atomix_proto::election;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::handover::{Deadline, hand_over};
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -25,9 +26,15 @@ impl election::leader_election_server::LeaderElection for Services {
         &self,
         request: Request<election::EnterRequest>,
     ) -> Result<Response<election::EnterResponse>, Status> {
+        let deadline = Deadline::of(self.runtime.env(), request.metadata());
         let (election, request) = call!(self, Election, request);
-        let term = election.enter(&election.caller(), &request.candidate).await.map_err(status)?;
-        Ok(Response::new(election::EnterResponse { term: Some(message(term)) }))
+        let caller = Deadline::limit(deadline, election.caller());
+        let (term, candidacy) = election.candidacy(&caller, &request.candidate).await.map_err(status)?;
+        let answer = election::EnterResponse { term: Some(message(term)) };
+        Ok(match candidacy {
+            Some(candidacy) => hand_over(answer, deadline, move || candidacy.revoke()),
+            None => Response::new(answer),
+        })
     }
 
     async fn withdraw(

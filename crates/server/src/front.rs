@@ -157,7 +157,7 @@ fn patience<B>(request: &http::Request<B>, default: Duration) -> Patience {
 }
 
 /// Reads the header `grpc-timeout`: up to eight digits and a unit, as the gRPC protocol over HTTP/2 defines it.
-fn grpc_timeout(text: &str) -> Option<Duration> {
+pub(crate) fn grpc_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

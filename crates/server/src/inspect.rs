@@ -7,9 +7,9 @@ use std::time::Duration;
 use atomix_config::StoreId;
 use atomix_env::Env;
 use atomix_kv::Profile;
-use atomix_primitives::{Error, Holding, HostDetails, Kind, Owner, QueueState, election};
+use atomix_primitives::{Error, Holding, HostDetails, Kind, QueueState, election};
 use atomix_proto::{inspect, runtime};
-use atomix_runtime::{Open, Primitive, Routes, Session, StoreState, kind_named};
+use atomix_runtime::{Open, OwnerDetails, Primitive, Routes, Session, StoreState, kind_named};
 use futures::StreamExt;
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -154,6 +154,7 @@ impl inspect::inspector_server::Inspector for Services {
             sessions: open.users() as u64,
             streams: open.streams() as u64,
             waiters: open.primitive().waiters() as u64,
+            orphans_swept: open.primitive().orphans_swept(),
         });
         Ok(Response::new(inspect::ListPrimitivesResponse {
             primitives: primitives.collect(),
@@ -221,7 +222,7 @@ impl inspect::inspector_server::Inspector for Services {
         &self,
         request: Request<inspect::EndSessionRequest>,
     ) -> Result<Response<inspect::EndSessionResponse>, Status> {
-        self.runtime.end_session(&request.into_inner().id).map_err(status)?;
+        self.runtime.end_session(&request.into_inner().id).await.map_err(status)?;
         Ok(Response::new(inspect::EndSessionResponse {}))
     }
 
@@ -270,28 +271,25 @@ impl Services {
             kind: open.kind().type_name().to_owned(),
             name: open.name().to_owned(),
             key: lock.key,
-            holder: queue.next().map(|holder| inspect::Holder {
-                session: self.session_name(holder.owner),
-                token: holder.token,
-                since: Some(timestamp(holder.since)),
+            holder: queue.next().map(|holder| {
+                let OwnerDetails { session, ended } = self.runtime.owner_details(holder.owner);
+                let since = Some(timestamp(holder.since));
+                inspect::Holder { session, token: holder.token, since, session_ended: ended }
             }),
             waiters: queue
-                .map(|waiter: Holding| inspect::Waiter {
-                    session: self.session_name(waiter.owner),
-                    since: Some(timestamp(waiter.since)),
+                .map(|waiter: Holding| {
+                    let OwnerDetails { session, ended } = self.runtime.owner_details(waiter.owner);
+                    let since = Some(timestamp(waiter.since));
+                    inspect::Waiter { session, since, session_ended: ended }
                 })
                 .collect(),
         }
     }
 
-    fn session_name(&self, owner: Owner) -> String {
-        self.runtime.session_of(owner).map(|session| session.name()).unwrap_or_default()
-    }
-
     fn election(&self, name: &str, state: election::State) -> inspect::Election {
-        let candidate = |candidate: election::Candidate| inspect::Candidate {
-            session: self.session_name(candidate.owner),
-            candidate: candidate.name,
+        let candidate = |candidate: election::Candidate| {
+            let OwnerDetails { session, ended } = self.runtime.owner_details(candidate.owner);
+            inspect::Candidate { candidate: candidate.name, session, session_ended: ended }
         };
         inspect::Election {
             name: name.to_owned(),

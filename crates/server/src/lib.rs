@@ -12,6 +12,7 @@ mod countermap;
 mod directory;
 mod election;
 mod front;
+mod handover;
 mod health;
 mod indexedmap;
 mod inspect;

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Services, call, create_and_close};
 use crate::convert::duration;
+use crate::handover::{Deadline, hand_over};
 use crate::status::status;
 
 #[tonic::async_trait]
@@ -22,9 +23,12 @@ impl lock::lock_server::Lock for Services {
         &self,
         request: Request<lock::LockRequest>,
     ) -> Result<Response<lock::LockResponse>, Status> {
+        let deadline = Deadline::of(self.runtime.env(), request.metadata());
         let (lock, request) = call!(self, Lock, request);
-        let version = lock.lock(&lock.caller(), duration(request.timeout)).await.map_err(status)?;
-        Ok(Response::new(lock::LockResponse { version }))
+        let caller = Deadline::limit(deadline, lock.caller());
+        let grant = lock.grant(&caller, duration(request.timeout)).await.map_err(status)?;
+        let answer = lock::LockResponse { version: grant.token() };
+        Ok(hand_over(answer, deadline, move || grant.revoke()))
     }
 
     async fn unlock(

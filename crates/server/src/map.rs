@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
 use crate::convert::{duration, ttl};
+use crate::handover::{Deadline, hand_over};
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -94,9 +95,11 @@ impl map::map_server::Map for Services {
     }
 
     async fn lock(&self, request: Request<map::LockRequest>) -> Result<Response<map::LockResponse>, Status> {
+        let deadline = Deadline::of(self.runtime.env(), request.metadata());
         let (map, request) = call!(self, Map, request);
-        map.lock(&map.caller(), &request.keys, duration(request.timeout)).await.map_err(status)?;
-        Ok(Response::new(map::LockResponse {}))
+        let caller = Deadline::limit(deadline, map.caller());
+        let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
+        Ok(hand_over(map::LockResponse {}, deadline, move || grant.revoke()))
     }
 
     async fn unlock(

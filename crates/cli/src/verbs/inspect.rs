@@ -246,15 +246,15 @@ fn print_locks(context: &Context, all: &Locks) -> Result<(), Failure> {
 fn lock_row(lock: &LockState, now: SystemTime) -> Vec<String> {
     let holder = |fact: &dyn Fn(&Holder) -> String| lock.holder.as_ref().map_or_else(|| "-".to_owned(), fact);
     let waiter = |waiter: &Waiter| match waiter.since {
-        Some(since) => format!("{} ({})", session(&waiter.session), ago(since, now)),
-        None => session(&waiter.session),
+        Some(since) => format!("{} ({})", session(&waiter.session, waiter.session_ended), ago(since, now)),
+        None => session(&waiter.session, waiter.session_ended),
     };
     let waiters: Vec<_> = lock.waiters.iter().map(waiter).collect();
     vec![
         lock.kind.clone(),
         show(lock.name.as_bytes()),
         show(lock.key.as_bytes()),
-        holder(&|holder| session(&holder.session)),
+        holder(&|holder| session(&holder.session, holder.session_ended)),
         holder(&|holder| holder.token.to_string()),
         holder(&|holder| holder.since.map_or_else(|| "?".to_owned(), |since| ago(since, now))),
         waiters.join(", "),
@@ -262,8 +262,9 @@ fn lock_row(lock: &LockState, now: SystemTime) -> Vec<String> {
 }
 
 fn election_row(election: &ElectionState) -> Vec<String> {
-    let candidate =
-        |one: &Candidate| format!("{} ({})", show(one.candidate.as_bytes()), session(&one.session));
+    let candidate = |one: &Candidate| {
+        format!("{} ({})", show(one.candidate.as_bytes()), session(&one.session, one.session_ended))
+    };
     let candidates: Vec<_> = election.candidates.iter().map(candidate).collect();
     vec![
         show(election.name.as_bytes()),
@@ -274,8 +275,13 @@ fn election_row(election: &ElectionState) -> Vec<String> {
 }
 
 /// Names a session, which is unknown to the server if it belongs to another process.
-pub(crate) fn session(id: &str) -> String {
-    if id.is_empty() { "elsewhere".to_owned() } else { id.to_owned() }
+pub(crate) fn session(id: &str, ended: bool) -> String {
+    match (id, ended) {
+        ("", _) => "elsewhere".to_owned(),
+        (_, false) => id.to_owned(),
+        // What stays so is freed by `session end`.
+        (_, true) => format!("{id} (ended)"),
+    }
 }
 
 pub(crate) fn now(context: &Context) -> SystemTime {

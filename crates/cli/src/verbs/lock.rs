@@ -58,7 +58,7 @@ async fn status(context: &Context, name: &str) -> Result<ExitCode, Failure> {
     let mut object = json!({"name": name, "held": token.is_some(), "token": token});
     if let Some(lock) = known {
         if let Some(holder) = lock.holder.as_ref().filter(|holder| Some(holder.token) == token) {
-            human.push(format!("session {}", inspect::session(&holder.session)));
+            human.push(format!("session {}", inspect::session(&holder.session, holder.session_ended)));
             human.extend(holder.since.map(|since| format!("since {}", ago(since, inspect::now(context)))));
         }
         human.push(format!("{} waiting", lock.waiters.len()));
