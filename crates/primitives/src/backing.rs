@@ -61,6 +61,11 @@ pub(crate) struct Page {
     pub(crate) revision: Revision,
 }
 
+/// The kinds of some reads, in order, as one number: digits of base three after a leading one. Different for different rows
+/// of up to forty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kinds(u64);
+
 /// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
 /// only because somebody else's succeeded, so this many in a row means a crowd that should back off.
 pub(crate) const ROUNDS_MAX: usize = 128;
@@ -140,14 +145,46 @@ impl Backing {
         Ok(self.read_raw(reads).await?)
     }
 
-    /// Reads, with the store's own error.
+    /// Reads, with the store's own error. Every answer is of the kind that its question asks for.
     pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_kv::Error> {
-        self.store.read(&self.keyspace, reads, Level::Latest).await
+        let asked = Kinds::asked(&reads);
+        let snapshot = self.store.read(&self.keyspace, reads, Level::Latest).await?;
+        asked.check(&snapshot.reads)?;
+        Ok(snapshot)
     }
 
-    /// Commits, with the store's own error.
+    /// Commits, with the store's own error. Every answer to a read is of the kind that it asks for.
     pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
-        self.store.commit(&self.keyspace, txn).await
+        let (always, refused) = (Kinds::asked(txn.asked(true)), Kinds::asked(txn.asked(false)));
+        let outcome = self.store.commit(&self.keyspace, txn).await?;
+        if outcome.applied { always } else { refused }.check(&outcome.reads)?;
+        Ok(outcome)
+    }
+
+    /// Reads `keys`, as many at once as the store allows, and the entry at `fence` each time. Whatever changes one of `keys`
+    /// must change that entry too: then all answers are of one state if it stayed as it was at `seen`. `None` if it did not.
+    pub(crate) async fn read_fenced(
+        &self,
+        fence: &Bytes,
+        seen: Option<Revision>,
+        keys: &[Bytes],
+    ) -> Result<Option<(Vec<Option<Entry>>, Revision)>, Error> {
+        let max = self.store.profile().limits.reads_max;
+        let (mut entries, mut revision) = (Vec::with_capacity(keys.len()), Revision::default());
+        let mut rest = keys;
+        loop {
+            let (part, later) = rest.split_at(rest.len().min(max.saturating_sub(1).max(1)));
+            let get = |key: &Bytes| Read::Get { key: key.clone() };
+            let snapshot = self.read(std::iter::once(fence).chain(part).map(get).collect()).await?;
+            if snapshot.reads[0].entry().map(|entry| entry.modified) != seen {
+                return Ok(None);
+            }
+            entries.extend(snapshot.reads[1..].iter().map(|found| found.entry().cloned()));
+            (rest, revision) = (later, revision.max(snapshot.revision));
+            if rest.is_empty() {
+                return Ok(Some((entries, revision)));
+            }
+        }
     }
 
     /// Walks over the entries of `range` in the order of their keys, as many at a time as the store gives.
@@ -207,6 +244,40 @@ fn check(what: &str, bytes: usize, max: usize) -> Result<(), Error> {
     Ok(())
 }
 
+// === impl Kinds ===
+
+impl Kinds {
+    fn asked(reads: &[Read]) -> Self {
+        Self::of(reads.iter().map(|read| match read {
+            Read::Get { .. } => 0,
+            Read::Scan { .. } => 1,
+            Read::Count { .. } => 2,
+        }))
+    }
+
+    fn answered(found: &[Found]) -> Self {
+        Self::of(found.iter().map(|found| match found {
+            Found::Entry(_) => 0,
+            Found::Entries { .. } => 1,
+            Found::Count(_) => 2,
+        }))
+    }
+
+    fn of(kinds: impl Iterator<Item = u64>) -> Self {
+        Self(kinds.fold(1, |kinds: u64, kind| kinds.wrapping_mul(3).wrapping_add(kind)))
+    }
+
+    /// An answer of another kind would be taken for one that says that there is nothing.
+    fn check(self, found: &[Found]) -> Result<(), atomix_kv::Error> {
+        if self == Self::answered(found) {
+            return Ok(());
+        }
+        let message =
+            "the store gave answers of other kinds than was asked for: report it with the store's name";
+        Err(atomix_kv::Error::new(ErrorKind::Internal, message))
+    }
+}
+
 // === impl Pages ===
 
 impl Pages<'_> {
@@ -222,6 +293,11 @@ impl Pages<'_> {
         };
         self.rest = entries.last().filter(|_| more).map(|last| range.after(&last.key));
         Ok(Some(Page { entries, revision: snapshot.revision }))
+    }
+
+    /// Returns what was not read yet.
+    pub(crate) fn into_rest(self) -> Option<Range> {
+        self.rest
     }
 }
 

@@ -174,7 +174,8 @@ impl CounterMap {
     /// the last one.
     pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, i64)>, Error> {
         let range = keys::all(keys::ENTRY);
-        let shown = |change: &Change| change.current.as_ref().or(change.previous.as_ref()).and_then(listed);
+        let shown =
+            |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map_or(Ok(None), listed);
         follow::listing(&self.backing, caller, range, watch, listed, shown).await
     }
 
@@ -202,24 +203,25 @@ fn refusal(outcome: &Outcome) -> Error {
     }
 }
 
-fn listed(entry: &Entry) -> Option<(String, i64)> {
-    Some((keys::text(keys::ENTRY, &entry.key)?, number(entry).ok()?))
+fn listed(entry: &Entry) -> Result<Option<(String, i64)>, Error> {
+    let Some(key) = keys::text(keys::ENTRY, &entry.key)? else { return Ok(None) };
+    Ok(Some((key, number(entry)?)))
 }
 
-fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let event = |change: &Change| {
-        let key = keys::text(keys::ENTRY, &change.key)?;
+        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
         if only.is_some_and(|only| only != key) {
-            return None;
+            return Ok(None);
         }
-        let held = |entry: &Option<Entry>| entry.as_ref().and_then(|entry| number(entry).ok());
-        let change = match (held(&change.previous), held(&change.current)) {
+        let held = |entry: &Option<Entry>| entry.as_ref().map(number).transpose();
+        let change = match (held(&change.previous)?, held(&change.current)?) {
             (None, Some(value)) => EntryChange::Inserted { value },
             (Some(previous), Some(value)) => EntryChange::Updated { value, previous },
             (Some(value), None) => EntryChange::Removed { value },
-            (None, None) => return None,
+            (None, None) => return Ok(None),
         };
-        Some(Event { key, change })
+        Ok(Some(Event { key, change }))
     };
-    commit.changes.iter().filter_map(event).collect()
+    commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

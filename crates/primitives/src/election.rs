@@ -217,11 +217,11 @@ impl Election {
 
     /// Shows the current term if there ever was a leader, and then every change that is visible in a [`Term`].
     pub async fn watch(&self, caller: &Caller) -> Result<Events<Term>, Error> {
-        let current = |entry: &Entry| Some(decode(Some(entry)).ok()?.term()).filter(|term| term.term > 0);
-        let changed = |change: &Change| {
-            let term = |entry: Option<&Entry>| Some(decode(entry).ok()?.term());
+        let term = |entry: Option<&Entry>| Ok::<_, Error>(decode(entry)?.term());
+        let current = move |entry: &Entry| Ok(Some(term(Some(entry))?).filter(|term| term.term > 0));
+        let changed = move |change: &Change| {
             let (before, after) = (term(change.previous.as_ref())?, term(change.current.as_ref())?);
-            (before != after).then_some(after)
+            Ok((before != after).then_some(after))
         };
         let range = atomix_kv::Range::prefix(key());
         follow::listing(&self.backing, caller, range, true, current, changed).await

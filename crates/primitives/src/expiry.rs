@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use atomix_env::{Instant, Shutdown};
 use atomix_kv::{
-    Commit, Entry, ErrorKind, Guard, Order, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Commit, Entry, ErrorKind, Guard, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
-use crate::backing::{PAGE, Retry};
+use crate::backing::Retry;
 use crate::{Backing, Error, Reason, follow, keys};
 
 /// Lets subjects of one keyspace expire.
@@ -196,12 +196,9 @@ pub(crate) fn is_expiry(commit: &Commit) -> bool {
 impl Shared {
     /// Times all deadlines that are in the store, and reaps what is overdue.
     async fn load(self: &Arc<Self>) -> Result<(), Error> {
-        let mut range = keys::all(keys::DEADLINE);
-        loop {
-            let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-            let snapshot = self.backing.read(vec![scan]).await?;
-            let entries = snapshot.reads[0].entries();
-            for entry in entries {
+        let mut pages = self.backing.pages(keys::all(keys::DEADLINE), false);
+        while let Some(page) = pages.next().await? {
+            for entry in &page.entries {
                 let subject =
                     keys::rest(keys::DEADLINE, &entry.key).ok_or_else(|| Error::damaged("deadline"))?;
                 let left = self.left(entry)?;
@@ -211,11 +208,8 @@ impl Shared {
                     self.time(subject, left, entry.modified, Writer::Unknown);
                 }
             }
-            match entries.last() {
-                Some(last) if snapshot.reads[0].more() => range = range.after(&last.key),
-                Some(_) | None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     /// Begins to follow what other runtimes write of deadlines, and times what they wrote before.

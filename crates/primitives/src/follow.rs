@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Streams of a primitive: later changes, and listings that go on as changes.
 //!
+//! A record that cannot be read ends a stream with [`crate::Reason::StoreCorrupt`]: nothing is skipped.
+//!
 //! Both are pulled by the reader. Nothing is queued per reader: a reader that is too slow falls out of the store's
 //! history, and its stream ends with [`crate::Reason::WatchOverrun`].
 
 use std::future::ready;
 
-use atomix_kv::{
-    Change, Commit, Entry, ErrorKind, Order, Range, Read, Revision, WatchFrom, WatchItem, WatchStream,
-};
+use atomix_kv::{Change, Commit, Entry, Range, Revision, WatchFrom, WatchItem, WatchStream};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::backing::PAGE;
-use crate::{Backing, Caller, Error};
+use crate::{Backing, Caller, Error, Reason};
 
 /// A stream of a primitive. Ends without an error when the caller closes the primitive, its session ends, or the store
 /// is disconnected; ends after the first error.
@@ -27,13 +26,13 @@ pub(crate) async fn changes<T, F>(
 ) -> Result<Events<T>, Error>
 where
     T: Send + 'static,
-    F: FnMut(&Commit) -> Vec<T> + Send + 'static,
+    F: FnMut(&Commit) -> Result<Vec<T>, Error> + Send + 'static,
 {
     let (watch, _) = begin(backing).await?;
     let items = watch.map(move |item| match item {
-        Ok(WatchItem::Commit(commit)) => Ok(decode(&commit)),
+        Ok(WatchItem::Commit(commit)) => decode(&commit),
         Ok(WatchItem::Progress(_)) => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     });
     Ok(until_closed(items.boxed(), caller))
 }
@@ -52,8 +51,8 @@ pub(crate) async fn listing<T, I, C>(
 ) -> Result<Events<T>, Error>
 where
     T: Send + 'static,
-    I: Fn(&Entry) -> Option<T> + Send + 'static,
-    C: Fn(&Change) -> Option<T> + Send + 'static,
+    I: Fn(&Entry) -> Result<Option<T>, Error> + Send + 'static,
+    C: Fn(&Change) -> Result<Option<T>, Error> + Send + 'static,
 {
     let watch = if watch { Some(begin(backing).await?.0) } else { None };
     let rest = Progress::Listing(range.clone());
@@ -93,10 +92,10 @@ enum Progress {
 // === impl Listing ===
 
 impl<I, C> Listing<I, C> {
-    async fn step<T>(&mut self) -> Result<Option<Vec<T>>, atomix_kv::Error>
+    async fn step<T>(&mut self) -> Result<Option<Vec<T>>, Error>
     where
-        I: Fn(&Entry) -> Option<T>,
-        C: Fn(&Change) -> Option<T>,
+        I: Fn(&Entry) -> Result<Option<T>, Error>,
+        C: Fn(&Change) -> Result<Option<T>, Error>,
     {
         match &self.rest {
             Progress::Listing(rest) => self.page(rest.clone()).await.map(Some),
@@ -104,22 +103,22 @@ impl<I, C> Listing<I, C> {
         }
     }
 
-    async fn page<T>(&mut self, range: Range) -> Result<Vec<T>, atomix_kv::Error>
+    async fn page<T>(&mut self, range: Range) -> Result<Vec<T>, Error>
     where
-        I: Fn(&Entry) -> Option<T>,
+        I: Fn(&Entry) -> Result<Option<T>, Error>,
     {
-        let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-        let snapshot = self.backing.read_raw(vec![scan]).await?;
-        let entries = snapshot.reads[0].entries();
-        let last = entries.last().map(|entry| entry.key.clone()).filter(|_| snapshot.reads[0].more());
-        self.rest = last.as_ref().map_or(Progress::Listed, |last| Progress::Listing(range.after(last)));
-        self.pages.push((last, snapshot.revision));
-        Ok(entries.iter().filter_map(&self.item).collect())
+        let mut pages = self.backing.pages(range, false);
+        let Some(page) = pages.next().await? else { return Ok(Vec::new()) };
+        let (last, rest) = (page.entries.last().map(|entry| entry.key.clone()), pages.into_rest());
+        let last = last.filter(|_| rest.is_some());
+        self.rest = rest.map_or(Progress::Listed, Progress::Listing);
+        self.pages.push((last, page.revision));
+        page.entries.iter().filter_map(|entry| (self.item)(entry).transpose()).collect()
     }
 
-    async fn follow<T>(&mut self) -> Result<Option<Vec<T>>, atomix_kv::Error>
+    async fn follow<T>(&mut self) -> Result<Option<Vec<T>>, Error>
     where
-        C: Fn(&Change) -> Option<T>,
+        C: Fn(&Change) -> Result<Option<T>, Error>,
     {
         let Some(watch) = &mut self.watch else {
             return Ok(None);
@@ -131,9 +130,10 @@ impl<I, C> Listing<I, C> {
             return Ok(Some(Vec::new()));
         };
         let fresh = commit.changes.iter().filter(|change| self.range.contains(&change.key));
-        let items =
-            fresh.filter(|change| !self.listed(&change.key, commit.revision)).filter_map(&self.change);
-        let items = items.collect();
+        let items = fresh
+            .filter(|change| !self.listed(&change.key, commit.revision))
+            .filter_map(|change| (self.change)(change).transpose());
+        let items = items.collect::<Result<_, _>>()?;
         if self.pages.iter().all(|(_, revision)| *revision <= commit.revision) {
             self.pages.clear();
         }
@@ -157,7 +157,7 @@ pub(crate) async fn registered(mut watch: WatchStream) -> Result<(WatchStream, R
     match watch.next().await {
         Some(Ok(WatchItem::Progress(revision))) => Ok((watch, revision)),
         Some(Ok(WatchItem::Commit(_))) | None => {
-            Err(Error::new(crate::Reason::Internal, "a watch did not begin with its revision"))
+            Err(Error::new(Reason::Internal, "a watch did not begin with its revision"))
         }
         Some(Err(error)) => Err(error.into()),
     }
@@ -165,15 +165,15 @@ pub(crate) async fn registered(mut watch: WatchStream) -> Result<(WatchStream, R
 
 /// Flattens steps and ends them as [`Events`] promises.
 pub(crate) fn until_closed<T: Send + 'static>(
-    steps: BoxStream<'static, Result<Vec<T>, atomix_kv::Error>>,
+    steps: BoxStream<'static, Result<Vec<T>, Error>>,
     caller: &Caller,
 ) -> Events<T> {
     steps
-        .take_while(|step| ready(!matches!(step, Err(error) if error.kind() == ErrorKind::Closed)))
+        .take_while(|step| ready(!matches!(step, Err(error) if error.reason() == Reason::StoreClosed)))
         .flat_map(|step| {
             let (items, error) = match step {
                 Ok(items) => (items, None),
-                Err(error) => (Vec::new(), Some(Error::from(error))),
+                Err(error) => (Vec::new(), Some(error)),
             };
             stream::iter(items.into_iter().map(Ok).chain(error.map(Err)))
         })

@@ -234,8 +234,9 @@ impl IndexedMap {
 
     /// Lists all entries by index; with `watch` goes on with the entry of every change, a removed one as it was last.
     pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<Entry>, Error> {
-        let listed = |stored: &Stored| decode(stored).ok();
-        let shown = |change: &Change| decode(change.current.as_ref().or(change.previous.as_ref())?).ok();
+        let listed = |stored: &Stored| decode(stored).map(Some);
+        let shown =
+            |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map(decode).transpose();
         follow::listing(&self.backing, caller, keys::all(keys::INDEX), watch, listed, shown).await
     }
 
@@ -301,14 +302,17 @@ fn parse(stored: &Stored) -> Option<Entry> {
     Some(Entry { key, index, value: Versioned { value: bytes, version: stored.modified.0 } })
 }
 
-fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        let (previous, current) =
-            (change.previous.as_ref().and_then(parse), change.current.as_ref().and_then(parse));
-        let shown = current.as_ref().or(previous.as_ref())?;
+        if keys::rest(keys::INDEX, &change.key).is_none() {
+            return Ok(None);
+        }
+        let entry = |stored: &Option<Stored>| stored.as_ref().map(decode).transpose();
+        let (previous, current) = (entry(&change.previous)?, entry(&change.current)?);
+        let Some(shown) = current.as_ref().or(previous.as_ref()) else { return Ok(None) };
         if only.is_some_and(|only| only != shown.key) {
-            return None;
+            return Ok(None);
         }
         let (key, index) = (shown.key.clone(), shown.index);
         let change = match (previous, current) {
@@ -317,9 +321,9 @@ fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
                 EntryChange::Updated { value: entry.value, previous: previous.value }
             }
             (Some(entry), None) => EntryChange::Removed { value: entry.value, expired },
-            (None, None) => return None,
+            (None, None) => return Ok(None),
         };
-        Some(Event { key, index, change })
+        Ok(Some(Event { key, index, change }))
     };
-    commit.changes.iter().filter_map(event).collect()
+    commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

@@ -22,6 +22,8 @@
 use atomix_kv::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::Error;
+
 pub(crate) const ENTRY: u8 = b'k';
 pub(crate) const INDEX: u8 = b'i';
 pub(crate) const LAST_INDEX: &[u8] = b"n";
@@ -48,9 +50,10 @@ pub(crate) fn rest(kind: u8, key: &Bytes) -> Option<Bytes> {
     (key.first() == Some(&kind)).then(|| key.slice(1..))
 }
 
-/// Returns what follows the kind as text. Primitives write only text there.
-pub(crate) fn text(kind: u8, key: &Bytes) -> Option<String> {
-    String::from_utf8(rest(kind, key)?.to_vec()).ok()
+/// Returns what follows the kind as text, if `key` is of this kind. Primitives write only text there.
+pub(crate) fn text(kind: u8, key: &Bytes) -> Result<Option<String>, Error> {
+    let Some(rest) = rest(kind, key) else { return Ok(None) };
+    String::from_utf8(rest.to_vec()).map(Some).map_err(|_| Error::damaged("key"))
 }
 
 /// Returns the range of all keys of a kind.

@@ -230,7 +230,7 @@ impl List {
             true,
             watch,
             |item| item,
-            move |commit| events(commit, false).into_iter().map(item).collect(),
+            move |commit| Ok(events(commit, false)?.into_iter().map(item).collect()),
         )
         .await
     }
@@ -242,7 +242,7 @@ impl List {
         list: bool,
         watch: bool,
         item: impl Fn(Item) -> T + Send + 'static,
-        change: impl Fn(&Commit) -> Vec<T> + Send + 'static,
+        change: impl Fn(&Commit) -> Result<Vec<T>, Error> + Send + 'static,
     ) -> Result<Events<T>, Error> {
         // First the watch, then the items: what is committed in between is in both, and told apart by its revision.
         let (watch, now) =
@@ -250,9 +250,9 @@ impl List {
         let (items, seen) = if list { self.snapshot().await? } else { (Vec::new(), now.unwrap_or_default()) };
         let listed = futures::stream::iter([Ok(items.into_iter().map(item).collect())]);
         let changes = futures::stream::iter(watch).flatten().map(move |step| match step {
-            Ok(WatchItem::Commit(commit)) if commit.revision > seen => Ok(change(&commit)),
+            Ok(WatchItem::Commit(commit)) if commit.revision > seen => change(&commit),
             Ok(WatchItem::Commit(_) | WatchItem::Progress(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         });
         Ok(follow::until_closed(listed.chain(changes).boxed(), caller))
     }
@@ -262,18 +262,18 @@ impl List {
         for _ in 0..ROUNDS_MAX {
             let found = self.backing.get(root_key()).await?;
             let root = Root::decode(found.as_ref())?;
-            let mut reads = vec![Read::Get { key: root_key() }];
-            reads.extend(root.chunks.iter().map(|chunk| Read::Get { key: chunk_key(chunk.id) }));
-            let snapshot = self.backing.read(reads).await?;
-            if snapshot.reads[0].entry().map(|entry| entry.modified) != found.map(|entry| entry.modified) {
+            let chunks: Vec<Bytes> = root.chunks.iter().map(|chunk| chunk_key(chunk.id)).collect();
+            let seen = found.map(|entry| entry.modified);
+            // Every change of a list writes its root.
+            let Some((chunks, revision)) = self.backing.read_fenced(&root_key(), seen, &chunks).await? else {
                 continue;
-            }
+            };
             let mut items = Vec::with_capacity(root.len() as usize);
-            for chunk in &snapshot.reads[1..] {
-                items.extend(decode_chunk(chunk.entry())?);
+            for chunk in &chunks {
+                items.extend(decode_chunk(chunk.as_ref())?);
             }
             let items = (0..).zip(items).map(|(index, value)| Item { index, value }).collect();
-            return Ok((items, snapshot.revision));
+            return Ok((items, revision));
         }
         Err(Error::contention())
     }
@@ -506,10 +506,11 @@ fn shown(value: Bytes, as_inserted: bool) -> ItemChange {
     if as_inserted { ItemChange::Inserted { value } } else { ItemChange::Appended { value } }
 }
 
-fn events(commit: &Commit, as_inserted: bool) -> Vec<Event> {
+fn events(commit: &Commit, as_inserted: bool) -> Result<Vec<Event>, Error> {
     let operation = commit.changes.iter().find(|change| change.key == keys::OPERATION);
-    let value = operation.and_then(|change| change.current.as_ref()).map(|entry| entry.value.clone());
-    value.and_then(|value| parse_operation(commit, value, as_inserted)).unwrap_or_default()
+    let Some(entry) = operation.and_then(|change| change.current.as_ref()) else { return Ok(Vec::new()) };
+    let events = parse_operation(commit, entry.value.clone(), as_inserted);
+    events.ok_or_else(|| Error::damaged("operation of a list"))
 }
 
 fn parse_operation(commit: &Commit, mut bytes: Bytes, as_inserted: bool) -> Option<Vec<Event>> {

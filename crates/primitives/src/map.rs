@@ -300,7 +300,8 @@ impl Map {
     /// Lists all entries; with `watch` goes on with the entry of every change, a removed one as it was last.
     pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, Versioned)>, Error> {
         let range: Range = keys::all(keys::ENTRY);
-        let shown = |change: &Change| change.current.as_ref().or(change.previous.as_ref()).and_then(listed);
+        let shown =
+            |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map_or(Ok(None), listed);
         follow::listing(&self.backing, caller, range, watch, listed, shown).await
     }
 
@@ -426,16 +427,16 @@ pub(crate) fn stored(outcome: &Outcome) -> Stored {
     Stored { version: outcome.revision.0, previous: outcome.writes[0].previous().map(versioned) }
 }
 
-fn listed(entry: &Entry) -> Option<(String, Versioned)> {
-    Some((keys::text(keys::ENTRY, &entry.key)?, versioned(entry)))
+fn listed(entry: &Entry) -> Result<Option<(String, Versioned)>, Error> {
+    Ok(keys::text(keys::ENTRY, &entry.key)?.map(|key| (key, versioned(entry))))
 }
 
-fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        let key = keys::text(keys::ENTRY, &change.key)?;
+        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
         if only.is_some_and(|only| only != key) {
-            return None;
+            return Ok(None);
         }
         let (previous, current) =
             (change.previous.as_ref().map(versioned), change.current.as_ref().map(versioned));
@@ -443,9 +444,9 @@ fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
             (None, Some(value)) => EntryChange::Inserted { value },
             (Some(previous), Some(value)) => EntryChange::Updated { value, previous },
             (Some(value), None) => EntryChange::Removed { value, expired },
-            (None, None) => return None,
+            (None, None) => return Ok(None),
         };
-        Some(Event { key, change })
+        Ok(Some(Event { key, change }))
     };
-    commit.changes.iter().filter_map(event).collect()
+    commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

@@ -176,9 +176,8 @@ impl MultiMap {
         caller: &Caller,
         watch: bool,
     ) -> Result<Events<(String, Vec<String>)>, Error> {
-        let listed = |entry: &Entry| Some((keys::text(keys::ENTRY, &entry.key)?, values(Some(entry))));
-        let shown =
-            |change: &Change| Some((keys::text(keys::ENTRY, &change.key)?, values(change.current.as_ref())));
+        let listed = |entry: &Entry| pair(&entry.key, Some(entry));
+        let shown = |change: &Change| pair(&change.key, change.current.as_ref());
         follow::listing(&self.backing, caller, keys::all(keys::ENTRY), watch, listed, shown).await
     }
 
@@ -279,23 +278,24 @@ fn parse(mut bytes: Bytes) -> Option<Values> {
     Some(values)
 }
 
-fn values(entry: Option<&Entry>) -> Vec<String> {
-    decode(entry).unwrap_or_default().into_iter().collect()
+fn pair(key: &Bytes, entry: Option<&Entry>) -> Result<Option<(String, Vec<String>)>, Error> {
+    let Some(key) = keys::text(keys::ENTRY, key)? else { return Ok(None) };
+    Ok(Some((key, decode(entry)?.into_iter().collect())))
 }
 
 /// First what was added, then what was removed, key by key.
-fn events(commit: &Commit, only: Option<&str>) -> Vec<Event> {
+fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let mut events = Vec::new();
     for change in &commit.changes {
-        let Some(key) = keys::text(keys::ENTRY, &change.key) else { continue };
+        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { continue };
         if only.is_some_and(|only| only != key) {
             continue;
         }
-        let before = decode(change.previous.as_ref()).unwrap_or_default();
-        let after = decode(change.current.as_ref()).unwrap_or_default();
+        let before = decode(change.previous.as_ref())?;
+        let after = decode(change.current.as_ref())?;
         let added = after.difference(&before).map(|value| PairChange::Added { value: value.clone() });
         let removed = before.difference(&after).map(|value| PairChange::Removed { value: value.clone() });
         events.extend(added.chain(removed).map(|change| Event { key: key.clone(), change }));
     }
-    events
+    Ok(events)
 }

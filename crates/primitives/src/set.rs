@@ -97,15 +97,15 @@ fn entry_key(element: &str) -> Bytes {
     keys::key(keys::ENTRY, element.as_bytes())
 }
 
-fn events(commit: &Commit) -> Vec<Event> {
+fn events(commit: &Commit) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        let element = keys::text(keys::ENTRY, &change.key)?;
-        Some(if change.current.is_some() {
+        let Some(element) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
+        Ok(Some(if change.current.is_some() {
             Event::Added { element }
         } else {
             Event::Removed { element, expired }
-        })
+        }))
     };
-    commit.changes.iter().filter_map(event).collect()
+    commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

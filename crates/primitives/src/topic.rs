@@ -56,14 +56,15 @@ impl Topic {
 
     /// Follows the messages that are published from now on: the watch is registered when this returns.
     pub async fn subscribe(&self, caller: &Caller) -> Result<Events<Message>, Error> {
-        follow::changes(&self.backing, caller, |commit| message(commit).into_iter().collect()).await
+        let messages = |commit: &Commit| Ok(message(commit)?.into_iter().collect());
+        follow::changes(&self.backing, caller, messages).await
     }
 }
 
-fn message(commit: &Commit) -> Option<Message> {
-    let change = commit.changes.iter().find(|change| change.key == keys::SINGLE)?;
-    let value = &change.current.as_ref()?.value;
-    let millis = u64::from_be_bytes(*value.first_chunk::<TIMESTAMP>()?);
-    let timestamp = WallTime::from_unix(Duration::from_millis(millis));
-    Some(Message { offset: commit.revision.0, timestamp, payload: value.slice(TIMESTAMP..) })
+fn message(commit: &Commit) -> Result<Option<Message>, Error> {
+    let change = commit.changes.iter().find(|change| change.key == keys::SINGLE);
+    let Some(entry) = change.and_then(|change| change.current.as_ref()) else { return Ok(None) };
+    let millis = entry.value.first_chunk::<TIMESTAMP>().ok_or_else(|| Error::damaged("message"))?;
+    let timestamp = WallTime::from_unix(Duration::from_millis(u64::from_be_bytes(*millis)));
+    Ok(Some(Message { offset: commit.revision.0, timestamp, payload: entry.value.slice(TIMESTAMP..) }))
 }

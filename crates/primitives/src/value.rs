@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Ask, Change, Commit, Guard, Outcome, Range, Read, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Txn, Write};
 use bytes::Bytes;
 
 use crate::expiry::{Expiry, is_expiry};
@@ -116,14 +116,15 @@ impl Value {
 
     /// Follows the changes. The watch is registered when this returns.
     pub async fn events(&self, caller: &Caller) -> Result<Events<Event>, Error> {
-        follow::changes(&self.backing, caller, |commit| event(commit).into_iter().collect()).await
+        follow::changes(&self.backing, caller, |commit| Ok(event(commit).into_iter().collect())).await
     }
 
     /// Shows the value if it is set, and then the value of every change, a deleted one as it was last.
     pub async fn watch(&self, caller: &Caller) -> Result<Events<Versioned>, Error> {
-        let shown = |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map(versioned);
+        let listed = |entry: &Entry| Ok(Some(versioned(entry)));
+        let shown = |change: &Change| Ok(change.current.as_ref().or(change.previous.as_ref()).map(versioned));
         let range = Range::prefix(key());
-        follow::listing(&self.backing, caller, range, true, |entry| Some(versioned(entry)), shown).await
+        follow::listing(&self.backing, caller, range, true, listed, shown).await
     }
 
     /// Stores `value` with its TTL under `guard`; the one read of a refusal is the entry.

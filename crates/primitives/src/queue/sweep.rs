@@ -39,7 +39,7 @@ async fn sweep(shared: Weak<Shared>, env: Env, doubt: Arc<Notify>) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Closed => return,
             Err(error) => {
-                tracing::debug!(%error, "the queues of a lock cannot be looked through for orphans")
+                tracing::debug!(%error, "the queues of a lock cannot be looked through for orphans");
             }
         }
         drop(living);

@@ -43,6 +43,7 @@ pub(crate) struct Faulty {
     answers: Arc<Notify>,
     /// How often other tasks run while a request, or an answer, is on its way.
     distance: AtomicUsize,
+    profile: Profile,
 }
 
 /// A call that is dropped when it was woken for the last time that a test allows.
@@ -174,8 +175,15 @@ impl Faulty {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (reads, refused, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let (held, late, answers) = (AtomicBool::new(false), AtomicBool::new(false), Arc::default());
-        let distance = AtomicUsize::new(0);
-        Arc::new(Self { inner, reads, refused, lost, held, late, answers, distance })
+        let (distance, profile) = (AtomicUsize::new(0), inner.profile().clone());
+        Arc::new(Self { inner, reads, refused, lost, held, late, answers, distance, profile })
+    }
+
+    /// Answers at most so many questions at once.
+    pub(crate) fn narrow(inner: Arc<dyn Store>, reads_max: usize) -> Arc<Self> {
+        let mut store = Arc::into_inner(Self::new(inner)).expect("it is new");
+        store.profile.limits.reads_max = reads_max;
+        Arc::new(store)
     }
 
     /// Takes its time for every request and every answer, so that calls wait at each of their steps.
@@ -231,7 +239,7 @@ impl Faulty {
 
 impl Store for Faulty {
     fn profile(&self) -> &Profile {
-        self.inner.profile()
+        &self.profile
     }
 
     fn read<'a>(
@@ -242,6 +250,7 @@ impl Store for Faulty {
     ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
+            self.profile.limits.check_reads(&reads)?;
             self.travel().await;
             let snapshot = self.inner.read(keyspace, reads, level).await;
             self.travel().await;

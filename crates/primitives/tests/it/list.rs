@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use atomix_env::Env;
 use bytes::Bytes;
 
 use atomix_primitives::list::{Event, Item, ItemChange};
 use atomix_primitives::{Kind, List, Reason};
 use futures::future::join_all;
 
-use crate::ground::{Ground, all, caller, next, reason, silent, take};
+use crate::ground::{Faulty, Ground, all, caller, next, reason, silent, take};
+use crate::stores::store;
 
 fn open(ground: &Ground) -> List {
     List::open(ground.backing(Kind::List), false)
@@ -216,4 +218,20 @@ async fn a_replay_and_its_changes_have_neither_gap_nor_repetition() {
         let ((), replayed) = futures::future::join(writer, reader).await;
         assert_eq!(items(&list).await, replayed);
     }
+}
+
+#[tokio::test]
+async fn a_list_of_more_chunks_than_the_store_answers_at_once_is_listed_and_replayed() {
+    let ground = Ground::on(Faulty::narrow(store(), 4), Env::real());
+    let list = List::open(ground.backing(Kind::List), false);
+    // Each item is a chunk of its own.
+    for number in 0..11u8 {
+        list.append(vec![number; 40_000].into()).await.unwrap();
+    }
+    let items = all(list.items(&caller(1), false).await.unwrap()).await;
+    assert_eq!(items.iter().map(|item| item.value[0]).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
+    let mut events = list.events(&caller(1), true).await.unwrap();
+    assert_eq!(take(&mut events, 11).await.len(), 11);
+    list.append("last".into()).await.unwrap();
+    assert_eq!(take(&mut events, 1).await[0].index, 11);
 }

@@ -18,6 +18,7 @@ mod stores;
 mod abandoned;
 mod counter;
 mod countermap;
+mod damaged;
 mod election;
 mod expiry;
 mod indexedmap;
