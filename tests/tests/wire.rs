@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use atomix_proto::inspect::ListSessionsRequest;
+use atomix_proto::inspect::inspector_client::InspectorClient;
 use atomix_proto::runtime::runtime_client::RuntimeClient;
 use atomix_proto::runtime::{
     ConfigureRequest, ConnectRequest, DisconnectRequest, DriverId, PrimitiveId, ProgramRequest, ProgramRoute,
@@ -331,4 +333,73 @@ async fn tools_are_told_the_services_of_every_port() {
             assert!(named("atomix.runtime.map.v1.Map") && named("grpc.health.v1.Health"), "{list:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_with_a_code_that_clients_know() {
+    let server = Server::start_with(&["--set", "limits.message-bytes-max=64KiB"]);
+    let mut maps = MapClient::new(channel(server.listen()).await);
+    maps.create(map::CreateRequest { id: id("m"), tags: Vec::new() }).await.unwrap();
+    let mut large = put("k", b"");
+    large.value = vec![7; 65_536].into();
+    let refused = maps.put(large).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("limits.message-bytes-max"), "{refused:?}");
+}
+
+/// Waits until the one session of the server has as many waiting calls and streams.
+async fn until_long_calls(server: &Server, count: u64) {
+    let mut inspector = InspectorClient::new(channel(server.control()).await);
+    for _ in 0..1_000 {
+        let sessions = inspector.list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner();
+        // The inspector has a session as well.
+        let most = sessions.sessions.iter().max_by_key(|session| session.long_calls).unwrap();
+        assert_eq!(most.long_calls_max, 4);
+        if most.long_calls == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("there are never {count} waiting calls and streams");
+}
+
+#[tokio::test]
+async fn waiting_calls_and_streams_leave_room_for_the_call_that_ends_the_wait() {
+    let server = Server::start_with(&["--set", "limits.streams-per-connection-max=4"]);
+    let channel = channel(server.listen()).await;
+    let mut locks = LockClient::new(channel.clone());
+    let mut maps = MapClient::new(channel);
+    locks.create(lock::CreateRequest { id: id("l"), tags: Vec::new() }).await.unwrap();
+    maps.create(map::CreateRequest { id: id("m"), tags: Vec::new() }).await.unwrap();
+    let request = || lock::LockRequest { id: id("l"), timeout: None };
+    locks.lock(request()).await.unwrap();
+    let events = || map::EventsRequest { id: id("m"), key: String::new() };
+    let stream = maps.events(events()).await.unwrap();
+    let mut waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let mut locks = locks.clone();
+            tokio::spawn(async move { locks.lock(request()).await })
+        })
+        .collect();
+    until_long_calls(&server, 4).await;
+
+    let reason = |status: &tonic::Status| status.get_error_details().error_info().unwrap().reason.clone();
+    let refused = locks.lock(request()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "WAITERS_FULL"));
+    assert!(refused.message().contains("limits.streams-per-connection-max: max=`4`"), "{refused:?}");
+    // UNAVAILABLE would make the Go SDK open it again at once and for ever.
+    let refused = maps.events(events()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Aborted, "STREAMS_FULL"));
+    maps.put(put("k", b"v")).await.unwrap();
+    let shown = server.run(&["inspect", "sessions"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(" 4/4 "), "{shown:?}");
+
+    locks.unlock(lock::UnlockRequest { id: id("l") }).await.unwrap();
+    until_long_calls(&server, 3).await;
+    let again = maps.events(events()).await.unwrap();
+    until_long_calls(&server, 4).await;
+    drop((stream, again));
+    until_long_calls(&server, 2).await;
+    waiting.drain(..).for_each(|waiting| waiting.abort());
+    until_long_calls(&server, 0).await;
 }

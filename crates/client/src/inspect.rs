@@ -204,8 +204,12 @@ pub struct Session {
     pub primitives: u64,
     /// What it owns.
     pub holdings: Vec<Holding>,
-    /// Calls that are not answered yet.
+    /// Calls that are not answered yet, streams included.
     pub calls_in_flight: u64,
+    /// Those of them that wait for a lock or stream.
+    pub long_calls: u64,
+    /// As many of those as the server lets one connection have; 0 if the server does not know this field.
+    pub long_calls_max: u64,
 }
 
 /// Something that a session owns.
@@ -547,6 +551,8 @@ impl From<wire::Session> for Session {
             primitives: wire.primitives,
             holdings: wire.holdings.into_iter().map(Holding::from).collect(),
             calls_in_flight: wire.calls_in_flight,
+            long_calls: wire.long_calls,
+            long_calls_max: wire.long_calls_max,
         }
     }
 }

@@ -102,8 +102,10 @@ reasons! {
     StoreClosed = "STORE_DISCONNECTED", Unavailable;
     /// The store has no room.
     StoreFull = "STORE_FULL", Unavailable;
-    /// Too many calls wait for this name.
+    /// Too many calls wait for this name, or on this connection.
     WaitersFull = "WAITERS_FULL", Unavailable;
+    /// The connection has as many streams and waiting calls as it may.
+    StreamsFull = "STREAMS_FULL", Unavailable;
     /// The runtime holds as many primitives as it may.
     PrimitivesFull = "PRIMITIVES_FULL", Unavailable;
     /// The runtime was silent for so long that others took it for dead: its sessions lost what they owned.

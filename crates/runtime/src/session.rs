@@ -26,6 +26,8 @@ pub struct Session {
     /// What the session uses; `None` once it has ended.
     attachments: Mutex<Option<Attachments>>,
     calls: AtomicUsize,
+    /// Those of them that wait for others or stream.
+    long_calls: AtomicUsize,
 }
 
 /// Something that a session owns.
@@ -54,6 +56,7 @@ pub struct OwnerDetails {
 #[derive(Debug)]
 pub struct CallGuard {
     session: Arc<Session>,
+    count: fn(&Session) -> &AtomicUsize,
 }
 
 /// Not by name: a name that was closed and created again is another primitive, while calls on the old one may still run.
@@ -79,7 +82,16 @@ impl Session {
         end: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let attachments = Mutex::new(Some(HashMap::new()));
-        Self { id, name, peer, opened, end, attachments, calls: AtomicUsize::new(0) }
+        Self {
+            id,
+            name,
+            peer,
+            opened,
+            end,
+            attachments,
+            calls: AtomicUsize::new(0),
+            long_calls: AtomicUsize::new(0),
+        }
     }
 
     /// Returns the number of the session, unique in this runtime.
@@ -120,8 +132,17 @@ impl Session {
 
     /// Counts a call until the guard is dropped.
     pub fn call(self: &Arc<Self>) -> CallGuard {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        CallGuard { session: Arc::clone(self) }
+        CallGuard::new(self, |session| &session.calls)
+    }
+
+    /// Returns how many of the calls wait for others or stream.
+    pub fn long_calls(&self) -> usize {
+        self.long_calls.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call that waits for others or streams until the guard is dropped. [`Session::call`] counts it as well.
+    pub fn long_call(self: &Arc<Self>) -> CallGuard {
+        CallGuard::new(self, |session| &session.long_calls)
     }
 
     /// Returns the caller that stands for this session in calls on `open`. It is closed already if the session has
@@ -238,8 +259,15 @@ fn attached<'a>(attachments: &'a mut Attachments, open: &Arc<Open>) -> Option<&'
 
 // === impl CallGuard ===
 
+impl CallGuard {
+    fn new(session: &Arc<Session>, count: fn(&Session) -> &AtomicUsize) -> Self {
+        count(session).fetch_add(1, Ordering::Relaxed);
+        Self { session: Arc::clone(session), count }
+    }
+}
+
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.session.calls.fetch_sub(1, Ordering::Relaxed);
+        (self.count)(&self.session).fetch_sub(1, Ordering::Relaxed);
     }
 }

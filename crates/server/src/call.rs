@@ -21,6 +21,8 @@ use crate::status::{status, stream_status};
 #[derive(Debug, Clone)]
 pub(crate) struct Services {
     pub(crate) runtime: Arc<Runtime>,
+    /// Waiting calls and streams that one connection may have, to be shown.
+    pub(crate) long_calls_max: u32,
 }
 
 /// A call on a primitive; dereferences to it.

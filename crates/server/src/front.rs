@@ -12,16 +12,20 @@ use std::time::Duration;
 
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{CallGuard, Runtime, Session};
-use atomix_transport::{Connection, RequestBody};
+use atomix_transport::{Complaint, Connection, LongCall, RequestBody};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, select};
 use http::Extensions;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
 use crate::call::shutting_down;
 use crate::directory::{Answering, Directory};
-use crate::status::status;
+use crate::status::{status, stream_status};
 
 /// The services of one port, as the transport calls them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,6 +36,8 @@ struct Desk {
     directory: Directory,
     runtime: Arc<Runtime>,
     deadline_default: Duration,
+    /// The log line about connections with too many long calls.
+    crowded: Mutex<Complaint>,
 }
 
 /// A call on its way. What may end it early is made only when it does not answer at once.
@@ -41,7 +47,29 @@ pub(crate) struct Attended {
     counted: Option<CallGuard>,
     runtime: Arc<Runtime>,
     patience: Patience,
+    /// Only for calls that wait or stream.
+    long: Option<Long>,
     early: Option<BoxFuture<'static, Error>>,
+}
+
+/// Counts a call that waits or streams, for its connection and for its session.
+#[derive(Debug)]
+struct Long {
+    _of_connection: LongCall,
+    _of_session: Option<CallGuard>,
+}
+
+/// A connection has as many long calls as it may.
+#[derive(Debug)]
+struct Crowd {
+    max: u32,
+}
+
+/// The answer of a call that streams, which is counted until it ends.
+#[derive(Debug)]
+struct Streamed {
+    body: Body,
+    _long: Long,
 }
 
 /// How long a call may take.
@@ -59,7 +87,8 @@ enum Patience {
 
 impl Front {
     pub(crate) fn new(directory: Directory, runtime: Arc<Runtime>, deadline_default: Duration) -> Self {
-        Self(Arc::new(Desk { directory, runtime, deadline_default }))
+        let crowded = Mutex::default();
+        Self(Arc::new(Desk { directory, runtime, deadline_default, crowded }))
     }
 }
 
@@ -73,21 +102,80 @@ impl Service<http::Request<RequestBody>> for Front {
     }
 
     fn call(&mut self, request: http::Request<RequestBody>) -> Attended {
-        let Desk { directory, runtime, deadline_default } = &*self.0;
-        let attended = |call, counted, patience| Attended {
+        let Desk { directory, runtime, deadline_default, .. } = &*self.0;
+        let attended = |call, counted, patience, long| Attended {
             call,
             counted,
             runtime: Arc::clone(runtime),
             patience,
+            long,
             early: None,
         };
+        let refused = |refusal: Status| {
+            attended(Box::pin(ready(Ok(refusal.into_http()))), None, Patience::Endless, None)
+        };
         if runtime.is_draining() {
-            let refusal = Ok(status(shutting_down()).into_http());
-            return attended(Box::pin(ready(refusal)), None, Patience::Endless);
+            return refused(status(shutting_down()));
         }
-        let counted = session(request.extensions()).map(Session::call);
         let patience = patience(&request, *deadline_default);
-        attended(directory.call(request), counted, patience)
+        let long = match patience {
+            Patience::Deadline(_) => None,
+            Patience::Drain(_) | Patience::Endless => match self.0.begin_long(request.extensions()) {
+                Ok(long) => long,
+                Err(crowd) if patience == Patience::Endless => {
+                    return refused(stream_status(crowd.streams()));
+                }
+                Err(crowd) => return refused(status(crowd.waiters())),
+            },
+        };
+        let counted = session(request.extensions()).map(Session::call);
+        attended(directory.call(request), counted, patience, long)
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Counts a call that waits or streams. Fails if its connection has as many as it may: they must not take the streams
+    /// that the calls need for which they wait.
+    fn begin_long(&self, extensions: &Extensions) -> Result<Option<Long>, Crowd> {
+        // Only in tests of services there is no connection.
+        let Some(connection) = extensions.get::<Arc<Connection>>() else { return Ok(None) };
+        let of_session = session(extensions).map(Session::long_call);
+        if let Some(of_connection) = connection.begin_long_call() {
+            return Ok(Some(Long { _of_connection: of_connection, _of_session: of_session }));
+        }
+        let max = connection.long_calls_max();
+        if let Some(unsaid) = self.crowded.lock().due(self.runtime.env().now()) {
+            tracing::warn!(
+                peer = %connection.peer(),
+                max,
+                unsaid,
+                "a connection has too many waiting calls and streams, more are refused: see \
+                 `atomix inspect sessions` and limits.streams-per-connection-max"
+            );
+        }
+        Err(Crowd { max })
+    }
+}
+
+// === impl Crowd ===
+
+impl Crowd {
+    fn waiters(&self) -> Error {
+        Error::new(Reason::WaitersFull, self.message())
+    }
+
+    fn streams(&self) -> Error {
+        Error::new(Reason::StreamsFull, self.message())
+    }
+
+    fn message(&self) -> String {
+        format!(
+            "too many calls wait or stream on one connection: use several connections or raise \
+             limits.streams-per-connection-max: max=`{}`",
+            self.max
+        )
     }
 }
 
@@ -135,7 +223,34 @@ impl Future for Attended {
             }
         };
         this.counted = None;
-        Poll::Ready(answer)
+        Poll::Ready(match this.long.take() {
+            Some(long) if this.patience == Patience::Endless => {
+                answer.map(|answer| answer.map(|body| Body::new(Streamed { body, _long: long })))
+            }
+            _ => answer,
+        })
+    }
+}
+
+// === impl Streamed ===
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

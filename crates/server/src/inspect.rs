@@ -179,7 +179,8 @@ impl inspect::inspector_server::Inspector for Services {
         let last = found.last().filter(|_| more);
         let next_page_token = last.map(|session| session.id().to_string()).unwrap_or_default();
         let env = self.runtime.env();
-        let sessions = join_all(found.iter().map(|session| session_message(session, env))).await;
+        let sessions = found.iter().map(|session| session_message(session, env, self.long_calls_max));
+        let sessions = join_all(sessions).await;
         Ok(Response::new(inspect::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -300,7 +301,7 @@ impl Services {
     }
 }
 
-async fn session_message(session: &Session, env: &Env) -> inspect::Session {
+async fn session_message(session: &Session, env: &Env, long_calls_max: u32) -> inspect::Session {
     let holdings = session.holdings(env, STORE_PATIENCE, PAGE_DEFAULT).await.into_iter().map(|holding| {
         inspect::Holding {
             kind: holding.kind.type_name().to_owned(),
@@ -316,6 +317,8 @@ async fn session_message(session: &Session, env: &Env) -> inspect::Session {
         primitives: session.primitives() as u64,
         holdings: holdings.take(SHOWN_MAX).collect(),
         calls_in_flight: session.calls() as u64,
+        long_calls: session.long_calls() as u64,
+        long_calls_max: u64::from(long_calls_max),
     }
 }
 
@@ -470,7 +473,7 @@ mod tests {
         }
 
         freezer.frozen.store(true, Ordering::SeqCst);
-        let services = Services { runtime };
+        let services = Services { runtime, long_calls_max: 9 };
         let request = Request::new(inspect::ListLocksRequest::default());
         let answer = services.list_locks(request).await.unwrap().into_inner();
         let names: Vec<_> = answer.locks.iter().map(|lock| lock.name.as_str()).collect();

@@ -31,8 +31,6 @@ pub struct Settings {
     pub control: Vec<Listen>,
     /// What a connection may do.
     pub transport: Limits,
-    /// Bytes of a received message.
-    pub message_bytes_max: usize,
     /// How long a call may take that brings no deadline.
     pub deadline_default: Duration,
     /// How long running calls may take when the server ends.
@@ -65,8 +63,10 @@ struct Sessions {
 /// Makes the directory of a port from the generated servers of its services.
 macro_rules! directory {
     ($this:ident: $($server:path)+) => {{
-        let services = Services { runtime: Arc::clone(&$this.runtime) };
-        let max = $this.settings.message_bytes_max;
+        let services = Services {
+            runtime: Arc::clone(&$this.runtime),
+            long_calls_max: $this.settings.transport.long_calls_per_connection_max,
+        };
         let mut names = Vec::new();
         $({
             use $server as Server;
@@ -75,7 +75,8 @@ macro_rules! directory {
         let mut directory = $this.common(names);
         $({
             use $server as Server;
-            directory.add(Server::new(services.clone()).max_decoding_message_size(max));
+            // The transport has refused what is too large, with another code.
+            directory.add(Server::new(services.clone()).max_decoding_message_size(usize::MAX));
         })+
         directory
     }};
@@ -91,7 +92,8 @@ impl Settings {
             listen: config.listen.clone(),
             control: config.control.clone(),
             transport: Limits {
-                streams_per_connection_max: limits.streams_per_connection_max,
+                long_calls_per_connection_max: limits.streams_per_connection_max,
+                streams_per_connection_max: Limits::streams_beside(limits.streams_per_connection_max),
                 local_reset_streams_max: limits.local_reset_streams_max as usize,
                 pending_reset_streams_max: limits.pending_reset_streams_max as usize,
                 header_list_bytes_max: size(limits.header_list_bytes_max),
@@ -107,8 +109,8 @@ impl Settings {
                 stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
                 connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
                 connection_receive_bytes_max: limits.connection_receive_bytes_max.as_usize(),
+                message_bytes_max: limits.message_bytes_max.as_usize(),
             },
-            message_bytes_max: limits.message_bytes_max.as_usize(),
             deadline_default: limits.call_deadline_default.get(),
             grace: config.drain.grace.get(),
             workers,

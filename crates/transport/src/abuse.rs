@@ -23,7 +23,7 @@ const UNITS_MAX: u32 = 400_000;
 /// Units that are written at a time.
 const BATCH: u32 = 64;
 /// Streams of the attacks that use as many as servers allow.
-const STREAMS: u32 = 1_000;
+const STREAMS: u32 = 2_600;
 /// How long nothing could be written when an attack counts as throttled.
 const STUCK: Duration = Duration::from_millis(200);
 /// Connections of the attacks that only connect.

@@ -4,8 +4,8 @@
 use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use atomix_env::{Env, Instant};
@@ -80,9 +80,15 @@ pub struct Connection {
     pub(crate) allowance: Allowance,
     /// For answers that hand something over.
     pub(crate) receipts: Receipts,
+    long_calls: AtomicU32,
+    long_calls_max: u32,
     pub(crate) traffic: Traffic,
     order: Order,
 }
+
+/// A call that may last for any time, counted until this is dropped.
+#[derive(Debug)]
+pub struct LongCall(Arc<Connection>);
 
 /// What the sweep looks at. Written by the connection's own tasks; all loose, because only change over time counts.
 #[derive(Debug, Default)]
@@ -142,6 +148,8 @@ impl Connection {
             budget: Budget::new(limits.connection_send_bytes_max),
             allowance: Allowance::new(limits),
             receipts: Receipts::new(limits.streams_per_connection_max),
+            long_calls: AtomicU32::new(0),
+            long_calls_max: limits.long_calls_per_connection_max,
             traffic: Traffic::default(),
             order: Order::default(),
         }
@@ -165,6 +173,20 @@ impl Connection {
     /// Returns the number of calls that run: requests that came and whose answers are not yet handed to HTTP/2 whole.
     pub fn calls(&self) -> usize {
         self.traffic.calls.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many calls may wait or stream at the same time.
+    pub fn long_calls_max(&self) -> u32 {
+        self.long_calls_max
+    }
+
+    /// Counts a call that may last for any time, because it waits for others or streams. `None` if there are as many as
+    /// [`Limits::long_calls_per_connection_max`](crate::Limits::long_calls_per_connection_max): one more could take the
+    /// last stream of the connection, and the call that ends the wait would find none.
+    pub fn begin_long_call(self: &Arc<Self>) -> Option<LongCall> {
+        // Dropped at once if it is one too many.
+        let call = LongCall(Arc::clone(self));
+        (self.long_calls.fetch_add(1, Ordering::Relaxed) < self.long_calls_max).then_some(call)
     }
 
     /// Says whether no call runs and no bytes of answers wait for the socket.
@@ -235,6 +257,14 @@ impl fmt::Debug for Connection {
             .field("opened", &self.opened)
             .field("calls", &self.calls())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl LongCall ===
+
+impl Drop for LongCall {
+    fn drop(&mut self) {
+        self.0.long_calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -404,6 +434,18 @@ mod tests {
         assert_ne!(origin("192.0.2.1:1"), origin("192.0.2.2:1"));
         assert_eq!(origin("[2001:db8:0:1::1]:1"), origin("[2001:db8:0:1:ffff::2]:1"));
         assert_ne!(origin("[2001:db8:0:1::1]:1"), origin("[2001:db8:0:2::1]:1"));
+    }
+
+    #[test]
+    fn one_long_call_too_many_is_refused_until_another_ends() {
+        let limits = Limits { long_calls_per_connection_max: 2, ..Limits::default() };
+        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &limits));
+        let calls = [(); 2].map(|()| connection.begin_long_call().unwrap());
+        for _ in 0..3 {
+            assert!(connection.begin_long_call().is_none());
+        }
+        drop(calls);
+        assert!(connection.begin_long_call().is_some());
     }
 
     #[test]

@@ -7,6 +7,11 @@ use atomix_env::Instant;
 
 /// Bytes of the client's preface.
 const PREFACE_BYTES: usize = 24;
+/// Bytes that tell a request of HTTP/1 from the preface, and from everything else.
+const METHOD_BYTES: usize = 4;
+/// The beginnings of such requests.
+const METHODS: [&[u8; METHOD_BYTES]; 8] =
+    [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC"];
 /// Bytes of a frame's header.
 const HEAD_BYTES: usize = 9;
 /// Frames without work in one second. A client at its busiest sends a handful of SETTINGS in its life.
@@ -75,6 +80,16 @@ pub(crate) struct Pace {
     updates_saved: u32,
     /// Pings of ours that were not answered yet.
     pongs_due: u32,
+}
+
+/// What a peer begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// Too few bytes are here.
+    Unknown,
+    Http1,
+    /// HTTP/2, or something that HTTP/2 refuses.
+    Http2,
 }
 
 /// What a peer sent too much of.
@@ -264,6 +279,19 @@ impl Pace {
     }
 }
 
+// === impl Greeting ===
+
+impl Greeting {
+    /// Looks at the first bytes of a connection.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match bytes.first_chunk() {
+            None => Self::Unknown,
+            Some(first) if METHODS.contains(&first) => Self::Http1,
+            Some(_) => Self::Http2,
+        }
+    }
+}
+
 // === impl Flood ===
 
 impl Flood {
@@ -339,6 +367,21 @@ mod tests {
             }
             assert_eq!(found, expected, "pieces of {cut}");
             assert!(framing.is_between_frames());
+        }
+    }
+
+    #[test]
+    fn a_request_of_http_1_is_told_from_the_preface_by_four_bytes() {
+        for (bytes, greeting) in [
+            (&b""[..], Greeting::Unknown),
+            (b"PRI", Greeting::Unknown),
+            (b"GET", Greeting::Unknown),
+            (b"PRI *", Greeting::Http2),
+            (b"GET / HTTP/1.1", Greeting::Http1),
+            (b"POST", Greeting::Http1),
+            (b"\x16\x03\x01\x02", Greeting::Http2),
+        ] {
+            assert_eq!(Greeting::of(bytes), greeting, "{bytes:?}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ where
     S: Service<Request<RequestBody>>,
 {
     state: State,
+    http2: Builder,
     tagged: Tagged<S>,
     connection: Arc<Connection>,
     /// Calls that began and were not polled yet.
@@ -54,7 +56,17 @@ where
     drains: bool,
 }
 
+/// Why a connection broke.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// Before HTTP/2 began.
+    Greeting(io::Error),
+    Http2(h2::Error),
+}
+
 enum State {
+    /// The protocol is not known yet.
+    Greets(Wire),
     Begins(Handshake<Wire, Piece>),
     Serves {
         http2: H2<Wire, Piece>,
@@ -62,6 +74,8 @@ enum State {
         pings: PingPong,
         in_flight: bool,
     },
+    /// The peer does not speak HTTP/2.
+    Ended,
 }
 
 pin_project! {
@@ -110,17 +124,9 @@ where
     B::Error: Into<BoxError>,
 {
     pub(crate) fn new(limits: &Limits, wire: Wire, service: S, connection: Arc<Connection>) -> Self {
-        let handshake = Builder::new()
-            .max_concurrent_streams(limits.streams_per_connection_max)
-            .max_local_error_reset_streams(Some(limits.local_reset_streams_max))
-            .max_pending_accept_reset_streams(limits.pending_reset_streams_max)
-            .max_header_list_size(limits.header_list_bytes_max)
-            .initial_window_size(limits.stream_window.min(WINDOW_MAX))
-            .initial_connection_window_size(limits.connection_window.min(WINDOW_MAX))
-            .max_send_buffer_size(limits.stream_send_bytes_max.min(WINDOW_MAX as usize))
-            .handshake(wire);
         Self {
-            state: State::Begins(handshake),
+            state: State::Greets(wire),
+            http2: builder(limits),
             tagged: Tagged::new(service, Arc::clone(&connection)),
             connection,
             begun: VecDeque::new(),
@@ -131,13 +137,20 @@ where
     /// Tells the peer to open no more streams.
     pub(crate) fn graceful_shutdown(&mut self) {
         match &mut self.state {
-            State::Begins(_) => self.drains = true,
             State::Serves { http2, .. } => http2.graceful_shutdown(),
+            State::Greets(_) | State::Begins(_) | State::Ended => self.drains = true,
         }
     }
 
     /// Reads all that came, begins its calls, and writes what can be written. Ready at the end of the connection.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if let State::Greets(wire) = &mut self.state {
+            let greeted = ready!(wire.poll_greeting(context));
+            if let State::Greets(wire) = std::mem::replace(&mut self.state, State::Ended) {
+                greeted.map_err(Broken::Greeting)?;
+                self.state = State::Begins(self.http2.handshake(wire));
+            }
+        }
         if let State::Begins(handshake) = &mut self.state {
             let mut http2 = ready!(Pin::new(handshake).poll(context))?;
             if self.drains {
@@ -191,6 +204,24 @@ where
                 self.connection.env.detach(AtHome::new(call));
             }
         }
+    }
+}
+
+// === impl Broken ===
+
+impl Broken {
+    /// Says whether the socket broke or the peer said goodbye, rather than that we threw it out.
+    pub(crate) fn has_left(&self) -> bool {
+        match self {
+            Self::Greeting(error) => error.kind() != io::ErrorKind::InvalidData,
+            Self::Http2(error) => error.is_io() || (error.is_go_away() && error.is_remote()),
+        }
+    }
+}
+
+impl From<h2::Error> for Broken {
+    fn from(error: h2::Error) -> Self {
+        Self::Http2(error)
     }
 }
 
@@ -352,6 +383,19 @@ impl Connection {
         }
         handed
     }
+}
+
+fn builder(limits: &Limits) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_local_error_reset_streams(Some(limits.local_reset_streams_max))
+        .max_pending_accept_reset_streams(limits.pending_reset_streams_max)
+        .max_header_list_size(limits.header_list_bytes_max)
+        .initial_window_size(limits.stream_window.min(WINDOW_MAX))
+        .initial_connection_window_size(limits.connection_window.min(WINDOW_MAX))
+        .max_send_buffer_size(limits.stream_send_bytes_max.min(WINDOW_MAX as usize));
+    builder
 }
 
 /// Returns the code with which HTTP/2 says what went wrong.

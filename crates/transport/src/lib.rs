@@ -15,6 +15,7 @@
 //! | connections that never speak, or never call | [`Limits::preface_timeout`], [`Limits::idle_timeout`] |
 //! | vanishing without a word | our pings; a socket that takes nothing for as long |
 //! | many streams, or streams that must be reset | HTTP/2, with all its limits set |
+//! | calls that wait and streams that never end | [`Connection::begin_long_call`] |
 //! | PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown frames without work | frames are read along and counted |
 //! | requests that we are slow to read | the windows |
 //! | many large requests that never end | room for the sum of their declared lengths |
@@ -35,10 +36,10 @@ mod request;
 mod serve;
 mod wire;
 
-pub use connection::{Connection, End, Peer};
+pub use connection::{Connection, End, LongCall, Peer};
 pub use counters::{Counters, Refusal};
 pub use limits::Limits;
 pub use listen::Listener;
 pub use receipt::{Receipt, Undelivered};
 pub use request::RequestBody;
-pub use serve::{Drained, Observer, Transport};
+pub use serve::{Complaint, Drained, Observer, Transport};

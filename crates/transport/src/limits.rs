@@ -6,7 +6,11 @@ use std::time::Duration;
 /// Bounds what one peer can cost. The defaults hold an attacking connection under 16 MiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls that run at the same time on one connection. Old clients put all their calls on one.
+    /// Calls that wait for others and streams at the same time on one connection. Old clients put all of theirs on one.
+    /// See [`Connection::begin_long_call`](crate::Connection::begin_long_call).
+    pub long_calls_per_connection_max: u32,
+    /// Streams of HTTP/2 at the same time on one connection. A client keeps back what is above it, until streams end: this
+    /// must leave room beside the long calls for those that end them.
     pub streams_per_connection_max: u32,
     /// Streams that we may have to reset for a peer's mistakes before its connection ends.
     pub local_reset_streams_max: usize,
@@ -38,14 +42,28 @@ pub struct Limits {
     /// Bytes of all answers of one connection that wait for a slow reader, not counting the message that is over the
     /// bound.
     pub connection_send_bytes_max: usize,
+    /// Bytes of one message that is received. A larger one is refused when its length is known.
+    pub message_bytes_max: usize,
     /// Bytes of the large messages that are being received on one connection. More wait their turn or are refused.
     pub connection_receive_bytes_max: usize,
+}
+
+/// The default of [`Limits::long_calls_per_connection_max`].
+const LONG_CALLS_MAX: u32 = 2_000;
+
+impl Limits {
+    /// Returns how many streams a connection needs that may have as many long calls.
+    pub fn streams_beside(long_calls: u32) -> u32 {
+        // A call of another kind needs its stream for moments: more at the same time wait for each other, not for ever.
+        long_calls.saturating_add(long_calls / 4).saturating_add(100)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            streams_per_connection_max: 1_000,
+            long_calls_per_connection_max: LONG_CALLS_MAX,
+            streams_per_connection_max: Self::streams_beside(LONG_CALLS_MAX),
             local_reset_streams_max: 1_024,
             pending_reset_streams_max: 20,
             header_list_bytes_max: 16 << 10,
@@ -60,6 +78,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_mins(15),
             stream_send_bytes_max: 1 << 20,
             connection_send_bytes_max: 4 << 20,
+            message_bytes_max: 4 << 20,
             connection_receive_bytes_max: 8 << 20,
         }
     }

@@ -49,6 +49,7 @@ pub struct RequestBody {
 pub(crate) struct Allowance {
     room: Arc<Semaphore>,
     bytes_max: u32,
+    message_bytes_max: usize,
     waiting: AtomicUsize,
     waiting_max: usize,
 }
@@ -121,6 +122,9 @@ impl Body for RequestBody {
             // The message before is whole.
             this.room = None;
             let allowance = &this.connection.allowance;
+            if bytes > allowance.message_bytes_max {
+                return Poll::Ready(Some(Err(too_large(bytes, allowance.message_bytes_max))));
+            }
             this.room = allowance.try_take(bytes);
             if this.room.is_some() {
                 return Poll::Ready(Some(Ok(frame)));
@@ -160,6 +164,7 @@ impl Allowance {
         Self {
             room: Arc::new(Semaphore::new(bytes_max)),
             bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+            message_bytes_max: limits.message_bytes_max,
             waiting: AtomicUsize::new(0),
             waiting_max: waiting_max as usize,
         }
@@ -239,6 +244,14 @@ fn no_room() -> BoxError {
     Box::new(Status::unavailable(
         "too many large messages at the same time on one connection, send fewer or open another",
     ))
+}
+
+/// Says that a message is too large, with a code that every client of the services can map: tonic would say
+/// `OUT_OF_RANGE`.
+fn too_large(bytes: usize, max: usize) -> BoxError {
+    Box::new(Status::invalid_argument(format!(
+        "the message is too large: send less at a time or raise limits.message-bytes-max: bytes=`{bytes}`, max=`{max}`"
+    )))
 }
 
 #[cfg(test)]

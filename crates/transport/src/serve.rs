@@ -23,7 +23,7 @@ use tower::Service;
 use crate::answer::BoxError;
 use crate::connection::{Connection, End, Origin, Peer, Stage};
 use crate::counters::{Counters, Refusal};
-use crate::http2::Server;
+use crate::http2::{Broken, Server};
 use crate::limits::Limits;
 use crate::listen::Listener;
 use crate::request::RequestBody;
@@ -134,9 +134,9 @@ struct Presence {
     end: End,
 }
 
-/// Logs the same complaint only now and then.
+/// Logs the same complaint only now and then: once in ten seconds.
 #[derive(Debug, Default)]
-struct Complaint {
+pub struct Complaint {
     last: Option<Instant>,
     unsaid: u64,
 }
@@ -561,7 +561,7 @@ impl Drop for Port<'_> {
 
 impl Complaint {
     /// Returns how often it went unsaid if it is to be said now.
-    fn due(&mut self, now: Instant) -> Option<u64> {
+    pub fn due(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.since(last) < COMPLAINT_INTERVAL) {
             self.unsaid += 1;
             return None;
@@ -572,7 +572,7 @@ impl Complaint {
 }
 
 /// Says why a connection ended, from what was ordered and what HTTP/2 says.
-fn end_of(connection: &Connection, stage: Stage, outcome: Result<(), h2::Error>) -> End {
+fn end_of(connection: &Connection, stage: Stage, outcome: Result<(), Broken>) -> End {
     if let Some(end) = connection.ordered_end() {
         return end;
     }
@@ -583,9 +583,7 @@ fn end_of(connection: &Connection, stage: Stage, outcome: Result<(), h2::Error>)
         Ok(()) if stage == Stage::Serve => End::Left,
         Ok(()) => End::Drained,
         Err(error) => {
-            // The socket broke or the peer said goodbye, or else we threw it out.
-            let left = error.is_io() || (error.is_go_away() && error.is_remote());
-            let end = if left { End::Left } else { End::Violation };
+            let end = if error.has_left() { End::Left } else { End::Violation };
             let (id, peer) = (connection.id(), connection.peer());
             tracing::debug!(connection = id, %peer, ?error, "connection broke");
             end

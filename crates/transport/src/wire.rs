@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::connection::{Connection, End};
-use crate::frames::{Flood, Framing, Pace};
+use crate::frames::{Flood, Framing, Greeting, Pace};
 
 /// A socket. An enum, so that reading and writing need no virtual call.
 #[derive(Debug)]
@@ -34,12 +34,25 @@ pub(crate) struct Wire {
     inbound: Framing,
     outbound: Framing,
     pace: Pace,
+    /// The first bytes, which were looked at before HTTP/2 began.
+    greeting: Vec<u8>,
     last_stream: u32,
     /// Streams whose resets were read here and may not have been handled by HTTP/2 yet: it handles all before it reads
     /// again.
     resets: Vec<u32>,
     flood: Option<Flood>,
 }
+
+/// Bytes that are read at a time before the protocol is known: a small request, as a whole.
+const GREETING_BYTES: usize = 4 << 10;
+
+/// What a peer reads that speaks HTTP/1.
+const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain\r\n\
+    connection: close\r\n\
+    \r\n\
+    This port speaks gRPC, which is HTTP/2 without TLS (prior knowledge), and not HTTP/1. \
+    Use a gRPC client, the atomix command, or grpcurl -plaintext.\n";
 
 macro_rules! with {
     ($socket:expr, $it:ident => $do:expr) => {
@@ -85,9 +98,32 @@ impl Wire {
             inbound: Framing::of_client(),
             outbound: Framing::of_server(),
             pace,
+            greeting: Vec::new(),
             last_stream: 0,
             resets: Vec::new(),
             flood: None,
+        }
+    }
+
+    /// Waits for the first bytes, and answers a peer that speaks HTTP/1. HTTP/2 would write its own frames before it reads.
+    pub(crate) fn poll_greeting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match Greeting::of(&self.greeting) {
+                Greeting::Http2 => return Poll::Ready(Ok(())),
+                Greeting::Http1 => {
+                    let said = with!(&self.socket, socket => socket.try_write(HTTP1_ANSWER));
+                    tracing::debug!(connection = self.connection.id(), ?said, "a peer speaks HTTP/1");
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "HTTP/1")));
+                }
+                Greeting::Unknown => {}
+            }
+            let mut bytes = [0; GREETING_BYTES];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(with!(&mut self.socket, socket => Pin::new(socket).poll_read(context, &mut buffer)))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.greeting.extend_from_slice(buffer.filled());
         }
     }
 
@@ -179,6 +215,16 @@ impl AsyncRead for Wire {
         }
         this.forget_resets();
         let before = buffer.filled().len();
+        if !this.greeting.is_empty() {
+            let count = this.greeting.len().min(buffer.remaining());
+            buffer.put_slice(&this.greeting[..count]);
+            this.greeting.drain(..count);
+            if this.greeting.is_empty() {
+                // Not needed any more.
+                this.greeting = Vec::new();
+            }
+            return Poll::Ready(this.read_along(&buffer.filled()[before..]));
+        }
         ready!(with!(&mut this.socket, socket => Pin::new(socket).poll_read(context, buffer)))?;
         Poll::Ready(this.read_along(&buffer.filled()[before..]))
     }

@@ -189,7 +189,7 @@ async fn sessions(context: &Context) -> Result<ExitCode, Failure> {
 
 fn print_sessions(context: &Context, sessions: &[Session]) -> Result<(), Failure> {
     let now = now(context);
-    let header = ["SESSION", "CLIENT", "CONNECTED", "PRIMITIVES", "CALLS", "HOLDS"];
+    let header = ["SESSION", "CLIENT", "CONNECTED", "PRIMITIVES", "CALLS", "WAITS+STREAMS", "HOLDS"];
     context.printer.table("no client is connected", &header, sessions, |session: &Session| {
         let holdings: Vec<_> = session
             .holdings
@@ -205,6 +205,7 @@ fn print_sessions(context: &Context, sessions: &[Session]) -> Result<(), Failure
             ago(session.connected, now),
             session.primitives.to_string(),
             session.calls_in_flight.to_string(),
+            format!("{}/{}", session.long_calls, session.long_calls_max),
             holdings.join(", "),
         ]
     })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of connections: who they are, and when they end.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -187,6 +187,39 @@ fn garbage_is_closed_at_once() {
     assert!(matches!(report.outcome, Outcome::GoAway { .. } | Outcome::Closed), "{report:?}");
     assert!(report.took < PROMPT, "{report:?}");
     eventually(|| server.counters.ended(End::Violation) == 1);
+}
+
+#[test]
+fn a_request_of_http_1_gets_an_answer_that_it_can_read() {
+    let server = Server::start(Limits::default());
+    for pieces in
+        [&[&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..]][..], &[b"PO", b"ST / HTTP/1.0\r\n\r\n"]]
+    {
+        let mut stream = TcpStream::connect(server.target.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        for piece in pieces {
+            stream.write_all(piece).unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("\r\n\r\nThis port speaks gRPC"), "{answer}");
+    }
+    eventually(|| server.counters.ended(End::Violation) == 2);
+}
+
+#[test]
+fn a_message_that_is_too_large_is_refused_with_the_limit() {
+    let server = Server::start(Limits { message_bytes_max: 50_000, ..Limits::default() });
+    let mut client = client(&server);
+    client.call(&server.target.small).unwrap();
+    let mut large = call("/echo");
+    large.message = vec![9; 50_000];
+    assert_eq!(client.call(&large).unwrap().len(), 50_005);
+    large.message.push(9);
+    let refusal = client.call(&large).unwrap();
+    let refusal = String::from_utf8_lossy(&refusal);
+    assert!(refusal.contains("raise limits.message-bytes-max: bytes=`50001`, max=`50000`"), "{refusal}");
 }
 
 #[test]
