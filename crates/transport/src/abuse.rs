@@ -24,6 +24,8 @@ const UNITS_MAX: u32 = 400_000;
 const BATCH: u32 = 64;
 /// Streams of the attacks that use as many as servers allow.
 const STREAMS: u32 = 2_600;
+/// Streams of the attacks that declare large messages. With more, HTTP/2 ends the connection for its many small frames.
+const MESSAGES: u32 = 1_000;
 /// How long nothing could be written when an attack counts as throttled.
 const STUCK: Duration = Duration::from_millis(200);
 /// Connections of the attacks that only connect.
@@ -267,7 +269,8 @@ impl Attack {
     /// How often the attack repeats. Answers are asked for as often as a connection has streams.
     fn units(self) -> u32 {
         match self {
-            Self::AnswersWithoutWindow | Self::AnswersUnread | Self::HugeMessages => STREAMS,
+            Self::AnswersWithoutWindow | Self::AnswersUnread => STREAMS,
+            Self::HugeMessages => MESSAGES,
             Self::HeaderBomb | Self::LargeHeaders => 2_000,
             _ => UNITS_MAX,
         }
@@ -304,13 +307,13 @@ impl Attack {
                 raw.open(open, small);
             }
             Self::UnfinishedMessages => {
-                if unit < STREAMS {
+                if unit < MESSAGES {
                     let stream = raw.open(open, small);
                     // 4 MiB, which is what servers take by default.
                     raw.frame(DATA, 0, stream, &[0, 0, 0x3f, 0xff, 0xfb]);
                     raw.window -= 5;
                 } else {
-                    raw.fill(2 * (unit % STREAMS) + 1);
+                    raw.fill(2 * (unit % MESSAGES) + 1);
                 }
             }
             Self::WindowsIgnored => {
