@@ -146,7 +146,8 @@ async fn a_disconnected_store_ends_its_streams_and_waiting_calls() {
     let server = Server::start();
     let mut control = RuntimeClient::new(channel(server.control()).await);
     let clients = (channel(server.listen()).await, channel(server.listen()).await);
-    let mut maps = MapClient::new(clients.0.clone());
+    // A connection of its own: the one of the lock's holder is closed, maybe before the stream has ended.
+    let mut maps = MapClient::new(channel(server.listen()).await);
     maps.create(map::CreateRequest { id: id("m"), tags: Vec::new() }).await.unwrap();
     let mut events =
         maps.events(map::EventsRequest { id: id("m"), key: String::new() }).await.unwrap().into_inner();
@@ -330,9 +331,35 @@ async fn tools_are_told_the_services_of_every_port() {
                 panic!("not a list: {answer:?}");
             };
             let named = |name: &str| list.service.iter().any(|service| service.name == name);
-            assert!(named("atomix.runtime.map.v1.Map") && named("grpc.health.v1.Health"), "{list:?}");
+            assert!(named("grpc.health.v1.Health"), "{list:?}");
+            let of_primitives = address == server.listen();
+            assert_eq!(named("atomix.runtime.map.v1.Map"), of_primitives, "{list:?}");
+            assert_eq!(named("atomix.inspect.v1.Inspector"), !of_primitives, "{list:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_service_of_the_other_port_is_named_with_that_port() {
+    let server = Server::start();
+    let unimplemented = async |address: &str, path: &'static str| {
+        let mut client = tonic::client::Grpc::new(channel(address).await);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<map::GetRequest, map::GetResponse>::default();
+        let request = Request::new(map::GetRequest::default());
+        let refused = client.unary(request, path.parse().unwrap(), codec).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented);
+        refused.message().to_owned()
+    };
+    let (listen, control) = (server.listen(), server.control());
+    let message = unimplemented(listen, "/atomix.inspect.v1.Inspector/ListStores").await;
+    assert!(message.contains(&format!("control port ({control})")), "{message}");
+    let message = unimplemented(control, "/atomix.runtime.map.v1.Map/Get").await;
+    assert!(message.contains(&format!("primitives port ({listen})")), "{message}");
+    let message = unimplemented(listen, "/atomix.runtime.map.v1.Map/Gets").await;
+    assert!(message.contains("method=`/atomix.runtime.map.v1.Map/Gets`"), "{message}");
+    let message = unimplemented(listen, "/a.B/C").await;
+    assert!(message.contains("no such service") && message.contains("`/a.B/C`"), "{message}");
 }
 
 #[tokio::test]

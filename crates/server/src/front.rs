@@ -24,7 +24,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::call::shutting_down;
-use crate::directory::{Answering, Directory};
+use crate::directory::{Answering, Class, Directory};
 use crate::status::{status, stream_status};
 
 /// The services of one port, as the transport calls them. Cheap to clone.
@@ -117,7 +117,9 @@ impl Service<http::Request<RequestBody>> for Front {
         if runtime.is_draining() {
             return refused(status(shutting_down()));
         }
-        let patience = patience(&request, *deadline_default);
+        let method = directory.method(request.uri().path());
+        let class = method.map_or(Class::Answers, |method| method.class);
+        let patience = patience(class, &request, *deadline_default);
         let long = match patience {
             Patience::Deadline(_) => None,
             Patience::Drain(_) | Patience::Endless => match self.0.begin_long(request.extensions()) {
@@ -129,7 +131,7 @@ impl Service<http::Request<RequestBody>> for Front {
             },
         };
         let counted = session(request.extensions()).map(Session::call);
-        attended(directory.call(request), counted, patience, long)
+        attended(directory.call(method, request), counted, patience, long)
     }
 }
 
@@ -259,15 +261,15 @@ pub(crate) fn session(extensions: &Extensions) -> Option<&Arc<Session>> {
     extensions.get::<Arc<Connection>>()?.owner()
 }
 
-fn patience<B>(request: &http::Request<B>, default: Duration) -> Patience {
-    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let brought = request.headers().get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-    match method {
-        "Events" | "Entries" | "Elements" | "Items" | "Watch" | "Subscribe" | "ServerReflectionInfo" => {
-            Patience::Endless
-        }
-        "Lock" => Patience::Drain(brought),
-        _ => Patience::Deadline(brought.unwrap_or(default)),
+fn patience<B>(class: Class, request: &http::Request<B>, default: Duration) -> Patience {
+    let brought = || {
+        let timeout = request.headers().get("grpc-timeout");
+        timeout.and_then(|value| grpc_timeout(value.to_str().ok()?))
+    };
+    match class {
+        Class::Answers => Patience::Deadline(brought().unwrap_or(default)),
+        Class::Waits => Patience::Drain(brought()),
+        Class::Streams => Patience::Endless,
     }
 }
 
@@ -306,9 +308,13 @@ mod tests {
     #[test]
     fn only_waiting_calls_and_streams_have_no_default_deadline() {
         let nine = Duration::from_secs(9);
-        let of = |path: &str| patience(&http::Request::builder().uri(path).body(()).unwrap(), nine);
-        assert_eq!(of("/atomix.runtime.map.v1.Map/Get"), Patience::Deadline(nine));
-        assert_eq!(of("/atomix.runtime.lock.v1.Lock/Lock"), Patience::Drain(None));
-        assert_eq!(of("/atomix.runtime.map.v1.Map/Events"), Patience::Endless);
+        let bare = http::Request::builder().body(()).unwrap();
+        let brings = http::Request::builder().header("grpc-timeout", "2S").body(()).unwrap();
+        let two = Duration::from_secs(2);
+        assert_eq!(patience(Class::Answers, &bare, nine), Patience::Deadline(nine));
+        assert_eq!(patience(Class::Answers, &brings, nine), Patience::Deadline(two));
+        assert_eq!(patience(Class::Waits, &bare, nine), Patience::Drain(None));
+        assert_eq!(patience(Class::Waits, &brings, nine), Patience::Drain(Some(two)));
+        assert_eq!(patience(Class::Streams, &brings, nine), Patience::Endless);
     }
 }

@@ -178,7 +178,8 @@ impl Server {
 
     /// Health of the services of these names and reflection, which every port has.
     fn common(&self, names: Vec<&'static str>) -> Directory {
-        let mut directory = Directory::new(reflection);
+        let reflected = names.clone();
+        let mut directory = Directory::new(move || reflection(&reflected));
         directory.add(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
         directory
     }
@@ -188,11 +189,18 @@ impl Server {
     }
 }
 
-fn reflection() -> Routes {
+/// Makes the reflection of a port that has the services of these names.
+fn reflection(names: &[&'static str]) -> Routes {
+    const EVERYWHERE: [&str; 3] = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ];
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        names.iter().chain(&EVERYWHERE).fold(builder, |builder, name| builder.with_service_name(*name))
     };
     // Tools speak either version.
     let mut routes = Routes::builder();
@@ -220,7 +228,14 @@ impl Bound {
         let Self { server, listen, control } = self;
         let runtime = Arc::clone(&server.runtime);
         let workers = &server.settings.workers;
-        let (primitives, controls) = (server.front(server.primitives()), server.front(server.controls()));
+        let (mut primitives, mut controls) = (server.primitives(), server.controls());
+        let port = |name, addresses: &[Listener]| {
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            format!("{name} port ({})", addresses.join(", "))
+        };
+        primitives.refer_to(&controls, port("control", &control));
+        controls.refer_to(&primitives, port("primitives", &listen));
+        let (primitives, controls) = (server.front(primitives), server.front(controls));
         let observer = Sessions { runtime: Arc::clone(&runtime) };
         let transport = Transport::new(server.settings.transport.clone(), observer, runtime.env().clone());
         let drain = async {
