@@ -10,6 +10,7 @@ mod entropy;
 mod home;
 mod machine;
 mod per_worker;
+mod supervise;
 mod task;
 mod workers;
 
@@ -18,6 +19,7 @@ pub use entropy::Entropy;
 pub use home::AtHome;
 pub use machine::{Machine, MemoryLimit, MemorySource, OpenFiles, Stored, raise_open_files};
 pub use per_worker::PerWorker;
+pub use supervise::{Policy, TaskFaults};
 pub use task::{Spawner, Task};
 pub use workers::Workers;
 
@@ -30,13 +32,20 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use supervise::Supervision;
+
 /// Gives access to time, chance and tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
+    world: Arc<World>,
+}
+
+struct World {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     spawner: Arc<dyn Spawner>,
     machine: Arc<OnceLock<Machine>>,
+    supervision: Supervision,
 }
 
 /// Says that a call of [`Env::timeout`] did not end in time.
@@ -48,55 +57,64 @@ pub struct Elapsed;
 impl Env {
     /// The real world: the machine's clocks, its random source and the current tokio runtime.
     pub fn real() -> Self {
-        Self {
-            clock: Arc::new(clock::RealClock::new()),
-            entropy: Arc::new(entropy::RealEntropy),
-            spawner: Arc::new(task::RealSpawner),
-            machine: Arc::default(),
-        }
+        Self::new(Arc::new(clock::RealClock::new()), Arc::new(entropy::RealEntropy), Arc::default())
     }
 
     /// A world whose time stands still until the test moves `clock`, and whose chance repeats for a `seed`.
     /// Tasks still run on the current tokio runtime.
     pub fn simulated(clock: Arc<ManualClock>, seed: u64) -> Self {
-        Self {
-            clock,
-            entropy: Arc::new(entropy::SeededEntropy::new(seed)),
-            spawner: Arc::new(task::RealSpawner),
-            machine: Arc::new(Machine::default().into()),
-        }
+        Self::new(clock, Arc::new(entropy::SeededEntropy::new(seed)), Arc::new(Machine::default().into()))
+    }
+
+    fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, machine: Arc<OnceLock<Machine>>) -> Self {
+        let (spawner, supervision) = (Arc::new(task::RealSpawner), Supervision::default());
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
+    }
+
+    /// The same world with other supervision.
+    fn with_supervision(&self, supervision: Supervision) -> Self {
+        let World { clock, entropy, spawner, machine, supervision: _ } = &*self.world;
+        let (clock, entropy, spawner) = (Arc::clone(clock), Arc::clone(entropy), Arc::clone(spawner));
+        let machine = Arc::clone(machine);
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
+    }
+
+    fn supervision(&self) -> &Supervision {
+        &self.world.supervision
     }
 
     /// The same world with another machine, for tests.
     #[must_use]
-    pub fn with_machine(mut self, machine: Machine) -> Self {
-        self.machine = Arc::new(machine.into());
-        self
+    pub fn with_machine(&self, machine: Machine) -> Self {
+        let World { clock, entropy, spawner, .. } = &*self.world;
+        let (clock, entropy, spawner) = (Arc::clone(clock), Arc::clone(entropy), Arc::clone(spawner));
+        let (machine, supervision) = (Arc::new(machine.into()), Supervision::default());
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
     }
 
     /// Returns the bounds that the machine sets. The real ones are read once, with the first call.
     pub fn machine(&self) -> &Machine {
-        self.machine.get_or_init(Machine::read)
+        self.world.machine.get_or_init(Machine::read)
     }
 
     /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
+        &self.world.clock
     }
 
     /// Returns the monotonic time.
     pub fn now(&self) -> Instant {
-        self.clock.now()
+        self.world.clock.now()
     }
 
     /// Returns the wall time. It may jump; use it only for what must survive a restart.
     pub fn wall(&self) -> WallTime {
-        self.clock.wall()
+        self.world.clock.wall()
     }
 
     /// Waits for `duration`. Cancel safe.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
-        self.clock.sleep_until(self.clock.now() + duration)
+        self.world.clock.sleep_until(self.world.clock.now() + duration)
     }
 
     /// Runs `future` for at most `duration`. Drops it when the time is over.
@@ -111,7 +129,7 @@ impl Env {
 
     /// Returns 64 random bits.
     pub fn random(&self) -> u64 {
-        self.entropy.next()
+        self.world.entropy.next()
     }
 
     /// Returns `duration` varied by chance by up to a fifth up or down, so that many clients do not act in step.
@@ -127,12 +145,12 @@ impl Env {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.spawner.spawn(Box::pin(future));
+        self.world.spawner.spawn(Box::pin(future));
     }
 
     /// Starts a thread for work that blocks, such as syncing a disk. It is not waited for when the process ends.
     pub fn thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        self.spawner.thread(name, Box::new(work))
+        self.world.spawner.thread(name, Box::new(work))
     }
 
     /// Starts a task. It runs until it ends, is aborted through the [`Task`], or the tokio runtime ends; dropping
@@ -143,7 +161,7 @@ impl Env {
     {
         let (future, abort) = futures::future::abortable(future);
         // An aborted task has nothing to report.
-        self.spawner.spawn(Box::pin(future.map(|_| ())));
+        self.world.spawner.spawn(Box::pin(future.map(|_| ())));
         Task::new(abort)
     }
 }
