@@ -2,9 +2,15 @@
 //! The program: `serve`, and the commands that talk to a server.
 
 mod drivers;
+mod log;
+mod manager;
+mod output;
+mod reload;
 mod serve;
+mod signals;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -28,17 +34,27 @@ enum Command {
 /// Variables that this program reads itself; the settings of the server have all others of their prefix.
 const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long the end of the process waits for work that blocks a thread, such as a look-up of a name.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
     let program = match Program::try_parse() {
         Ok(program) => program,
         Err(error) => return atomix_cli::refuse(&error, std::env::args_os()),
     };
-    match program.command {
-        Command::Serve(serve) => serve.run().await,
-        Command::Client(command) => {
-            let options = program.options.with_all_tags(std::env::args_os());
-            atomix_cli::run(Program::command(), options, drivers::OFFLINE, command).await
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return serve::cannot_begin(&error),
+    };
+    let code = runtime.block_on(async {
+        match program.command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Client(command) => {
+                let options = program.options.with_all_tags(std::env::args_os());
+                atomix_cli::run(Program::command(), options, drivers::OFFLINE, command).await
+            }
         }
-    }
+    });
+    runtime.shutdown_timeout(END_TIMEOUT);
+    code
 }

@@ -1,31 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `atomix serve`: parse, build, run, drain.
 
-use std::io::IsTerminal;
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atomix_config::{
-    Config, LaterRoute, Loaded, Loader, LogFormat, LogLevel, Routes as RouteConfig, StoreId,
-};
+use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
 use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use futures::FutureExt;
+use futures::future::{join, select};
 
 use crate::drivers;
+use crate::log::{Log, Output};
+use crate::manager::Manager;
+use crate::reload::Reload;
+use crate::signals::{Signal, Signals};
 
-/// Serves primitives and control until SIGTERM or SIGINT.
+/// Serves primitives and control until SIGTERM, SIGINT or SIGQUIT. SIGHUP reads the configuration again.
 ///
 /// Without any option: primitives on 127.0.0.1:5678, control on 127.0.0.1:5679, one memory store for everything. With
 /// `--data DIR` one disk store instead, whose content survives.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
     /// Configuration file, YAML or TOML by its extension.
     #[arg(long, env = "ATOMIX_CONFIG", value_name = "FILE")]
@@ -53,53 +56,70 @@ pub(crate) struct Serve {
 /// How long the start waits for stores that do not answer.
 const STORES_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The least time that the stores get to close after the drain, beside twice the grace.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A wrong configuration, as sysexits.h has it.
 const EXIT_CONFIG: u8 = 78;
+/// A defect of the program, as sysexits.h has it.
+const EXIT_SOFTWARE: u8 = 70;
 
 // === impl Serve ===
 
 impl Serve {
     /// Serves, or does what was asked for instead.
-    #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program's face")]
     pub(crate) async fn run(self) -> ExitCode {
-        let loaded = match self.load() {
-            Ok(loaded) => loaded,
+        let loaded = self.load();
+        let format = loaded.as_ref().map_or(LogFormat::Text, |loaded| loaded.config.log.format);
+        let env = Env::real();
+        let output = Output::start(&env, format);
+        let code = match loaded {
+            Ok(loaded) => self.run_with(loaded, &env, &output).await,
             Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::from(EXIT_CONFIG);
+                output.complain(&error.to_string());
+                ExitCode::from(EXIT_CONFIG)
             }
         };
+        output.flush();
+        code
+    }
+
+    async fn run_with(self, loaded: Loaded, env: &Env, output: &Output) -> ExitCode {
         if self.print_config {
-            print!("{}", loaded.render_with_origins());
-            return ExitCode::SUCCESS;
+            return print(&loaded.render_with_origins());
         }
-        let runtime = runtime(&loaded.config);
+        let runtime = runtime(&loaded.config, env);
         let mistakes = mistakes(&loaded, &runtime);
         if !mistakes.is_empty() {
-            eprintln!("{}", mistakes.join("\n"));
+            output.complain(&mistakes.join("\n"));
             return ExitCode::from(EXIT_CONFIG);
         }
         if self.check_config {
             for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
+                output.complain(&format!("warning: {warning}"));
             }
-            println!("configuration is valid");
-            return ExitCode::SUCCESS;
+            return print("configuration is valid\n");
         }
-        start_log(&loaded.config);
+        let log = Log::start(loaded.config.log.level, loaded.config.log.format, &output.err);
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        match serve(loaded.config, runtime).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("atomix cannot serve: {error:#}");
+        let reload = Reload::new(self, loaded.config, Arc::clone(&runtime), log);
+        // The hook has told what happened.
+        match AssertUnwindSafe(serve(reload, &runtime, env, output)).catch_unwind().await {
+            Ok(Ok(code)) => code,
+            Ok(Err(error)) => {
+                output.complain(&format!("atomix cannot serve: {error:#}"));
                 ExitCode::FAILURE
+            }
+            Err(_) => {
+                output.complain("atomix has ended because of a defect of its own");
+                ExitCode::from(EXIT_SOFTWARE)
             }
         }
     }
 
-    fn load(&self) -> Result<Loaded, atomix_config::Error> {
+    pub(crate) fn load(&self) -> Result<Loaded, atomix_config::Error> {
         let data = self.data.iter().map(|dir| {
             let driver = serde_json::json!({"name": "disk", "version": "v1"});
             serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]).to_string()
@@ -127,7 +147,7 @@ impl Serve {
 }
 
 /// Returns what drivers and routes refuse, a line each: the types of the configuration cannot know it.
-fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
+pub(crate) fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
     let config = &loaded.config;
     let mut mistakes = Vec::new();
     for (index, store) in config.stores.iter().enumerate() {
@@ -137,37 +157,112 @@ fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
         }
     }
     mistakes.extend(routes(config).iter().flat_map(Routes::mistakes));
+    mistakes.extend(strays(config));
     let line = |(key, error): (String, Error)| format!("{error} key=`{key}`{}", loaded.origin(&key).fact());
     mistakes.into_iter().map(line).collect()
 }
 
-async fn serve(config: Config, runtime: Arc<Runtime>) -> anyhow::Result<()> {
-    let bound = bind(&config, &runtime).await?;
-    let shutdown = Shutdown::new();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-    let env = Env::real();
-    let stop = shutdown.clone();
-    env.spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+/// Returns the routes that lead to stores which are not there. Without any store in the configuration all are connected
+/// later, and routes may wait for them.
+fn strays(config: &Config) -> Vec<(String, Error)> {
+    let leads_to: Vec<&StoreId> = match &config.routes {
+        RouteConfig::Absent => Vec::new(),
+        RouteConfig::Seed(routes) => routes.iter().map(|route| &route.store).collect(),
+        RouteConfig::Later(routes) => routes.iter().map(|route| &route.store).collect(),
+    };
+    let stores: Vec<StoreId> = config.stores.iter().map(atomix_config::StoreConfig::id).collect();
+    if stores.is_empty() {
+        return Vec::new();
+    }
+    let known = || stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let stray = |(index, store): (usize, &StoreId)| {
+        let message = format!(
+            "a route leads to a store that is not configured: add the store or remove the route (`--data` takes the place of all stores of the configuration): store=`{store}` stores=`{}`",
+            known()
+        );
+        (format!("routes[{index}].store"), Error::invalid(message))
+    };
+    leads_to.into_iter().enumerate().filter(|(_, store)| !stores.contains(store)).map(stray).collect()
+}
+
+async fn serve(
+    mut reload: Reload,
+    runtime: &Arc<Runtime>,
+    env: &Env,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::catch().context("cannot catch signals")?;
+    let manager = Manager::find(|name| std::env::var_os(name));
+    let grace = reload.config().drain.grace.get();
+    let bound = tokio::select! {
+        bound = bind(reload.config(), runtime) => bound?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before it was ready");
+            close(runtime, env, grace).await;
+            return Ok(ExitCode::SUCCESS);
         }
-        tracing::info!("draining: no new calls, running ones may finish");
-        stop.cancel();
-    });
-    greet(&runtime, &bound);
-    let drained = bound.run(shutdown).await;
-    runtime.shut_down().await;
+    };
+    greet(output, runtime, &bound);
+    manager.ready();
+    let shutdown = Shutdown::new();
+    let control = async {
+        let (code, why) = control(&mut reload, &mut signals, &manager, env).await;
+        manager.stopping(&why);
+        tracing::info!(why, "draining: no new calls, running ones may finish");
+        shutdown.cancel();
+        code
+    };
+    let serving = std::pin::pin!(join(bound.run(shutdown.clone()), control));
+    let alive = std::pin::pin!(manager.keep_alive(env));
+    let (drained, code) = match select(serving, alive).await {
+        futures::future::Either::Left((ended, _)) => ended,
+        futures::future::Either::Right(((), serving)) => serving.await,
+    };
+    close(runtime, env, grace).await;
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "connections were cut after the grace");
     }
     tracing::info!("stopped");
-    Ok(())
+    Ok(code)
 }
 
-fn runtime(config: &Config) -> Arc<Runtime> {
-    Runtime::new(atomix_runtime::Settings::new(config, Env::real(), drivers::all()))
+/// Does what signals ask for until the process has to end; returns its exit code, and why.
+async fn control(
+    reload: &mut Reload,
+    signals: &mut Signals,
+    manager: &Manager,
+    env: &Env,
+) -> (ExitCode, String) {
+    loop {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            why = env.failed() => return (ExitCode::from(EXIT_SOFTWARE), why),
+        };
+        match signal {
+            Signal::Stop(name) => return (ExitCode::SUCCESS, name.to_owned()),
+            Signal::Reload(name) => {
+                tracing::info!(signal = name, "reading the configuration again");
+                manager.reloading();
+                tokio::select! {
+                    () = reload.run(env) => {}
+                    name = signals.stop() => return (ExitCode::SUCCESS, name.to_owned()),
+                }
+                manager.ready();
+            }
+            Signal::Ignored(name) => tracing::info!(signal = name, "a signal without a meaning is ignored"),
+        }
+    }
+}
+
+/// Gives back what sessions own and closes the stores. One that does not answer is not waited for without end.
+async fn close(runtime: &Runtime, env: &Env, grace: Duration) {
+    if env.timeout(grace * 2 + CLOSE_TIMEOUT, runtime.shut_down()).await.is_err() {
+        tracing::warn!("a store did not close in time: what its sessions own is given back by other members");
+    }
+}
+
+fn runtime(config: &Config, env: &Env) -> Arc<Runtime> {
+    Runtime::new(atomix_runtime::Settings::new(config, env.clone(), drivers::all()))
 }
 
 /// Gives the runtime its stores and routes, and binds the ports.
@@ -187,7 +282,7 @@ async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> 
 }
 
 /// Without routes in the configuration everything goes to the first store.
-fn routes(config: &Config) -> Option<Routes> {
+pub(crate) fn routes(config: &Config) -> Option<Routes> {
     match &config.routes {
         RouteConfig::Absent => {
             let store: StoreId = config.stores.first()?.id();
@@ -204,17 +299,19 @@ fn workers(count: u32) -> std::io::Result<Workers> {
     Workers::start(if count == 0 { cores() } else { count as usize })
 }
 
-#[allow(clippy::print_stdout, reason = "the first thing that a newcomer sees")]
-fn greet(runtime: &Runtime, bound: &Bound) {
-    println!("atomix {} is ready", env!("CARGO_PKG_VERSION"));
-    println!("  primitives  {}", bound.listen().join(", "));
-    println!("  control     {}", bound.control().join(", "));
-    for store in runtime.stores() {
+/// Writes the first thing that a newcomer sees.
+fn greet(output: &Output, runtime: &Runtime, bound: &Bound) {
+    let mut lines = vec![
+        format!("atomix {} is ready", env!("CARGO_PKG_VERSION")),
+        format!("  primitives  {}", bound.listen().join(", ")),
+        format!("  control     {}", bound.control().join(", ")),
+    ];
+    lines.extend(runtime.stores().into_iter().map(|store| {
         let durability = store
             .profile
             .map_or_else(|| "not reached yet".to_owned(), |profile| profile.durability.to_string());
-        println!("  store       {} ({}), durability {durability}", store.id, store.driver);
-    }
+        format!("  store       {} ({}), durability {durability}", store.id, store.driver)
+    }));
     let first = |addresses: Vec<String>| addresses.first().map(|address| reached_at(address));
     // What is printed must work as it is, here and in another terminal.
     let variables = [
@@ -226,15 +323,20 @@ fn greet(runtime: &Runtime, bound: &Bound) {
         .filter_map(|(name, url, usual)| Some(format!("{name}={}", quoted(&url.filter(|url| url != usual)?))))
         .collect();
     if elsewhere.is_empty() {
-        println!("try: atomix counter incr hits");
+        lines.push("try: atomix counter incr hits".to_owned());
     } else {
-        println!("try: export {}", elsewhere.join(" "));
-        println!("     atomix counter incr hits");
+        lines.push(format!("try: export {}", elsewhere.join(" ")));
+        lines.push("     atomix counter incr hits".to_owned());
     }
-    println!(
-        "     atomix map put users alice '{{\"age\":7}}', and in another terminal: atomix map watch users"
+    lines.extend(
+        [
+            "     atomix map put users alice '{\"age\":7}', and in another terminal: atomix map watch users",
+            "     atomix inspect, atomix help",
+            "",
+        ]
+        .map(str::to_owned),
     );
-    println!("     atomix inspect, atomix help");
+    output.out.write(lines.join("\n").as_bytes());
 }
 
 /// Returns the URL by which a client on this machine reaches a bound address.
@@ -260,22 +362,24 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn start_log(config: &Config) {
-    let level = match config.log.level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    let started = match config.log.format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-    };
-    // An embedding program may have a log of its own.
-    drop(started);
+/// Writes an answer to standard output. A reader that has seen enough is no failure, as with `head`.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without standard error the exit code is all there is.
+            writeln!(std::io::stderr(), "atomix cannot write: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says that the process could not even begin.
+pub(crate) fn cannot_begin(error: &std::io::Error) -> ExitCode {
+    writeln!(std::io::stderr(), "atomix cannot begin: {error}").ok();
+    ExitCode::FAILURE
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
@@ -304,7 +408,7 @@ mod tests {
             {"name": "c", "driver": {"name": "cassandra", "version": "v1"}}]"#;
         let routes = r#"[{"store": {"name": "a"}, "rules": [{"type": {"name": "Bogus"}}]}]"#;
         let loaded = Loader::new().flags([("stores", stores), ("routes", routes)]).load().unwrap();
-        let all = |loaded: &Loaded| mistakes(loaded, &runtime(&loaded.config));
+        let all = |loaded: &Loaded| mistakes(loaded, &runtime(&loaded.config, &Env::real()));
         let named = all(&loaded);
         let expected = [
             ("byts-max", "key=`stores[1].config` flag=`--set stores`"),

@@ -2,6 +2,7 @@
 //! The trait that makes stores.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,18 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
     fn validate(&self, config: &StoreConfig) -> Result<(), Error>;
 
+    /// Returns the files that a configuration names and connecting reads, such as certificates. Default: none.
+    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+        let _ = config;
+        Vec::new()
+    }
+
+    /// Checks what a valid configuration needs of this machine, without a side effect: mistakes that no later attempt to
+    /// connect can find gone ([`crate::ErrorKind::Config`]). May block. By default [`Driver::files`] are looked at.
+    fn preflight(&self, config: &StoreConfig) -> Result<(), Error> {
+        self.files(config).iter().try_for_each(|file| readable(file))
+    }
+
     /// Returns how long connecting may take before it is given up and tried again. Default 10 s: a backend that does not
     /// answer by then is away. More for drivers that read a whole store.
     fn connect_timeout(&self) -> Duration {
@@ -62,6 +75,17 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// - backend not reachable: [`crate::ErrorKind::Unavailable`]; the caller tries again.
     /// - cancelled: nothing is left behind.
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
+}
+
+/// Makes sure that this is a file which can be read.
+fn readable(path: &Path) -> Result<(), Error> {
+    let wrong = |problem: &str| Error::config(format!("{problem}: path=`{}`", path.display()));
+    let found = std::fs::metadata(path).map_err(|error| wrong("file cannot be found").caused_by(error))?;
+    if !found.is_file() {
+        // Not opened: a pipe would wait for its other end.
+        return Err(wrong("this is no regular file"));
+    }
+    std::fs::File::open(path).map(drop).map_err(|error| wrong("file cannot be read").caused_by(error))
 }
 
 /// Reads a typed configuration. Unknown fields are errors if `T` denies them; every error names its field.

@@ -273,14 +273,23 @@ impl Runtime {
         Ok(())
     }
 
-    /// Checks what [`Runtime::connect`] checks, and connects nothing.
+    /// Checks what [`Runtime::connect`] checks, and what the store needs of this machine, and connects nothing. May block.
     pub fn check_store(&self, driver: &DriverId, config: &Object) -> Result<(), Error> {
-        self.registry.check(driver, config).map(drop)
+        Ok(self.registry.check(driver, config)?.preflight(config)?)
     }
 
     /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
     pub async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
         self.registry.configure(id, config).await
+    }
+
+    /// Connects a store anew whose configuration names files, such as certificates: they may have another content.
+    /// Primitives, locks and watches stay. False if it names none.
+    ///
+    /// An error leaves the connection as it is. Cancel safe.
+    pub async fn reconnect(&self, id: &StoreId) -> Result<bool, Error> {
+        let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        Ok(slot.reconnect().await?)
     }
 
     /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is given back; the

@@ -324,6 +324,21 @@ impl Slot {
         Ok(())
     }
 
+    /// Connects anew if the configuration names files. False if it names none, or nothing is connected yet.
+    pub(crate) async fn reconnect(&self) -> Result<bool, Error> {
+        let config = self.exchange.lock().await;
+        if self.driver.files(&config).is_empty() || self.current.load().is_none() {
+            return Ok(false);
+        }
+        let candidate = self.candidate(&config).await?;
+        if self.is_closed() {
+            candidate.close(Duration::ZERO).await;
+            return Err(Error::closed());
+        }
+        self.install(candidate);
+        Ok(true)
+    }
+
     pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.set_state(StoreState::Closed, "");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use atomix_kv::{Error, ErrorKind};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Access, FallocateFlags, access};
 use rustix::io::Errno;
 
 /// The folder of a store.
@@ -188,6 +188,29 @@ impl File for fs::File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+/// Makes sure that the folder can be used, or can be made, as far as that can be seen without changing anything.
+pub(crate) fn usable(path: &Path) -> Result<(), Error> {
+    let wrong = |at: &Path, advice: &str| {
+        let at = if at == path { String::new() } else { format!(" at=`{}`", at.display()) };
+        Error::config(format!("this cannot be the folder of a store: {advice}: dir=`{}`{at}", path.display()))
+    };
+    let mut at = if path.is_absolute() { path.to_owned() } else { Path::new(".").join(path) };
+    loop {
+        match fs::metadata(&at) {
+            Ok(found) if !found.is_dir() => {
+                return Err(wrong(&at, "there is a file in the way, name a folder"));
+            }
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && at.pop() => {}
+            Err(error) => return Err(wrong(&at, "it cannot be looked at").caused_by(error)),
+        }
+    }
+    let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    access(&at, rights).map_err(|error| {
+        wrong(&at, "give this user the right to write there").caused_by(io::Error::from(error))
+    })
 }
 
 fn trouble(path: &Path, what: &str, error: io::Error) -> Error {

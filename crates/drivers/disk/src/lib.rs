@@ -145,6 +145,10 @@ impl Driver for DiskDriver {
         Settings::read(config).map(drop)
     }
 
+    fn preflight(&self, config: &StoreConfig) -> Result<(), Error> {
+        files::usable(Path::new(&Settings::read(config)?.dir))
+    }
+
     fn connect_timeout(&self) -> Duration {
         // Everything is read, about a million entries a second. What cannot be read fails by itself.
         Duration::from_hours(1)

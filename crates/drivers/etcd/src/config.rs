@@ -2,6 +2,7 @@
 //! The configuration of a store.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use atomix_kv::{Error, HistoryRoom, Retention, StoreConfig, parse_config};
@@ -91,6 +92,12 @@ pub(crate) const ENVELOPE: usize = 4096;
 // === impl Settings ===
 
 impl Settings {
+    /// Returns the files that the certificates are in.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let pems = self.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key.0]);
+        pems.filter(|pem| !pem.is_empty() && !is_inline(pem)).map(PathBuf::from).collect()
+    }
+
     /// Reads and checks a configuration. Every error names its field.
     pub fn read(config: &StoreConfig) -> Result<Self, Error> {
         let settings: Self = parse_config(config)?;

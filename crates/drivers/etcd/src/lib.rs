@@ -17,6 +17,7 @@ mod store;
 mod watch;
 mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
@@ -55,6 +56,10 @@ impl Driver for EtcdDriver {
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
         Settings::read(config).map(drop)
+    }
+
+    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+        Settings::read(config).map(|settings| settings.files()).unwrap_or_default()
     }
 
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {

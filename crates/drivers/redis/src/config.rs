@@ -155,6 +155,11 @@ const CONNECTIONS_MAX: usize = 16;
 // === impl Settings ===
 
 impl Settings {
+    /// Returns the files that the certificates are in.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        [&self.tls_ca_file, &self.tls_cert_file, &self.tls_key_file].into_iter().flatten().cloned().collect()
+    }
+
     /// Reads and checks a configuration. An error names the field.
     pub fn read(config: &StoreConfig) -> Result<Self, Error> {
         let mut named = StoreConfig::new();

@@ -16,6 +16,7 @@ mod program;
 mod server;
 mod store;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
@@ -54,6 +55,10 @@ impl Driver for RedisDriver {
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
         Settings::read(config).map(drop)
+    }
+
+    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+        Settings::read(config).map(|settings| settings.files()).unwrap_or_default()
     }
 
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
