@@ -421,4 +421,28 @@ mod tests {
         }
         assert!(all(&Loader::new().load().unwrap()).is_empty());
     }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_be_started_again_ends_the_process_with_its_name() {
+        let env = Env::real();
+        let config = Loader::new().load().unwrap().config;
+        let runtime = runtime(&config, &env);
+        let output = Output::start(&env, LogFormat::Text);
+        let log = Log::start(config.log.level, config.log.format, &output.err);
+        let serve = Serve {
+            config: None,
+            data: None,
+            listen: Vec::new(),
+            control: Vec::new(),
+            set: Vec::new(),
+            check_config: false,
+            print_config: false,
+        };
+        let mut reload = Reload::new(serve, config, runtime, log);
+        let mut signals = Signals::catch().unwrap();
+        env.fail("disk-writer", "a defect");
+        let (code, why) = control(&mut reload, &mut signals, &Manager::find(|_| None), &env).await;
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(EXIT_SOFTWARE)));
+        assert!(why.contains("`disk-writer`") && why.contains("a defect"), "{why}");
+    }
 }

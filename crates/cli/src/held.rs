@@ -74,6 +74,10 @@ pub(crate) struct Signals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
     hangup: unix::Signal,
+    quit: unix::Signal,
+    user1: unix::Signal,
+    user2: unix::Signal,
+    alarm: unix::Signal,
 }
 
 /// Why a command may not go on, in words.
@@ -87,6 +91,10 @@ impl Signals {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,
             hangup: catch(SignalKind::hangup())?,
+            quit: catch(SignalKind::quit())?,
+            user1: catch(SignalKind::user_defined1())?,
+            user2: catch(SignalKind::user_defined2())?,
+            alarm: catch(SignalKind::alarm())?,
         })
     }
 
@@ -96,6 +104,10 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.hangup.recv() => Signal::HUP,
+            _ = self.quit.recv() => Signal::QUIT,
+            _ = self.user1.recv() => Signal::USR1,
+            _ = self.user2.recv() => Signal::USR2,
+            _ = self.alarm.recv() => Signal::ALARM,
         }
     }
 }
@@ -233,8 +245,8 @@ impl Job {
             let status = tokio::select! {
                 status = child.wait() => status,
                 signal = signals.next() => {
-                    // A terminal sends its interrupts to the command as well; twice could end it without clean-up.
-                    if signal != Signal::INT || !io::stdin().is_terminal() {
+                    // A terminal sends these two to the command as well; twice could end it without clean-up.
+                    if !matches!(signal, Signal::INT | Signal::QUIT) || !io::stdin().is_terminal() {
                         send(&child, signal);
                     }
                     continue;
@@ -331,10 +343,36 @@ mod tests {
         std::future::pending().boxed().shared()
     }
 
+    /// Signals come to all commands of this process: one test at a time.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     async fn code(job: Job, lost: Lost) -> String {
+        let _alone = ALONE.lock().await;
         let mut signals = Signals::catch().unwrap();
         let environment = [("ATOMIX_TEST", "7".to_owned())];
         format!("{:?}", job.under(&context(), &mut signals, environment, lost).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_signals_of_this_process_reach_the_command() {
+        let _alone = ALONE.lock().await;
+        let script = "trap 'exit 21' USR1; trap 'exit 22' USR2; trap 'exit 23' ALRM; echo > \"$ATOMIX_READY\"; while :; do sleep 0.01; done";
+        for (signal, exit) in [(Signal::USR1, 21), (Signal::USR2, 22), (Signal::ALARM, 23)] {
+            let ready = std::env::temp_dir().join(format!("atomix-ready-{}", Env::real().random()));
+            let mut signals = Signals::catch().unwrap();
+            let (context, job) = (context(), job(Duration::from_secs(10), script));
+            let environment = [("ATOMIX_READY", ready.display().to_string())];
+            let run = job.under(&context, &mut signals, environment, never());
+            let send = async {
+                while !ready.exists() {
+                    Env::real().sleep(Duration::from_millis(5)).await;
+                }
+                kill_process(rustix::process::getpid(), signal).unwrap();
+            };
+            let (code, ()) = futures::join!(run, send);
+            assert_eq!(format!("{:?}", code.unwrap()), expected(exit));
+            std::fs::remove_file(ready).unwrap();
+        }
     }
 
     fn expected(code: u8) -> String {

@@ -55,9 +55,11 @@ struct FaultState {
 }
 
 /// The pauses before a restart.
+#[derive(Default)]
 struct Backoff {
     next: Duration,
-    started: Instant,
+    /// When it was started last; `None` before the first panic.
+    started: Option<Instant>,
 }
 
 /// How often restarts of tasks of one name are logged.
@@ -94,7 +96,7 @@ impl Env {
         policy: Policy,
         mut make: impl FnMut() -> F,
     ) -> Option<F::Output> {
-        let mut backoff = Backoff::new(self);
+        let mut backoff = Backoff::default();
         loop {
             let attempt = async {
                 let mut future = std::pin::pin!(make());
@@ -125,7 +127,7 @@ impl Env {
     ) -> std::io::Result<()> {
         let env = self.clone();
         self.thread(name, move || {
-            let mut backoff = Backoff::new(&env);
+            let mut backoff = Backoff::default();
             while let Err(panic) = catch_unwind(AssertUnwindSafe(&mut work)) {
                 if policy == Policy::Fail {
                     env.fail(name, &message(panic.as_ref()));
@@ -220,16 +222,12 @@ impl Backoff {
     /// A task that ran for so long begins with the shortest pause again.
     const RESET: Duration = Duration::from_mins(1);
 
-    fn new(env: &Env) -> Self {
-        Self { next: Self::MIN, started: env.now() }
-    }
-
     fn next(&mut self, now: Instant) -> Duration {
-        if now.since(self.started) >= Self::RESET {
+        if self.started.is_none_or(|started| now.since(started) >= Self::RESET) {
             self.next = Self::MIN;
         }
         let pause = self.next;
-        self.started = now + pause;
+        self.started = Some(now + pause);
         self.next = (pause * 2).min(Self::MAX);
         pause
     }
@@ -273,7 +271,7 @@ impl TaskFaults {
 }
 
 /// Returns the message of a panic.
-fn message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic").to_owned()
 }

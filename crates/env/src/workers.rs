@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::home::Mailbox;
+use crate::supervise::message;
 
 /// Threads with a single-threaded runtime each. What is begun on one stays there with all that it spawns, so a call
 /// never moves to another core in its middle. Cheap to clone; the threads end with the last clone, and what still runs
@@ -80,12 +82,22 @@ impl Worker {
         let handle = runtime.handle().clone();
         let work = move || {
             NUMBER.set(Some(number));
-            runtime.block_on(async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = Arc::new(Mailbox::default()).deliver() => {}
-                }
-            });
+            let mailbox = Arc::new(Mailbox::default());
+            // Tasks that panic end alone. If delivery panics the thread must go on all the same: its connections are here.
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = Arc::clone(&mailbox).deliver() => {}
+                    }
+                });
+            })) {
+                tracing::error!(
+                    worker = number,
+                    error = message(panic.as_ref()),
+                    "a worker has panicked: it goes on"
+                );
+            }
         };
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         Ok(Self { runtime: handle, tasks: AtomicUsize::new(0) })

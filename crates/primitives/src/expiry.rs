@@ -24,12 +24,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::{Instant, Shutdown};
+use atomix_env::{Instant, Policy, Shutdown};
 use atomix_kv::{
     Commit, Entry, ErrorKind, Guard, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::StreamExt;
+use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
@@ -103,7 +103,11 @@ impl Expiry {
         if backing.hosts().outlives() {
             let watch = shared.begin().await?;
             let follower = Arc::clone(shared);
-            shared.background(async move { follower.follow(watch).await });
+            let mut first = Some(watch);
+            shared.background("ttl-watch", move || {
+                let (shared, watch) = (Arc::clone(&follower), first.take());
+                async move { shared.follow(watch).await }
+            });
         } else {
             shared.load().await?;
         }
@@ -224,8 +228,10 @@ impl Shared {
     }
 
     /// Times what other runtimes write. Ends only when the store is closed.
-    async fn follow(self: &Arc<Self>, mut watch: WatchStream) {
+    async fn follow(self: &Arc<Self>, watch: Option<WatchStream>) {
         let mut retry = Retry::default();
+        // Without a watch, after a panic, everything is read again.
+        let mut watch = watch.unwrap_or_else(|| stream::empty().boxed());
         loop {
             match watch.next().await {
                 Some(Ok(WatchItem::Commit(commit))) => self.note(&commit),
@@ -275,19 +281,28 @@ impl Shared {
         let start = !std::mem::replace(&mut self.timers.lock().running, true);
         if start {
             let shared = Arc::clone(self);
-            self.background(async move { shared.run().await });
+            self.background("ttl-reaper", move || {
+                let shared = Arc::clone(&shared);
+                async move { shared.run().await }
+            });
         } else {
             self.changed.notify_one();
         }
     }
 
     /// Works beside all calls until the keyspace is closed here.
-    fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+    fn background<F>(&self, name: &'static str, mut work: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let stop = self.stop.clone();
-        self.backing.env().spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = work => {}
+        self.backing.env().supervise(name, Policy::Restart, move || {
+            let (stop, work) = (stop.clone(), work());
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = work => {}
+                }
             }
         });
     }

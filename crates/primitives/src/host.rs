@@ -253,8 +253,9 @@ impl Hosts {
                 renewal = self.env.now() + self.timeout / RENEWALS;
                 match self.renew().await {
                     Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::Closed => return,
+                    Err(error) if error.kind() == ErrorKind::Closed && self.has_ended() => return,
                     Err(error) => {
+                        // Closed may be the connection alone, when another one takes its place.
                         tracing::warn!(%error, "this host cannot renew its record");
                         renewal = self.env.now() + self.timeout / 16;
                     }
@@ -270,6 +271,11 @@ impl Hosts {
             let due = self.state.lock().seen.values().map(Seen::due).filter(|due| *due > now).min();
             self.env.clock().sleep_until(due.map_or(renewal, |due| due.min(renewal))).await;
         }
+    }
+
+    /// Tells whether there is nothing left to renew: this host has left, or the store is gone.
+    fn has_ended(&self) -> bool {
+        self.state.lock().left || self.store.strong_count() == 0
     }
 
     /// Waits until a host was found dead since the last call. Cancel safe.

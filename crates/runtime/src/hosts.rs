@@ -9,6 +9,7 @@ use atomix_config::StoreId;
 use atomix_primitives::{Error, Kind, Known, Reason};
 use futures::StreamExt;
 use futures::stream;
+use parking_lot::Mutex;
 
 use crate::open::Origin;
 use crate::{Open, Runtime, Session, Slot, repeatable};
@@ -19,28 +20,36 @@ const BURIALS: usize = 32;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Gives back what dead hosts left in the primitives of a store, each time that one is found dead, until the store is
-/// disconnected or the runtime is gone.
-pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>) {
+/// disconnected or the runtime is gone. `progress` is the name of this host up to which everything is done; a task that is
+/// started again after a panic gets the one of the task before it.
+pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>, progress: Arc<Mutex<Option<u64>>>) {
     let Some(hosts) = slot.hosts_known().await else { return };
-    let mut own = hosts.id();
+    // After a panic: the death that was being handled was not handled to its end.
+    let mut due = progress.lock().is_some();
     let mut again = false;
     loop {
+        let own = *progress.lock().get_or_insert_with(|| hosts.id());
         // Once more after a while, for what a dead host had sent and the store had not applied yet.
+        let once_more = again;
         let later = async {
-            if again { slot.env().sleep(hosts.timeout()).await } else { std::future::pending().await }
+            if once_more { slot.env().sleep(hosts.timeout()).await } else { std::future::pending().await }
         };
-        tokio::select! {
-            () = slot.closed().cancelled() => return,
-            () = hosts.death() => again = true,
-            () = later => again = false,
-        }
+        again = if std::mem::take(&mut due) {
+            true
+        } else {
+            tokio::select! {
+                () = slot.closed().cancelled() => return,
+                () = hosts.death() => true,
+                () = later => false,
+            }
+        };
         let Some(runtime) = runtime.upgrade() else { return };
-        let anew = own != hosts.id();
-        own = hosts.id();
+        let id = hosts.id();
         tokio::select! {
             () = slot.closed().cancelled() => return,
-            () = runtime.bury(slot.id(), anew) => {}
+            () = runtime.bury(slot.id(), own != id) => {}
         }
+        *progress.lock() = Some(id);
     }
 }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
-use atomix_env::{Env, Shutdown};
+use atomix_env::{Env, Policy, Shutdown};
 use atomix_kv::{BackupStream, Driver, Durability, Store as _};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use futures::{StreamExt, stream};
@@ -259,7 +259,10 @@ impl Runtime {
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
         if open.primitive().owns() {
             let owner = session.owner(&open);
-            self.env.spawn(async move { open.primitive().release_all(owner).await });
+            self.env.supervise("release", Policy::Restart, move || {
+                let open = Arc::clone(&open);
+                async move { open.primitive().release_all(owner).await }
+            });
         }
     }
 
@@ -269,7 +272,10 @@ impl Runtime {
     /// tried again until it is disconnected.
     pub async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
         let slot = self.registry.connect(id, driver, config).await?;
-        self.env.spawn(hosts::mourn(Weak::clone(&self.this), slot));
+        let (this, progress) = (Weak::clone(&self.this), Arc::default());
+        self.env.supervise("recovery", Policy::Restart, move || {
+            hosts::mourn(Weak::clone(&this), Arc::clone(&slot), Arc::clone(&progress))
+        });
         Ok(())
     }
 
@@ -454,9 +460,16 @@ impl Runtime {
         }
         let open = Arc::clone(open);
         let (told, done) = oneshot::channel::<()>();
+        let env = self.env.clone();
         self.env.detach(async move {
-            let release = async |owner| open.primitive().release_all(owner).await;
-            stream::iter(owners).for_each_concurrent(RELEASES, release).await;
+            let all = || {
+                let (open, owners) = (Arc::clone(&open), owners.clone());
+                async move {
+                    let release = async |owner| open.primitive().release_all(owner).await;
+                    stream::iter(owners).for_each_concurrent(RELEASES, release).await;
+                }
+            };
+            let _ended = env.supervised("release", Policy::Restart, all).await;
             drop(told);
         });
         // There is nothing to tell but the end.

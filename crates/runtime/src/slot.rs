@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
-use atomix_env::{Env, Shutdown, WallTime};
+use atomix_env::{Env, Policy, Shutdown, WallTime};
 use atomix_kv::{
     BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
     Limits, Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom,
@@ -129,10 +129,12 @@ impl Slot {
             tried: Shutdown::new(),
             closed,
         });
-        let mut keep = Box::pin(Arc::clone(&slot).keep());
+        let mut keep: BoxFuture<'static, ()> = Box::pin(Arc::clone(&slot).keep());
         // In-process stores are ready after the first poll, so that a primitive can be created right away.
         if futures::poll!(keep.as_mut()).is_pending() {
-            slot.env.spawn(keep);
+            let (mut first, again) = (Some(keep), Arc::clone(&slot));
+            let keep = move || first.take().unwrap_or_else(|| Box::pin(Arc::clone(&again).keep()));
+            slot.env.supervise("store", Policy::Restart, keep);
         }
         slot
     }
@@ -296,10 +298,13 @@ impl Slot {
         let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), self.session_timeout);
         if self.hosts.set(Arc::clone(&hosts)).is_ok() && hosts.shared() {
             let closed = self.closed.clone();
-            self.env.spawn(async move {
-                tokio::select! {
-                    () = closed.cancelled() => {}
-                    () = hosts.keep() => {}
+            self.env.supervise("heartbeat", Policy::Restart, move || {
+                let (closed, hosts) = (closed.clone(), Arc::clone(&hosts));
+                async move {
+                    tokio::select! {
+                        () = closed.cancelled() => {}
+                        () = hosts.keep() => {}
+                    }
                 }
             });
         }

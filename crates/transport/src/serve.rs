@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use atomix_env::{Env, Instant, Shutdown, Workers};
+use atomix_env::{Env, Instant, Policy, Shutdown, Workers};
 use bytes::Bytes;
 use futures::future::{join, join_all, select};
 use http::{Request, Response};
@@ -193,16 +193,20 @@ impl Transport {
             let accept = join_all(listeners.into_iter().map(|listener| {
                 let (service, port) = (&service, port.number);
                 async move {
-                    let mut acceptor = Acceptor::new(shared, port);
-                    loop {
-                        let (socket, peer) = acceptor.next(&listener).await;
-                        if let Some(presence) = acceptor.admit(peer) {
-                            shared.start(workers, service.clone(), socket, presence);
+                    let accept = async || {
+                        let mut acceptor = Acceptor::new(shared, port);
+                        loop {
+                            let (socket, peer) = acceptor.next(&listener).await;
+                            if let Some(presence) = acceptor.admit(peer) {
+                                shared.start(workers, service.clone(), socket, presence);
+                            }
                         }
-                    }
+                    };
+                    shared.env.supervised("accept", Policy::Restart, accept).await
                 }
             }));
-            let work = pin!(join(accept, shared.sweep_for_ever()));
+            let sweep = shared.env.supervised("sweep", Policy::Restart, || shared.sweep_for_ever());
+            let work = pin!(join(accept, sweep));
             drop(select(pin!(shutdown.cancelled()), work).await);
         }
         port.served = true;

@@ -27,6 +27,7 @@ pub(crate) fn run(journal: &Arc<Journal>) {
     let mut copied: Option<(Instant, usize)> = None;
     let mut reported: Option<(Instant, String)> = None;
     loop {
+        env.step("disk-keeper");
         let tick = journal.tuning.read().history_age_max / u32::try_from(Space::TICKS).expect("it is small");
         let full = journal.full.load(Ordering::Acquire);
         let wanted = {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A host of the engine whose answers are on the disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Env, Policy};
 use atomix_kv::{
     BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryRoom, Keyspace,
     Level, Limits, Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom,
@@ -103,9 +104,12 @@ impl DiskStore {
             Error::unavailable(message).caused_by(error)
         };
         let writer = Writer::new(Arc::clone(&journal), next, last, sender).map_err(begin)?;
-        env.thread("atomix-disk", move || writer.run()).map_err(begin)?;
+        let mut writer = Some(writer);
+        // What it had in hand when it panicked is neither known to be stored nor known not to be: only recovery can tell.
+        let write = move || writer.take().into_iter().for_each(Writer::run);
+        env.supervise_thread("disk-writer", Policy::Fail, write).map_err(begin)?;
         let keeper = Arc::clone(&journal);
-        env.thread("atomix-keeper", move || keeper::run(&keeper)).map_err(begin)?;
+        env.supervise_thread("disk-keeper", Policy::Restart, move || keeper::run(&keeper)).map_err(begin)?;
         if log_bytes > tuning.log_bytes_max || journal.full.load(Ordering::Acquire) {
             journal.want_snapshot();
         }
@@ -293,7 +297,9 @@ impl Store for DiskStore {
         let started = self.journal.check_open().and_then(|()| {
             let copy = move || {
                 let mut sink = StreamSink { sender: sender.clone() };
-                if let Err(error) = snapshot::backup(&journal, &mut sink) {
+                let copied = catch_unwind(AssertUnwindSafe(|| snapshot::backup(&journal, &mut sink)));
+                let defect = |_| Err(Error::new(ErrorKind::Internal, "the copy ended by a defect"));
+                if let Err(error) = copied.unwrap_or_else(defect) {
                     // Nobody reads any more, or this tells it.
                     drop(sender.blocking_send(Err(error)));
                 }
@@ -384,7 +390,7 @@ async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Erro
 
 #[cfg(test)]
 mod tests {
-    use atomix_env::ManualClock;
+    use atomix_env::{ManualClock, TaskFaults};
     use atomix_kv::Write;
     use futures::StreamExt;
 
@@ -429,5 +435,51 @@ mod tests {
         // Who reads gets all of it.
         let all: Vec<_> = store.backup().await.unwrap().collect().await;
         assert!(all.iter().all(Result::is_ok) && all.len() > rest.len() + 1);
+    }
+
+    /// A store whose threads can be made to panic.
+    fn haunted(disk: &Disk, faults: &Arc<TaskFaults>) -> (DiskStore, Env) {
+        let settings = settings(1 << 20);
+        let env = Env::real().with_faults(Arc::clone(faults));
+        (DiskStore::open(Arc::new(disk.clone()), settings, env.clone()).unwrap(), env)
+    }
+
+    async fn put(store: &DiskStore, key: &str, bytes: usize) -> Result<Outcome, Error> {
+        let put = Write::Put { key: key.to_owned().into(), value: vec![b'.'; bytes].into() };
+        store.commit(&Keyspace::new("map/it"), Txn::new().write(put)).await
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_panics_makes_its_snapshot_all_the_same() {
+        let (disk, faults) = (Disk::default(), Arc::new(TaskFaults::default()));
+        let (store, env) = haunted(&disk, &faults);
+        faults.kill("disk-keeper");
+        for at in 0..40 {
+            put(&store, &format!("{}", at % 8), 64 << 10).await.unwrap();
+        }
+        let journal = store.journal();
+        while !journal.files.list().unwrap().iter().any(|file| file.starts_with("snapshot")) {
+            env.sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(env.restarts(), [("disk-keeper", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_fails_the_process_and_loses_nothing() {
+        let (disk, faults) = (Disk::default(), Arc::new(TaskFaults::default()));
+        let (store, env) = haunted(&disk, &faults);
+        put(&store, "before", 1).await.unwrap();
+        faults.kill("disk-writer");
+        // It panics before it takes this one, or after it has answered it.
+        let during = put(&store, "during", 1).await.is_ok();
+        let message = env.failed().await;
+        assert!(message.contains("`disk-writer`"), "{message}");
+        assert_eq!(put(&store, "after", 1).await.unwrap_err().kind(), ErrorKind::Closed);
+        drop(store);
+        let (store, _env) = haunted(&disk, &Arc::default());
+        let reads = ["before", "during", "after"].map(|key| Read::Get { key: key.into() });
+        let found = store.read(&Keyspace::new("map/it"), reads.to_vec(), Level::Latest).await.unwrap();
+        let there = |at: usize| found.reads[at].entry().is_some();
+        assert_eq!((there(0), there(1) || !during, there(2)), (true, true, false));
     }
 }

@@ -101,6 +101,7 @@ impl Writer {
     pub(crate) fn run(mut self) {
         let journal = Arc::clone(&self.journal);
         loop {
+            journal.env.step("disk-writer");
             let mut queue = journal.queue.lock();
             let idle = queue.filling.applied.is_empty() && queue.rolls.is_empty() && queue.syncs.is_empty();
             if idle && !queue.stop {

@@ -77,8 +77,10 @@ impl Connection {
             .await
             .map_err(|error| unreachable(io::Error::other(error)))?;
         let gone = Shutdown::new();
-        let ended = gone.clone();
+        let ended = gone.clone().drop_guard();
         env.detach(async move {
+            // However it ends: what waits for this connection must not wait for ever.
+            let _ended = ended;
             tokio::select! {
                 // Dropping the driver breaks what is under way.
                 () = end.cancelled() => {}
@@ -88,7 +90,6 @@ impl Connection {
                     }
                 }
             }
-            ended.cancel();
         });
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let origin =

@@ -13,7 +13,7 @@ mod cluster;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Env, TaskFaults};
 use atomix_kv::{
     ErrorKind, Keyspace, Level, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number,
 };
@@ -24,8 +24,8 @@ use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::json;
 
-use cluster::connect;
 use cluster::ledger::Ledger;
+use cluster::{connect, connect_in};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -464,4 +464,36 @@ async fn two_runtimes_on_one_prefix_add_to_the_same_numbers() {
     let reads = vec![Read::Get { key: "n".into() }];
     let snapshot = stores[0].read(&keyspace(), reads, Level::Latest).await.unwrap();
     assert_eq!(number(&snapshot.reads[0].entry().unwrap().value), Some(400));
+}
+
+#[tokio::test]
+async fn watches_are_closed_and_begin_again_where_they_were_after_their_task_panicked() {
+    let etcd = Etcd::start(&[]).await;
+    let faults = Arc::new(TaskFaults::default());
+    let env = Env::real().with_faults(Arc::clone(&faults));
+    let store = connect_in(env.clone(), json!({"endpoints": [etcd.endpoint()]})).await.unwrap();
+    let mut watch = store.watch(&keyspace(), WatchFrom::Now).await.unwrap();
+    assert!(matches!(next(&mut watch).await, Ok(WatchItem::Progress(_))));
+    let first = store.commit(&keyspace(), put("a")).await.unwrap().revision;
+    assert!(matches!(next(&mut watch).await, Ok(WatchItem::Commit(commit)) if commit.revision == first));
+    faults.kill("etcd-watches");
+    while env.restarts().is_empty() {
+        env.sleep(Duration::from_millis(5)).await;
+    }
+    let second = store.commit(&keyspace(), put("b")).await.unwrap().revision;
+    // The end tells its reader to go on elsewhere; nothing is left out.
+    match env.timeout(PATIENCE, watch.next()).await.unwrap() {
+        None => {}
+        Some(item) => assert_eq!(item.unwrap_err().kind(), ErrorKind::Closed),
+    }
+    let mut again = store.watch(&keyspace(), WatchFrom::After(first)).await.unwrap();
+    loop {
+        match next(&mut again).await.unwrap() {
+            WatchItem::Commit(commit) => {
+                assert_eq!(commit.revision, second);
+                break;
+            }
+            WatchItem::Progress(revision) => assert!(revision <= first),
+        }
+    }
 }

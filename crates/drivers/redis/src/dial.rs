@@ -132,10 +132,11 @@ impl Dialer {
             return Err(Error::unavailable(message));
         };
         let (connection, driver) = connected?;
-        let ended = broken.clone();
+        let ended = broken.clone().drop_guard();
         let driver = self.env.spawn(async move {
+            // However it ends: what waits for this connection must not wait for ever.
+            let _ended = ended;
             driver.await;
-            ended.cancel();
         });
         let (env, patience) = (self.env.clone(), self.settings.response_timeout);
         Ok(Wire { connection, driver, env, patience, broken })

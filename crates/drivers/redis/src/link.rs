@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::{Env, PerWorker, Shutdown};
+use atomix_env::{Env, PerWorker, Policy, Shutdown};
 use atomix_kv::{Error, ErrorKind};
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
@@ -121,9 +121,13 @@ impl Link {
         };
         if start {
             let link = Arc::clone(self);
-            barrier.env.detach(async move {
-                if let Some(barrier) = &link.barrier {
-                    barrier.run().await;
+            // After a panic it goes on with those who came since; those who were served are told "not enough".
+            barrier.env.supervise("redis-replicas", Policy::Restart, move || {
+                let link = Arc::clone(&link);
+                async move {
+                    if let Some(barrier) = &link.barrier {
+                        barrier.run().await;
+                    }
                 }
             });
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atomix_env::Shutdown;
+use atomix_env::{Policy, Shutdown};
 use atomix_kv::{
     Error, Health, Keyspace, Level, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store,
     StoreConfig, Txn, WatchFrom, WatchStream,
@@ -86,7 +86,10 @@ impl RedisStore {
         core.try_out(&probe, &profile).await?;
         let stop = Shutdown::new();
         let (keeper, stopped) = (Arc::clone(&core), stop.clone());
-        core.nodes.dialer.env.detach(async move { keeper.feeds.keep(&keeper, &stopped).await });
+        core.nodes.dialer.env.supervise("redis-watches", Policy::Restart, move || {
+            let (core, stop) = (Arc::clone(&keeper), stopped.clone());
+            async move { core.feeds.keep(&core, &stop).await }
+        });
         Ok(Self { core, profile, stop })
     }
 

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atomix_env::{Env, Instant};
+use atomix_env::{Env, Instant, Policy};
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -101,7 +102,12 @@ impl<C: Carrier> Batcher<C> {
         let waiting = Waiting { answer, since: self.shared.env.now() };
         if let Some(pack) = self.shared.admit(request, waiting)? {
             let shared = Arc::clone(&self.shared);
-            self.shared.env.detach(async move { shared.work(pack).await });
+            self.shared.env.detach(async move {
+                let (mut first, under_way) = (Some(pack), AtomicUsize::new(0));
+                // After a panic its callers learn nothing, and the pack is back like any other.
+                let work = || shared.work(first.take(), &under_way);
+                let _ended = shared.env.supervised("batcher", Policy::Restart, work).await;
+            });
         }
         match answered.await {
             Ok(answer) => answer,
@@ -156,14 +162,17 @@ impl<C: Carrier> Shared<C> {
         Ok(None)
     }
 
-    /// Carries a pack, and then whatever was left waiting meanwhile.
-    async fn work(&self, mut pack: Pack<C>) {
+    /// Carries a pack, and then whatever was left waiting meanwhile. Without a pack the one of so many requests that is
+    /// `under_way` was lost.
+    async fn work(&self, mut pack: Option<Pack<C>>, under_way: &AtomicUsize) {
         loop {
-            let requests = pack.requests.len();
-            self.carry(pack).await;
-            match self.next(requests) {
-                Some(next) => pack = next,
-                None => return,
+            if let Some(pack) = pack.take() {
+                under_way.store(pack.requests.len(), Ordering::Relaxed);
+                self.carry(pack).await;
+            }
+            pack = self.next(under_way.load(Ordering::Relaxed));
+            if pack.is_none() {
+                return;
             }
         }
     }

@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
-use atomix_env::Env;
+use atomix_env::{Env, Policy};
 use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
@@ -85,7 +85,12 @@ impl<A: Adder> Combiner<A> {
                 let mut first = Sum::default();
                 first.push(delta, answer);
                 let shared = Arc::clone(&self.shared);
-                self.shared.env.detach(async move { shared.work(number, first).await });
+                self.shared.env.detach(async move {
+                    let mut first = Some(first);
+                    // After a panic it goes on with those who wait.
+                    let work = || shared.work(number.clone(), first.take().unwrap_or_default());
+                    let _ended = shared.env.supervised("combiner", Policy::Restart, work).await;
+                });
             }
         }
         match answered.await {

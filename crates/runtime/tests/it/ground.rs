@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
-use atomix_env::{Env, ManualClock};
+use atomix_env::{Env, ManualClock, TaskFaults};
 use atomix_kv::{
     Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Reconfigured,
     Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
@@ -37,6 +37,8 @@ pub(crate) struct World {
 pub(crate) struct Node {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) clock: Arc<ManualClock>,
+    /// Panics of its tasks.
+    pub(crate) faults: Arc<TaskFaults>,
     way: Arc<Way>,
 }
 
@@ -97,7 +99,8 @@ impl World {
         let way = Arc::new(Way { world: self.clone(), cut, closed });
         let clock = ManualClock::new();
         // Chance must differ from runtime to runtime, time must not.
-        let env = Env::simulated(Arc::clone(&clock), Env::real().random());
+        let faults = Arc::new(TaskFaults::default());
+        let env = Env::simulated(Arc::clone(&clock), Env::real().random()).with_faults(Arc::clone(&faults));
         let driver = HandOut::new({
             let way = Arc::clone(&way);
             move || {
@@ -110,7 +113,7 @@ impl World {
             session_timeout: TIMEOUT,
             ..Settings::new(&Config::default(), env, vec![Arc::new(driver)])
         });
-        Node { runtime, clock, way }
+        Node { runtime, clock, faults, way }
     }
 
     /// Lets the backend keep so many bytes and no more.

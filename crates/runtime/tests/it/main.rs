@@ -12,3 +12,4 @@ mod ground;
 mod hosts;
 mod restart;
 mod shared;
+mod supervision;

@@ -418,3 +418,17 @@ fn listeners_can_share_a_port() {
         assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     });
 }
+
+#[test]
+fn connections_are_accepted_and_swept_after_the_tasks_that_do_it_panicked() {
+    let preface_timeout = Duration::from_millis(100);
+    let server = Server::start(Limits { preface_timeout, ..Limits::default() });
+    for task in ["accept", "sweep"] {
+        server.faults.kill(task);
+        eventually(|| server.env.restarts().contains(&(task, 1)));
+    }
+    client(&server).call(&server.target.small).unwrap();
+    let mute = TcpStream::connect(server.target.address).unwrap();
+    server.wait_for_closed(2, Instant::now());
+    drop(mute);
+}

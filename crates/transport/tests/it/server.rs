@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use atomix_env::{Env, Shutdown, Workers};
+use atomix_env::{Env, Shutdown, TaskFaults, Workers};
 use atomix_transport::abuse::{Call, Target};
 use atomix_transport::{
     Connection, Counters, Drained, Limits, Listener, Observer, Receipt, RequestBody, Transport, Undelivered,
@@ -49,6 +49,9 @@ pub(crate) struct Server {
     pub(crate) target: Target,
     pub(crate) heard: Arc<Heard>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) env: Env,
+    /// Panics of its tasks.
+    pub(crate) faults: Arc<TaskFaults>,
     shutdown: Shutdown,
     ended: Option<tokio::task::JoinHandle<Drained>>,
 }
@@ -188,7 +191,9 @@ impl Server {
         let mut listeners = more(&runtime);
         listeners.push(listener);
         let (heard, shutdown) = (Arc::<Heard>::default(), Shutdown::new());
-        let transport = Transport::new(limits, Hears(Arc::clone(&heard)), Env::real());
+        let faults = Arc::new(TaskFaults::default());
+        let env = Env::real().with_faults(Arc::clone(&faults));
+        let transport = Transport::new(limits, Hears(Arc::clone(&heard)), env.clone());
         let counters = transport.counters();
         let (told, stop) = (Arc::clone(&heard), shutdown.clone());
         let ended = runtime.spawn(async move {
@@ -196,7 +201,7 @@ impl Server {
             run(transport.clone(), told, listeners, &workers, stop).await;
             transport.drained(Duration::from_secs(1)).await
         });
-        Self { runtime, target, heard, counters, shutdown, ended: Some(ended) }
+        Self { runtime, target, heard, counters, env, faults, shutdown, ended: Some(ended) }
     }
 
     pub(crate) fn shut_down(&self) {

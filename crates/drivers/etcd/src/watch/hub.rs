@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Instant;
+use atomix_env::{Instant, Policy};
 use atomix_kv::{Error, ErrorKind, History, HistoryRoom, Revision, WatchFrom, WatchItem, WatchStream};
 use futures::{FutureExt, StreamExt, future, stream};
 use parking_lot::Mutex;
@@ -193,8 +193,16 @@ impl Shared {
             let standing = Standing { id, history, interest: Arc::default(), idle: None };
             state.standing.insert(part.clone(), standing);
             if !std::mem::replace(&mut state.running, true) {
-                let shared = Arc::clone(self);
-                self.core.env.detach(async move { shared.run().await });
+                let (shared, mut again) = (Arc::clone(self), false);
+                self.core.env.supervise("etcd-watches", Policy::Restart, move || {
+                    let (shared, again) = (Arc::clone(&shared), std::mem::replace(&mut again, true));
+                    async move {
+                        if again {
+                            shared.let_go();
+                        }
+                        shared.run().await;
+                    }
+                });
             }
             self.changed.notify_one();
         }
@@ -210,6 +218,15 @@ impl Shared {
             return Err(Error::closed());
         }
         state.standing.get_mut(part).map_or(Ok(None), |standing| standing.follow(seen))
+    }
+
+    /// Closes all windows, after a panic of the task that fed them: who follows them begins again where it was.
+    fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.orders.clear();
+        for (_, standing) in state.standing.drain() {
+            standing.history.close();
+        }
     }
 
     /// Feeds the windows until the store is closed.

@@ -133,6 +133,11 @@ impl Store for Compacting {
 
 /// Connects a store of this configuration.
 pub(crate) async fn connect(config: Value) -> Result<Arc<dyn Store>, Error> {
+    connect_in(Env::real(), config).await
+}
+
+/// Connects a store of this configuration in this outside world.
+pub(crate) async fn connect_in(env: Env, config: Value) -> Result<Arc<dyn Store>, Error> {
     let Value::Object(config) = config else { panic!("a configuration is an object") };
-    EtcdDriver.connect(config, Context { env: Env::real(), store: "test".to_owned() }).await
+    EtcdDriver.connect(config, Context { env, store: "test".to_owned() }).await
 }

@@ -22,7 +22,12 @@ pub(crate) struct Ground {
 
 /// Connects a store.
 pub(crate) async fn connect(config: StoreConfig) -> Result<Arc<dyn Store>, Error> {
-    RedisDriver.connect(config, Context { env: Env::real(), store: "test".to_owned() }).await
+    connect_in(Env::real(), config).await
+}
+
+/// Connects a store in this outside world.
+pub(crate) async fn connect_in(env: Env, config: StoreConfig) -> Result<Arc<dyn Store>, Error> {
+    RedisDriver.connect(config, Context { env, store: "test".to_owned() }).await
 }
 
 /// Makes a configuration out of JSON.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Env, TaskFaults};
 use atomix_kv::{
     Commit, ErrorKind, Keyspace, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
@@ -12,7 +12,7 @@ use atomix_kv_testkit::servers::proxy::Proxy;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::ground::{Ground, connect, connect_in};
 
 fn keyspace() -> Keyspace {
     Keyspace::new("map/it")
@@ -251,5 +251,36 @@ async fn watches_that_begin_at_the_same_time_all_begin() {
             assert_eq!(watch.next().await.unwrap().unwrap(), WatchItem::Progress(Revision(0)));
         }
         assert_eq!(next(&mut watch).await.unwrap().revision, Revision(1));
+    }
+}
+
+#[tokio::test]
+async fn watches_and_waits_for_replicas_go_on_after_their_tasks_panicked() {
+    let ground = Ground::start(&[]).await;
+    let faults = Arc::new(TaskFaults::default());
+    let env = Env::real().with_faults(Arc::clone(&faults));
+    let proxy = Proxy::start(ground.redis.address()).await;
+    let direct = ground.fresh(json!({}));
+    let mut proxied = direct.clone();
+    proxied.insert("address".to_owned(), proxy.address().into());
+    let (writer, reader) =
+        (connect(direct.clone()).await.unwrap(), connect_in(env.clone(), proxied).await.unwrap());
+    let mut watch = watch(&reader).await;
+    let first = put(&writer, 1).await;
+    assert_eq!(next(&mut watch).await.unwrap().revision, first);
+    faults.kill("redis-watches");
+    // Only the task that panicked brings the watch back after this.
+    proxy.cut();
+    let second = put(&writer, 2).await;
+    assert_eq!(next(&mut watch).await.unwrap().revision, second);
+    assert!(env.restarts().contains(&("redis-watches", 1)), "{:?}", env.restarts());
+
+    let mut replicated = direct;
+    replicated.insert("wait-replicas".to_owned(), 1.into());
+    replicated.insert("wait-timeout".to_owned(), "100ms".into());
+    faults.kill("redis-replicas");
+    // No replica is there, so connecting is refused; what counts is that each attempt is told so.
+    for _ in 0..2 {
+        assert!(connect_in(env.clone(), replicated.clone()).await.is_err());
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atomix_env::ManualClock;
+use atomix_env::{ManualClock, TaskFaults};
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::Semaphore;
@@ -228,4 +228,34 @@ async fn in_every_interleaving_each_request_is_sent_once_with_nobody_of_its_plac
         settle().await;
         assert_eq!(batcher.shared.state.lock().under_way, 0, "seed {seed}: nothing is left under way");
     }
+}
+
+#[tokio::test]
+async fn a_pack_that_panics_is_lost_alone() {
+    let (clock, faults) = (ManualClock::new(), Arc::new(TaskFaults::default()));
+    let env = Env::simulated(Arc::clone(&clock), 1).with_faults(Arc::clone(&faults));
+    let (batcher, gate) = batcher(&env);
+    let run = |number| {
+        let batcher = batcher.clone();
+        tokio::spawn(async move { batcher.run(Request { place: number, number }).await })
+    };
+    let lost: Vec<_> = (1..3).map(run).collect();
+    settle().await;
+    // More than a few are under way: this one waits for them.
+    let behind = run(3);
+    settle().await;
+    faults.kill("batcher");
+    settle().await;
+    faults.kill("batcher");
+    settle().await;
+    for lost in lost {
+        assert_eq!(lost.await.unwrap().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    }
+    clock.advance(Duration::from_secs(1));
+    gate.open.add_permits(9);
+    assert_eq!(behind.await.unwrap().unwrap(), 3);
+    settle().await;
+    assert_eq!(run(4).await.unwrap().unwrap(), 4);
+    let state = batcher.shared.state.lock();
+    assert_eq!((state.under_way, state.requests), (0, 0));
 }

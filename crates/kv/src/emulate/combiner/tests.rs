@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #![allow(clippy::disallowed_methods, reason = "tests start tasks")]
 
+use std::time::Duration;
+
+use atomix_env::{ManualClock, TaskFaults};
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::Semaphore;
@@ -138,7 +141,7 @@ async fn an_addition_that_was_dropped_while_it_waited_is_not_added() {
 #[tokio::test]
 async fn in_every_interleaving_answers_are_those_of_additions_one_by_one() {
     for seed in 0..200 {
-        let env = Env::simulated(atomix_env::ManualClock::new(), seed);
+        let env = Env::simulated(ManualClock::new(), seed);
         let (combiner, number) = combiner(0);
         let mut asked = Vec::new();
         for _ in 0..50 {
@@ -159,4 +162,28 @@ async fn in_every_interleaving_answers_are_those_of_additions_one_by_one() {
         settle().await;
         assert!(combiner.shared.numbers.lock().is_empty(), "seed {seed}: nothing is left under way");
     }
+}
+
+#[tokio::test]
+async fn a_sum_that_panics_is_lost_alone() {
+    let (clock, faults) = (ManualClock::new(), Arc::new(TaskFaults::default()));
+    let env = Env::simulated(Arc::clone(&clock), 1).with_faults(Arc::clone(&faults));
+    let number = Number::new(0);
+    let combiner = Combiner::new(number.clone(), env);
+    let add = |delta| {
+        let combiner = combiner.clone();
+        tokio::spawn(async move { combiner.add(&Keyspace::new("k"), &Bytes::from_static(b"n"), delta).await })
+    };
+    let lost = add(1);
+    settle().await;
+    let behind = add(2);
+    settle().await;
+    faults.kill("combiner");
+    settle().await;
+    assert_eq!(lost.await.unwrap().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    clock.advance(Duration::from_secs(1));
+    number.open.add_permits(9);
+    assert_eq!(behind.await.unwrap().unwrap().writes, [Written::Added { value: 2 }]);
+    settle().await;
+    assert!(combiner.shared.numbers.lock().is_empty());
 }
