@@ -63,7 +63,9 @@ impl Language {
     /// Makes the callers of all languages that are installed, once.
     fn all() -> &'static [Self] {
         static READY: OnceLock<Vec<Language>> = OnceLock::new();
-        READY.get_or_init(|| [Self::go(), Self::java(), Self::python(), Self::node()].into_iter().flatten().collect())
+        READY.get_or_init(|| {
+            [Self::go(), Self::java(), Self::python(), Self::node()].into_iter().flatten().collect()
+        })
     }
 
     fn go() -> Option<Self> {
@@ -82,8 +84,7 @@ impl Language {
             finish(command(Path::new("mvn"), &arguments, "java"));
             let built = clients().join("java/target");
             let libraries = std::fs::read_to_string(classpath).unwrap();
-            let classpath =
-                format!("{0}/test-classes:{0}/classes:{1}", built.display(), libraries.trim());
+            let classpath = format!("{0}/test-classes:{0}/classes:{1}", built.display(), libraries.trim());
             let memory = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
             let arguments = memory.into_iter().chain(["-cp", &classpath, "atomix.clients.Contend"]);
             Self { arguments: arguments.map(str::to_owned).collect(), ..Self::new("Java", "java") }
@@ -143,7 +144,11 @@ impl Language {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(if std::env::var_os("CONTENTION_STDERR").is_some() { Stdio::inherit() } else { Stdio::null() })
+            .stderr(if std::env::var_os("CONTENTION_STDERR").is_some() {
+                Stdio::inherit()
+            } else {
+                Stdio::null()
+            })
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -235,7 +240,10 @@ async fn disturb(stand: &mut Stand, time: Duration) -> bool {
             let trouble = Trouble::draw(&mut dice, stand);
             if matches!(
                 trouble,
-                Trouble::Killed(_) | Trouble::Paused(_) | Trouble::RuntimeKilled(_) | Trouble::RuntimePaused(_)
+                Trouble::Killed(_)
+                    | Trouble::Paused(_)
+                    | Trouble::RuntimeKilled(_)
+                    | Trouble::RuntimePaused(_)
             ) {
                 break trouble;
             }
@@ -273,7 +281,11 @@ async fn taken(addr: &str, kind: &str, prefix: &str, name: String) -> Option<Str
     let channel = channel(addr);
     let timeout = Some(prost_types::Duration { seconds: i64::try_from(WITHIN.as_secs()).unwrap(), nanos: 0 });
     let own = Some(PrimitiveId { name: name.clone() });
-    let id = if kind == "lock" || kind == "election" { own } else { Some(PrimitiveId { name: prefix.to_owned() }) };
+    let id = if kind == "lock" || kind == "election" {
+        own
+    } else {
+        Some(PrimitiveId { name: prefix.to_owned() })
+    };
     let tags = Vec::new();
     let outcome = match kind {
         "lock" => {

@@ -96,7 +96,9 @@ impl Error {
             // The transport failed here: no server has said anything.
             Some(source) => {
                 let cause = innermost(source);
-                if find::<ConnectError>(source) {
+                if let Some(why) = refused_connection(&cause.to_string()) {
+                    (Kind::Unavailable, format!("the server refused the connection: {why}"))
+                } else if find::<ConnectError>(source) {
                     (Kind::Unavailable, cause.to_string())
                 } else if find::<TimeoutExpired>(source) {
                     (Kind::Timeout, "no answer in time".to_owned())
@@ -217,6 +219,15 @@ fn find<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// Returns why a server did not serve a new connection, from the words of HTTP/2 for a GOAWAY. Nothing was applied then:
+/// such a connection has no streams.
+fn refused_connection(cause: &str) -> Option<&str> {
+    let (_, rest) = cause.split_once("(b\"")?;
+    let (why, _) = rest.rsplit_once("\")")?;
+    (why.starts_with("too many connections") || why.starts_with("too many control connections"))
+        .then_some(why)
+}
+
 fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -300,6 +311,17 @@ mod tests {
         assert_eq!(Error::from_status(broken(), Access::Write).kind(), Kind::OutcomeUnknown);
         assert_eq!(Error::from_status(broken(), Access::Read).kind(), Kind::Unavailable);
         assert_eq!(Error::from_status(broken(), Access::Session).kind(), Kind::Unavailable);
+    }
+
+    #[test]
+    fn a_server_with_too_many_connections_says_so() {
+        let cause = "connection error received: detected excessive load generating behavior \
+                     (b\"too many connections: limit=5\")";
+        let status = || Status::from_error(Box::new(std::io::Error::other(cause)));
+        let error = Error::from_status(status(), Access::Write);
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.message(), "the server refused the connection: too many connections: limit=5");
+        assert_eq!(refused_connection("connection error received: x (b\"too_many_pings\")"), None);
     }
 
     #[test]

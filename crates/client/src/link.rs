@@ -5,6 +5,7 @@
 //! The transport reconnects on its own; a [`Connection`] does not come back.
 
 use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,9 @@ pub(crate) struct LinkSettings {
     pub(crate) keepalive_interval: Duration,
     pub(crate) keepalive_timeout: Duration,
 }
+
+/// The kernel keeps the path of a socket in 108 bytes with a closing zero.
+const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// The newest connection, which may have ended.
 type Current = Arc<Mutex<Option<Connection>>>;
@@ -85,6 +89,13 @@ impl Target {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() {
                 invalid("endpoint without a path")
+            } else if path.len() > UNIX_PATH_BYTES_MAX {
+                let message = format!(
+                    "path of a socket is too long, choose a shorter one: bytes=`{}` bytes-max=`{UNIX_PATH_BYTES_MAX}` \
+                     endpoint=`{text}`",
+                    path.len()
+                );
+                Err(Error::new(Kind::Invalid, message))
             } else {
                 Ok(Self::Unix(path.into()))
             };
@@ -198,7 +209,7 @@ impl Dialer {
         };
         let socket = match self.env.timeout(self.connect_timeout, self.open()).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return Err(failed(&error)),
+            Ok(Err(error)) => return Err(self.refused(&error).unwrap_or_else(|| failed(&error))),
             Err(elapsed) => return Err(failed(&elapsed)),
         };
         let closed = Shutdown::new();
@@ -206,6 +217,25 @@ impl Dialer {
         let number = current.as_ref().map_or(1, |connection| connection.number + 1);
         *current = Some(Connection { number, closed: closed.clone() });
         Ok(TokioIo::new(Tracked { socket, closed }))
+    }
+
+    /// Says so when the system does not let this user use a socket: its server runs, and another one is not sought.
+    fn refused(&self, error: &io::Error) -> Option<io::Error> {
+        let Target::Unix(path) = &self.target else { return None };
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return None;
+        }
+        let socket = match std::fs::metadata(path) {
+            Ok(file) => {
+                format!("mode=`{:04o}` uid=`{}` gid=`{}`", file.mode() & 0o7777, file.uid(), file.gid())
+            }
+            Err(error) => format!("cause=`{error}`"),
+        };
+        Some(io::Error::other(format!(
+            "permission denied on the socket: set `sockets.mode` or `sockets.group` of the server, or the rights of the \
+             folder: endpoint=`{}` {socket}",
+            self.target
+        )))
     }
 
     async fn open(&self) -> io::Result<Box<dyn Socket>> {
@@ -291,6 +321,8 @@ mod tests {
         for text in ["", "unix:", "https://a:1", "ftp://a", "http://a/b", "http://:1", "a b"] {
             assert_eq!(Target::parse(text, 1).unwrap_err().kind(), Kind::Invalid, "{text}");
         }
+        let error = Target::parse(&format!("unix:/{}", "x".repeat(107)), 1).unwrap_err();
+        assert!(error.message().contains("bytes=`108` bytes-max=`107`"), "{error}");
     }
 
     #[tokio::test]

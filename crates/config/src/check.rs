@@ -7,7 +7,7 @@ use crate::nearest::{join, nearest};
 use crate::origin::printable;
 use crate::redact::HIDDEN;
 use crate::schema::{Presence, Scalar, Setting, Shape};
-use crate::{ByteSize, Duration, Listen, Origin, Problem, parse};
+use crate::{ByteSize, Duration, Listen, Origin, Problem, SocketMode, parse};
 
 /// Collects the problems of one layer.
 pub(crate) struct Check<'a> {
@@ -167,6 +167,7 @@ impl Scalar {
     fn read(&self, value: &Value) -> Option<Value> {
         let allowed = match *self {
             Self::Text => value.is_string(),
+            Self::Mode => value.as_str()?.parse::<SocketMode>().is_ok(),
             Self::Listen => value.as_str()?.parse::<Listen>().is_ok(),
             Self::Choice(choices) => choices.contains(&value.as_str()?),
             Self::Count { min, max } => (u64::from(min)..=u64::from(max)).contains(&value.as_u64()?),

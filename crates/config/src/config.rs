@@ -2,9 +2,11 @@
 //! The effective configuration. Its tables are described in `schema`; a test holds the two together.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::origin::printable;
 use crate::{Duration, Limits, Listen, Object, Routes, redact};
 
 /// Everything that can be configured. [`Config::default`] equals loading nothing.
@@ -24,6 +26,8 @@ pub struct Config {
     pub routes: Routes,
     /// Who owns locks, candidacies and handles.
     pub sessions: Sessions,
+    /// Rights of Unix sockets.
+    pub sockets: Sockets,
     /// Bounds on everything that a client can fill.
     pub limits: Limits,
     /// How the process stops.
@@ -92,6 +96,29 @@ pub enum Identity {
     Runtime,
 }
 
+/// Rights of Unix sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Sockets {
+    /// The mode of sockets of the primitives.
+    pub mode: SocketMode,
+    /// Their group, a name or a number; empty is that of the process.
+    pub group: String,
+    /// The mode of sockets of the control services.
+    pub control_mode: SocketMode,
+    /// Their group.
+    pub control_group: String,
+}
+
+/// The mode of a socket's file, written in octal or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Reading and writing for those whom the umask leaves any right.
+    Auto,
+    /// These bits.
+    Bits(u32),
+}
+
 /// Settings of the stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -152,6 +179,7 @@ impl Default for Config {
             stores: vec![StoreConfig::memory()],
             routes: Routes::Absent,
             sessions: Sessions::default(),
+            sockets: Sockets::default(),
             limits: Limits::default(),
             drain: Drain::default(),
             log: Log::default(),
@@ -213,6 +241,65 @@ impl fmt::Debug for StoreConfig {
 impl Default for Sessions {
     fn default() -> Self {
         Self { identity: Identity::default(), timeout: Duration::new(std::time::Duration::from_secs(10)) }
+    }
+}
+
+// === impl Sockets ===
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self {
+            // As a port of the loopback interface, which every local user reaches, unless the umask says otherwise.
+            mode: SocketMode::Auto,
+            group: String::new(),
+            // Operators of other users are named by a mode and a group.
+            control_mode: SocketMode::Bits(0o600),
+            control_group: String::new(),
+        }
+    }
+}
+
+// === impl SocketMode ===
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Bits(bits) => write!(f, "{bits:04o}"),
+        }
+    }
+}
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let bits = text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| u32::from_str_radix(text, 8).ok())
+            .flatten();
+        bits.filter(|bits| *bits <= 0o777).map(Self::Bits).ok_or_else(|| {
+            format!(
+                "not a mode, write `auto` or octal digits up to 0777, such as `0660`: value=`{}`",
+                printable(text)
+            )
+        })
+    }
+}
+
+impl Serialize for SocketMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SocketMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -46,7 +46,8 @@ mod secret;
 mod size;
 
 pub use config::{
-    Config, Drain, DriverId, Identity, Log, LogFormat, LogLevel, Sessions, StoreConfig, StoreId,
+    Config, Drain, DriverId, Identity, Log, LogFormat, LogLevel, Sessions, SocketMode, Sockets, StoreConfig,
+    StoreId,
 };
 pub use duration::Duration;
 pub use error::{Error, Problem, Warning};

@@ -48,6 +48,13 @@ impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(bytes) =
+            text.strip_prefix("unix:").map(str::len).filter(|bytes| *bytes > UNIX_PATH_BYTES_MAX)
+        {
+            return Err(format!(
+                "path of a socket is too long, choose a shorter one: bytes=`{bytes}` bytes-max=`{UNIX_PATH_BYTES_MAX}`"
+            ));
+        }
         parse(text).ok_or_else(|| format!("not an address, write host:port or unix:PATH: value=`{text}`"))
     }
 }

@@ -90,6 +90,7 @@ fn row(out: &mut String, path: &str, setting: &Setting, default: Option<&Value>)
 fn kind(scalar: Scalar) -> String {
     match scalar {
         Scalar::Text => "text".to_owned(),
+        Scalar::Mode => "`auto` or octal text".to_owned(),
         Scalar::Listen => "`host:port` or `unix:PATH`".to_owned(),
         Scalar::Choice(choices) => {
             choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ")

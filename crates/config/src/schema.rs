@@ -30,6 +30,7 @@ pub(crate) enum Shape {
 pub(crate) enum Scalar {
     Text,
     Listen,
+    Mode,
     Choice(&'static [&'static str]),
     Count { min: u32, max: u32 },
     Bytes { min: u64, max: u64 },
@@ -122,6 +123,38 @@ pub(crate) const ROOT: &[Setting] = &[
         ]),
         Presence::Defaulted,
         "Sessions.",
+    ),
+    setting(
+        "sockets",
+        Shape::Table(&[
+            setting(
+                "mode",
+                Shape::Scalar(Scalar::Mode),
+                Presence::Defaulted,
+                "The mode of sockets of `listen`, in octal, such as `0660`. `auto` lets those read and write whom the umask \
+                 leaves any right: `0666` with 022, `0600` with 077.",
+            ),
+            setting(
+                "group",
+                TEXT,
+                Presence::Defaulted,
+                "The group of sockets of `listen`, a name or a number. Empty is that of the process.",
+            ),
+            setting(
+                "control-mode",
+                Shape::Scalar(Scalar::Mode),
+                Presence::Defaulted,
+                "The mode of sockets of `control`, in octal. Users who may write to them can connect stores.",
+            ),
+            setting(
+                "control-group",
+                TEXT,
+                Presence::Defaulted,
+                "The group of sockets of `control`, a name or a number. Empty is that of the process.",
+            ),
+        ]),
+        Presence::Defaulted,
+        "Rights of Unix sockets.",
     ),
     setting(
         "limits",
@@ -314,7 +347,7 @@ impl Scalar {
     /// Returns the bounds for a table, or nothing if there are none.
     pub(crate) fn bounds(&self) -> String {
         match *self {
-            Self::Text | Self::Listen | Self::Choice(_) => String::new(),
+            Self::Text | Self::Listen | Self::Mode | Self::Choice(_) => String::new(),
             Self::Count { min, max } => format!("{min} to {max}"),
             Self::Bytes { min, max } => format!("{} to {}", ByteSize::new(min), ByteSize::new(max)),
             Self::Span { min, max } => format!("{} to {}", Duration::new(min), Duration::new(max)),
@@ -327,6 +360,7 @@ impl fmt::Display for Scalar {
         match self {
             Self::Text => f.write_str("a text"),
             Self::Listen => f.write_str("host:port or unix:PATH"),
+            Self::Mode => f.write_str("`auto` or an octal mode from 0000 to 0777, as a text"),
             Self::Choice(choices) => write!(f, "one of {}", choices.join(", ")),
             Self::Count { .. } => write!(f, "a whole number from {}", self.bounds()),
             Self::Bytes { .. } => write!(f, "a size from {}, such as 65536 or 64KiB", self.bounds()),

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_config::{ByteSize, Config, Listen};
+use atomix_config::{ByteSize, Config, Listen, SocketMode};
 use atomix_env::{Shutdown, Workers};
 use atomix_proto::{
     DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy,
     runtime, set, topic, value,
 };
 use atomix_runtime::{Runtime, Session};
-use atomix_transport::{Connection, Drained, Limits, Listener, Observer, Transport};
+use atomix_transport::{Connection, Drained, Kind, Limits, Listener, Observer, SocketRights, Transport};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -29,6 +29,10 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     /// Addresses of the control services.
     pub control: Vec<Listen>,
+    /// The users who may connect to the sockets of the primitives.
+    pub listen_rights: SocketRights,
+    /// The users who may connect to the sockets of the control services.
+    pub control_rights: SocketRights,
     /// What a connection may do.
     pub transport: Limits,
     /// How long a call may take that brings no deadline.
@@ -91,6 +95,8 @@ impl Settings {
         Self {
             listen: config.listen.clone(),
             control: config.control.clone(),
+            listen_rights: rights(config.sockets.mode, &config.sockets.group),
+            control_rights: rights(config.sockets.control_mode, &config.sockets.control_group),
             transport: Limits {
                 long_calls_per_connection_max: limits.streams_per_connection_max,
                 streams_per_connection_max: Limits::streams_beside(limits.streams_per_connection_max),
@@ -104,18 +110,28 @@ impl Settings {
                 preface_timeout: limits.preface_timeout.get(),
                 connections_max: limits.connections_max as usize,
                 connections_per_peer_max: limits.connections_per_peer_max as usize,
+                control_connections_max: limits.control_connections_max as usize,
                 pings_per_second_max: limits.pings_per_second_max,
                 idle_timeout: limits.idle_timeout.get(),
                 stream_send_bytes_max: limits.stream_send_bytes_max.as_usize(),
                 connection_send_bytes_max: limits.connection_send_bytes_max.as_usize(),
                 connection_receive_bytes_max: limits.connection_receive_bytes_max.as_usize(),
                 message_bytes_max: limits.message_bytes_max.as_usize(),
+                buffers_bytes_max: limits.buffers_bytes_max.as_usize(),
             },
             deadline_default: limits.call_deadline_default.get(),
             grace: config.drain.grace.get(),
             workers,
         }
     }
+}
+
+fn rights(mode: SocketMode, group: &str) -> SocketRights {
+    let mode = match mode {
+        SocketMode::Auto => None,
+        SocketMode::Bits(bits) => Some(bits),
+    };
+    SocketRights { mode, group: (!group.is_empty()).then(|| group.to_owned()) }
 }
 
 fn size(size: ByteSize) -> u32 {
@@ -132,8 +148,8 @@ impl Server {
 
     /// Binds all ports, or none. From now on connections wait to be answered.
     pub async fn bind(self) -> io::Result<Bound> {
-        let listen = bind(&self.settings.listen).await?;
-        let control = bind(&self.settings.control).await?;
+        let listen = bind(&self.settings.listen, &self.settings.listen_rights).await?;
+        let control = bind(&self.settings.control, &self.settings.control_rights).await?;
         Ok(Bound { server: self, listen, control })
     }
 
@@ -245,8 +261,9 @@ impl Bound {
             runtime.drain();
             transport.drained(server.settings.grace).await
         };
-        let listen = transport.serve(listen, workers.as_ref(), primitives, shutdown.clone());
-        let control = transport.serve(control, None, controls, shutdown.clone());
+        let listen =
+            transport.serve(listen, workers.as_ref(), primitives, Kind::Primitives, shutdown.clone());
+        let control = transport.serve(control, None, controls, Kind::Control, shutdown.clone());
         let (drained, (), ()) = futures::join!(drain, listen, control);
         drained
     }
@@ -277,12 +294,12 @@ impl Observer for Sessions {
     }
 }
 
-async fn bind(addresses: &[Listen]) -> io::Result<Vec<Listener>> {
+async fn bind(addresses: &[Listen], rights: &SocketRights) -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
         let listener = match address {
             Listen::Tcp { host, port } => Listener::tcp(host, *port).await,
-            Listen::Unix(path) => Listener::unix(path).await,
+            Listen::Unix(path) => Listener::unix_with(path, rights).await,
         };
         let explained = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot listen: address=`{address}`: {error}"))

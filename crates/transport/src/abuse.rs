@@ -387,7 +387,7 @@ impl Attack {
 
 impl Call {
     /// The headers, packed without state.
-    fn headers(&self) -> Vec<u8> {
+    pub fn headers(&self) -> Vec<u8> {
         let mut block = Vec::with_capacity(256);
         for (name, value) in [
             (":method", "POST"),

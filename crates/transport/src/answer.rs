@@ -12,14 +12,17 @@ use std::time::Duration;
 use bytes::Buf;
 use futures::future::BoxFuture;
 use h2::RecvStream;
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tonic::Status;
 use tower::Service;
 
 use crate::budget::Place;
 use crate::connection::Connection;
-use crate::request::RequestBody;
+use crate::pool::CALL_BYTES;
+use crate::request::{RequestBody, no_memory};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -33,6 +36,15 @@ pub(crate) struct Tagged<S> {
     connection: Arc<Connection>,
 }
 
+/// The answer to a request that is refused here.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    /// It is no call.
+    Method,
+    /// The buffers of all connections are full.
+    Memory,
+}
+
 /// Counts a call as running for as long as it lives.
 #[derive(Debug)]
 struct Running(Arc<Connection>);
@@ -43,6 +55,7 @@ pin_project! {
         // Absent for a request that is refused here.
         #[pin]
         answer: Option<S::Future>,
+        refusal: Refused,
         running: Option<Running>,
     }
 }
@@ -60,6 +73,8 @@ pin_project! {
 struct Gate {
     running: Running,
     place: Place,
+    /// In the queue of all connections.
+    shared: Place,
     /// Made only when the gate is closed.
     timer: Option<BoxFuture<'static, ()>>,
 }
@@ -89,14 +104,21 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
 {
     pub(crate) fn call(&self, request: Request<RecvStream>) -> Call<S> {
+        // Before the call itself counts.
+        let open = self.connection.usage.is_open();
         let running = Some(Running::new(&self.connection));
         // No service of ours is a proxy, and HTTP/2 would take an answer to this for a tunnel.
         if request.method() == Method::CONNECT {
-            return Call { answer: None, running };
+            return Call { answer: None, refusal: Refused::Method, running };
+        }
+        if !open {
+            self.connection.usage.refuse();
+            return Call { answer: None, refusal: Refused::Memory, running };
         }
         let mut request = request.map(|body| RequestBody::new(body, &self.connection));
         request.extensions_mut().insert(Arc::clone(&self.connection));
-        Call { answer: Some(self.service.clone().call(request)), running }
+        let answer = Some(self.service.clone().call(request));
+        Call { answer, refusal: Refused::Method, running }
     }
 }
 
@@ -115,14 +137,25 @@ where
             None => None,
         };
         let running = this.running.take().expect("a future is not polled after its end");
-        let gate = Gate { running, place: Place::default(), timer: None };
+        let gate = Gate { running, place: Place::default(), shared: Place::default(), timer: None };
         Poll::Ready(Ok(if let Some(answer) = answer {
             answer.map(|body| Answer { body: Some(body), gate })
         } else {
             let mut refusal = Response::new(Answer { body: None, gate });
-            *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            match this.refusal {
+                Refused::Method => *refusal.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
+                Refused::Memory => refuse(refusal.headers_mut()),
+            }
             refusal
         }))
+    }
+}
+
+/// Makes an answer of gRPC that refuses a call.
+fn refuse(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if no_memory().add_header(headers).is_err() {
+        headers.insert(Status::GRPC_STATUS, HeaderValue::from_static("14"));
     }
 }
 
@@ -168,13 +201,17 @@ where
 impl Gate {
     fn poll_pass(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let connection = &self.running.0;
-        if connection.budget.poll_pass(&mut self.place, context).is_ready() {
+        if connection.budget.poll_pass(&mut self.place, context).is_pending() {
+            // The others of the queue must not wait for this reader.
+            connection.usage.leave(&mut self.shared);
+        } else if connection.usage.poll_open(&mut self.shared, context).is_ready() {
             self.timer = None;
             return Poll::Ready(Ok(()));
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(connection.env.sleep(PATIENCE)));
         ready!(timer.as_mut().poll(context));
         connection.budget.leave(&mut self.place);
+        connection.usage.leave(&mut self.shared);
         Poll::Ready(Err(Box::new(Unread(h2::Reason::ENHANCE_YOUR_CALM.into()))))
     }
 }
@@ -182,6 +219,7 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.running.0.budget.leave(&mut self.place);
+        self.running.0.usage.leave(&mut self.shared);
     }
 }
 
@@ -190,6 +228,7 @@ impl Drop for Gate {
 impl Running {
     fn new(connection: &Arc<Connection>) -> Self {
         connection.traffic.call_began();
+        connection.usage.take(CALL_BYTES);
         Self(Arc::clone(connection))
     }
 }
@@ -197,6 +236,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.traffic.call_ended();
+        self.0.usage.give(CALL_BYTES);
     }
 }
 
@@ -206,6 +246,7 @@ impl<D: Buf> Charged<D> {
     pub(crate) fn new(bytes: D, connection: &Arc<Connection>) -> Self {
         let charge = bytes.remaining();
         connection.budget.take(charge);
+        connection.usage.take(charge);
         Self { bytes, charge, connection: Arc::clone(connection) }
     }
 }
@@ -213,6 +254,7 @@ impl<D: Buf> Charged<D> {
 impl<D> Drop for Charged<D> {
     fn drop(&mut self) {
         self.connection.budget.give(self.charge);
+        self.connection.usage.give(self.charge);
     }
 }
 
@@ -254,6 +296,7 @@ mod tests {
     use super::*;
     use crate::connection::Peer;
     use crate::limits::Limits;
+    use crate::pool::Pool;
     use atomix_env::{Env, ManualClock};
     use bytes::Bytes;
     use futures::FutureExt;
@@ -284,9 +327,15 @@ mod tests {
     fn answers(clock: &Arc<ManualClock>) -> [Answer<Endless>; 2] {
         let limits = Limits { connection_send_bytes_max: 15, ..Limits::default() };
         let env = Env::simulated(Arc::clone(clock), 1);
-        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, env, &limits));
+        let connection =
+            Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, env, &limits, &Pool::new(1 << 20)));
         [0, 1].map(|_| {
-            let gate = Gate { running: Running::new(&connection), place: Place::default(), timer: None };
+            let gate = Gate {
+                running: Running::new(&connection),
+                place: Place::default(),
+                shared: Place::default(),
+                timer: None,
+            };
             Answer { body: Some(Endless(0)), gate }
         })
     }

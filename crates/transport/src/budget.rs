@@ -89,8 +89,7 @@ impl Budget {
         self.balance.load(Ordering::SeqCst) >= self.whole
     }
 
-    #[cfg(test)]
-    fn balance(&self) -> i64 {
+    pub(crate) fn balance(&self) -> i64 {
         self.balance.load(Ordering::SeqCst)
     }
 

@@ -14,6 +14,7 @@ use futures::task::AtomicWaker;
 use crate::budget::Budget;
 use crate::frames::Flood;
 use crate::limits::Limits;
+use crate::pool::{Pool, Usage};
 use crate::receipt::Receipts;
 use crate::request::Allowance;
 
@@ -62,6 +63,9 @@ pub enum End {
     Flooded,
     /// It broke the rules of HTTP/2 or tried to wear us out.
     Violation,
+    /// It used most of the buffers when those of all connections were full, and did not read its answers or finish its
+    /// requests.
+    Memory,
     /// It proved only after a caller's deadline that it had the answer to that call, so that it is not known whether the
     /// caller took it: see [`Receipt`](crate::Receipt).
     Unconfirmed,
@@ -76,6 +80,8 @@ pub struct Connection {
     pub(crate) env: Env,
     /// For answers.
     pub(crate) budget: Budget,
+    /// For both, and for calls, as a part of those of all connections.
+    pub(crate) usage: Usage,
     /// For requests.
     pub(crate) allowance: Allowance,
     /// For answers that hand something over.
@@ -138,7 +144,7 @@ pub(crate) enum Stage {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(id: u64, peer: Peer, env: Env, limits: &Limits) -> Self {
+    pub(crate) fn new(id: u64, peer: Peer, env: Env, limits: &Limits, pool: &Arc<Pool>) -> Self {
         Self {
             id,
             peer,
@@ -146,6 +152,7 @@ impl Connection {
             owner: OnceLock::new(),
             env,
             budget: Budget::new(limits.connection_send_bytes_max),
+            usage: Usage::new(pool),
             allowance: Allowance::new(limits),
             receipts: Receipts::new(limits.streams_per_connection_max),
             long_calls: AtomicU32::new(0),
@@ -192,6 +199,11 @@ impl Connection {
     /// Says whether no call runs and no bytes of answers wait for the socket.
     pub(crate) fn is_quiet(&self) -> bool {
         self.calls() == 0 && self.budget.is_whole()
+    }
+
+    /// Says whether memory is kept because the peer has to read answers or to finish requests.
+    pub(crate) fn waits_for_peer(&self) -> bool {
+        !self.budget.is_whole() || self.allowance.is_receiving()
     }
 
     /// Returns what the observer attached, if it is a `T`.
@@ -318,6 +330,11 @@ impl Traffic {
         self.blocked.store(true, Ordering::Relaxed);
     }
 
+    /// Returns the bytes that were written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Returns the bytes written so far if no more can be written.
     pub(crate) fn blocked_at(&self) -> Option<u64> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
@@ -362,7 +379,7 @@ impl Order {
 
 impl End {
     /// All reasons, in the order of the declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Left,
         Self::Drained,
         Self::Cut,
@@ -373,6 +390,7 @@ impl End {
         Self::Stalled,
         Self::Flooded,
         Self::Violation,
+        Self::Memory,
         Self::Unconfirmed,
     ];
 
@@ -389,6 +407,7 @@ impl End {
             Self::Stalled => "stalled",
             Self::Flooded => "flooded",
             Self::Violation => "violation",
+            Self::Memory => "memory",
             Self::Unconfirmed => "unconfirmed",
         }
     }
@@ -439,7 +458,13 @@ mod tests {
     #[test]
     fn one_long_call_too_many_is_refused_until_another_ends() {
         let limits = Limits { long_calls_per_connection_max: 2, ..Limits::default() };
-        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &limits));
+        let connection = Arc::new(Connection::new(
+            1,
+            Peer::Unix { pid: None, uid: 0 },
+            Env::real(),
+            &limits,
+            &Pool::new(1),
+        ));
         let calls = [(); 2].map(|()| connection.begin_long_call().unwrap());
         for _ in 0..3 {
             assert!(connection.begin_long_call().is_none());
@@ -450,8 +475,13 @@ mod tests {
 
     #[test]
     fn the_first_reason_of_an_end_stays() {
-        let connection =
-            Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &Limits::default());
+        let connection = Connection::new(
+            1,
+            Peer::Unix { pid: None, uid: 0 },
+            Env::real(),
+            &Limits::default(),
+            &Pool::new(1),
+        );
         assert_eq!(connection.ordered_end(), None);
         for end in End::ALL {
             connection.end(end);

@@ -12,6 +12,7 @@ pub struct Counters {
     refused: [AtomicU64; 2],
     accept_errors: AtomicU64,
     ended: [AtomicU64; End::ALL.len()],
+    calls_refused: AtomicU64,
 }
 
 /// Why a connection was not served.
@@ -49,6 +50,15 @@ impl Counters {
     pub fn open(&self) -> u64 {
         let ended: u64 = End::ALL.into_iter().map(|end| self.ended(end)).sum();
         self.accepted().saturating_sub(ended)
+    }
+
+    /// Returns the calls and requests that were refused because the buffers of all connections were full.
+    pub fn calls_refused(&self) -> u64 {
+        self.calls_refused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_calls_refused(&self, calls: u64) {
+        self.calls_refused.fetch_add(calls, Ordering::Relaxed);
     }
 
     pub(crate) fn count_accepted(&self) {

@@ -292,19 +292,30 @@ impl Greeting {
     }
 }
 
+/// Returns a GOAWAY frame with ENHANCE_YOUR_CALM and a reason, of which at most 240 bytes are sent.
+pub(crate) fn go_away(last: u32, reason: &str) -> Vec<u8> {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let reason = &reason.as_bytes()[..reason.len().min(240)];
+    let bytes = u8::try_from(8 + reason.len()).unwrap_or(u8::MAX);
+    let mut frame = vec![0, 0, bytes, GO_AWAY, 0, 0, 0, 0, 0];
+    frame.extend_from_slice(&last.to_be_bytes());
+    frame.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    frame.extend_from_slice(reason);
+    frame
+}
+
+/// Returns a SETTINGS frame without settings, with which a server begins.
+pub(crate) fn empty_settings() -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    vec![0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]
+}
+
 // === impl Flood ===
 
 impl Flood {
     /// The GOAWAY frame that says why the connection ends. `last` is the last stream that was looked at.
     pub(crate) fn go_away(self, last: u32) -> Vec<u8> {
-        const ENHANCE_YOUR_CALM: u32 = 11;
-        let reason = self.reason().as_bytes();
-        let bytes = u8::try_from(8 + reason.len()).expect("the reasons are short");
-        let mut frame = vec![0, 0, bytes, GO_AWAY, 0, 0, 0, 0, 0];
-        frame.extend_from_slice(&last.to_be_bytes());
-        frame.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
-        frame.extend_from_slice(reason);
-        frame
+        go_away(last, self.reason())
     }
 
     /// The word that gRPC libraries know for pings, and one like it.

@@ -19,10 +19,12 @@
 //! | PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, unknown frames without work | frames are read along and counted |
 //! | requests that we are slow to read | the windows |
 //! | many large requests that never end | room for the sum of their declared lengths |
+//! | all of this on many connections | one budget for the buffers of all; those that use most and do not read are cut |
 //! | answers that it does not read | a budget of bytes; who waits 30 s for room is reset |
 
 #[cfg(feature = "abuse")]
 pub mod abuse;
+mod admission;
 mod answer;
 mod budget;
 mod connection;
@@ -31,15 +33,17 @@ mod frames;
 mod http2;
 mod limits;
 mod listen;
+mod pool;
 mod receipt;
 mod request;
 mod serve;
 mod wire;
 
+pub use admission::Kind;
 pub use connection::{Connection, End, LongCall, Peer};
 pub use counters::{Counters, Refusal};
 pub use limits::Limits;
-pub use listen::Listener;
+pub use listen::{Listener, SocketRights};
 pub use receipt::{Receipt, Undelivered};
 pub use request::RequestBody;
 pub use serve::{Complaint, Drained, Observer, Transport};

@@ -28,10 +28,12 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// Time that a peer has from the accept until its preface and first SETTINGS are here.
     pub preface_timeout: Duration,
-    /// Open connections.
+    /// Open connections to ports of [`Kind::Primitives`](crate::Kind::Primitives).
     pub connections_max: usize,
     /// Open connections of one peer: an IPv4 address, an IPv6 network of 64 bits, or a local user.
     pub connections_per_peer_max: usize,
+    /// Open connections to ports of [`Kind::Control`](crate::Kind::Control); half of them of one peer.
+    pub control_connections_max: usize,
     /// Pings of a peer in one second beyond what its calls and our answers explain. More than that for three seconds
     /// ends the connection.
     pub pings_per_second_max: u32,
@@ -46,6 +48,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Bytes of the large messages that are being received on one connection. More wait their turn or are refused.
     pub connection_receive_bytes_max: usize,
+    /// Bytes of requests, running calls and answers of all connections together.
+    pub buffers_bytes_max: usize,
 }
 
 /// The default of [`Limits::long_calls_per_connection_max`].
@@ -74,12 +78,14 @@ impl Default for Limits {
             preface_timeout: Duration::from_secs(5),
             connections_max: 10_000,
             connections_per_peer_max: 1_000,
+            control_connections_max: 256,
             pings_per_second_max: 10,
             idle_timeout: Duration::from_mins(15),
             stream_send_bytes_max: 1 << 20,
             connection_send_bytes_max: 4 << 20,
             message_bytes_max: 4 << 20,
             connection_receive_bytes_max: 8 << 20,
+            buffers_bytes_max: 1 << 30,
         }
     }
 }

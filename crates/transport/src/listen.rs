@@ -5,10 +5,10 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
 
 use crate::connection::Peer;
 use crate::wire::Socket;
@@ -19,6 +19,16 @@ const BACKLOG: u32 = 1_024;
 /// A bound address. Peers can connect from now on, and are answered once it is served.
 #[derive(Debug)]
 pub struct Listener(Kind);
+
+/// The users who may connect to a Unix socket, beside root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SocketRights {
+    /// The mode of the file. None lets those read and write whom the umask leaves any right: connecting needs both, and
+    /// what the umask leaves to others by default, 022, is not enough for it.
+    pub mode: Option<u32>,
+    /// A group of `/etc/group`, or a number. None is the group of the process, or of the folder if that says so.
+    pub group: Option<String>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -46,19 +56,29 @@ impl Listener {
         Self::bind_tcp(host, port, true).await
     }
 
-    /// Binds a Unix socket. Replaces the file of a socket that nobody listens to any more, and refuses one that is
-    /// alive or something else. The file goes away with the listener. Who may connect is decided by the rights of the
-    /// folder and of the file. Cancel safe.
+    /// As [`Listener::unix_with`], with the default rights. Cancel safe.
     pub async fn unix(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
+        Self::unix_with(path, &SocketRights::default()).await
+    }
+
+    /// Binds a Unix socket. Replaces the file of a socket that nobody listens to any more, and refuses one that is
+    /// alive or something else. The file goes away with the listener. The file has its rights before anybody can connect.
+    /// Cancel safe.
+    pub async fn unix_with(path: &Path, rights: &SocketRights) -> io::Result<Self> {
+        let bind = || {
+            let socket = UnixSocket::new_stream()?;
+            socket.bind(path).map(|()| socket)
+        };
+        let socket = match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_stale(path).await?;
-                UnixListener::bind(path)?
+                bind()?
             }
             bound => bound?,
         };
         let file = SocketFile { path: path.to_owned(), identity: identity(path) };
-        Ok(Self(Kind::Unix(listener, file)))
+        rights.give(path)?;
+        Ok(Self(Kind::Unix(socket.listen(BACKLOG)?, file)))
     }
 
     /// Returns the address with the port that was taken, if this listens on the network.
@@ -113,6 +133,43 @@ impl fmt::Display for Listener {
     }
 }
 
+// === impl SocketRights ===
+
+impl SocketRights {
+    fn give(&self, path: &Path) -> io::Result<()> {
+        if let Some(group) = &self.group {
+            chown(path, None, Some(group_id(group)?)).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot give the socket to group `{group}`: {error}"))
+            })?;
+        }
+        let mode = match self.mode {
+            Some(mode) => mode,
+            None => readable_and_writable(fs::symlink_metadata(path)?.mode()),
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+}
+
+/// Returns reading and writing for each class of users that has any right in `mode`.
+fn readable_and_writable(mode: u32) -> u32 {
+    [0o700, 0o070, 0o007].into_iter().filter(|class| mode & class != 0).map(|class| class & 0o666).sum()
+}
+
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups = fs::read_to_string("/etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    found.ok_or_else(|| {
+        let message = format!("no such group in /etc/group, name another one or its number: group=`{group}`");
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some() && self.identity == identity(&self.path) {
@@ -151,4 +208,32 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_umask_says_who_may_connect() {
+        // What bind makes of a socket with the umasks 000, 022, 027 and 077.
+        let modes = [0o777, 0o755, 0o750, 0o700].map(readable_and_writable);
+        assert_eq!(modes, [0o666, 0o666, 0o660, 0o600]);
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_the_rights_that_were_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let group = fs::metadata(folder.path()).unwrap().gid().to_string();
+        let rights = SocketRights { mode: Some(0o640), group: Some(group.clone()) };
+        let listener = Listener::unix_with(&path, &rights).await.unwrap();
+        let file = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((file.mode() & 0o777, file.gid().to_string()), (0o640, group));
+        drop(listener);
+        let rights = SocketRights { group: Some("no such group".to_owned()), ..rights };
+        let error = Listener::unix_with(&path, &rights).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!path.exists(), "a socket with the wrong rights does not stay");
+    }
 }

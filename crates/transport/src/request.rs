@@ -21,6 +21,8 @@ use crate::limits::Limits;
 
 /// Bytes of a message that need no room: the number of streams bounds their sum.
 const SMALL_BYTES: usize = 4 << 10;
+/// Bytes that a stream keeps while it waits for room: about one window.
+const STREAM_BYTES: usize = 64 << 10;
 /// Bytes before each message of gRPC: whether it is compressed, and its length in four bytes.
 const PREFIX_BYTES: usize = 5;
 
@@ -40,7 +42,7 @@ pub struct RequestBody {
     connection: Arc<Connection>,
     messages: Messages,
     /// The room of the message that is being received.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
     waiting: Option<Waiting>,
 }
 
@@ -52,6 +54,15 @@ pub(crate) struct Allowance {
     message_bytes_max: usize,
     waiting: AtomicUsize,
     waiting_max: usize,
+    /// Messages that are being received.
+    receiving: AtomicUsize,
+}
+
+/// The room of a message, in its connection and among all connections.
+struct Room {
+    connection: Arc<Connection>,
+    bytes: usize,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Finds messages, however their bytes are cut.
@@ -66,6 +77,7 @@ struct Messages {
 /// Bytes that wait for room.
 struct Waiting {
     frame: Frame<Bytes>,
+    bytes: usize,
     room: BoxFuture<'static, Option<OwnedSemaphorePermit>>,
     connection: Arc<Connection>,
 }
@@ -116,16 +128,25 @@ impl Body for RequestBody {
                 None => return Poll::Ready(None),
             };
             let begun = frame.data_ref().and_then(|bytes| this.messages.read(bytes));
-            let Some(bytes) = begun.filter(|bytes| *bytes > SMALL_BYTES) else {
+            let Some(bytes) = begun else {
                 return Poll::Ready(Some(Ok(frame)));
             };
             // The message before is whole.
             this.room = None;
+            if bytes <= SMALL_BYTES {
+                this.room = Some(Room::new(&this.connection, bytes, None));
+                return Poll::Ready(Some(Ok(frame)));
+            }
             let allowance = &this.connection.allowance;
             if bytes > allowance.message_bytes_max {
                 return Poll::Ready(Some(Err(too_large(bytes, allowance.message_bytes_max))));
             }
-            this.room = allowance.try_take(bytes);
+            if !this.connection.usage.is_open() {
+                this.connection.usage.refuse();
+                return Poll::Ready(Some(Err(Box::new(no_memory()))));
+            }
+            this.room =
+                allowance.try_take(bytes).map(|permit| Room::new(&this.connection, bytes, Some(permit)));
             if this.room.is_some() {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -135,7 +156,9 @@ impl Body for RequestBody {
             }
         }
         let waiting = this.waiting.as_mut().expect("it waits if it did not return");
-        this.room = ready!(waiting.room.as_mut().poll(context));
+        let permit = ready!(waiting.room.as_mut().poll(context));
+        let bytes = waiting.bytes;
+        this.room = permit.map(|permit| Room::new(&this.connection, bytes, Some(permit)));
         let frame = this.waiting.take().map(Waiting::into_frame);
         Poll::Ready(if this.room.is_some() { frame.map(Ok) } else { Some(Err(no_room())) })
     }
@@ -167,6 +190,7 @@ impl Allowance {
             message_bytes_max: limits.message_bytes_max,
             waiting: AtomicUsize::new(0),
             waiting_max: waiting_max as usize,
+            receiving: AtomicUsize::new(0),
         }
     }
 
@@ -180,9 +204,33 @@ impl Allowance {
         Box::pin(async move { env.timeout(PATIENCE, room).await.ok()?.ok() })
     }
 
+    /// Says whether a message is being received.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed) > 0
+    }
+
     /// What is larger than everything takes everything: whether it is too large is for its service to say.
     fn share(&self, bytes: usize) -> u32 {
         u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max)
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    fn new(connection: &Arc<Connection>, bytes: usize, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let connection = Arc::clone(connection);
+        let bytes = connection.allowance.share(bytes) as usize;
+        connection.allowance.receiving.fetch_add(1, Ordering::Relaxed);
+        connection.usage.take(bytes);
+        Self { connection, bytes, _permit: permit }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.connection.allowance.receiving.fetch_sub(1, Ordering::Relaxed);
+        self.connection.usage.give(self.bytes);
     }
 }
 
@@ -224,7 +272,8 @@ impl Waiting {
             return None;
         }
         let room = allowance.take(bytes, connection.env.clone());
-        Some(Self { frame, room, connection: Arc::clone(connection) })
+        connection.usage.take(STREAM_BYTES);
+        Some(Self { frame, bytes, room, connection: Arc::clone(connection) })
     }
 
     fn into_frame(mut self) -> Frame<Bytes> {
@@ -235,6 +284,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.connection.allowance.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.connection.usage.give(STREAM_BYTES);
     }
 }
 
@@ -252,6 +302,14 @@ fn too_large(bytes: usize, max: usize) -> BoxError {
     Box::new(Status::invalid_argument(format!(
         "the message is too large: send less at a time or raise limits.message-bytes-max: bytes=`{bytes}`, max=`{max}`"
     )))
+}
+
+/// Says that the buffers of all connections are full, so certainly nothing was applied.
+pub(crate) fn no_memory() -> Status {
+    Status::unavailable(
+        "the server has no memory left for more calls and requests of this connection (limits.buffers-bytes-max): try again, \
+         read answers faster, or run fewer calls at the same time",
+    )
 }
 
 #[cfg(test)]

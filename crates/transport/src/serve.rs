@@ -2,7 +2,6 @@
 //! The life of connections: accepted, watched, drained.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
 use std::pin::pin;
@@ -13,19 +12,21 @@ use std::time::Duration;
 
 use atomix_env::{Env, Instant, Policy, Shutdown, Workers};
 use bytes::Bytes;
-use futures::future::{join, join_all, select};
+use futures::future::{join_all, join3, select};
 use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tower::Service;
 
+use crate::admission::{Admission, Kind};
 use crate::answer::BoxError;
-use crate::connection::{Connection, End, Origin, Peer, Stage};
-use crate::counters::{Counters, Refusal};
+use crate::connection::{Connection, End, Peer, Stage};
+use crate::counters::Counters;
 use crate::http2::{Broken, Server};
 use crate::limits::Limits;
 use crate::listen::Listener;
+use crate::pool::{LOOK_INTERVAL, Pool, Relief};
 use crate::request::RequestBody;
 use crate::wire::{Socket, Wire};
 
@@ -67,15 +68,11 @@ struct Shared {
     env: Env,
     counters: Arc<Counters>,
     next_id: AtomicU64,
-    admitted: Mutex<Admitted>,
+    admission: Arc<Admission>,
+    pool: Arc<Pool>,
+    /// Held by the call of [`Transport::serve`] that frees memory for all.
+    relief: tokio::sync::Mutex<Complaint>,
     live: Live,
-}
-
-/// The open connections, to be held against the limits.
-#[derive(Debug, Default)]
-struct Admitted {
-    total: usize,
-    by_origin: HashMap<Origin, usize>,
 }
 
 /// What a drain had to cut.
@@ -114,6 +111,7 @@ struct Watched {
 struct Acceptor<'a> {
     shared: &'a Arc<Shared>,
     port: u64,
+    kind: Kind,
     pause: Duration,
     errors: Complaint,
     refusals: Complaint,
@@ -131,6 +129,7 @@ struct Port<'a> {
 struct Presence {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
+    kind: Kind,
     end: End,
 }
 
@@ -148,13 +147,16 @@ impl Transport {
     pub fn new(limits: Limits, observer: impl Observer, env: Env) -> Self {
         // Numbers of different transports do not meet, so that they can stand in one log.
         let next_id = AtomicU64::new(env.random() >> 32 << 32);
+        let pool = Pool::new(limits.buffers_bytes_max);
         let shared = Shared {
             limits,
             observer: Box::new(observer),
             env,
             counters: Arc::default(),
             next_id,
-            admitted: Mutex::default(),
+            admission: Arc::default(),
+            pool,
+            relief: tokio::sync::Mutex::default(),
             live: Live::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -171,12 +173,13 @@ impl Transport {
     ///
     /// Every request carries its `Arc<Connection>` in its extensions. Connections are spread over `workers`, or run on
     /// the tokio runtime of the caller if there are none. Several calls may run at the same time, also on several
-    /// runtimes. Not cancel safe: dropping the future ends the connections that came through it.
+    /// runtimes. `kind` says which limits hold for the connections. Not cancel safe: dropping the future ends the connections that came through it.
     pub async fn serve<S, B>(
         &self,
         listeners: Vec<Listener>,
         workers: Option<&Workers>,
         service: S,
+        kind: Kind,
         shutdown: Shutdown,
     ) where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -186,6 +189,9 @@ impl Transport {
         B::Error: Into<BoxError>,
     {
         let shared = &self.shared;
+        if kind == Kind::Control {
+            shared.admission.keep_spares();
+        }
         let mut port =
             Port { shared, number: shared.live.next_port.fetch_add(1, Ordering::Relaxed), served: false };
         // The block drops the listeners before the drain: who comes then is refused by the kernel, not left waiting.
@@ -194,10 +200,10 @@ impl Transport {
                 let (service, port) = (&service, port.number);
                 async move {
                     let accept = async || {
-                        let mut acceptor = Acceptor::new(shared, port);
+                        let mut acceptor = Acceptor::new(shared, port, kind);
                         loop {
                             let (socket, peer) = acceptor.next(&listener).await;
-                            if let Some(presence) = acceptor.admit(peer) {
+                            if let Some((socket, presence)) = acceptor.admit(socket, peer) {
                                 shared.start(workers, service.clone(), socket, presence);
                             }
                         }
@@ -206,7 +212,8 @@ impl Transport {
                 }
             }));
             let sweep = shared.env.supervised("sweep", Policy::Restart, || shared.sweep_for_ever());
-            let work = pin!(join(accept, sweep));
+            let relieve = shared.env.supervised("relief", Policy::Restart, || shared.relieve_for_ever());
+            let work = pin!(join3(accept, sweep, relieve));
             drop(select(pin!(shutdown.cancelled()), work).await);
         }
         port.served = true;
@@ -261,6 +268,47 @@ impl Shared {
         loop {
             self.env.sleep(tick).await;
             self.sweep();
+        }
+    }
+
+    /// Frees memory when the buffers of all connections are full. One call at a time does it for all ports.
+    async fn relieve_for_ever(&self) {
+        let mut complaint = self.relief.lock().await;
+        let mut refused_before = 0;
+        loop {
+            self.pool.exhausted().await;
+            let mut relief = Relief::default();
+            loop {
+                let cut = {
+                    let live = self.live.connections.lock();
+                    relief.look(&self.pool, live.values().map(|watched| &watched.connection))
+                };
+                for connection in &cut {
+                    connection.end(End::Memory);
+                }
+                let refused = self.pool.refusals() - refused_before;
+                self.counters.count_calls_refused(refused);
+                refused_before += refused;
+                if (!cut.is_empty() || refused > 0)
+                    && let Some(unsaid) = complaint.due(self.env.now())
+                {
+                    let peer = cut.first().map(|connection| connection.peer().to_string());
+                    tracing::warn!(
+                        cut = cut.len(),
+                        peer,
+                        calls_refused = refused,
+                        bytes = self.pool.used(),
+                        bytes_max = self.pool.bytes_max(),
+                        unsaid,
+                        "the buffers of all connections are full: the connections that use most and do not read are cut, \
+                         raise `limits.buffers-bytes-max` or the memory of the process"
+                    );
+                }
+                if relief.is_over() {
+                    break;
+                }
+                self.env.sleep(LOOK_INTERVAL).await;
+            }
         }
     }
 
@@ -374,10 +422,11 @@ impl Shared {
 // === impl Acceptor ===
 
 impl<'a> Acceptor<'a> {
-    fn new(shared: &'a Arc<Shared>, port: u64) -> Self {
+    fn new(shared: &'a Arc<Shared>, port: u64, kind: Kind) -> Self {
         Self {
             shared,
             port,
+            kind,
             pause: ACCEPT_PAUSE.0,
             errors: Complaint::default(),
             refusals: Complaint::default(),
@@ -394,6 +443,9 @@ impl<'a> Acceptor<'a> {
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
+                    if self.shared.admission.use_spare(self.kind, &error) {
+                        continue;
+                    }
                     self.shared.counters.count_accept_error();
                     if let Some(unsaid) = self.errors.due(self.shared.env.now()) {
                         tracing::warn!(%listener, %error, unsaid, "cannot accept connections, raise the limit of open files");
@@ -405,44 +457,19 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Takes the connection in, or counts why not.
-    fn admit(&mut self, peer: Peer) -> Option<Presence> {
+    /// Takes the connection in, or counts and tells why not.
+    fn admit(&mut self, socket: Socket, peer: Peer) -> Option<(Socket, Presence)> {
         let shared = self.shared;
-        match shared.admitted.lock().enter(peer.origin(), &shared.limits) {
-            Ok(()) => Some(Presence::new(shared, self.port, peer)),
+        match shared.admission.enter(self.kind, peer.origin(), &shared.limits) {
+            Ok(()) => Some((socket, Presence::new(shared, self.port, self.kind, peer))),
             Err(refusal) => {
                 shared.counters.count_refused(refusal);
+                let why = self.kind.message(refusal, &shared.limits);
                 if let Some(unsaid) = self.refusals.due(shared.env.now()) {
-                    tracing::warn!(%peer, reason = refusal.name(), unsaid, "refused a connection");
+                    tracing::warn!(%peer, reason = refusal.name(), unsaid, "refused a connection: {why}");
                 }
+                shared.admission.refuse(socket, &shared.env, &why);
                 None
-            }
-        }
-    }
-}
-
-// === impl Admitted ===
-
-impl Admitted {
-    fn enter(&mut self, origin: Origin, limits: &Limits) -> Result<(), Refusal> {
-        if self.total >= limits.connections_max {
-            return Err(Refusal::Full);
-        }
-        let count = self.by_origin.get(&origin).copied().unwrap_or_default();
-        if count >= limits.connections_per_peer_max {
-            return Err(Refusal::PeerFull);
-        }
-        self.total += 1;
-        self.by_origin.insert(origin, count + 1);
-        Ok(())
-    }
-
-    fn leave(&mut self, origin: Origin) {
-        self.total -= 1;
-        if let Entry::Occupied(mut count) = self.by_origin.entry(origin) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
             }
         }
     }
@@ -451,9 +478,9 @@ impl Admitted {
 // === impl Presence ===
 
 impl Presence {
-    fn new(shared: &Arc<Shared>, port: u64, peer: Peer) -> Self {
+    fn new(shared: &Arc<Shared>, port: u64, kind: Kind, peer: Peer) -> Self {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection::new(id, peer, shared.env.clone(), &shared.limits);
+        let connection = Connection::new(id, peer, shared.env.clone(), &shared.limits, &shared.pool);
         let connection = Arc::new(connection);
         let quiet = (0, connection.opened());
         let watched = Watched {
@@ -469,7 +496,7 @@ impl Presence {
         tracing::debug!(connection = id, %peer, "connection opened");
         shared.observer.opened(&connection);
         // The end that stands when the whole task is dropped, with its runtime.
-        Self { shared: Arc::clone(shared), connection, end: End::Cut }
+        Self { shared: Arc::clone(shared), connection, kind, end: End::Cut }
     }
 
     /// Drives the connection to its end. The task is known by its connection, which ends it.
@@ -525,9 +552,9 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let Self { shared, connection, end } = self;
+        let Self { shared, connection, kind, end } = self;
         tracing::debug!(connection = connection.id(), peer = %connection.peer(), reason = end.name(), "connection closed");
-        shared.admitted.lock().leave(connection.peer().origin());
+        shared.admission.leave(*kind, connection.peer().origin());
         shared.counters.count_ended(*end);
         connection.receipts.close();
         shared.observer.closed(connection);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::connection::{Connection, End};
-use crate::frames::{Flood, Framing, Greeting, Pace};
+use crate::frames::{Flood, Framing, Greeting, Pace, go_away};
 
 /// A socket. An enum, so that reading and writing need no virtual call.
 #[derive(Debug)]
@@ -168,6 +168,18 @@ impl Wire {
         tracing::trace!(connection = self.connection.id(), ?said, "said goodbye to a flood");
     }
 
+    /// Tells a peer that is cut for the memory that it uses.
+    fn tell_cut(&self) {
+        if self.connection.ordered_end() == Some(End::Memory) && self.outbound.is_between_frames() {
+            let frame = go_away(
+                self.last_stream,
+                "too much memory: answers were not read or requests not finished (limits.buffers-bytes-max)",
+            );
+            let told = with!(&self.socket, socket => socket.try_write(&frame));
+            tracing::trace!(connection = self.connection.id(), ?told, "cut");
+        }
+    }
+
     /// Looks at bytes that were written.
     fn write_along(&mut self, bytes: &[u8]) {
         let Self { connection, outbound, pace, .. } = self;
@@ -200,6 +212,12 @@ impl Wire {
                 0
             }
         }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.tell_cut();
     }
 }
 
@@ -280,6 +298,7 @@ fn calm(flood: Flood) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Pool;
     use std::future::poll_fn;
 
     use atomix_env::Env;
@@ -299,7 +318,13 @@ mod tests {
     async fn a_reset_that_was_read_before_its_answer_was_made_refuses_it() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let limits = Limits::default();
-        let connection = Arc::new(Connection::new(1, Peer::Unix { pid: None, uid: 0 }, Env::real(), &limits));
+        let connection = Arc::new(Connection::new(
+            1,
+            Peer::Unix { pid: None, uid: 0 },
+            Env::real(),
+            &limits,
+            &Pool::new(1),
+        ));
         let mut wire = Wire::new(Socket::Unix(near), Arc::clone(&connection), 10);
         let reset = |stream| [0, 0, 4, 3, 0, 0, 0, 0, stream, 0, 0, 0, 8];
         far.write_all(&[&[0; 24][..], &reset(1)].concat()).await.unwrap();

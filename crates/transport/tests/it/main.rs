@@ -9,5 +9,6 @@
 
 mod abuse;
 mod life;
+mod memory;
 mod receipts;
 mod server;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use atomix_env::{Env, Shutdown, TaskFaults, Workers};
 use atomix_transport::abuse::{Call, Target};
 use atomix_transport::{
-    Connection, Counters, Drained, Limits, Listener, Observer, Receipt, RequestBody, Transport, Undelivered,
+    Connection, Counters, Drained, Kind, Limits, Listener, Observer, Receipt, RequestBody, Transport,
+    Undelivered,
 };
 use bytes::Bytes;
 use http::{Request, Response};
@@ -167,7 +168,7 @@ async fn run(
     shutdown: Shutdown,
 ) {
     let service = tower::service_fn(move |request| answer(Arc::clone(&heard), request));
-    transport.serve(listeners, Some(workers), service, shutdown).await;
+    transport.serve(listeners, Some(workers), service, Kind::Primitives, shutdown).await;
 }
 
 pub(crate) fn call(path: &str) -> Call {
