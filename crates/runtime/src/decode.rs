@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configurations as they come over the wire: `contract/runtime.md` section 3.2.
 
+use std::fmt;
+
 use atomix_config::Object;
 use atomix_primitives::Error;
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::PrimitiveConfig;
 
 /// Decodes the bytes of a `config` field: raw JSON, or an encoded `google.protobuf.Any` around JSON. Nothing at all
 /// is the empty configuration.
 pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
-    if let Some(object) = object(bytes) {
+    if let Some(object) = object(bytes)? {
         return Ok(object);
     }
     if bytes.is_empty() {
@@ -19,7 +23,7 @@ pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
     let wrong = || Error::invalid("configuration is neither a JSON object nor an Any around one");
     match any_value(bytes) {
         Some([]) => Ok(Object::new()),
-        Some(value) => object(value).ok_or_else(wrong),
+        Some(value) => object(value)?.ok_or_else(wrong),
         None => Err(wrong()),
     }
 }
@@ -52,8 +56,8 @@ pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error>
         }
     }
     let wrong = |problem: String| Error::invalid(format!("configuration of a primitive is wrong: {problem}"));
-    let config: Config = serde_json::from_value(serde_json::Value::Object(config.clone()))
-        .map_err(|error| wrong(error.to_string()))?;
+    let config: Config =
+        serde_json::from_value(Value::Object(config.clone())).map_err(|error| wrong(error.to_string()))?;
     let cache_size = match config.cache.size {
         Size::Number(size) => size,
         Size::Text(size) => {
@@ -67,10 +71,82 @@ pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error>
     })
 }
 
-fn object(bytes: &[u8]) -> Option<Object> {
+/// Reads a JSON object; none if it is something else. A key that is there twice is an error: which of both would be meant
+/// is not known.
+fn object(bytes: &[u8]) -> Result<Option<Object>, Error> {
     match serde_json::from_slice(bytes) {
-        Ok(serde_json::Value::Object(object)) => Some(object),
-        Ok(_) | Err(_) => None,
+        Ok(Unique(Value::Object(object))) => Ok(Some(object)),
+        Ok(_) => Ok(None),
+        Err(error) if error.to_string().starts_with(TWICE) => {
+            Err(Error::invalid(format!("configuration is wrong: {error}")))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+const TWICE: &str = "key given twice";
+
+/// A JSON value whose objects have no key twice.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Self)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Object::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.contains_key(&key) {
+                let shown: String = key.escape_debug().take(200).collect();
+                return Err(A::Error::custom(format!("{TWICE}, remove one: key=`{shown}`")));
+            }
+            let Unique(value) = entries.next_value()?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
     }
 }
 
@@ -109,7 +185,7 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> Result<String, String> {
         decode_config(bytes)
-            .map(|object| serde_json::Value::Object(object).to_string())
+            .map(|object| Value::Object(object).to_string())
             .map_err(|error| error.message().to_owned())
     }
 
@@ -132,6 +208,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_there_twice_is_named() {
+        for bytes in
+            [&br#"{"x":1,"a":2,"x":3}"#[..], br#"{"l":[{"x":1,"x":1}]}"#, b"\x12\x0d{\"x\":1,\"x\":2}"]
+        {
+            let error = decoded(bytes).unwrap_err();
+            assert!(error.contains("key given twice, remove one: key=`x`"), "{error}");
+        }
+        assert_eq!(
+            decoded(br#"{"l":[{"x":1.5},{"x":null}],"t":"x"}"#).unwrap(),
+            r#"{"l":[{"x":1.5},{"x":null}],"t":"x"}"#
+        );
+    }
+
+    #[test]
     fn what_is_no_object_is_refused() {
         for bytes in [
             &b"[]"[..],
@@ -151,7 +241,7 @@ mod tests {
     #[test]
     fn a_cache_size_may_be_a_number_or_text() {
         for text in [r#"{"cache":{"enabled":true,"size":3}}"#, r#"{"cache":{"enabled":true,"size":"3"}}"#] {
-            let config = parse_primitive_config(&object(text.as_bytes()).unwrap()).unwrap();
+            let config = parse_primitive_config(&object(text.as_bytes()).unwrap().unwrap()).unwrap();
             assert!(config.cache_enabled);
             assert_eq!(config.cache_size, 3);
         }
@@ -159,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_named() {
-        let error = parse_primitive_config(&object(br#"{"cash":{}}"#).unwrap()).unwrap_err();
+        let error = parse_primitive_config(&object(br#"{"cash":{}}"#).unwrap().unwrap()).unwrap_err();
         assert!(error.message().contains("cash"), "{error}");
     }
 }

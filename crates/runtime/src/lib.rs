@@ -51,6 +51,10 @@ pub struct Settings {
     pub name_bytes_max: usize,
     /// Primitives that may be known at once.
     pub primitives_max: usize,
+    /// Stores that may be connected at once.
+    pub stores_max: usize,
+    /// Routes in one program, and rules or services in all of them together.
+    pub routes_max: usize,
     /// How long a replaced or disconnected store may take to end its calls.
     pub close_grace: Duration,
     /// How long this runtime may be silent before others on a shared store take it for dead.
@@ -68,6 +72,7 @@ pub struct Runtime {
     limits: Arc<Limits>,
     name_bytes_max: usize,
     primitives_max: usize,
+    routes_max: usize,
     close_grace: Duration,
     registry: Registry,
     routes: ArcSwapOption<Routes>,
@@ -106,6 +111,8 @@ impl Settings {
             },
             name_bytes_max: limits.name_bytes_max.as_usize(),
             primitives_max: limits.primitives_max as usize,
+            stores_max: limits.stores_max as usize,
+            routes_max: limits.routes_max as usize,
             close_grace: config.drain.grace.get(),
             session_timeout: config.sessions.timeout.get(),
         }
@@ -134,8 +141,15 @@ impl Runtime {
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
             primitives_max: settings.primitives_max,
+            routes_max: settings.routes_max,
             close_grace,
-            registry: Registry::new(env.clone(), settings.drivers, close_grace, session_timeout),
+            registry: Registry::new(
+                env.clone(),
+                settings.drivers,
+                settings.stores_max,
+                close_grace,
+                session_timeout,
+            ),
             routes: ArcSwapOption::empty(),
             primitives: std::array::from_fn(|_| RwLock::default()),
             primitives_count: AtomicUsize::new(0),
@@ -369,6 +383,7 @@ impl Runtime {
         if let Some((_, error)) = routes.mistakes().into_iter().next() {
             return Err(error);
         }
+        routes.check_size(self.routes_max)?;
         let routes = (!routes.is_empty()).then(|| Arc::new(routes));
         if self.routes.load().as_deref() != routes.as_deref() {
             self.routes.store(routes);

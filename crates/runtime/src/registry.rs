@@ -12,14 +12,15 @@ use atomix_primitives::{Error, HostDetails, Reason};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
 
+use crate::slot::Terms;
 use crate::{Slot, StoreState};
 
 #[derive(Debug)]
 pub(crate) struct Registry {
     env: Env,
     drivers: Vec<Arc<dyn Driver>>,
-    grace: Duration,
-    session_timeout: Duration,
+    stores_max: usize,
+    terms: Terms,
     /// Ends what works for the stores in the background when the runtime is dropped.
     stop: DropGuard,
     slots: RwLock<BTreeMap<StoreId, Arc<Slot>>>,
@@ -68,14 +69,15 @@ impl Registry {
     pub(crate) fn new(
         env: Env,
         drivers: Vec<Arc<dyn Driver>>,
+        stores_max: usize,
         grace: Duration,
         session_timeout: Duration,
     ) -> Self {
         Self {
             env,
             drivers,
-            grace,
-            session_timeout,
+            stores_max,
+            terms: Terms { grace, session_timeout, connecting: Arc::default() },
             stop: Shutdown::new().drop_guard(),
             slots: RwLock::default(),
             adding: tokio::sync::Mutex::new(()),
@@ -101,11 +103,17 @@ impl Registry {
             let message = format!("store is connected already: disconnect or configure it: store=`{id}`");
             return Err(Error::new(Reason::StoreExists, message));
         }
+        let (stores, max) = (self.slots.read().len(), self.stores_max);
+        if stores >= max {
+            let message = format!(
+                "too many stores: disconnect one or raise `limits.stores-max`: stores=`{stores}` stores-max=`{max}`"
+            );
+            return Err(Error::invalid(message));
+        }
         let driver = self.check(&driver, &config)?;
         let closed = self.stop.token().child_token();
         let env = self.env.clone();
-        let slot =
-            Slot::open(id.clone(), driver, config, env, self.grace, self.session_timeout, closed).await;
+        let slot = Slot::open(id.clone(), driver, config, env, self.terms.clone(), closed).await;
         self.slots.write().insert(id, Arc::clone(&slot));
         Ok(slot)
     }

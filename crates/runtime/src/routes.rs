@@ -151,6 +151,21 @@ impl Routes {
         routes.iter().map(lines).collect()
     }
 
+    /// Refuses more routes, or more rules or services in all of them, than `max`.
+    pub(crate) fn check_size(&self, max: usize) -> Result<(), Error> {
+        let (routes, parts) = match self {
+            Self::Seed(routes) => (routes.len(), routes.iter().map(|route| route.services.len()).sum()),
+            Self::Later(routes) => (routes.len(), routes.iter().map(|route| route.rules.len()).sum()),
+        };
+        if routes.max(parts) <= max {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "too many routes, or rules and services in them: program fewer or raise `limits.routes-max`: \
+             routes=`{routes}` rules-and-services=`{parts}` routes-max=`{max}`"
+        )))
+    }
+
     /// Tells whether there is no route at all.
     pub fn is_empty(&self) -> bool {
         match self {

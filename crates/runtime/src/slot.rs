@@ -3,7 +3,7 @@
 //! behind it is exchanged.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -27,11 +27,10 @@ pub struct Slot {
     id: StoreId,
     driver: Arc<dyn Driver>,
     env: Env,
-    grace: Duration,
+    terms: Terms,
     current: ArcSwapOption<Connected>,
     /// What the store promises; known from the first connection on.
     profile: OnceLock<Profile>,
-    session_timeout: Duration,
     /// Who works on the store; known from the first connection on.
     hosts: SetOnce<Arc<Hosts>>,
     status: Mutex<Status>,
@@ -60,6 +59,18 @@ struct Connected {
     store: Arc<dyn Store>,
 }
 
+/// The settings and the count that the stores of a runtime share.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) grace: Duration,
+    pub(crate) session_timeout: Duration,
+    /// Stores that were never reached.
+    pub(crate) connecting: Arc<AtomicUsize>,
+}
+
+/// One of the stores that were never reached, for as long as it lives.
+struct Connecting(Arc<AtomicUsize>);
+
 /// A watch that goes on when the connection behind the slot is exchanged.
 struct Follow {
     slot: Arc<Slot>,
@@ -80,6 +91,8 @@ struct Status {
 /// Pauses between attempts to connect.
 const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
 const CONNECT_RETRY_MAX: Duration = Duration::from_millis(500);
+/// All stores that are tried make one attempt in this time, so that many dead ones do not keep the process busy.
+const CONNECT_PACE: Duration = Duration::from_millis(25);
 /// How often a connected store is asked whether it works.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -99,6 +112,27 @@ static UNKNOWN: Profile = Profile {
     },
 };
 
+// === impl Connecting ===
+
+impl Connecting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+
+    /// Returns the pause that keeps all of them together at their pace.
+    fn pause(&self) -> Duration {
+        let count = u32::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        CONNECT_PACE.saturating_mul(count)
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 // === impl Slot ===
 
 impl Slot {
@@ -108,8 +142,7 @@ impl Slot {
         driver: Arc<dyn Driver>,
         config: Object,
         env: Env,
-        grace: Duration,
-        session_timeout: Duration,
+        terms: Terms,
         closed: Shutdown,
     ) -> Arc<Self> {
         let since = env.wall();
@@ -118,10 +151,9 @@ impl Slot {
             id,
             driver,
             env,
-            grace,
+            terms,
             current: ArcSwapOption::empty(),
             profile: OnceLock::new(),
-            session_timeout,
             hosts: SetOnce::new(),
             status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
             exchange: tokio::sync::Mutex::new(config),
@@ -229,6 +261,7 @@ impl Slot {
     }
 
     async fn connect(&self) {
+        let connecting = Connecting::new(&self.terms.connecting);
         let mut retry = CONNECT_RETRY_MIN;
         loop {
             {
@@ -247,7 +280,7 @@ impl Slot {
                     return;
                 }
             }
-            self.env.sleep(self.env.jitter(retry)).await;
+            self.env.sleep(self.env.jitter(retry.max(connecting.pause()))).await;
             retry = (retry * 2).min(CONNECT_RETRY_MAX);
         }
     }
@@ -286,7 +319,7 @@ impl Slot {
         self.set_state(StoreState::Ready, "");
         tracing::info!(store = %self.id, driver = %self.driver_id(), "store is connected");
         if let Some(old) = old {
-            let grace = self.grace;
+            let grace = self.terms.grace;
             self.env.spawn(async move { old.store.close(grace).await });
         }
     }
@@ -295,7 +328,7 @@ impl Slot {
     fn meet(&self) {
         let Some(this) = self.this.upgrade().filter(|_| self.hosts.get().is_none()) else { return };
         let store: Arc<dyn Store> = this;
-        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), self.session_timeout);
+        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), self.terms.session_timeout);
         if self.hosts.set(Arc::clone(&hosts)).is_ok() && hosts.shared() {
             let closed = self.closed.clone();
             self.env.supervise("heartbeat", Policy::Restart, move || {
@@ -349,10 +382,10 @@ impl Slot {
         self.set_state(StoreState::Closed, "");
         if let Some(hosts) = self.hosts.get() {
             // An unreachable store finds out by itself: the record is not renewed any more.
-            self.env.timeout(self.grace, hosts.leave()).await.ok();
+            self.env.timeout(self.terms.grace, hosts.leave()).await.ok();
         }
         if let Some(connected) = self.current.swap(None) {
-            connected.store.close(self.grace).await;
+            connected.store.close(self.terms.grace).await;
         }
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod again;
+mod bounds;
 mod ground;
 mod hosts;
 mod restart;
