@@ -217,7 +217,7 @@ impl<'a> Mount<'a> {
 /// Returns the path of `group` below a mount whose root is `root`. A group that is not below it cannot be seen: the mount
 /// point itself is the nearest that can.
 fn within(group: &str, root: &str) -> PathBuf {
-    let relative = Path::new(group).strip_prefix(root).unwrap_or(Path::new(""));
+    let relative = Path::new(group).strip_prefix(root).unwrap_or_else(|_| Path::new(""));
     // A group outside of the namespace is shown with `..`.
     relative.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn stores_count_for_themselves_and_for_all() {
         let machine = Machine::simulated(GIB);
-        let (one, other) = (machine.stored(), machine.clone().stored());
+        let (one, other) = (machine.stored(), machine.stored());
         one.replace(0, 100);
         other.replace(0, 50);
         one.replace(60, 0);

@@ -76,11 +76,10 @@ pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error>
 fn object(bytes: &[u8]) -> Result<Option<Object>, Error> {
     match serde_json::from_slice(bytes) {
         Ok(Unique(Value::Object(object))) => Ok(Some(object)),
-        Ok(_) => Ok(None),
         Err(error) if error.to_string().starts_with(TWICE) => {
             Err(Error::invalid(format!("configuration is wrong: {error}")))
         }
-        Err(_) => Ok(None),
+        Ok(_) | Err(_) => Ok(None),
     }
 }
 

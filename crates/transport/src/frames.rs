@@ -292,7 +292,7 @@ impl Greeting {
     }
 }
 
-/// Returns a GOAWAY frame with ENHANCE_YOUR_CALM and a reason, of which at most 240 bytes are sent.
+/// Returns a GOAWAY frame with `ENHANCE_YOUR_CALM` and a reason, of which at most 240 bytes are sent.
 pub(crate) fn go_away(last: u32, reason: &str) -> Vec<u8> {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let reason = &reason.as_bytes()[..reason.len().min(240)];

@@ -81,7 +81,8 @@ impl Pool {
 
     /// Returns the bytes in use, roughly.
     pub(crate) fn used(&self) -> usize {
-        usize::try_from(self.bytes_max as i64 - self.budget.balance()).unwrap_or(0)
+        let bytes_max = i64::try_from(self.bytes_max).unwrap_or(i64::MAX);
+        usize::try_from(bytes_max.saturating_sub(self.budget.balance())).unwrap_or(0)
     }
 
     pub(crate) fn bytes_max(&self) -> usize {
