@@ -71,6 +71,8 @@ pub struct Store {
     pub profile: Option<Profile>,
     /// The processes that work on it; none if it is not shared.
     pub hosts: Vec<Host>,
+    /// Facts of the last check that succeeded, such as `bytes`; each driver has its own.
+    pub facts: BTreeMap<String, String>,
 }
 
 /// A process as a shared store sees it.
@@ -504,6 +506,7 @@ impl From<wire::Store> for Store {
             generation: wire.generation,
             profile: wire.profile.map(Profile::from),
             hosts: wire.hosts.into_iter().map(Host::from).collect(),
+            facts: wire.facts.into_iter().collect(),
         }
     }
 }

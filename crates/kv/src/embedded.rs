@@ -6,9 +6,12 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use atomix_env::{Machine, Stored};
-use parking_lot::RwLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use atomix_env::{Env, Instant, Machine, Stored};
+use parking_lot::{Mutex, RwLock};
+
+use crate::once::Once;
 use crate::{
     Change, Engine, Error, ErrorKind, HistoryRoom, Keyspace, Limits, Outcome, StoreConfig, Txn, Write,
 };
@@ -26,12 +29,24 @@ pub struct Spaces<T> {
 pub struct Room {
     stored: Stored,
     machine: Machine,
+    /// The bytes of named requests among them.
+    named: AtomicUsize,
+}
+
+/// When the named requests of a store are forgotten.
+#[derive(Debug)]
+pub struct Rotation {
+    env: Env,
+    last: Mutex<Instant>,
 }
 
 /// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
 /// store as well.
 const ENTRY_BYTES: usize = 384;
 const KEYSPACE_BYTES: usize = 1024;
+
+/// The part of the bytes of a store that named requests may take.
+const NAMED_PART: usize = 8;
 
 const SHARDS: usize = 16;
 
@@ -98,7 +113,7 @@ impl<T> fmt::Debug for Spaces<T> {
 impl Room {
     /// Makes the count of an empty store.
     pub fn new(machine: &Machine) -> Self {
-        Self { stored: machine.stored(), machine: machine.clone() }
+        Self { stored: machine.stored(), machine: machine.clone(), named: AtomicUsize::new(0) }
     }
 
     /// Returns the bytes in use.
@@ -152,13 +167,22 @@ impl Room {
     /// Applies a transaction to `engine` and counts its bytes. With `full` the transaction is applied only if it makes
     /// the keyspace smaller, as the removal from a list does, which writes the rest of the list; otherwise nothing
     /// changes and `full` is returned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Full`] also for a new named request when those that are remembered take an eighth of `bytes_max`.
     pub fn apply(
         &self,
         engine: &mut Engine,
         txn: &Txn,
         limits: &Limits,
+        bytes_max: usize,
         full: Option<Error>,
     ) -> Result<(Outcome, Vec<Change>), Error> {
+        if let Some(name) = &txn.once
+            && !engine.remembers(name)
+        {
+            self.check_named(name, bytes_max)?;
+        }
         let Some(full) = full else { return self.weigh(engine, |engine| engine.apply(txn, limits)) };
         let (before, revision) = (weight(engine), engine.revision());
         let named = txn.once.as_ref().filter(|name| !engine.remembers(name));
@@ -175,6 +199,25 @@ impl Room {
         })
     }
 
+    fn check_named(&self, name: &[u8], bytes_max: usize) -> Result<(), Error> {
+        let (bytes, max) = (self.named.load(Ordering::Relaxed), bytes_max / NAMED_PART);
+        if bytes + Once::cost(name) <= max {
+            return Ok(());
+        }
+        let minutes = Once::KEPT.as_secs() / 60;
+        Err(Error::new(
+            ErrorKind::Full,
+            format!(
+                "too many named requests in the last {minutes} minutes: try again in a minute, or raise `bytes-max`: bytes=`{bytes}` max=`{max}`"
+            ),
+        ))
+    }
+
+    /// Returns the bytes that named requests take.
+    pub fn named_bytes(&self) -> usize {
+        self.named.load(Ordering::Relaxed)
+    }
+
     /// Counts a new keyspace.
     pub fn add_keyspace(&self, keyspace: &Keyspace) {
         self.stored.replace(0, keyspace_weight(keyspace));
@@ -187,8 +230,12 @@ impl Room {
 
     /// Counts what `change` does to `engine`.
     pub fn weigh<T>(&self, engine: &mut Engine, change: impl FnOnce(&mut Engine) -> T) -> T {
-        let before = weight(engine);
+        let (before, named) = (weight(engine), engine.named_bytes());
         let done = change(engine);
+        // Wrapping, because the difference may be negative.
+        if engine.named_bytes() != named {
+            self.named.fetch_add(engine.named_bytes().wrapping_sub(named), Ordering::Relaxed);
+        }
         self.stored.replace(before, weight(engine));
         done
     }
@@ -219,9 +266,32 @@ fn default_bytes_max(machine: &Machine) -> usize {
     machine.memory_share(8).saturating_mul(3)
 }
 
-/// Returns the bytes by which a transaction makes a store grow at most; zero if it only deletes.
+// === impl Rotation ===
+
+impl Rotation {
+    /// Makes a rotation that is due a period from now.
+    pub fn new(env: Env) -> Self {
+        let last = Mutex::new(env.now());
+        Self { env, last }
+    }
+
+    /// Tells whether [`Engine::rotate_named`] is due for all keyspaces of the store. Asked from time to time, it is true
+    /// once a minute at most.
+    pub fn due(&self) -> bool {
+        let (now, mut last) = (self.env.now(), self.last.lock());
+        let due = now.since(*last) >= Once::PERIOD;
+        if due {
+            *last = now;
+        }
+        due
+    }
+}
+
+/// Returns the bytes by which a transaction makes a store grow at most; zero if it only deletes and has no name.
 pub fn growth(txn: &Txn) -> usize {
-    txn.writes
+    let named = txn.once.as_ref().map_or(0, |name| Once::cost(name));
+    let written: usize = txn
+        .writes
         .iter()
         .map(|write| match write {
             Write::Put { key, value } => ENTRY_BYTES + key.len() + value.len(),
@@ -229,7 +299,8 @@ pub fn growth(txn: &Txn) -> usize {
             Write::Stamp { prefix, value } => ENTRY_BYTES + prefix.len() + 8 + value.len(),
             Write::Delete { .. } | Write::DeleteRange { .. } => 0,
         })
-        .sum()
+        .sum();
+    named + written
 }
 
 fn keyspace_weight(keyspace: &Keyspace) -> usize {
@@ -237,7 +308,7 @@ fn keyspace_weight(keyspace: &Keyspace) -> usize {
 }
 
 fn weight(engine: &Engine) -> usize {
-    engine.bytes() + engine.len() * ENTRY_BYTES
+    engine.bytes() + engine.len() * ENTRY_BYTES + engine.named_bytes()
 }
 
 #[cfg(test)]

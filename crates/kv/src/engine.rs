@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The semantics, as pure code: one keyspace, no clock, no chance, no I/O.
 
-use std::collections::{HashMap, VecDeque};
-
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::once::Once;
 use crate::{
     Change, Commit, Entry, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot,
     Sorted, Txn, Write, Written, number, number_bytes,
@@ -28,13 +27,6 @@ struct Record {
     value: Bytes,
     created: Revision,
     modified: Revision,
-}
-
-/// The outcomes of the last named requests.
-#[derive(Debug, Default)]
-struct Once {
-    outcomes: HashMap<Bytes, Outcome>,
-    order: VecDeque<Bytes>,
 }
 
 // === impl Engine ===
@@ -92,7 +84,7 @@ impl Engine {
         let reads = txn.asked(applied).iter().map(|read| self.find(read, limits)).collect();
         let outcome = Outcome { revision: self.revision, applied, writes, reads };
         if let Some(name) = &txn.once {
-            self.once.get_or_insert_default().remember(name.clone(), outcome.clone(), limits.once_max);
+            self.once.get_or_insert_default().insert(name, &outcome);
         }
         Ok((outcome, changes))
     }
@@ -138,29 +130,36 @@ impl Engine {
     }
 
     /// Returns the outcomes of named requests that are remembered, the oldest first.
-    pub fn named(&self) -> impl Iterator<Item = (&Bytes, &Outcome)> {
-        self.once.iter().flat_map(|once| once.order.iter().map(|name| (name, &once.outcomes[name])))
+    pub fn named(&self) -> impl Iterator<Item = (Bytes, Outcome)> {
+        self.once.iter().flat_map(|once| once.iter())
+    }
+
+    /// Returns roughly the bytes that named requests take.
+    pub fn named_bytes(&self) -> usize {
+        self.once.as_ref().map_or(0, |once| once.bytes())
     }
 
     /// Tells whether the outcome of the request of this name is remembered.
     pub fn remembers(&self, name: &Bytes) -> bool {
-        self.once.as_ref().is_some_and(|once| once.outcomes.contains_key(name))
+        self.once.as_ref().is_some_and(|once| once.contains(name))
     }
 
     /// Remembers the outcome of a named request that another engine has applied.
-    pub fn remember(&mut self, name: Bytes, outcome: Outcome, limits: &Limits) {
-        let once = self.once.get_or_insert_default();
-        if !once.outcomes.contains_key(&name) {
-            once.remember(name, outcome, limits.once_max);
-        }
+    pub fn remember(&mut self, name: &Bytes, outcome: &Outcome) {
+        self.once.get_or_insert_default().insert(name, outcome);
     }
 
     /// Forgets a named request that was taken back.
     pub fn forget(&mut self, name: &Bytes) {
-        if let Some(once) = &mut self.once
-            && once.outcomes.remove(name).is_some()
-        {
-            once.order.retain(|kept| kept != name);
+        if let Some(once) = &mut self.once {
+            once.remove(name);
+        }
+    }
+
+    /// Forgets the named requests that are old enough, see [`Rotation`](crate::Rotation).
+    pub fn rotate_named(&mut self) {
+        if self.once.as_mut().is_some_and(|once| !once.rotate()) {
+            self.once = None;
         }
     }
 
@@ -179,7 +178,7 @@ impl Engine {
 
     /// Returns the outcome of the request of this name, if it is remembered.
     fn remembered(&self, txn: &Txn) -> Option<Outcome> {
-        self.once.as_ref()?.outcomes.get(txn.once.as_ref()?).cloned()
+        self.once.as_ref()?.get(txn.once.as_ref()?)
     }
 
     fn holds(&self, guard: &Guard) -> bool {
@@ -313,20 +312,6 @@ impl Engine {
 
     fn range(&self, range: &Range) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> + use<'_> {
         self.table.range(&range.start, range.end.as_ref())
-    }
-}
-
-// === impl Once ===
-
-impl Once {
-    fn remember(&mut self, name: Bytes, outcome: Outcome, max: usize) {
-        self.outcomes.insert(name.clone(), outcome);
-        self.order.push_back(name);
-        while self.order.len() > max {
-            if let Some(oldest) = self.order.pop_front() {
-                self.outcomes.remove(&oldest);
-            }
-        }
     }
 }
 

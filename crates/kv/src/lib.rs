@@ -27,6 +27,7 @@ mod engine;
 mod error;
 mod history;
 mod model;
+mod once;
 mod profile;
 mod sorted;
 mod store;
@@ -34,7 +35,7 @@ mod store;
 pub use atomix_env::Machine;
 
 pub use driver::{Context, Driver, StoreConfig, parse_config, span};
-pub use embedded::{Room, Spaces, complete, complete_histories, growth};
+pub use embedded::{Room, Rotation, Spaces, complete, complete_histories, growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
 pub use history::{History, HistoryRoom, Retention};

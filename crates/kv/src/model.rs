@@ -120,7 +120,8 @@ pub struct Txn {
     /// Whether it is asked of a transaction that applies, too.
     pub ask: Ask,
     /// The caller's name for this very request. A second transaction of that name is not applied: it is answered
-    /// with the outcome of the first. Remembered for the last [`Limits::once_max`] names of a keyspace.
+    /// with the outcome of the first. Remembered for at least 5 minutes. When no more can be remembered
+    /// ([`Limits::once_max`]) a new name is refused with [`crate::ErrorKind::Full`].
     pub once: Option<Bytes>,
 }
 

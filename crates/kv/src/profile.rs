@@ -67,7 +67,8 @@ pub struct Limits {
     pub reads_max: usize,
     /// Bytes of values after which a scan ends early; a scan brings at least one entry all the same.
     pub scan_bytes_max: usize,
-    /// Request names ([`crate::Txn::once`]) that a keyspace remembers.
+    /// Request names ([`crate::Txn::once`]) that a keyspace remembers at most; each for 5 minutes at least. New named requests
+    /// beyond are refused with [`crate::ErrorKind::Full`]. Stores in this process bound the bytes of all instead.
     pub once_max: usize,
 }
 
@@ -124,7 +125,7 @@ impl Default for Limits {
             writes_max: 4_000_000,
             reads_max: 4_000_000,
             scan_bytes_max: 1024 * 1024,
-            once_max: 1024,
+            once_max: usize::MAX,
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct StoreDetails {
     pub profile: Option<Profile>,
     /// The hosts that work on it, if it is shared.
     pub hosts: Vec<HostDetails>,
+    /// What it said about itself when it was last checked and worked.
+    pub facts: Vec<(&'static str, String)>,
     /// How many primitives of this runtime it keeps.
     pub primitives: usize,
 }
@@ -167,6 +169,7 @@ impl Registry {
                     generation: slot.generation(),
                     profile: slot.known_profile().cloned(),
                     hosts: slot.hosts().map(|hosts| hosts.list()).unwrap_or_default(),
+                    facts: slot.facts(),
                     primitives: 0,
                 }
             })

@@ -34,6 +34,8 @@ pub struct Slot {
     /// Who works on the store; known from the first connection on.
     hosts: SetOnce<Arc<Hosts>>,
     status: Mutex<Status>,
+    /// Of the last check that succeeded.
+    facts: Mutex<Vec<(&'static str, String)>>,
     /// Held while the configuration is exchanged, so that two exchanges do not cross.
     exchange: tokio::sync::Mutex<Object>,
     generation: AtomicU64,
@@ -156,6 +158,7 @@ impl Slot {
             profile: OnceLock::new(),
             hosts: SetOnce::new(),
             status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
+            facts: Mutex::default(),
             exchange: tokio::sync::Mutex::new(config),
             generation: AtomicU64::new(1),
             tried: Shutdown::new(),
@@ -189,6 +192,11 @@ impl Slot {
     pub fn status(&self) -> (StoreState, String, WallTime) {
         let status = self.status.lock().clone();
         (status.state, status.error, status.since)
+    }
+
+    /// Returns what the store said about itself when it was last checked and worked.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        self.facts.lock().clone()
     }
 
     /// Returns how many configurations have been in force.
@@ -253,7 +261,10 @@ impl Slot {
             }
             let Some(connected) = self.current.load_full() else { continue };
             match self.env.timeout(CHECK_INTERVAL, connected.store.check()).await {
-                Ok(Ok(_)) => self.set_state(StoreState::Ready, ""),
+                Ok(Ok(health)) => {
+                    *self.facts.lock() = health.facts;
+                    self.set_state(StoreState::Ready, "");
+                }
                 Ok(Err(error)) => self.set_state(StoreState::Degraded, &error.to_string()),
                 Err(_) => self.set_state(StoreState::Degraded, "the store does not answer"),
             }
@@ -296,7 +307,11 @@ impl Slot {
                     store.close(Duration::ZERO).await;
                     Err(error)
                 }
-                Ok(_) | Err(_) => Ok(store),
+                Ok(health) => {
+                    *self.facts.lock() = health.facts;
+                    Ok(store)
+                }
+                Err(_) => Ok(store),
             }
         };
         match self.env.timeout(self.driver.connect_timeout(), attempt).await {

@@ -69,6 +69,7 @@ impl inspect::inspector_server::Inspector for Services {
             generation: store.generation,
             profile: store.profile.as_ref().map(profile_message),
             hosts: store.hosts.iter().map(host_message).collect(),
+            facts: store.facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect(),
         });
         Ok(Response::new(inspect::ListStoresResponse { stores: stores.collect() }))
     }
@@ -340,10 +341,12 @@ fn profile_message(profile: &Profile) -> inspect::Profile {
         ("guards-max", limits.guards_max.to_string()),
         ("writes-max", limits.writes_max.to_string()),
         ("reads-max", limits.reads_max.to_string()),
-        ("once-max", limits.once_max.to_string()),
     ];
+    // Stores in this process bound the bytes of named requests and not their number.
+    let once = Some(limits.once_max).filter(|max| *max < usize::MAX);
+    let once = once.map(|max| ("once-max", max.to_string()));
     let facts: HashMap<String, String> =
-        facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+        facts.into_iter().chain(once).map(|(name, fact)| (name.to_owned(), fact)).collect();
     inspect::Profile {
         consistency: profile.consistency.to_string(),
         durability: profile.durability.to_string(),

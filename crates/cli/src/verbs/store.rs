@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `atomix store`
 
-use std::fs::File;
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use atomix_client::inspect::{Store, StoreState};
 use atomix_client::{DriverId, StoreId};
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{DONE, Failure};
 use crate::text::{ago, show, value as read_value};
@@ -58,14 +61,14 @@ pub enum Verb {
     Backup {
         /// The store
         store: StoreId,
-        /// The file to be made; it must not be there
+        /// The file to be made, which must not be there; or `-` for standard output
         file: PathBuf,
     },
     /// Make the folder of a disk store from a backup; needs no server
     Restore {
         /// The backup
         file: PathBuf,
-        /// The folder; it must be empty or not there
+        /// The folder; it must be empty, not there, or the root of a new volume (with nothing but `lost+found`)
         dir: PathBuf,
     },
     /// Read a backup, or the folder of a disk store that no process has open, and say whether it is whole; needs no server
@@ -147,24 +150,38 @@ fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure
     Ok(DONE)
 }
 
-/// Writes a backup. A file that is not complete is not left behind.
+/// Writes a backup to standard output, or to a file that only its owner may read. The file has its name when all of it is
+/// on the disk; what is not complete is removed, unless this process is killed.
 async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCode, Failure> {
-    let mut pieces = context.control()?.inspect().backup(store).await.map_err(Failure::control)?;
-    let failed = |error| Failure::Io("cannot write the backup", error);
-    let mut file = File::create_new(path).map_err(|error| {
-        Failure::Files(format!("cannot make the backup: file=`{}` reason=`{error}`", path.display()))
-    })?;
-    let written = async {
-        let mut bytes = 0;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(Failure::control)?;
-            file.write_all(&piece).map_err(failed)?;
-            bytes += piece.len();
+    if path == Path::new("-") {
+        let mut output = io::stdout();
+        if output.is_terminal() {
+            return Err(Failure::Usage("a backup is not text: redirect standard output".to_owned()));
         }
-        file.sync_all().map_err(failed)?;
-        Ok(bytes)
+        pieces(context, store, &mut output).await?;
+        output.flush().map_err(|error| Failure::Io("cannot write the backup", error))?;
+        return Ok(DONE);
+    }
+    let refused = |error: io::Error| {
+        Failure::Files(format!("cannot make the backup: file=`{}` reason=`{error}`", path.display()))
     };
-    match written.await {
+    if path.symlink_metadata().is_ok() {
+        return Err(refused(io::ErrorKind::AlreadyExists.into()));
+    }
+    let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = folder.join(format!(".{}.{}.unfinished", name.display(), std::process::id()));
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(refused)?;
+    let written = tokio::select! {
+        written = pieces(context, store, &mut file) => written.and_then(|bytes| {
+            let named = file.sync_all().and_then(|()| fs::rename(&temporary, path));
+            let named = named.and_then(|()| File::open(folder)?.sync_all());
+            named.map(|()| bytes).map_err(|error| Failure::Io("cannot write the backup", error))
+        }),
+        interrupted = interrupted() => Err(interrupted),
+    };
+    match written {
         Ok(bytes) => {
             let name = path.display().to_string();
             context.printer.line(format!("{name}: {bytes} bytes"), &json!({"file": name, "bytes": bytes}))?;
@@ -172,9 +189,36 @@ async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCo
         }
         Err(failure) => {
             // Best effort: the failure is what counts.
-            drop(std::fs::remove_file(path));
+            drop(fs::remove_file(&temporary));
             Err(failure)
         }
+    }
+}
+
+/// Writes the pieces of a backup, and returns how many bytes they had.
+async fn pieces(context: &Context, store: StoreId, output: &mut impl Write) -> Result<usize, Failure> {
+    let mut pieces = context.control()?.inspect().backup(store).await.map_err(Failure::control)?;
+    let mut bytes = 0;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(Failure::control)?;
+        output.write_all(&piece).map_err(|error| Failure::Io("cannot write the backup", error))?;
+        bytes += piece.len();
+    }
+    Ok(bytes)
+}
+
+/// Waits for a signal that ends this process.
+async fn interrupted() -> Failure {
+    let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+    match (signal(interrupt), signal(terminate)) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            Failure::Files("the backup was interrupted".to_owned())
+        }
+        (Err(error), _) | (_, Err(error)) => Failure::Io("cannot catch signals", error),
     }
 }
 
@@ -201,6 +245,7 @@ pub(crate) fn print(context: &Context, stores: &[Store]) -> Result<(), Failure> 
         "GENERATION",
         "CONSISTENCY",
         "DURABILITY",
+        "DETAILS",
         "ERROR",
     ];
     context.printer.table("no store is connected", &header, stores, |store: &Store| {
@@ -216,9 +261,14 @@ pub(crate) fn print(context: &Context, stores: &[Store]) -> Result<(), Failure> 
             store.generation.to_string(),
             promise(|profile| &profile.consistency),
             promise(|profile| &profile.durability),
+            facts(&store.facts),
             store.error.clone(),
         ]
     })
+}
+
+fn facts(facts: &BTreeMap<String, String>) -> String {
+    facts.iter().map(|(name, fact)| format!("{name}={fact}")).collect::<Vec<_>>().join(" ")
 }
 
 fn state(state: StoreState) -> &'static str {

@@ -52,7 +52,7 @@ pub(crate) fn settings(log_bytes_max: u64) -> Settings {
         dir: "simulated".to_owned(),
         durability: Syncing::Sync,
         sync_interval: Duration::from_millis(1),
-        bytes_max: 1 << 20,
+        bytes_max: 16 << 20,
         history_commits_max: 4096,
         history_bytes_max: 4 << 20,
         histories_bytes_max: HistoryRoom::BYTES_MAX,

@@ -15,6 +15,19 @@ pub(crate) fn damaged(file: &str, at: u64, what: &str) -> Error {
     )
 }
 
+/// Says the same of a backup.
+pub(crate) fn damaged_backup(file: &str, at: u64, what: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("backup is damaged: use another one: file=`{file}` at=`{at}` what=`{what}`"),
+    )
+}
+
+/// Says that a backup could not be read.
+pub(crate) fn unreadable_backup(file: &str, error: io::Error) -> Error {
+    Error::unavailable(format!("backup cannot be read: file=`{file}`")).caused_by(error)
+}
+
 /// Says that a file could not be read when the store was opened.
 pub(crate) fn unreadable(file: &str, error: io::Error) -> Error {
     Error::unavailable(format!("store cannot be read: file=`{file}`")).caused_by(error)

@@ -67,7 +67,7 @@ const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// The file whose lock says that the folder is in use. Holds the process id, for people.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 
 // === impl Folder ===
 

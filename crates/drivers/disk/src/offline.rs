@@ -7,8 +7,8 @@ use std::path::Path;
 
 use atomix_kv::Error;
 
-use crate::error::unreadable;
-use crate::files::{Files, Folder};
+use crate::error::unreadable_backup;
+use crate::files::{Files, Folder, LOCK};
 use crate::recover::{Content, read_snapshot, recover, snapshot_name};
 use crate::segment::unfinished;
 
@@ -25,6 +25,9 @@ pub struct Report {
     pub batches: u64,
 }
 
+/// What an empty folder may hold: what file systems keep in the root of a volume, and the lock of an empty store.
+const NOTHING: [&str; 2] = ["lost+found", LOCK];
+
 /// Reads everything in the folder of a store, or in a backup file, and changes nothing. Damage is
 /// [`atomix_kv::ErrorKind::Corrupt`] and says where; a store that is open in a process is
 /// [`atomix_kv::ErrorKind::Unavailable`].
@@ -37,15 +40,17 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
     read_backup(path)
 }
 
-/// Makes a store of a backup, in a folder that is empty or not there. The backup is verified first. When this fails the
-/// folder is no store.
+/// Makes a store of a backup, in a folder that is empty or not there, or the root of a new volume. The backup is verified
+/// first. When this fails the folder holds an empty store at most, and this can be repeated.
 pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
-    if dir.read_dir().is_ok_and(|mut files| files.next().is_some()) {
-        return Err(Error::config(format!("the folder must be empty: dir=`{}`", dir.display())));
+    let mut files = dir.read_dir().into_iter().flatten().filter_map(Result::ok).map(|file| file.file_name());
+    if let Some(file) = files.find(|name| !NOTHING.iter().any(|nothing| name == nothing)) {
+        let (dir, file) = (dir.display(), Path::new(&file).display());
+        return Err(Error::config(format!("the folder must be empty: dir=`{dir}` found=`{file}`")));
     }
     let report = read_backup(backup)?;
     let name = backup.display().to_string();
-    let bytes = fs::read(backup).map_err(|error| unreadable(&name, error))?;
+    let bytes = fs::read(backup).map_err(|error| unreadable_backup(&name, error))?;
     let folder = Folder::open(dir)?;
     let name = snapshot_name(report.batches + 1);
     let temporary = unfinished(&name);
@@ -56,6 +61,8 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
         folder.sync()
     });
     written.map(|()| report).map_err(|error| {
+        // Best effort: it is removed when the store is opened, too.
+        drop(folder.remove(&temporary));
         let message = format!("the backup cannot be written: dir=`{}`", dir.display());
         Error::unavailable(message).caused_by(error)
     })
@@ -63,9 +70,9 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
 
 fn read_backup(path: &Path) -> Result<Report, Error> {
     let name = path.display().to_string();
-    let file = fs::File::open(path).map_err(|error| unreadable(&name, error))?;
+    let file = fs::File::open(path).map_err(|error| unreadable_backup(&name, error))?;
     let content = Content::default();
-    let (_, end) = read_snapshot(&file, &name, &content)?;
+    let (_, end) = read_snapshot(&file, &name, &content, true)?;
     Ok(Report::new(&content, end.next))
 }
 

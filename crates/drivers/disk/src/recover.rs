@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Limits, Machine, Outcome, Retention, Room, Spaces};
+use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Machine, Outcome, Retention, Room, Spaces};
 use bytes::Bytes;
 
-use crate::error::{damaged, unreadable};
+use crate::error::{damaged, damaged_backup, unreadable, unreadable_backup};
 use crate::files::{File, Files};
 use crate::frame::{Found, Frame, Kind, Reader};
 use crate::journal::Tuning;
@@ -42,7 +42,6 @@ pub(crate) struct Content {
     pub(crate) spaces: Spaces<Space>,
     pub(crate) room: Room,
     pub(crate) histories: HistoryRoom,
-    limits: Limits,
     retention: Retention,
     bytes_max: usize,
 }
@@ -51,6 +50,8 @@ pub(crate) struct Content {
 struct Reading<'a> {
     name: &'a str,
     reader: Reader<'a>,
+    /// Whether it stands alone, for messages.
+    backup: bool,
 }
 
 /// Returns the name of the log that begins with batch `first`.
@@ -122,7 +123,7 @@ impl Recovered {
     /// Reads a snapshot, and returns with which batch the log begins in which the next batch is.
     fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<(Role, u64), Error> {
         let file = open(files, name)?;
-        let (header, end) = read_snapshot(file.as_ref(), name, &self.content)?;
+        let (header, end) = read_snapshot(file.as_ref(), name, &self.content, false)?;
         self.store = Some(header.store);
         self.next = end.next;
         Ok((header.role, end.log))
@@ -131,7 +132,7 @@ impl Recovered {
     /// Reads the log that begins with batch `first`, up to the batch before `until`.
     fn log(&mut self, files: &dyn Files, name: &str, first: u64, until: Option<u64>) -> Result<(), Error> {
         let file = open(files, name)?;
-        let mut reading = Reading::new(name, file.as_ref())?;
+        let mut reading = Reading::new(name, file.as_ref(), false)?;
         let last = until.is_none();
         let header = reading.header(self.store, |role| role == Role::Log)?;
         if header.base != first {
@@ -174,12 +175,11 @@ impl Recovered {
 // === impl Content ===
 
 impl Content {
-    pub(crate) fn new(limits: &Limits, tuning: &Tuning, histories: HistoryRoom, machine: &Machine) -> Self {
+    pub(crate) fn new(tuning: &Tuning, histories: HistoryRoom, machine: &Machine) -> Self {
         Self {
             spaces: Spaces::default(),
             room: Room::new(machine),
             histories,
-            limits: limits.clone(),
             retention: tuning.retention,
             bytes_max: tuning.bytes_max,
         }
@@ -196,7 +196,7 @@ impl Content {
     fn batch(&self, payload: &[u8]) -> Result<(), Error> {
         record::each(payload, |stored: StoredCommit| {
             let space = self.open(&Keyspace::new(stored.keyspace.clone()));
-            space.redo(stored, &self.limits, self.retention, &self.room);
+            space.redo(stored, self.retention, &self.room);
             Ok(())
         })?;
         self.room.check_memory(self.bytes_max)
@@ -219,20 +219,20 @@ impl Default for Content {
             spaces: Spaces::default(),
             room: Room::default(),
             histories: HistoryRoom::default(),
-            limits: Limits::default(),
             retention: Retention::default(),
             bytes_max: usize::MAX,
         }
     }
 }
 
-/// Reads a snapshot or a backup, which must be complete.
+/// Reads a snapshot or a backup, which must be complete. `backup` says which of them errors are about.
 pub(crate) fn read_snapshot(
     file: &dyn File,
     name: &str,
     content: &Content,
+    backup: bool,
 ) -> Result<(Header, SnapshotEnd), Error> {
-    let mut reading = Reading::new(name, file)?;
+    let mut reading = Reading::new(name, file, backup)?;
     let header = reading.header(None, |role| role != Role::Log)?;
     let mut section: Option<Arc<Space>> = None;
     loop {
@@ -257,7 +257,7 @@ pub(crate) fn read_snapshot(
             (Kind::Named, Some(space)) => {
                 let mut engine = space.engine.lock();
                 record::each(payload, |(name, outcome): (Bytes, Outcome)| {
-                    engine.remember(name, outcome, &content.limits);
+                    content.room.weigh(&mut engine, |engine| engine.remember(&name, &outcome));
                     Ok(())
                 })?;
             }
@@ -273,8 +273,10 @@ pub(crate) fn read_snapshot(
 // === impl Reading ===
 
 impl<'a> Reading<'a> {
-    fn new(name: &'a str, file: &'a dyn File) -> Result<Self, Error> {
-        Ok(Self { name, reader: Reader::new(file).map_err(|error| unreadable(name, error))? })
+    fn new(name: &'a str, file: &'a dyn File, backup: bool) -> Result<Self, Error> {
+        let unreadable = if backup { unreadable_backup } else { unreadable };
+        let reader = Reader::new(file).map_err(|error| unreadable(name, error))?;
+        Ok(Self { name, reader, backup })
     }
 
     /// Reads the header. Files get their names when they have one.
@@ -287,10 +289,13 @@ impl<'a> Reading<'a> {
         let (version, _) = postcard::take_from_bytes::<u32>(&frame.payload)
             .map_err(|_| self.damage("a header that cannot be read"))?;
         if version != VERSION {
-            return Err(Error::config(format!(
-                "store was written by another version of atomix: use that one, or restore a backup: file=`{}` format=`{version}` known=`{VERSION}`",
-                self.name
-            )));
+            let what = if self.backup {
+                "backup was written by another version of atomix: use that one"
+            } else {
+                "store was written by another version of atomix: use that one, or restore a backup"
+            };
+            let name = self.name;
+            return Err(Error::config(format!("{what}: file=`{name}` format=`{version}` known=`{VERSION}`")));
         }
         let header: Header = record::one(&frame.payload)?;
         if !right(header.role) || store.is_some_and(|store| store != header.store) {
@@ -301,6 +306,7 @@ impl<'a> Reading<'a> {
     }
 
     fn frame(&mut self) -> Result<Option<Frame>, Error> {
+        let unreadable = if self.backup { unreadable_backup } else { unreadable };
         match self.reader.next().map_err(|error| unreadable(self.name, error))? {
             Found::Frame(frame) => Ok(Some(frame)),
             Found::Nothing => Ok(None),
@@ -309,6 +315,7 @@ impl<'a> Reading<'a> {
     }
 
     fn damage(&self, what: &str) -> Error {
+        let damaged = if self.backup { damaged_backup } else { damaged };
         damaged(self.name, self.reader.at(), what)
     }
 }

@@ -186,7 +186,7 @@ impl Copy<'_> {
         self.full(Kind::Commits, &mut payload, 0)?;
         let named: Vec<_> = {
             let engine = space.engine.lock();
-            engine.named().map(|(name, outcome)| (name.clone(), outcome.clone())).collect()
+            engine.named().collect()
         };
         for outcome in named {
             record::append(&mut payload, &outcome);

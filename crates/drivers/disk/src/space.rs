@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atomix_kv::{Commit, Engine, History, HistoryRoom, Keyspace, Limits, Retention, Revision, Room};
+use atomix_kv::{Commit, Engine, History, HistoryRoom, Keyspace, Retention, Revision, Room};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -69,13 +69,13 @@ impl Space {
             room.weigh(&mut engine, |engine| engine.undo(&commit.changes, before));
         }
         if let Some(name) = named {
-            engine.forget(name);
+            room.weigh(&mut engine, |engine| engine.forget(name));
         }
         self.set_batch(0);
     }
 
     /// Makes a commit of the log again. What a snapshot has already is repeated without harm.
-    pub(crate) fn redo(&self, mut stored: StoredCommit, limits: &Limits, retention: Retention, room: &Room) {
+    pub(crate) fn redo(&self, mut stored: StoredCommit, retention: Retention, room: &Room) {
         let named = stored.named.take();
         let mut engine = self.engine.lock();
         let (commit, whole) =
@@ -83,7 +83,7 @@ impl Space {
         let revision = commit.revision;
         room.weigh(&mut engine, |engine| engine.redo(&commit));
         if let Some((name, outcome)) = named {
-            engine.remember(name, outcome, limits);
+            room.weigh(&mut engine, |engine| engine.remember(&name, &outcome));
         }
         if !commit.changes.is_empty() && commit.revision > self.history.tip() {
             self.history.push(commit, retention);

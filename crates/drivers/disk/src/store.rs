@@ -9,8 +9,8 @@ use std::time::Duration;
 use atomix_env::{Env, Policy};
 use atomix_kv::{
     BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryRoom, Keyspace,
-    Level, Limits, Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom,
-    WatchStream, growth,
+    Level, Limits, Outcome, Profile, Read, Reconfigured, Rotation, Snapshot, Store, StoreConfig, Txn,
+    WatchFrom, WatchStream, growth,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
@@ -34,6 +34,7 @@ pub struct DiskStore {
     env: Env,
     settings: Mutex<Settings>,
     journal: Arc<Journal>,
+    rotation: Rotation,
     /// Ends when the writer has ended.
     done: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -65,7 +66,7 @@ impl DiskStore {
         let limits = Limits::default();
         let tuning = settings.tuning();
         let histories = HistoryRoom::new(settings.histories_bytes_max);
-        let content = Content::new(&limits, &tuning, histories, env.machine());
+        let content = Content::new(&tuning, histories, env.machine());
         let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
             recover(files.as_ref(), content)?;
         if let Some(snapshot) = snapshot {
@@ -116,12 +117,23 @@ impl DiskStore {
         let durability = interval.map_or(Durability::Disk, Durability::Interval);
         let profile = Profile { consistency: Consistency::Linearizable, durability, shared: false, limits };
         let (settings, done) = (Mutex::new(settings), Mutex::new(Some(done)));
-        Ok(Self { profile, env, settings, journal, done })
+        let rotation = Rotation::new(env.clone());
+        Ok(Self { profile, env, settings, journal, rotation, done })
     }
 
     #[cfg(test)]
     pub(crate) fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
+    }
+
+    /// Forgets the named requests that are old enough, once a minute.
+    fn rotate_named(&self) {
+        let Content { spaces, room, .. } = &self.journal.content;
+        if self.rotation.due() && room.named_bytes() > 0 {
+            for space in spaces.all() {
+                room.weigh(&mut space.engine.lock(), Engine::rotate_named);
+            }
+        }
     }
 
     /// Applies a transaction in memory and sends what it changes on its way.
@@ -148,7 +160,7 @@ impl DiskStore {
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
         let grows = grows && full.is_none();
-        let (outcome, changes) = journal.content.room.apply(&mut engine, txn, limits, full)?;
+        let (outcome, changes) = journal.content.room.apply(&mut engine, txn, limits, bytes_max, full)?;
         let named = txn.once.as_ref().filter(|_| !repeated);
         if changes.is_empty() && named.is_none() {
             return Ok(match journal.pending(space.batch()) {
@@ -242,6 +254,7 @@ impl Store for DiskStore {
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         let journal = &self.journal;
+        self.rotate_named();
         let health = journal.check_open().and_then(|()| {
             let queue = journal.queue.lock();
             if journal.full.load(Ordering::Acquire) {
@@ -256,6 +269,7 @@ impl Store for DiskStore {
                     ("keyspaces", journal.content.spaces.len().to_string()),
                     ("bytes", journal.content.room.bytes().to_string()),
                     ("bytes-max", journal.tuning.read().bytes_max.to_string()),
+                    ("named-bytes", journal.content.room.named_bytes().to_string()),
                     ("histories-bytes", journal.content.histories.bytes().to_string()),
                     ("log-bytes", queue.log_bytes.to_string()),
                     ("batches", journal.durable().to_string()),

@@ -51,7 +51,7 @@ const NUMBERS_MAX: usize = 16_384;
 /// How often a transaction starts again because somebody else was faster. Each time somebody was.
 const ROUNDS_MAX: u32 = 256;
 /// One of so many named requests looks whether there are too many.
-const FORGET_EVERY: u64 = 32;
+const COUNT_EVERY: u64 = 32;
 
 // === impl Commits ===
 
@@ -80,6 +80,17 @@ impl Committer {
             Write::Stamp { prefix, .. } => Some(self.core.stamp(prefix)),
             Write::Put { .. } | Write::Add { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
         });
+        let lease = match &txn.once {
+            Some(name) => {
+                if self.core.names_are_full(space) {
+                    return once::find(&self.core, space, name)
+                        .await?
+                        .ok_or_else(|| once::too_many(&self.core));
+                }
+                self.core.lease().await?
+            }
+            None => 0,
+        };
         let mut given = Given { stamps: stamps.collect(), ..Given::default() };
         let patience = self.core.settings.request_timeout;
         let taken = self.core.env.timeout(patience, self.numbers.take(space, plan::pinned(txn))).await;
@@ -95,9 +106,10 @@ impl Committer {
                 let pause = Duration::from_micros(500 << round.min(6));
                 self.core.env.sleep(self.core.env.jitter(pause)).await;
             }
-            given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given));
+            given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given, lease));
             let plan = Plan::new(space, txn, &given);
-            let (revision, end, answers) = self.send(space, txn, &given, plan).await?;
+            let sent = self.send(space, txn, &given, plan).await;
+            let (revision, end, answers) = sent.map_err(|error| self.core.without_lease(error))?;
             let applied = match end {
                 End::Applied => true,
                 End::Refused => false,
@@ -120,8 +132,8 @@ impl Committer {
             if applied {
                 note(txn, &outcome, &mut numbers);
             }
-            if txn.once.is_some() && self.core.env.random().is_multiple_of(FORGET_EVERY) {
-                self.forget(space.clone());
+            if txn.once.is_some() && self.core.env.random().is_multiple_of(COUNT_EVERY) {
+                self.count_names(space.clone());
             }
             return Ok(outcome);
         }
@@ -145,12 +157,16 @@ impl Committer {
         Ok((revision, end, answers))
     }
 
-    fn forget(&self, space: Space) {
+    fn count_names(&self, space: Space) {
         let core = Arc::clone(&self.core);
         self.core.env.detach(async move {
-            if let Err(error) = once::forget(&core, &space).await {
+            match once::count_all(&core, &space).await {
+                Ok(count) if usize::try_from(count).is_ok_and(|count| count >= core.limits().once_max) => {
+                    core.set_names_full(&space);
+                }
+                Ok(_) => {}
                 // The next one tries again.
-                tracing::debug!(%error, "old names of requests cannot be forgotten");
+                Err(error) => tracing::debug!(%error, "the named requests cannot be counted"),
             }
         });
     }

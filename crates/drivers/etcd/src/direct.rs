@@ -33,7 +33,7 @@ impl Client {
 
     /// Puts a key.
     pub async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Error> {
-        let request = PutRequest { key, value, prev_kv: false };
+        let request = PutRequest { key, value, prev_kv: false, lease: 0 };
         let response = self.core.link.call(request, |connection, request| {
             Box::pin(async move {
                 let origin = connection.origin();
@@ -61,7 +61,7 @@ impl Client {
                 target_union: Some(TargetUnion::ModRevision(found.map_or(0, |kv| kv.mod_revision))),
             };
             let after = before.wrapping_add(delta);
-            let put = PutRequest { key: key.clone(), value: number_bytes(after), prev_kv: false };
+            let put = PutRequest { key: key.clone(), value: number_bytes(after), prev_kv: false, lease: 0 };
             let put = RequestOp { request: Some(request_op::Request::Put(put)) };
             let request = TxnRequest { compare: vec![same], success: vec![put], ..TxnRequest::default() };
             if self.core.txn(request, usize::MAX).await.map_err(Failure::of_write)?.succeeded {

@@ -5,6 +5,9 @@
 //! asked, whether it was applied and what its additions came to; its revision says when. Everything else is read back from
 //! etcd's history at that revision: previous values just before it, the rest at it. So nothing is written after the fact,
 //! and a lost answer can be looked up however it was lost.
+//!
+//! The keys hang on leases, of which each store makes a new one every ten seconds in which it is needed and renews none: so
+//! etcd forgets them by itself, by its own clock. A keyspace that has too many takes no new ones.
 
 use atomix_kv::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write, Written};
 use bytes::Bytes;
@@ -28,7 +31,7 @@ struct Remembered {
 }
 
 /// Returns what a transaction named `name` writes to be remembered.
-pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, given: &Given) -> Memory {
+pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, given: &Given, lease: i64) -> Memory {
     let numbers = txn.writes.iter().filter_map(|write| match write {
         Write::Add { key, delta } => Some(plan::sum(given, key, *delta)),
         Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
@@ -43,7 +46,7 @@ pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, given: &Given) -> M
     let applied = remembered.text();
     remembered.applied = false;
     remembered.reads = txn.asked(false).to_vec();
-    Memory { key: space.name_key(name), applied, refused: remembered.text() }
+    Memory { key: space.name_key(name), lease, applied, refused: remembered.text() }
 }
 
 /// Returns the outcome of the request that `remembered` is about.
@@ -83,31 +86,31 @@ pub(crate) async fn recall(core: &Core, space: &Space, remembered: KeyValue) -> 
     Ok(Outcome { revision: revision(at), applied: told.applied, writes, reads })
 }
 
-/// Forgets the oldest names of a keyspace that are too many.
-pub(crate) async fn forget(core: &Core, space: &Space) -> Result<(), Error> {
+/// Returns how many named requests of a keyspace are remembered.
+pub(crate) async fn count_all(core: &Core, space: &Space) -> Result<i64, Error> {
     let span = space.all_names();
-    let count = RangeRequest {
-        key: span.start.clone(),
-        range_end: span.end.clone(),
-        count_only: true,
-        ..RangeRequest::default()
-    };
-    let count = core.range(count).await?.count;
-    let max = i64::try_from(core.limits().once_max).expect("it is small");
-    if count <= max {
-        return Ok(());
+    let count =
+        RangeRequest { key: span.start, range_end: span.end, count_only: true, ..RangeRequest::default() };
+    Ok(core.range(count).await?.count)
+}
+
+/// Returns the outcome of the request of this name, if it is remembered.
+pub(crate) async fn find(core: &Core, space: &Space, name: &Bytes) -> Result<Option<Outcome>, Error> {
+    match core.range(plan::get(space.name_key(name))).await?.kvs.into_iter().next() {
+        Some(remembered) => recall(core, space, remembered).await.map(Some),
+        None => Ok(None),
     }
-    let oldest = RangeRequest {
-        key: span.start,
-        range_end: span.end,
-        keys_only: true,
-        limit: (count - max).min(64),
-        sort_order: crate::wire::range_request::SortOrder::Ascend.into(),
-        sort_target: crate::wire::range_request::SortTarget::Create.into(),
-        ..RangeRequest::default()
-    };
-    let oldest = core.range(oldest).await?.kvs;
-    core.delete(oldest.into_iter().map(|kv| kv.key).collect()).await
+}
+
+/// Says that a keyspace remembers as many named requests as it may.
+pub(crate) fn too_many(core: &Core) -> Error {
+    let max = core.limits().once_max;
+    Error::new(
+        ErrorKind::Full,
+        format!(
+            "too many named requests of this primitive in the last 5 minutes: try again in a minute: max=`{max}`"
+        ),
+    )
 }
 
 impl Remembered {

@@ -51,6 +51,8 @@ pub(crate) struct Pin {
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
     pub(crate) key: Bytes,
+    /// With which it goes.
+    pub(crate) lease: i64,
     pub(crate) applied: Bytes,
     pub(crate) refused: Bytes,
 }
@@ -101,7 +103,10 @@ impl Plan {
                 .collect()
         };
         let remembered = |text: fn(&Memory) -> &Bytes| {
-            given.once.iter().map(move |memory| put(memory.key.clone(), text(memory).clone(), false))
+            given
+                .once
+                .iter()
+                .map(move |memory| put_leased(memory.key.clone(), text(memory).clone(), memory.lease))
         };
         let refuse = || {
             let mut ops: Vec<RequestOp> = remembered(|memory| &memory.refused).collect();
@@ -554,7 +559,12 @@ pub(crate) fn get(key: Bytes) -> RangeRequest {
 }
 
 pub(crate) fn put(key: Bytes, value: Bytes, prev_kv: bool) -> RequestOp {
-    RequestOp { request: Some(request_op::Request::Put(PutRequest { key, value, prev_kv })) }
+    RequestOp { request: Some(request_op::Request::Put(PutRequest { key, value, prev_kv, lease: 0 })) }
+}
+
+/// Puts a key that goes when the lease ends.
+fn put_leased(key: Bytes, value: Bytes, lease: i64) -> RequestOp {
+    RequestOp { request: Some(request_op::Request::Put(PutRequest { key, value, prev_kv: false, lease })) }
 }
 
 pub(crate) fn delete(Span { start, end }: Span, prev_kv: bool) -> RequestOp {

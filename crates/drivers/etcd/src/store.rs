@@ -1,31 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store: reads, commits and watches of keyspaces that live in etcd.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Env, Instant};
 use atomix_kv::emulate::Batcher;
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Range, Read,
-    Reconfigured, Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome, Profile, Range,
+    Read, Reconfigured, Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::{BoxFuture, ready};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::carriers::{Questions, Reads};
 use crate::commit::Commits;
 use crate::config::{ENVELOPE, Settings};
 use crate::error::Failure;
-use crate::keys::{Space, Span};
+use crate::keys::Space;
 use crate::link::Link;
 use crate::plan;
 use crate::watch::{Hub, Part};
 use crate::wire::kv_client::KvClient;
-use crate::wire::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
+use crate::wire::lease_client::LeaseClient;
+use crate::wire::{LeaseGrantRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse};
+
+/// How long named requests are remembered at least.
+const NAMES_KEPT: Duration = Duration::from_mins(5);
+/// How long a lease is given to new named requests. Short, because etcd forgets all of a lease at once.
+const LEASE_SHARED: Duration = Duration::from_secs(10);
+/// What etcd says of a lease that has ended.
+const LEASE_GONE: &str = "requested lease not found";
+/// Named requests that a keyspace remembers, about: they are counted now and then. Each takes about 250 bytes of etcd.
+const NAMES_MAX: usize = 1 << 17;
+/// How long a count that was too high is believed.
+const NAMES_COUNTED: Duration = Duration::from_secs(5);
 
 /// Keeps keyspaces in an etcd cluster.
 pub struct EtcdStore {
@@ -48,6 +62,10 @@ pub(crate) struct Core {
     /// What no other store puts into the names of its stamps.
     nonce: u64,
     stamps: AtomicU64,
+    /// The lease of new named requests, and since when.
+    lease: tokio::sync::Mutex<Option<(Instant, i64)>>,
+    /// The keyspaces that remember as many named requests as they may, and when they were counted.
+    names_full: Mutex<HashMap<Bytes, Instant>>,
 }
 
 // === impl EtcdStore ===
@@ -243,6 +261,7 @@ impl Core {
             guards_max: operations,
             writes_max: operations,
             reads_max: operations,
+            once_max: NAMES_MAX,
             ..Limits::default()
         };
         let profile = Profile {
@@ -259,6 +278,8 @@ impl Core {
             profile,
             seen: AtomicU64::new(0),
             stamps: AtomicU64::new(0),
+            lease: tokio::sync::Mutex::default(),
+            names_full: Mutex::default(),
         }
     }
 
@@ -318,12 +339,55 @@ impl Core {
         response.await.map_err(Failure::of_read)
     }
 
-    /// Deletes keys of etcd that are not entries. Repeating it does no harm.
-    pub(crate) async fn delete(&self, keys: Vec<Bytes>) -> Result<(), Error> {
-        let success =
-            keys.into_iter().map(|key| plan::delete(Span { start: key, end: Bytes::new() }, false)).collect();
-        let request = TxnRequest { success, ..TxnRequest::default() };
-        self.txn(request, usize::MAX).await.map(drop).map_err(Failure::of_write)
+    /// Returns the lease with which what is written now is forgotten, after [`NAMES_KEPT`] at least.
+    pub(crate) async fn lease(&self) -> Result<i64, Error> {
+        let mut lease = self.lease.lock().await;
+        let now = self.env.now();
+        if let Some((since, id)) = *lease
+            && now.since(since) < LEASE_SHARED
+        {
+            return Ok(id);
+        }
+        let ttl = (NAMES_KEPT + 2 * LEASE_SHARED).as_secs();
+        let request = LeaseGrantRequest { ttl: i64::try_from(ttl).expect("it is small"), id: 0 };
+        let response = self.link.call(request, move |connection, request| {
+            Box::pin(async move {
+                let origin = connection.origin();
+                LeaseClient::with_origin(connection, origin).lease_grant(request).await
+            })
+        });
+        // The request itself was not sent, whatever became of the lease.
+        let id = response.await.map_err(Failure::of_read)?.id;
+        *lease = Some((now, id));
+        Ok(id)
+    }
+
+    /// Makes of an error that says that the lease has ended one after which the request may be repeated: this process was
+    /// stopped, so that the lease was older than its clock says. Nothing was applied.
+    pub(crate) fn without_lease(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Internal || !error.to_string().contains(LEASE_GONE) {
+            return error;
+        }
+        if let Ok(mut lease) = self.lease.try_lock() {
+            *lease = None;
+        }
+        Error::unavailable("the request came too late to be remembered: try again").caused_by(error)
+    }
+
+    /// Tells whether a keyspace remembers as many named requests as it may.
+    pub(crate) fn names_are_full(&self, space: &Space) -> bool {
+        let mut full = self.names_full.lock();
+        let Some(since) = full.get(space.base()) else { return false };
+        if self.env.now().since(*since) < NAMES_COUNTED {
+            return true;
+        }
+        // The next one is taken, and may count again.
+        full.remove(space.base());
+        false
+    }
+
+    pub(crate) fn set_names_full(&self, space: &Space) {
+        self.names_full.lock().insert(space.base().clone(), self.env.now());
     }
 
     /// Refuses what etcd would refuse because of its size.

@@ -69,7 +69,7 @@ impl Driver for MemoryDriver {
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let store: Arc<dyn Store> =
-                Arc::new(MemoryStore::on(context.env.machine(), Settings::read(&config)?));
+                Arc::new(MemoryStore::with_env(Settings::read(&config)?, &context.env));
             Ok(store)
         })
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use atomix_env::Env;
 use atomix_kv::{
     Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Level, Limits,
-    Machine, Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Snapshot, Spaces, Store,
-    StoreConfig, Txn, WatchFrom, WatchStream,
+    Machine, Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Rotation, Snapshot, Spaces,
+    Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +23,7 @@ pub struct MemoryStore {
     settings: RwLock<Settings>,
     spaces: Spaces<Space>,
     room: Room,
+    rotation: Option<Rotation>,
     histories: HistoryRoom,
     /// Where new keyspaces begin: beyond all revisions of those that were given back, so that no token comes twice.
     floor: AtomicU64,
@@ -43,13 +45,17 @@ const SWEEP_MIN: usize = 1024;
 // === impl MemoryStore ===
 
 impl MemoryStore {
-    /// Makes an empty store whose bytes are counted alone.
+    /// Makes an empty store whose bytes are counted alone, and that remembers named requests for ever, as it has no clock.
     pub fn new(settings: Settings) -> Self {
-        Self::on(&Machine::default(), settings)
+        Self::with_rotation(settings, &Machine::default(), None)
     }
 
-    /// Makes an empty store in the memory of this machine.
-    pub(crate) fn on(machine: &Machine, settings: Settings) -> Self {
+    /// Makes an empty store in the memory of this machine, which forgets named requests by its clock.
+    pub(crate) fn with_env(settings: Settings, env: &Env) -> Self {
+        Self::with_rotation(settings, env.machine(), Some(Rotation::new(env.clone())))
+    }
+
+    fn with_rotation(settings: Settings, machine: &Machine, rotation: Option<Rotation>) -> Self {
         let histories = HistoryRoom::new(settings.histories_bytes_max);
         Self {
             profile: Profile {
@@ -61,6 +67,7 @@ impl MemoryStore {
             settings: RwLock::new(settings),
             spaces: Spaces::default(),
             room: Room::new(machine),
+            rotation,
             histories,
             floor: AtomicU64::new(0),
             sweep_at: AtomicUsize::new(SWEEP_MIN),
@@ -105,7 +112,7 @@ impl MemoryStore {
         self.spaces.retain(|keyspace, space| {
             let mut engine = space.engine.lock();
             let idle = |engine: &mut Engine| {
-                engine.is_empty() && engine.named().next().is_none() && space.history.followers() == 0
+                engine.is_empty() && engine.named_bytes() == 0 && space.history.followers() == 0
             };
             let Some(idle) = engine.take_if(idle) else { return true };
             self.floor.fetch_max(idle.revision().0, Ordering::AcqRel);
@@ -113,6 +120,17 @@ impl MemoryStore {
             false
         });
         self.sweep_at.store(SWEEP_MIN.max(2 * self.spaces.len()), Ordering::Relaxed);
+    }
+
+    /// Forgets the named requests that are old enough, once a minute.
+    fn rotate_named(&self) {
+        if self.rotation.as_ref().is_some_and(Rotation::due) && self.room.named_bytes() > 0 {
+            for space in self.spaces.all() {
+                if let Some(engine) = &mut *space.engine.lock() {
+                    self.room.weigh(engine, Engine::rotate_named);
+                }
+            }
+        }
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -132,7 +150,7 @@ impl MemoryStore {
         };
         self.with(keyspace, |engine, history| {
             let limits = &self.profile.limits;
-            let (outcome, changes) = self.room.apply(engine, txn, limits, full)?;
+            let (outcome, changes) = self.room.apply(engine, txn, limits, bytes_max, full)?;
             if !changes.is_empty() {
                 history.push(Commit { revision: outcome.revision, changes }, retention);
             }
@@ -176,11 +194,13 @@ impl Store for MemoryStore {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
+        self.rotate_named();
         let health = self.check_open().map(|()| Health {
             facts: vec![
                 ("keyspaces", self.spaces.len().to_string()),
                 ("bytes", self.room.bytes().to_string()),
                 ("bytes-max", self.settings.read().bytes_max.to_string()),
+                ("named-bytes", self.room.named_bytes().to_string()),
                 ("histories-bytes", self.histories.bytes().to_string()),
             ],
         });

@@ -29,6 +29,8 @@ local out, o = {}, 0
 
 -- How many arguments a command may have; beyond about 8,000 Lua cannot pass them.
 local PIECE = 4000
+-- How long a named request is remembered at least, in seconds.
+local KEPT = 300
 -- Revision zero, and the length of nothing.
 local NONE, EMPTY = '\0\0\0\0\0\0\0\0', '\0\0\0\0'
 
@@ -384,6 +386,25 @@ local function step(p, base)
   return p_next
 end
 
+-- Forgets the oldest two named requests that are old enough: twice as many as come. Returns how many are left, and the time
+-- in seconds. A name stands in the order behind a zero and the time, in 8 bytes; earlier versions wrote nothing but the name.
+local function forget(outcomes, names)
+  local now = tonumber(call('TIME')[1])
+  local oldest = call('LRANGE', names, 0, 1)
+  for j = 1, #oldest do
+    local entry = oldest[j]
+    if byte(entry, 1) == 0 and #entry > 9 then
+      if now - unpack_at('>I8', entry, 2) < KEPT then break end
+      call('LPOP', names)
+      call('HDEL', outcomes, sub(entry, 10))
+    else
+      call('LPOP', names)
+      call('RPUSH', names, '\0' .. pack('>I8', now) .. entry)
+    end
+  end
+  return call('LLEN', names), now
+end
+
 -- Applies the transactions of a program, each as a whole, one after the other.
 --
 -- KEYS: the records, their keys in order, the changes; with a named request also outcomes by name, and names in order.
@@ -398,12 +419,15 @@ local function commit(keys, args)
   local txns
   nonce, n, txns = unpack_at('>c8I4I4', args[1])
   operand = 2 + n
-  local base, name, shape = operand
+  local base, name, shape, seconds = operand
   if outcomes then
     name, shape = args[operand], args[operand + 1]
     base, operand = base + 2, operand + 2
     local outcome = call('HGET', outcomes, name)
     if outcome then return outcome end
+    local remembered
+    remembered, seconds = forget(outcomes, names)
+    if remembered >= $ONCE_MAX then return 'F' end
   end
   fetch()
   local state = R[1]
@@ -420,7 +444,10 @@ local function commit(keys, args)
   local outcome = answered()
   if outcomes and outcome ~= 'I' then
     call('HSET', outcomes, name, 'P' .. pack('>I4', #shape) .. shape .. outcome)
-    if call('RPUSH', names, name) > $ONCE_MAX then call('HDEL', outcomes, call('LPOP', names)) end
+    call('RPUSH', names, '\0' .. pack('>I8', seconds) .. name)
+    -- Where no more named requests come all of them go together.
+    call('EXPIRE', outcomes, 2 * KEPT)
+    call('EXPIRE', names, 2 * KEPT)
   end
   return outcome
 end

@@ -7,7 +7,7 @@
 //! | `PREFIX{KEYSPACE}i` | sorted set | the keys, all with score zero, so that they are in byte order |
 //! | `PREFIX{KEYSPACE}s` | stream | frames of changes, each with the last revision in it as its id, see `frame.rs` |
 //! | `PREFIX{KEYSPACE}o` | hash | name of a request → what it was and what was answered |
-//! | `PREFIX{KEYSPACE}q` | list | those names, oldest first |
+//! | `PREFIX{KEYSPACE}q` | list | those names, oldest first, each behind a zero and the seconds (8 bytes) since 1970 at which it came |
 //!
 //! The braces make all of them one hash slot. Frames are also published to the shard channel `PREFIX{KEYSPACE}v`, with the
 //! number of the database behind it unless that is zero, because channels are shared by all databases.

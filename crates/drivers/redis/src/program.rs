@@ -15,7 +15,8 @@
 use std::collections::HashMap;
 
 use atomix_kv::{
-    Ask, Error, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write, Written,
+    Ask, Error, ErrorKind, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write,
+    Written,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use redis::{Cmd, Value};
@@ -32,6 +33,7 @@ pub(crate) fn limits() -> Limits {
         guards_max: 65_536,
         writes_max: 65_536,
         reads_max: 65_536,
+        once_max: 1 << 20,
         ..Limits::default()
     }
 }
@@ -178,6 +180,7 @@ fn outcome(shape: Shape, cursor: &mut Cursor) -> Result<Result<Outcome, Error>, 
         b'A' => true,
         b'R' => false,
         b'I' => return Ok(Err(Error::invalid("an addition to a value that is no number"))),
+        b'F' => return Ok(Err(too_many_named())),
         b'P' => {
             let shape = Shape::decode(cursor.piece()?)?;
             return outcome(shape, cursor);
@@ -195,6 +198,16 @@ fn outcome(shape: Shape, cursor: &mut Cursor) -> Result<Result<Outcome, Error>, 
     let asked = if applied && shape.ask == Ask::IfRefused { Vec::new() } else { shape.reads };
     let reads = asked.into_iter().map(|read| found(read, cursor)).collect::<Result<_, _>>()?;
     Ok(Ok(Outcome { revision, applied, writes, reads }))
+}
+
+fn too_many_named() -> Error {
+    let max = limits().once_max;
+    Error::new(
+        ErrorKind::Full,
+        format!(
+            "too many named requests of this primitive in the last 5 minutes: try again in a minute: max=`{max}`"
+        ),
+    )
 }
 
 fn written(write: WriteShape, revision: Revision, cursor: &mut Cursor) -> Result<Written, Error> {

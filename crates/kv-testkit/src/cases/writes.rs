@@ -28,7 +28,8 @@ cases! {
     limits_are_kept;
     a_named_request_is_applied_once;
     a_named_request_that_was_refused_stays_refused;
-    names_are_forgotten_in_order_and_not_early;
+    a_named_request_is_remembered_however_many_others_come;
+    named_requests_beyond_the_bound_are_refused_and_none_is_forgotten: Needs::Small(64 * 1024);
     racing_additions_lose_nothing;
     racing_guarded_writes_lose_nothing;
     keyspaces_know_nothing_of_each_other;
@@ -286,14 +287,36 @@ async fn a_named_request_that_was_refused_stays_refused(ground: Ground) {
     assert_eq!(ground.get("b").await, None);
 }
 
-async fn names_are_forgotten_in_order_and_not_early(ground: Ground) {
-    let max = ground.store.profile().limits.once_max;
-    for name in 0..=max {
-        ground.commit(Txn::new().write(add("n", 1)).once(name.to_string())).await;
+async fn a_named_request_is_remembered_however_many_others_come(ground: Ground) {
+    const OTHERS: i64 = 2000;
+    let first = || Txn::new().write(add("n", 1)).once("payment");
+    let outcome = ground.commit(first()).await;
+    for other in 0..OTHERS {
+        ground.commit(Txn::new().write(add("n", 1)).once(other.to_string())).await;
     }
-    ground.commit(Txn::new().write(add("n", 1)).once("1")).await;
-    let expected = i64::try_from(max + 1).expect("it is small");
-    assert_eq!(ground.value("n").await, Some(number_bytes(expected)), "the second name is remembered");
+    assert_eq!(ground.commit(first()).await, outcome);
+    assert_eq!(ground.value("n").await, Some(number_bytes(OTHERS + 1)));
+}
+
+async fn named_requests_beyond_the_bound_are_refused_and_none_is_forgotten(ground: Ground) {
+    let named = |at: usize| Txn::new().write(add("n", 1)).once(at.to_string());
+    let mut applied = 0;
+    let error = loop {
+        match ground.try_commit(named(applied)).await {
+            Ok(_) => applied += 1,
+            Err(error) => break error,
+        }
+        assert!(applied < 10_000, "there is a bound");
+    };
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert!(applied > 2, "{applied} of {error}");
+    for at in 0..applied {
+        ground.commit(named(at)).await;
+    }
+    assert!(ground.try_commit(named(applied)).await.is_err(), "it was not applied");
+    let expected = i64::try_from(applied).expect("it is small");
+    assert_eq!(ground.value("n").await, Some(number_bytes(expected)));
+    ground.commit(Txn::new().write(add("n", 1))).await;
 }
 
 async fn racing_additions_lose_nothing(ground: Ground) {

@@ -8,6 +8,7 @@ mod crash;
 #[path = "../ground/mod.rs"]
 mod ground;
 mod memory;
+mod named;
 mod sentinel;
 mod together;
 mod watch;
