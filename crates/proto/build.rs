@@ -6,6 +6,14 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+/// Messages with configurations of stores.
+const SECRET: [&str; 4] = [
+    "atomix.runtime.v1.ConnectRequest",
+    "atomix.runtime.v1.ConfigureRequest",
+    "atomix.proxy.v1.ConnectRequest",
+    "atomix.proxy.v1.ConfigureRequest",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -22,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A `connect` of the transport would collide with `Runtime.Connect`.
         .build_transport(false)
         .include_file("atomix.rs")
+        // Their configurations have passwords; `redacted.rs` writes the rest of them.
+        .skip_debug(SECRET)
         .compile_fds(descriptors)?;
     Ok(())
 }

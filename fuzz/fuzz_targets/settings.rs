@@ -7,6 +7,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|flags: Vec<(String, String)>| {
     if let Ok(loaded) = Loader::new().flags(flags).load() {
-        drop(loaded.render_with_origins());
+        drop(loaded.render_with_origins(|store| store.config.clone()));
     }
 });

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atomix_config::{Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId};
+use atomix_config::{
+    Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreConfig, StoreId,
+};
 use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures::FutureExt;
 use futures::future::{join, select};
 
@@ -31,12 +34,12 @@ use crate::signals::{Signal, Signals};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
     /// Configuration file, YAML or TOML by its extension.
-    #[arg(long, env = "ATOMIX_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "ATOMIX_CONFIG", value_name = "FILE", value_parser = path())]
     config: Option<PathBuf>,
     /// Keeps everything in this folder, durably: one disk store takes the place of the stores of the configuration.
-    #[arg(long, env = "ATOMIX_DATA", value_name = "DIR")]
+    #[arg(long, env = "ATOMIX_DATA", value_name = "DIR", value_parser = path())]
     data: Option<PathBuf>,
-    /// Address of the primitives, HOST:PORT or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
+    /// Address of the primitives, HOST:PORT, [IPV6]:PORT or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
     /// Address of the control services; may be given several times. [default: 127.0.0.1:5679]
@@ -45,6 +48,12 @@ pub(crate) struct Serve {
     /// Any setting by its key, such as `--set limits.value-bytes-max=2MiB`; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
+    /// The least severe level that is logged, as `--set log.level=LEVEL`; the names of the original are understood too.
+    #[arg(long, short, value_name = "LEVEL", value_parser = log_level)]
+    log_level: Option<String>,
+    /// Makes a variable ATOMIX_... that is no setting an error; without it, it is a warning.
+    #[arg(long)]
+    strict: bool,
     /// Checks the configuration and exits.
     #[arg(long)]
     check_config: bool,
@@ -73,6 +82,11 @@ impl Serve {
         let format = loaded.as_ref().map_or(LogFormat::Text, |loaded| loaded.config.log.format);
         let env = Env::real();
         let output = Output::start(&env, format);
+        if let Some(option) = self.empty_path() {
+            output.complain(&format!("path is empty, give one or leave the option out: flag=`--{option}`"));
+            output.flush();
+            return ExitCode::from(EXIT_CONFIG);
+        }
         let code = match loaded {
             Ok(loaded) => self.run_with(loaded, &env, &output).await,
             Err(error) => {
@@ -85,10 +99,11 @@ impl Serve {
     }
 
     async fn run_with(self, loaded: Loaded, env: &Env, output: &Output) -> ExitCode {
-        if self.print_config {
-            return print(&loaded.render_with_origins());
-        }
         let runtime = runtime(&loaded.config, env);
+        if self.print_config {
+            let show = |store: &StoreConfig| runtime.shown_config(&store.driver, &store.config);
+            return print(&loaded.render_with_origins(show));
+        }
         let mistakes = mistakes(&loaded, &runtime);
         if !mistakes.is_empty() {
             output.complain(&mistakes.join("\n"));
@@ -119,8 +134,19 @@ impl Serve {
         }
     }
 
+    /// Returns the option that was given an empty path. An empty variable is as one that is not set; an empty argument is
+    /// most likely a mistake of a script.
+    fn empty_path(&self) -> Option<&'static str> {
+        let options = [("config", &self.config, "ATOMIX_CONFIG"), ("data", &self.data, "ATOMIX_DATA")];
+        let wrong = options.into_iter().find(|(_, path, variable)| {
+            let is_empty = path.as_ref().is_some_and(|path| path.as_os_str().is_empty());
+            is_empty && std::env::var_os(variable).is_none_or(|value| !value.is_empty())
+        });
+        wrong.map(|(option, ..)| option)
+    }
+
     pub(crate) fn load(&self) -> Result<Loaded, atomix_config::Error> {
-        let data = self.data.iter().map(|dir| {
+        let data = self.data.iter().filter(|dir| !dir.as_os_str().is_empty()).map(|dir| {
             let driver = serde_json::json!({"name": "disk", "version": "v1"});
             serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]).to_string()
         });
@@ -135,9 +161,11 @@ impl Serve {
             .flag("listen", "listen", self.listen.clone())
             .flag("control", "control", self.control.clone())
             .flag("data", "stores", data)
+            .flag("log-level", "log.level", self.log_level.clone())
             .flags(self.set.clone())
+            .strict(self.strict)
             .machine(&machine);
-        if let Some(file) = &self.config {
+        if let Some(file) = self.config.as_ref().filter(|file| !file.as_os_str().is_empty()) {
             loader = loader.file(file);
         }
         let mut loaded = loader.load()?;
@@ -158,7 +186,8 @@ pub(crate) fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
     }
     mistakes.extend(routes(config).iter().flat_map(Routes::mistakes));
     mistakes.extend(strays(config));
-    let line = |(key, error): (String, Error)| format!("{error} key=`{key}`{}", loaded.origin(&key).fact());
+    let line =
+        |(key, error): (String, Error)| format!("{error} key=`{key}`{}", loaded.origin_around(&key).fact());
     mistakes.into_iter().map(line).collect()
 }
 
@@ -170,7 +199,7 @@ fn strays(config: &Config) -> Vec<(String, Error)> {
         RouteConfig::Seed(routes) => routes.iter().map(|route| &route.store).collect(),
         RouteConfig::Later(routes) => routes.iter().map(|route| &route.store).collect(),
     };
-    let stores: Vec<StoreId> = config.stores.iter().map(atomix_config::StoreConfig::id).collect();
+    let stores: Vec<StoreId> = config.stores.iter().map(StoreConfig::id).collect();
     if stores.is_empty() {
         return Vec::new();
     }
@@ -382,6 +411,17 @@ pub(crate) fn cannot_begin(error: &std::io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Takes a path, also an empty one: see [`Serve::run`].
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// Returns our name of a level: those of the original beyond `error` end its process, and are `error` here.
+fn log_level(text: &str) -> Result<String, String> {
+    let level = text.to_ascii_lowercase();
+    Ok(if matches!(level.as_str(), "dpanic" | "panic" | "fatal") { "error".to_owned() } else { level })
+}
+
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -435,6 +475,8 @@ mod tests {
             listen: Vec::new(),
             control: Vec::new(),
             set: Vec::new(),
+            log_level: None,
+            strict: false,
             check_config: false,
             print_config: false,
         };

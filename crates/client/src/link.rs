@@ -80,9 +80,14 @@ impl Target {
     /// Reads `http://host:port`, `host:port` or `unix:/path`.
     pub(crate) fn parse(text: &str, default_port: u16) -> Result<Self> {
         let invalid = |why: &str| {
+            // Without the user and the password that the text may have.
+            let (shown, hidden) = match text.rsplit_once('@') {
+                Some((_, host)) if !text.starts_with("unix:") => (host, "(hidden)@"),
+                Some(_) | None => (text, ""),
+            };
             Err(Error::new(
                 Kind::Invalid,
-                format!("{why}, write `http://host:port` or `unix:/path`: endpoint=`{text}`"),
+                format!("{why}, write `http://host:port` or `unix:/path`: endpoint=`{hidden}{shown}`"),
             ))
         };
         if let Some(path) = text.strip_prefix("unix:") {
@@ -109,6 +114,9 @@ impl Target {
         let Ok(uri) = Uri::try_from(format!("http://{address}/")) else {
             return invalid("endpoint is not an address");
         };
+        if address.contains('@') {
+            return invalid("endpoint with credentials is not supported");
+        }
         match (uri.host(), uri.path()) {
             (Some(host), "/") if !host.is_empty() => Ok(Self::Tcp {
                 host: host.trim_matches(['[', ']']).to_owned(),
@@ -323,6 +331,10 @@ mod tests {
         }
         let error = Target::parse(&format!("unix:/{}", "x".repeat(107)), 1).unwrap_err();
         assert!(error.message().contains("bytes=`108` bytes-max=`107`"), "{error}");
+        for text in ["http://u:hunter2@a:1", "https://u:hunter2@a:1", "u:hunter2@a", "ftp://hunter2@a"] {
+            let message = Target::parse(text, 1).unwrap_err().to_string();
+            assert!(!message.contains("hunter2") && message.contains("endpoint=`(hidden)@a"), "{message}");
+        }
     }
 
     #[tokio::test]

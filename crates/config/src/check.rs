@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::nearest::{join, nearest};
 use crate::origin::printable;
-use crate::redact::HIDDEN;
+use crate::render::HIDDEN;
 use crate::schema::{Presence, Scalar, Setting, Shape};
 use crate::{ByteSize, Duration, Listen, Origin, Problem, SocketMode, parse};
 
@@ -51,7 +51,8 @@ impl Check<'_> {
                 self.value(shape, path, &value)
             }
             Shape::Scalar(_) => self.value(shape, path, &Value::from(text)),
-            Shape::List(Shape::Scalar(_)) if !text.starts_with('[') => {
+            // An IPv6 address begins with a bracket as well, but ends with a port.
+            Shape::List(Shape::Scalar(_)) if !(text.starts_with('[') && text.ends_with(']')) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 self.value(shape, path, &items.map(Value::from).collect())
             }
@@ -67,6 +68,18 @@ impl Check<'_> {
                 }
             },
         }
+    }
+
+    /// Returns the list that several texts (of a flag that was given several times) stand for together, or reports what
+    /// is wrong.
+    pub(crate) fn texts(&mut self, shape: &Shape, path: &str, texts: &[&str]) -> Option<Value> {
+        let lists: Vec<_> = texts.iter().map(|text| self.text(shape, path, text)).collect();
+        let lists: Vec<Value> = lists.into_iter().collect::<Option<_>>()?;
+        let items = lists.into_iter().filter_map(|list| match list {
+            Value::Array(items) => Some(items),
+            _ => None,
+        });
+        Some(items.flatten().collect())
     }
 
     /// Reports that the table at `path` has no such key.
@@ -136,7 +149,13 @@ impl Check<'_> {
     fn refuse(&mut self, shape: &Shape, path: &str, value: &Value) -> Option<Value> {
         self.problems.push(Problem::Value {
             key: path.to_owned(),
-            value: show(value),
+            value: match (shape, value) {
+                // Perhaps a table with a mistake in its syntax, and a secret in it.
+                (Shape::Table(_) | Shape::List(Shape::Table(_)) | Shape::Object, Value::String(_)) => {
+                    "a text".to_owned()
+                }
+                _ => show(value),
+            },
             allowed: shape.allowed(),
             origin: self.origin.clone(),
         });

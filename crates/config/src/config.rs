@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::origin::printable;
-use crate::{Duration, Limits, Listen, Object, Routes, redact};
+use crate::{Duration, Limits, Listen, Object, Routes};
 
 /// Everything that can be configured. [`Config::default`] equals loading nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,13 +53,14 @@ pub struct StoreId {
 pub struct DriverId {
     /// The name, such as `memory`.
     pub name: String,
-    /// The version of the driver's interface, such as `v1`.
+    /// The version of the driver's interface, such as `v1`; empty: the newest.
+    #[serde(default)]
     pub version: String,
 }
 
 /// A store to connect at start.
 ///
-/// Its `Debug` form hides what looks like a secret in `config`.
+/// Its `Debug` form has the keys of `config` without the values: which of them are secret is known to the driver only.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoreConfig {
@@ -231,7 +232,7 @@ impl fmt::Debug for StoreConfig {
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("driver", &self.driver)
-            .field("config", &redact::object(&self.config))
+            .field("config", &self.config.keys().collect::<Vec<_>>())
             .finish()
     }
 }

@@ -122,6 +122,14 @@ pub enum Problem {
         /// The layer.
         origin: Origin,
     },
+    /// The primitives and the control services have an address in common.
+    #[error("one address for `listen` and `control`, give each its own: address=`{address}`{}", .origin.fact())]
+    ListenShared {
+        /// The address.
+        address: String,
+        /// The layer of `control`.
+        origin: Origin,
+    },
     /// An address is in a list twice.
     #[error("address given twice, remove one: key=`{key}` address=`{address}`{}", .origin.fact())]
     ListenTwice {
@@ -191,6 +199,17 @@ pub enum Warning {
         /// The limit of open files.
         files: u64,
     },
+    /// A variable of our prefix is no setting. With [`crate::Loader::strict`] it is [`Problem::UnknownKey`].
+    #[error(
+        "variable that is no setting ignored, correct or remove it: env=`{}`{}",
+        crate::origin::printable(name), nearest_variable(nearest.as_deref())
+    )]
+    VariableUnknown {
+        /// The variable.
+        name: String,
+        /// The path of the valid key that it may have been meant to be.
+        nearest: Option<String>,
+    },
     /// A variable of the original has no meaning here.
     #[error("variable of the original without effect, set `{instead}`: env=`{name}`")]
     VariableWithoutEffect {
@@ -249,6 +268,11 @@ fn key_fact(key: Option<&str>) -> String {
 
 fn nearest_fact(nearest: Option<&str>) -> String {
     nearest.map(|key| format!(" nearest=`{key}`")).unwrap_or_default()
+}
+
+fn nearest_variable(nearest: Option<&str>) -> String {
+    let variable = |key: &str| key.to_ascii_uppercase().replace('.', "__").replace('-', "_");
+    nearest.map(|key| format!(" nearest=`{key}` write=`ATOMIX_{}`", variable(key))).unwrap_or_default()
 }
 
 fn instead(replacement: Option<&str>) -> String {

@@ -2,7 +2,8 @@
 //! Typed configuration: defaults, then one file, then the environment, then flags.
 //!
 //! A later layer wins over an earlier one. Tables are merged key by key, lists are replaced as a whole. An unknown
-//! key is an error in every layer, because a misspelt limit that is silently ignored is a limit that is not there.
+//! key is an error in the file and in flags, because a misspelt limit that is silently ignored is a limit that is not
+//! there. In the environment, whose prefix others use as well, it is a warning unless [`Loader::strict`].
 //!
 //! Keys are written in kebab-case everywhere. Only the `config` objects of stores, rules and services are free:
 //! their keys belong to the driver or the primitive and are passed on as they stand.
@@ -13,7 +14,7 @@
 //! | environment | `ATOMIX_` + the key in capitals, `__` between levels, `_` for `-`: `ATOMIX_LIMITS__VALUE_BYTES_MAX` |
 //! | flags | the key path: `limits.value-bytes-max` |
 //!
-//! Lists of texts are given to the environment and to flags with commas (`ATOMIX_LISTEN=127.0.0.1:1,unix:/run/a`),
+//! Lists of texts are given to the environment and to flags with commas (`ATOMIX_LISTEN=[::1]:1,unix:/run/a`),
 //! stores and routes as one YAML or JSON text. The library reads nothing by itself but the named file: the caller
 //! passes the environment in.
 //!
@@ -23,7 +24,7 @@
 //!     .flags([("log.level", "debug")])
 //!     .load()?;
 //! assert_eq!(loaded.config.limits.value_bytes_max.bytes(), 2 * 1024 * 1024);
-//! assert!(loaded.render_with_origins().contains("level: debug  # flag --set log.level"));
+//! assert!(loaded.render_with_origins(|store| store.config.clone()).contains("level: debug  # flag --set log.level"));
 //! # Ok::<(), atomix_config::Error>(())
 //! ```
 
@@ -37,7 +38,6 @@ mod loader;
 mod nearest;
 mod origin;
 mod parse;
-mod redact;
 mod reference;
 mod render;
 mod routes;

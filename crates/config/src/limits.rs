@@ -115,7 +115,7 @@ limits! {
     "ping-interval" ping_interval: span in "time" = seconds(30), seconds(1) => hours(1);
     /// Time for the answer to a ping; then the connection is dead.
     "ping-timeout" ping_timeout: span in "time" = seconds(10), millis(100) => minutes(5);
-    /// Time for a new connection to begin to speak HTTP/2, a TLS handshake included.
+    /// Time for a new connection to begin to speak HTTP/2.
     "preface-timeout" preface_timeout: span in "time" = seconds(5), millis(100) => minutes(1);
     /// Connections to the primitives in all; one more is told so and closed. Without a setting at most one for each 256 KiB
     /// of the memory of the process, and what the limit of open files leaves beside a reserve.

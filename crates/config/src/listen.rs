@@ -8,12 +8,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// An address to listen on, written `host:port`, `[v6]:port` or `unix:PATH`.
+/// An address to listen on, written `host:port`, `[v6]:port`, `[v6%zone]:port` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// A TCP port. `(host.as_str(), port)` can be bound or resolved as it stands.
     Tcp {
-        /// An IP address (without brackets) or a host name; never empty.
+        /// An IP address (without brackets, perhaps with a zone) or a host name; never empty.
         host: String,
         /// The port; 0 takes a free one.
         port: u16,
@@ -67,12 +67,14 @@ fn parse(text: &str) -> Option<Listen> {
     let (host, port) = text.rsplit_once(':')?;
     // `parse` alone would take a sign.
     let port = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok())??;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let host = if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let _: Ipv6Addr = inner.parse().ok()?;
-        inner
+        // The zone is the name or the number of an interface; the resolver reads it.
+        let (address, zone) = inner.split_once('%').unwrap_or((inner, "0"));
+        let _: Ipv6Addr = address.parse().ok()?;
+        (!zone.is_empty() && zone.bytes().all(plain)).then_some(inner)?
     } else {
         // An empty host means every interface to some programs and none to others: it has to be said (`0.0.0.0`).
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         (!host.is_empty() && host.bytes().all(plain)).then_some(host)?
     };
     Some(Listen::tcp(host, port))
@@ -96,9 +98,16 @@ mod tests {
 
     #[test]
     fn addresses_read_and_print() {
-        for text in
-            ["127.0.0.1:5678", "localhost:0", "[::1]:5678", "unix:/run/atomix.sock", "my-host.example:65535"]
-        {
+        for text in [
+            "127.0.0.1:5678",
+            "localhost:0",
+            "[::1]:5678",
+            "[::]:1",
+            "[fe80::1%eth0]:5678",
+            "[fe80::1%2]:1",
+            "unix:/run/atomix.sock",
+            "my-host.example:65535",
+        ] {
             assert_eq!(text.parse::<Listen>().expect(text).to_string(), text);
         }
         assert_eq!("[::1]:1".parse(), Ok(Listen::tcp("::1", 1)));
@@ -117,6 +126,10 @@ mod tests {
             "host:+1",
             "::1:5678",
             "[x]:1",
+            "[fe80::1%]:1",
+            "[fe80::1%e%f]:1",
+            "[%eth0]:1",
+            "[::1]",
             "a b:1",
             "unix:",
             &long,

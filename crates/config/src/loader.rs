@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::mem::discriminant;
 use std::path::PathBuf;
 
@@ -13,20 +14,25 @@ use crate::check::Check;
 use crate::nearest::join;
 use crate::routes::{Mixed, is_seed};
 use crate::schema::{ROOT, ROUTES, SEED_ROUTER, SEED_ROUTES, SEED_SERVER, Shape};
-use crate::{Config, Error, Listen, Origin, Problem, StoreConfig, StoreId, Warning, origin, parse, render};
+use crate::{
+    Config, Error, Listen, Object, Origin, Problem, StoreConfig, StoreId, Warning, origin, parse, render,
+};
 
 /// Loads a configuration from its layers. Nothing is read before [`Loader::load`], and nothing but the named file.
-#[derive(Debug, Clone, Default)]
+///
+/// Its `Debug` form has no values: those of stores may be secrets.
+#[derive(Clone, Default)]
 pub struct Loader {
     file: Option<PathBuf>,
     env: Vec<(OsString, OsString)>,
     reserved: HashSet<String>,
     flags: Vec<Flag>,
     machine: Option<Machine>,
+    strict: bool,
 }
 
 /// A key path and its value on the command line.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Flag {
     /// The flag as it is typed, for messages.
     typed: String,
@@ -59,11 +65,13 @@ const PREFIX: &str = "ATOMIX_";
 /// Fewer open files are worth a warning: a common soft limit, which most programs raise.
 const FILES_FEW: u64 = 1_024;
 
-/// Variables that the original's injector and SDKs put into the environment of every container of a pod, and the
-/// setting that does what they did here.
-const FOREIGN: [(&str, Option<&str>); 5] = [
+/// Variables that the original's controller, injector and SDKs put into the environment of the containers of a pod, and
+/// that packages set, and the setting that does what they did here.
+const FOREIGN: [(&str, Option<&str>); 7] = [
     ("ATOMIX_DEBUG", Some("log.level")),
     ("ATOMIX_NAMESPACE", None),
+    ("ATOMIX_PROFILE", None),
+    ("ATOMIX_VERSION", None),
     ("ATOMIX_RUNTIME", None),
     ("ATOMIX_RUNTIME_HOST", None),
     ("ATOMIX_RUNTIME_PORT", None),
@@ -84,10 +92,11 @@ impl Loader {
         self
     }
 
-    /// Uses the variables whose names begin with `ATOMIX_`, for example of `std::env::vars_os()`.
+    /// Uses the variables whose names begin with `ATOMIX_`, for example of `std::env::vars_os()`. An empty one is as one
+    /// that is not there.
     ///
-    /// An unknown one is an error, except those that the original's injector sets and those that Kubernetes sets
-    /// for each service (`ATOMIX_PORT_5678_TCP`).
+    /// An unknown one is a warning, except those of the original and those that Kubernetes and Docker set for each
+    /// service (`ATOMIX_PORT_5678_TCP`, `ATOMIX_NAME`): other programs may use the prefix as well.
     #[must_use]
     pub fn env<K: Into<OsString>, V: Into<OsString>>(
         mut self,
@@ -96,6 +105,13 @@ impl Loader {
         let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
         self.env.extend(variables.filter(|(name, _)| ours(name)));
+        self
+    }
+
+    /// Makes unknown variables an error.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
         self
     }
 
@@ -153,19 +169,38 @@ impl Loader {
                 Err(problem) => layers.problems.push(problem),
             }
         }
-        layers.env(self.env, &self.reserved);
+        layers.env(self.env, &self.reserved, self.strict);
         layers.flags(self.flags);
         layers.finish(self.machine.as_ref())
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
 // === impl Loaded ===
 
 impl Loaded {
-    /// Returns the configuration as YAML, each value with its origin in a comment. What looks like a secret in the
-    /// `config` of a store is hidden; all else reads back as the same configuration.
-    pub fn render_with_origins(&self) -> String {
-        render::yaml(&self.config, &self.origins)
+    /// Returns the configuration as YAML, each value with its origin in a comment. Of the `config` of a store it has
+    /// what `show` returns, since only the driver knows what is secret in it; all else reads back as the same
+    /// configuration.
+    pub fn render_with_origins(&self, show: impl Fn(&StoreConfig) -> Object) -> String {
+        render::yaml(&self.config, &self.origins, show)
+    }
+
+    /// Returns where the value at a key path came from or, if it is not set, the innermost table or list around it.
+    pub fn origin_around(&self, key: &str) -> &Origin {
+        let mut key = key;
+        loop {
+            match (self.origins.get(key), key.rfind(['.', '['])) {
+                (Some(origin), _) => return origin,
+                (None, Some(end)) => key = &key[..end],
+                (None, None) => return &Origin::Default,
+            }
+        }
     }
 
     /// Returns where the value at a key path (such as `limits.batch-max` or `stores[0].name`) came from.
@@ -189,14 +224,17 @@ impl Layers {
         }
     }
 
-    fn env(&mut self, mut variables: Vec<(OsString, OsString)>, reserved: &HashSet<String>) {
+    fn env(&mut self, mut variables: Vec<(OsString, OsString)>, reserved: &HashSet<String>, strict: bool) {
         // The order of an environment means nothing; sorted, a table comes before its keys.
         variables.sort();
+        variables.retain(|(_, value)| !value.is_empty());
         for (name, value) in variables {
+            let before = self.problems.len();
             let (Some(name), value) = (name.to_str(), value.to_str()) else {
                 let key = origin::printable(&name.to_string_lossy());
                 let origin = Origin::Env(key.clone());
                 self.problems.push(Problem::UnknownKey { key, nearest: None, origin });
+                self.warn_of_unknown(before, strict);
                 continue;
             };
             if let Some((name, instead)) = FOREIGN.into_iter().find(|(foreign, _)| *foreign == name) {
@@ -210,12 +248,34 @@ impl Layers {
             let key = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase().replace('_', "-");
             let segments: Vec<&str> = key.split("--").collect();
             match value {
-                Some(value) => self.assign(&segments, &[value], &origin),
+                Some(value) => {
+                    self.assign(&segments, &[value], &origin);
+                    self.warn_of_unknown(before, strict);
+                }
                 None => self.problems.push(Problem::Syntax {
                     key: Some(origin::printable(&segments.join("."))),
                     reason: "the value is not UTF-8".to_owned(),
                     origin,
                 }),
+            }
+        }
+    }
+
+    /// Makes a warning of what was found `before` or later if it is an unknown variable, and not `strict`.
+    fn warn_of_unknown(&mut self, before: usize, strict: bool) {
+        if strict {
+            return;
+        }
+        // The value of a known variable may have unknown keys in it, which are errors.
+        let is_variable = |path: &str, name: &str| path.split('.').count() == name.split("__").count();
+        for problem in self.problems.split_off(before) {
+            match problem {
+                Problem::UnknownKey { key, nearest, origin: Origin::Env(name) }
+                    if is_variable(&key, &name) =>
+                {
+                    self.warnings.push(Warning::VariableUnknown { name, nearest });
+                }
+                problem => self.problems.push(problem),
             }
         }
     }
@@ -253,12 +313,17 @@ impl Layers {
             path = join(&path, segment);
             match (setting.shape, &segments[index + 1..]) {
                 (shape, []) => {
-                    let several = matches!(shape, Shape::List(Shape::Scalar(_))) && texts.len() > 1;
-                    let text = if several { texts.join(",") } else { last.to_owned() };
+                    let several = matches!(shape, Shape::List(Shape::Scalar(_)));
+                    let texts = if several { texts } else { &[last] };
                     if path == "routes" && self.has_routes(origin) {
                         return self.routes_twice(origin);
                     }
-                    if let Some(value) = self.check(origin).text(&shape, &path, &text) {
+                    let mut check = self.check(origin);
+                    let value = match texts {
+                        [text] => check.text(&shape, &path, text),
+                        texts => check.texts(&shape, &path, texts),
+                    };
+                    if let Some(value) = value {
                         self.lay(&shape, &path, &value, origin);
                     }
                 }
@@ -415,7 +480,7 @@ fn record(origins: &mut BTreeMap<String, Origin>, shape: &Shape, path: &str, val
     }
 }
 
-/// Returns whether Kubernetes sets such a variable for a service whose name begins with `atomix`.
+/// Returns whether Kubernetes or Docker sets such a variable for a service whose name begins with `atomix`.
 fn is_service_link(name: &str) -> bool {
     let name = name.strip_prefix("ATOMIX").unwrap_or(name);
     let by_port = |(_, tail): (&str, &str)| {
@@ -425,8 +490,11 @@ fn is_service_link(name: &str) -> bool {
             .is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()));
         number && words.next().is_some_and(|word| matches!(word, "TCP" | "UDP" | "SCTP"))
     };
-    // A name of ours has two underscores between levels, one of Kubernetes hardly ever.
-    !name.contains("__")
+    // Links of Docker: the name of the container and its variables.
+    name == "_NAME"
+        || name.starts_with("_ENV_")
+        // A name of ours has two underscores between levels, one of Kubernetes hardly ever.
+        || !name.contains("__")
         && (name.ends_with("_SERVICE_HOST")
             || name.ends_with("_PORT")
             || name.contains("_SERVICE_PORT_")
@@ -450,6 +518,13 @@ fn contradictions(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Prob
                 origin: origin(key),
             });
         }
+    }
+    let shared = |address: &&Listen| {
+        config.listen.contains(address) && !matches!(address, Listen::Tcp { port: 0, .. })
+    };
+    if let Some(address) = config.control.iter().find(shared) {
+        let address = origin::printable(&address.to_string());
+        problems.push(Problem::ListenShared { address, origin: origin("control") });
     }
     let mut seen = HashSet::new();
     for store in config.stores.iter().map(StoreConfig::id) {

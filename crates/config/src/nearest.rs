@@ -4,7 +4,7 @@
 use crate::schema::{ROOT, Setting, Shape};
 
 /// Returns the path of the valid key nearest to `key` in the table `settings` at `path`; else a key of that very name
-/// in another table (a limit at the top level); else nothing.
+/// in another table (a limit at the top level), or with its levels run together (`log-level`); else nothing.
 pub(crate) fn nearest(settings: &[Setting], path: &str, key: &str) -> Option<String> {
     const CHARS_MAX: usize = 64;
     let wanted = plain(key);
@@ -18,7 +18,8 @@ pub(crate) fn nearest(settings: &[Setting], path: &str, key: &str) -> Option<Str
         .min()
         .filter(|(edits, _)| *edits <= (wanted.chars().count() / 3).max(1))
         .map(|(_, key)| join(path, key));
-    near.or_else(|| elsewhere(ROOT, "", &wanted))
+    near.or_else(|| elsewhere(ROOT, "", &|setting, _| plain(setting.key) == wanted))
+        .or_else(|| elsewhere(ROOT, "", &|_, path| plain(path).replace('.', "") == wanted))
 }
 
 /// Returns the path of a key below a path; the root has the empty path.
@@ -26,15 +27,13 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn elsewhere(settings: &[Setting], path: &str, wanted: &str) -> Option<String> {
+fn elsewhere(settings: &[Setting], path: &str, fits: &dyn Fn(&Setting, &str) -> bool) -> Option<String> {
     settings.iter().find_map(|setting| {
         let path = join(path, setting.key);
         match setting.shape {
             // Keys within lists are too short and too many to be a good guess.
-            Shape::Table(inner) => elsewhere(inner, &path, wanted),
-            Shape::List(_) | Shape::Object | Shape::Scalar(_) => {
-                (plain(setting.key) == wanted).then_some(path)
-            }
+            Shape::Table(inner) => elsewhere(inner, &path, fits),
+            Shape::List(_) | Shape::Object | Shape::Scalar(_) => fits(setting, &path).then_some(path),
         }
     })
 }
@@ -91,6 +90,8 @@ mod tests {
             assert_eq!(nearest(limits, "limits", key).as_deref(), Some("limits.value-bytes-max"));
         }
         assert_eq!(nearest(ROOT, "", "grace").as_deref(), Some("drain.grace"));
+        assert_eq!(nearest(ROOT, "", "log-level").as_deref(), Some("log.level"));
+        assert_eq!(nearest(ROOT, "", "limits-batch-max").as_deref(), Some("limits.batch-max"));
         assert_eq!(nearest(ROOT, "", "entirely-different"), None);
         assert_eq!(nearest(ROOT, "", &"x".repeat(1000)), None);
     }

@@ -64,8 +64,11 @@ pub(crate) fn yaml(text: &str) -> Result<Value, String> {
     // Messages must not quote the file: the line in question may hold a secret.
     // YAML 1.2 as to booleans: with those of YAML 1.1 a namespace `n` or the log level `off` would be false.
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| one_line(&error.without_snippet().to_string()))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let error = one_line(&error.without_snippet().to_string());
+        // The reader advises its programmer, not the author of the file.
+        error.replace(", set DuplicateKeyPolicy in Options if acceptable", ", remove one of them:")
+    })
 }
 
 fn toml(text: &str) -> Result<Value, String> {
@@ -140,6 +143,8 @@ mod tests {
             assert!(!reason.contains('\n') && !reason.contains("hunter2"), "{reason}");
         }
         assert!(toml("a = 1\n\nb = [").expect_err("open list").contains("line 3"));
+        let twice = yaml("a: 1\na: 2").expect_err("twice");
+        assert_eq!(twice, "duplicate mapping key: a, remove one of them: at line 2, column 1");
     }
 
     #[test]

@@ -13,16 +13,17 @@ const HEAD: &str = "\
 
 Four layers, a later one wins: the defaults below, one file (`--config FILE`; YAML if it ends in `.yaml` or `.yml`,
 TOML if it ends in `.toml`), the environment, flags. Tables are merged key by key, lists are replaced as a whole. An
-unknown key is an error in every layer.
+unknown key is an error in the file and in flags.
 
 - Keys are in kebab-case. Only what is in a `config` object is free: it belongs to the driver or the primitive.
 - A variable is `ATOMIX_`, then the key in capitals with `_` for `-` and `__` between levels:
   `ATOMIX_LIMITS__VALUE_BYTES_MAX=2MiB`. Lists of texts are written with commas, `stores` and `routes` as one YAML or
-  JSON text. An empty value is an empty list.
+  JSON text, an empty list as `[]`. An empty variable counts as not set. A variable that begins with `ATOMIX_` and is no
+  setting is a warning, with `--strict` an error; those of the original, of Kubernetes and of Docker are ignored.
 - Sizes are whole numbers of bytes or carry `B`, `KiB`, `MiB` or `GiB`. Durations always carry a unit: `250ms`, `5s`,
   `1m30s`, `15m`, `1h`.
-- `--print-config` prints what is in effect and where each value comes from. What looks like a secret in the `config`
-  of a store is hidden.
+- `--print-config` prints what is in effect and where each value comes from. In the `config` of a store it shows the
+  fields that the driver knows and that are no secrets; the others, and credentials in addresses, are `(hidden)`.
 ";
 
 /// Returns the reference of all settings as Markdown: value, unit, default, bounds, since, meaning.
@@ -71,7 +72,7 @@ fn row(out: &mut String, path: &str, setting: &Setting, default: Option<&Value>)
         Shape::Object => ("free table".to_owned(), String::new()),
         Shape::List(Shape::Table(_)) => ("list of tables".to_owned(), String::new()),
         Shape::List(Shape::Scalar(Scalar::Listen)) => {
-            ("list of `host:port` or `unix:PATH`".to_owned(), String::new())
+            ("list of `host:port`, `[v6]:port` or `unix:PATH`".to_owned(), String::new())
         }
         Shape::List(_) => ("list of texts".to_owned(), String::new()),
         Shape::Scalar(scalar) => (kind(scalar), scalar.bounds()),
@@ -91,7 +92,7 @@ fn kind(scalar: Scalar) -> String {
     match scalar {
         Scalar::Text => "text".to_owned(),
         Scalar::Mode => "`auto` or octal text".to_owned(),
-        Scalar::Listen => "`host:port` or `unix:PATH`".to_owned(),
+        Scalar::Listen => "`host:port`, `[v6]:port` or `unix:PATH`".to_owned(),
         Scalar::Choice(choices) => {
             choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ")
         }

@@ -8,13 +8,25 @@ use serde_json::Value;
 
 use crate::nearest::join;
 use crate::schema::{ROOT, Scalar, Setting, Shape};
-use crate::{Config, Origin, redact};
+use crate::{Config, Object, Origin, StoreConfig};
 
-/// Writes the configuration in the order of the schema, each value with its origin.
-pub(crate) fn yaml(config: &Config, origins: &BTreeMap<String, Origin>) -> String {
+/// Stands for a value that is not shown. The loader refuses it, so that a printed configuration does not come back with it.
+pub(crate) const HIDDEN: &str = "(hidden)";
+
+/// Writes the configuration in the order of the schema, each value with its origin. Of the stores' own configurations it
+/// writes what `show` returns.
+pub(crate) fn yaml(
+    config: &Config,
+    origins: &BTreeMap<String, Origin>,
+    show: impl Fn(&StoreConfig) -> Object,
+) -> String {
     let mut out = String::new();
+    let mut config = config.clone();
+    for store in &mut config.stores {
+        store.config = show(store);
+    }
     // Invariant: the types have text keys and no failing serializer; `what_is_printed_reads_back` tests it.
-    let value = serde_json::to_value(config).expect("a configuration has a JSON form");
+    let value = serde_json::to_value(&config).expect("a configuration has a JSON form");
     if config.routes.is_absent() {
         // The key cannot be written: an empty list means something else.
         out.push_str("# routes are not set: everything goes to the first store  # default\n");
@@ -53,10 +65,6 @@ impl Renderer<'_> {
                     block.replace_range(indent + 2..indent + 3, "-");
                     out.push_str(&block);
                 }
-            }
-            (Shape::Object, Value::Object(object)) => {
-                let hidden = Value::Object(redact::object(object));
-                line(out, indent, &format!("{key}: {}  # {origin}", flow(&hidden)));
             }
             (Shape::Scalar(Scalar::Choice(_) | Scalar::Bytes { .. } | Scalar::Span { .. }), Value::String(text))
                 // `off` is a truth value to readers of YAML 1.1; the other words are nothing but words to all.

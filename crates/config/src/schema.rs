@@ -208,7 +208,12 @@ const STORE: &[Setting] = &[
         "driver",
         Shape::Table(&[
             setting("name", TEXT, Presence::Required, "The name of the driver, compared exactly."),
-            setting("version", TEXT, Presence::Required, "The version of the driver, compared exactly."),
+            setting(
+                "version",
+                TEXT,
+                Presence::Optional("the newest"),
+                "The version of the driver, compared exactly.",
+            ),
         ]),
         Presence::Required,
         "The driver that makes the store.",
@@ -359,8 +364,8 @@ impl fmt::Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text => f.write_str("a text"),
-            Self::Listen => f.write_str("host:port or unix:PATH"),
             Self::Mode => f.write_str("`auto` or an octal mode from 0000 to 0777, as a text"),
+            Self::Listen => f.write_str("host:port, [v6]:port or unix:PATH"),
             Self::Choice(choices) => write!(f, "one of {}", choices.join(", ")),
             Self::Count { .. } => write!(f, "a whole number from {}", self.bounds()),
             Self::Bytes { .. } => write!(f, "a size from {}, such as 65536 or 64KiB", self.bounds()),

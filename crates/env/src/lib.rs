@@ -5,6 +5,7 @@
 //! fence stands in `clippy.toml`). So a whole runtime can be driven by a [`ManualClock`] and a seed in a test, and
 //! two runtimes can live in one process without sharing anything.
 
+mod blocking;
 mod clock;
 mod entropy;
 mod home;
@@ -14,6 +15,7 @@ mod supervise;
 mod task;
 mod workers;
 
+pub use blocking::FILE_BYTES_MAX;
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;
 pub use home::AtHome;
@@ -46,6 +48,7 @@ struct World {
     spawner: Arc<dyn Spawner>,
     machine: Arc<OnceLock<Machine>>,
     supervision: Supervision,
+    blocking: Arc<blocking::Blocking>,
 }
 
 /// Says that a call of [`Env::timeout`] did not end in time.
@@ -68,15 +71,16 @@ impl Env {
 
     fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, machine: Arc<OnceLock<Machine>>) -> Self {
         let (spawner, supervision) = (Arc::new(task::RealSpawner), Supervision::default());
-        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
+        let blocking = Arc::default();
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision, blocking }) }
     }
 
     /// The same world with other supervision.
     fn with_supervision(&self, supervision: Supervision) -> Self {
-        let World { clock, entropy, spawner, machine, supervision: _ } = &*self.world;
+        let World { clock, entropy, spawner, machine, supervision: _, blocking } = &*self.world;
         let (clock, entropy, spawner) = (Arc::clone(clock), Arc::clone(entropy), Arc::clone(spawner));
-        let machine = Arc::clone(machine);
-        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
+        let (machine, blocking) = (Arc::clone(machine), Arc::clone(blocking));
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision, blocking }) }
     }
 
     fn supervision(&self) -> &Supervision {
@@ -86,10 +90,11 @@ impl Env {
     /// The same world with another machine, for tests.
     #[must_use]
     pub fn with_machine(&self, machine: Machine) -> Self {
-        let World { clock, entropy, spawner, .. } = &*self.world;
+        let World { clock, entropy, spawner, blocking, .. } = &*self.world;
         let (clock, entropy, spawner) = (Arc::clone(clock), Arc::clone(entropy), Arc::clone(spawner));
         let (machine, supervision) = (Arc::new(machine.into()), Supervision::default());
-        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision }) }
+        let blocking = Arc::clone(blocking);
+        Self { world: Arc::new(World { clock, entropy, spawner, machine, supervision, blocking }) }
     }
 
     /// Returns the bounds that the machine sets. The real ones are read once, with the first call.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use atomix_env::{Env, Machine};
 use futures::future::BoxFuture;
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Error, Store};
+use crate::{Error, Store, printable};
 
 /// The configuration of a store as the operator wrote it: one JSON object.
 pub type StoreConfig = serde_json::Map<String, serde_json::Value>;
@@ -38,6 +38,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
         &[]
     }
 
+    /// Returns the drivers of the original in whose place this one can be used, although their configurations differ:
+    /// names without a domain, folded as by [`crate::fold`]. They are named to those who ask for them.
+    fn replaces(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Returns one sentence for operators: what the stores keep and where.
     fn description(&self) -> &'static str;
 
@@ -45,6 +51,13 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// is what [`Driver::connect`] and [`Store::reconfigure`] are given. Default: none follows it.
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
         let _ = (config, machine);
+    }
+
+    /// Returns whether the value of a field of a configuration may be shown, in the printed configuration and elsewhere.
+    /// `field` is written as [`crate::redact`] describes. Default: of no field, so that a forgotten one is not a leak.
+    fn shows(&self, field: &str) -> bool {
+        let _ = field;
+        false
     }
 
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
@@ -79,19 +92,15 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
 
 /// Makes sure that this is a file which can be read.
 fn readable(path: &Path) -> Result<(), Error> {
-    let wrong = |problem: &str| Error::config(format!("{problem}: path=`{}`", path.display()));
+    let wrong = |problem: &str| {
+        Error::config(format!("{problem}: path=`{}`", printable(&path.display().to_string())))
+    };
     let found = std::fs::metadata(path).map_err(|error| wrong("file cannot be found").caused_by(error))?;
     if !found.is_file() {
         // Not opened: a pipe would wait for its other end.
         return Err(wrong("this is no regular file"));
     }
     std::fs::File::open(path).map(drop).map_err(|error| wrong("file cannot be read").caused_by(error))
-}
-
-/// Reads a typed configuration. Unknown fields are errors if `T` denies them; every error names its field.
-pub fn parse_config<T: DeserializeOwned>(config: &StoreConfig) -> Result<T, Error> {
-    serde_json::from_value(serde_json::Value::Object(config.clone()))
-        .map_err(|error| Error::config(format!("store configuration is wrong: {error}")))
 }
 
 /// Reads durations in configurations: text such as `"5s"`, `"250ms"` or `"1m30s"` (units `ns`, `us`, `ms`, `s`, `m`, `h`,
@@ -108,7 +117,7 @@ pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     match Span::deserialize(deserializer).map_err(|_| D::Error::custom(RIGHT))? {
         Span::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
         Span::Text(text) => {
-            parse_span(&text).ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{text}`")))
+            parse_span(&text).ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{}`", printable(&text))))
         }
     }
 }

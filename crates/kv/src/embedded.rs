@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::once::Once;
 use crate::{
-    Change, Engine, Error, ErrorKind, HistoryRoom, Keyspace, Limits, Outcome, StoreConfig, Txn, Write,
+    Change, Engine, Error, ErrorKind, HistoryRoom, Keyspace, Limits, Outcome, StoreConfig, Txn, Write, fold,
 };
 
 /// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
@@ -251,14 +251,22 @@ impl Default for Room {
 /// Fills in the defaults of an embedded store that follow the memory of the process: `bytes-max` is three eighths of it,
 /// and `histories-bytes-max` a sixteenth, at most 64 MiB.
 pub fn complete(config: &mut StoreConfig, machine: &Machine) {
-    config.entry("bytes-max").or_insert_with(|| default_bytes_max(machine).into());
+    set_default(config, "bytes-max", default_bytes_max(machine));
     complete_histories(config, machine);
 }
 
 /// Fills in `histories-bytes-max` as [`complete`] does, for a store elsewhere.
 pub fn complete_histories(config: &mut StoreConfig, machine: &Machine) {
     let share = machine.memory_share(16).min(HistoryRoom::BYTES_MAX);
-    config.entry("histories-bytes-max").or_insert_with(|| share.into());
+    set_default(config, "histories-bytes-max", share);
+}
+
+/// Sets a field that is not there, also not as null or in another spelling.
+fn set_default(config: &mut StoreConfig, field: &str, value: usize) {
+    let is_set = |(name, value): (&String, &serde_json::Value)| !value.is_null() && fold(name) == fold(field);
+    if !config.iter().any(is_set) {
+        config.insert(field.to_owned(), value.into());
+    }
 }
 
 fn default_bytes_max(machine: &Machine) -> usize {

@@ -29,12 +29,13 @@ mod history;
 mod model;
 mod once;
 mod profile;
+mod settings;
 mod sorted;
 mod store;
 
 pub use atomix_env::Machine;
 
-pub use driver::{Context, Driver, StoreConfig, parse_config, span};
+pub use driver::{Context, Driver, StoreConfig, span};
 pub use embedded::{Room, Rotation, Spaces, complete, complete_histories, growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
@@ -44,5 +45,8 @@ pub use model::{
     Write, Written, number, number_bytes,
 };
 pub use profile::{Consistency, Durability, Limits, Profile};
+pub use settings::{
+    HIDDEN, Secret, fold, parse_config, printable, redact, rename_fields, without_credentials,
+};
 pub use sorted::Sorted;
 pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

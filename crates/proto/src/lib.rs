@@ -23,6 +23,7 @@ mod generated {
 }
 
 mod codec;
+mod redacted;
 
 pub use codec::Codec;
 pub use generated::atomix;

@@ -298,6 +298,11 @@ impl Runtime {
         Ok(self.registry.check(driver, config)?.preflight(config)?)
     }
 
+    /// Returns the configuration of a store as it may be shown: without what its driver does not know or calls a secret.
+    pub fn shown_config(&self, driver: &DriverId, config: &Object) -> Object {
+        self.registry.shown(driver, config)
+    }
+
     /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
     pub async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
         self.registry.configure(id, config).await
@@ -582,10 +587,11 @@ impl Runtime {
     }
 
     fn check_name(&self, name: &str) -> Result<(), Error> {
-        if name.is_empty() || name.len() > self.name_bytes_max {
+        // An empty name is a name: contract/README.md section 2.
+        if name.len() > self.name_bytes_max {
             let (bytes, max) = (name.len(), self.name_bytes_max);
             return Err(Error::invalid(format!(
-                "primitive name out of bounds: bytes=`{bytes}` bounds=`1 to {max}`"
+                "primitive name too large, shorten it or raise `limits.name-bytes-max`: bytes=`{bytes}` max=`{max}`"
             )));
         }
         Ok(())

@@ -2,12 +2,13 @@
 //! The drivers that exist and the stores that are connected.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
-use atomix_kv::{Driver, Profile};
+use atomix_kv::{Driver, Profile, fold, printable};
 use atomix_primitives::{Error, HostDetails, Reason};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
@@ -183,6 +184,12 @@ impl Registry {
         Ok(driver)
     }
 
+    /// Returns a configuration as it may be shown. Without a driver nothing is known of its fields, and none is shown.
+    pub(crate) fn shown(&self, driver: &DriverId, config: &Object) -> Object {
+        let driver = self.driver(driver).ok();
+        atomix_kv::redact(config, &|field| driver.as_ref().is_some_and(|driver| driver.shows(field)))
+    }
+
     /// Finds the driver of a name and version; without a version the newest one that goes by the name.
     fn driver(&self, id: &DriverId) -> Result<Arc<dyn Driver>, Error> {
         let named = |(name, version): &(&str, &str)| {
@@ -193,13 +200,41 @@ impl Registry {
             let all = own.chain(driver.aliases().iter().copied());
             all.filter(named).map(move |(_, version)| (driver, version))
         });
-        let unknown = || {
-            let known: Vec<String> = self.drivers().iter().map(|driver| driver.id.to_string()).collect();
-            let known = known.join(", ");
-            Error::new(Reason::DriverUnknown, format!("no such driver: driver=`{id}` drivers=`{known}`"))
-        };
         let newest = candidates.max_by_key(|(_, version)| age(version));
-        newest.map(|(driver, _)| Arc::clone(driver)).ok_or_else(unknown)
+        newest.map(|(driver, _)| Arc::clone(driver)).ok_or_else(|| self.unknown(id))
+    }
+
+    /// Says which drivers there are, and which of them take the place of one of the original.
+    fn unknown(&self, id: &DriverId) -> Error {
+        let wanted = fold(id.name.rsplit('/').next().unwrap_or_default());
+        let replacing = |driver: &&Arc<dyn Driver>| driver.replaces().contains(&wanted.as_str());
+        let instead: Vec<String> = self
+            .drivers
+            .iter()
+            .filter(replacing)
+            .map(|driver| format!("{}/{}", driver.name(), driver.version()))
+            .collect();
+        let instead = match instead.as_slice() {
+            [] => String::new(),
+            instead => format!(", use one that takes its place: instead=`{}`", instead.join(", ")),
+        };
+        let known: Vec<String> = self.drivers().iter().map(ToString::to_string).collect();
+        let (id, known) = (printable(&id.to_string()), known.join("; "));
+        let separator = if instead.is_empty() { ":" } else { "" };
+        Error::new(
+            Reason::DriverUnknown,
+            format!("no such driver{instead}{separator} driver=`{id}` drivers=`{known}`"),
+        )
+    }
+}
+
+impl fmt::Display for DriverDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.id)?;
+        for (at, alias) in self.aliases.iter().enumerate() {
+            write!(f, "{} {alias}", if at == 0 { ", also" } else { "," })?;
+        }
+        Ok(())
     }
 }
 
@@ -223,5 +258,88 @@ mod tests {
     fn versions_follow_one_another() {
         let versions = ["v1beta1", "v1", "v2beta1", "v2", "v10"];
         assert!(versions.is_sorted_by_key(|version| age(version)));
+    }
+
+    /// A driver of a test: it has names, and fields of which one may be shown.
+    #[derive(Debug)]
+    struct Named(&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+    impl Driver for Named {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn version(&self) -> &'static str {
+            "v1"
+        }
+
+        fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+            self.1
+        }
+
+        fn replaces(&self) -> &'static [&'static str] {
+            self.2
+        }
+
+        fn description(&self) -> &'static str {
+            ""
+        }
+
+        fn shows(&self, field: &str) -> bool {
+            field == "place"
+        }
+
+        fn validate(&self, _config: &Object) -> Result<(), atomix_kv::Error> {
+            Ok(())
+        }
+
+        fn connect(
+            &self,
+            _config: Object,
+            _context: atomix_kv::Context,
+        ) -> futures::future::BoxFuture<'_, Result<Arc<dyn atomix_kv::Store>, atomix_kv::Error>> {
+            Box::pin(std::future::ready(Err(atomix_kv::Error::unavailable("never"))))
+        }
+    }
+
+    fn registry() -> Registry {
+        let drivers: Vec<Arc<dyn Driver>> = vec![
+            Arc::new(Named("near", &[("atomix.io/near", "v1"), ("Near", "v1beta1")], &["sharedmemory"])),
+            Arc::new(Named("far", &[], &["sharedmemory", "raft"])),
+        ];
+        Registry::new(Env::real(), drivers, 16, Duration::ZERO, Duration::ZERO)
+    }
+
+    fn id(text: &str) -> DriverId {
+        let (name, version) = text.rsplit_once('/').unwrap_or((text, ""));
+        DriverId { name: name.to_owned(), version: version.to_owned() }
+    }
+
+    #[test]
+    fn an_unknown_driver_is_answered_with_those_that_there_are() {
+        let registry = registry();
+        let refusal = |driver: &str| {
+            let error = registry.check(&id(driver), &Object::new()).unwrap_err();
+            assert_eq!(error.kind(), atomix_primitives::ErrorKind::NotFound);
+            error.message().to_owned()
+        };
+        let drivers = "drivers=`near/v1, also atomix.io/near/v1, Near/v1beta1; far/v1`";
+        assert_eq!(refusal("nearby/v1"), format!("no such driver: driver=`nearby/v1` {drivers}"));
+        for (driver, instead) in [("atomix.io/shared-memory/v1", "near/v1, far/v1"), ("Raft", "far/v1")] {
+            let expected = format!(
+                "no such driver, use one that takes its place: instead=`{instead}` driver=`{driver}` {drivers}"
+            );
+            assert_eq!(refusal(driver), expected);
+        }
+    }
+
+    #[test]
+    fn of_a_configuration_only_what_the_driver_shows_is_shown() {
+        let registry = registry();
+        let config = serde_json::json!({"place": "a", "pass": "hunter2"});
+        let config = config.as_object().unwrap();
+        let shown = |driver| serde_json::Value::Object(registry.shown(&id(driver), config)).to_string();
+        assert_eq!(shown("near"), r#"{"pass":"(hidden)","place":"a"}"#);
+        assert_eq!(shown("nearby"), r#"{"pass":"(hidden)","place":"(hidden)"}"#);
     }
 }

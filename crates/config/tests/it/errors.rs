@@ -7,10 +7,10 @@ use atomix_config::{FILE_BYTES_MAX, Loader, Problem};
 
 use proptest::prelude::*;
 
-use crate::{ConfigFile, load_toml, only, refused};
+use crate::{ConfigFile, load_toml, load_yaml, only, refused};
 
 fn env(name: &str, value: &str) -> String {
-    Loader::new().env([(name, value)]).load().expect_err(name).to_string()
+    Loader::new().env([(name, value)]).strict(true).load().expect_err(name).to_string()
 }
 
 fn flag(key: &str, value: &str) -> String {
@@ -114,12 +114,15 @@ fn a_bad_value_is_named_with_what_is_allowed() {
             "key=`log.level` value=`a list` allowed=`one of off, error, warn, info, debug, trace`",
         ),
         ("log:", "key=`log` value=`nothing` allowed=`a table with the keys level, format`"),
-        ("listen: ':5678'", "key=`listen` value=`:5678` allowed=`a list, each item host:port or unix:PATH`"),
-        ("listen: [':5678']", "key=`listen[0]` value=`:5678` allowed=`host:port or unix:PATH`"),
+        (
+            "listen: ':5678'",
+            "key=`listen` value=`:5678` allowed=`a list, each item host:port, [v6]:port or unix:PATH`",
+        ),
+        ("listen: [':5678']", "key=`listen[0]` value=`:5678` allowed=`host:port, [v6]:port or unix:PATH`"),
         ("stores: {}", "key=`stores` value=`a table` allowed=`a list of tables`"),
         (
             "stores: [memory]",
-            "key=`stores[0]` value=`memory` allowed=`a table with the keys namespace, name, driver, config`",
+            "key=`stores[0]` value=`a text` allowed=`a table with the keys namespace, name, driver, config`",
         ),
         (
             "stores: [{name: 1, driver: {name: m, version: v1}}]",
@@ -147,9 +150,9 @@ fn a_bad_value_is_named_with_what_is_allowed() {
 #[test]
 fn a_missing_key_is_named() {
     assert_eq!(
-        refused("stores: [{driver: {name: memory}}]"),
+        refused("stores: [{driver: {version: v1}}]"),
         [
-            "required key missing, add it: key=`stores[0].driver.version` file=`atomix.yaml`",
+            "required key missing, add it: key=`stores[0].driver.name` file=`atomix.yaml`",
             "required key missing, add it: key=`stores[0].name` file=`atomix.yaml`",
         ]
     );
@@ -274,14 +277,27 @@ fn variables_that_are_no_text_are_refused() {
     use std::os::unix::ffi::OsStringExt;
 
     let bytes = |text: &[u8]| OsString::from_vec(text.to_vec());
-    let load = |name: &[u8], value: &[u8]| Loader::new().env([(bytes(name), bytes(value))]).load();
+    let load =
+        |name: &[u8], value: &[u8]| Loader::new().env([(bytes(name), bytes(value))]).strict(true).load();
     assert_eq!(
         load(b"ATOMIX_LOG__LEVEL", b"\xff").expect_err("value").to_string(),
         "syntax not valid, correct it: key=`log.level` reason=`the value is not UTF-8` env=`ATOMIX_LOG__LEVEL`"
     );
-    assert!(matches!(only(&load(b"ATOMIX_\xff", b"").expect_err("name")), Problem::UnknownKey { .. }));
+    assert!(matches!(only(&load(b"ATOMIX_\xff", b"x").expect_err("name")), Problem::UnknownKey { .. }));
     // What is not ours is not looked at.
     assert!(load(b"OTHER_\xff", b"\xff").is_ok());
+}
+
+#[test]
+fn both_ports_on_one_address_are_refused() {
+    assert_eq!(
+        refused("listen: ['127.0.0.1:1', 'unix:/run/a']\ncontrol: ['unix:/run/a']"),
+        [
+            "one address for `listen` and `control`, give each its own: address=`unix:/run/a` file=`atomix.yaml`"
+        ]
+    );
+    assert!(load_yaml("listen: ['127.0.0.1:0']\ncontrol: ['127.0.0.1:0']").is_ok());
+    assert!(load_yaml("listen: ['127.0.0.1:5679']").is_err(), "the default of the other");
 }
 
 #[test]
@@ -299,7 +315,8 @@ fn all_problems_of_all_layers_are_reported_at_once_up_to_a_bound() {
     let file = ConfigFile::new("atomix.yaml", "bogus: 1\nlimits: {batch-max: 0}");
     let error = Loader::new()
         .file(&file.path)
-        .env([("ATOMIX_WRONG", "")])
+        .env([("ATOMIX_WRONG", "x")])
+        .strict(true)
         .flags([("log.level", "loud")])
         .load()
         .expect_err("four");
@@ -333,7 +350,7 @@ proptest! {
     #[test]
     fn any_flag_is_taken_or_refused_without_panic(flags in prop::collection::vec(nearly_valid(), 0..4)) {
         match Loader::new().flags(flags).load() {
-            Ok(loaded) => prop_assert!(!loaded.render_with_origins().is_empty()),
+            Ok(loaded) => prop_assert!(!loaded.render_with_origins(|store| store.config.clone()).is_empty()),
             Err(error) => prop_assert!(!error.problems().is_empty()),
         }
     }

@@ -168,7 +168,7 @@ fn the_environment_sets_every_kind_of_value() {
     let loaded = Loader::new()
         .env([
             ("ATOMIX_LISTEN", "127.0.0.1:1, unix:/run/a"),
-            ("ATOMIX_CONTROL", ""),
+            ("ATOMIX_CONTROL", "[]"),
             ("ATOMIX_LOG__LEVEL", "debug"),
             ("ATOMIX_LIMITS", "{batch-max: 7, key-bytes-max: 1KiB}"),
             ("ATOMIX_LIMITS__BATCH_MAX", "8"),
@@ -204,6 +204,11 @@ fn variables_of_the_original_and_of_kubernetes_are_left_alone() {
         "ATOMIX_PORT_5678_TCP",
         "ATOMIX_CONTROL_PORT_5678_TCP_ADDR",
         "ATOMIX_CONTROL_PORT_5678_TCP_PROTO",
+        "ATOMIX_PROFILE",
+        "ATOMIX_VERSION",
+        "ATOMIX_NAME",
+        "ATOMIX_ENV_PATH",
+        "ATOMIX_ENV_A__B",
     ];
     let loaded = Loader::new().env(foreign.map(|name| (name, "tcp://10.0.0.1:5678"))).load().unwrap();
     assert_eq!(loaded.config, Config::default());
@@ -216,6 +221,82 @@ fn variables_of_the_original_and_of_kubernetes_are_left_alone() {
         "variable of the original without effect, set `log.level`: env=`ATOMIX_DEBUG`"
     );
     assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_and_an_error_only_if_strict() {
+    for (name, facts) in [
+        ("ATOMIX_LOG_LEVEL", " nearest=`log.level` write=`ATOMIX_LOG__LEVEL`"),
+        (
+            "ATOMIX_LIMITS__VALUE_BYTE_MAX",
+            " nearest=`limits.value-bytes-max` write=`ATOMIX_LIMITS__VALUE_BYTES_MAX`",
+        ),
+        ("ATOMIX_STORES__0__NAME", ""),
+        ("ATOMIX_ENTIRELY_OTHER", ""),
+        ("ATOMIX_", ""),
+    ] {
+        let load = |strict| Loader::new().env([(name, "x")]).strict(strict).load();
+        let loaded = load(false).unwrap();
+        assert_eq!(loaded.config, Config::default());
+        let expected =
+            format!("variable that is no setting ignored, correct or remove it: env=`{name}`{facts}");
+        assert_eq!(loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+        let refused = load(true).unwrap_err().to_string();
+        assert!(refused.contains(&format!("env=`{name}`")), "{refused}");
+    }
+    // A wrong value of a known variable stays an error, also an unknown key in it.
+    for (name, value) in
+        [("ATOMIX_LOG__LEVEL", "loud"), ("ATOMIX_LOG", "{levle: info}"), ("ATOMIX_LIMITS", "{log: 1}")]
+    {
+        assert!(Loader::new().env([(name, value)]).load().is_err(), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let names = ["ATOMIX_LISTEN", "ATOMIX_LOG__LEVEL", "ATOMIX_STORES", "ATOMIX_WRONG", "ATOMIX_DEBUG"];
+    let loaded = Loader::new().env(names.map(|name| (name, ""))).strict(true).load().unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn addresses_of_ipv6_are_understood_in_every_layer() {
+    let tcp = |host: &str| Listen::tcp(host, 5678);
+    for (text, listen) in [
+        ("[::1]:5678", vec![tcp("::1")]),
+        ("[fe80::1%eth0]:5678", vec![tcp("fe80::1%eth0")]),
+        ("[::1]:5678, 127.0.0.1:5678 ,[::]:5678", vec![tcp("::1"), tcp("127.0.0.1"), tcp("::")]),
+        (r#"["[::1]:5678", "127.0.0.1:5678"]"#, vec![tcp("::1"), tcp("127.0.0.1")]),
+        ("[127.0.0.1:5678]", vec![tcp("127.0.0.1")]),
+    ] {
+        let loader = Loader::new();
+        for loader in [
+            loader.clone().env([("ATOMIX_LISTEN", text)]),
+            loader.clone().flags([("listen", text)]),
+            loader.clone().flag("listen", "listen", [text]),
+        ] {
+            assert_eq!(loader.load().unwrap().config.listen, listen, "{text}");
+        }
+        let twice = loader.flag("listen", "listen", ["unix:/run/a", text]).load().unwrap().config.listen;
+        assert_eq!(twice[0], Listen::Unix("/run/a".into()));
+        assert_eq!(twice[1..], listen, "{text}");
+    }
+    let file = load_yaml("listen: ['[::1]:5678', '[fe80::1%2]:5678']").unwrap().config.listen;
+    assert_eq!(file, [tcp("::1"), tcp("fe80::1%2")]);
+    let refused = Loader::new().flags([("listen", "[::1]:99999")]).load().unwrap_err().to_string();
+    assert!(refused.contains("value=`[::1]:99999`"), "{refused}");
+}
+
+#[test]
+fn a_driver_without_a_version_is_the_newest() {
+    let loaded = load_yaml("stores: [{name: a, driver: {name: etcd}}]").unwrap();
+    assert_eq!(loaded.config.stores[0].driver.version, "");
+    // What is not set itself came with what is around it.
+    let around = |key| loaded.origin_around(key).clone();
+    assert!(matches!(around("stores[0].config"), Origin::File(_)));
+    assert_eq!(around("stores[1].config"), around("stores"));
+    assert_eq!(around("log.level"), Origin::Default);
 }
 
 #[test]
@@ -267,7 +348,7 @@ fn defaults_that_follow_the_machine_say_so() {
     let loaded =
         Loader::new().machine(&machine).flags([("limits.primitives-max", "5000000")]).load().unwrap();
     assert_eq!(loaded.config.limits.buffers_bytes_max.bytes(), 32 << 20);
-    let printed = loaded.render_with_origins();
+    let printed = loaded.render_with_origins(|store| store.config.clone());
     let line = "buffers-bytes-max: 32MiB  # default, an eighth of the memory limit 256MiB (machine)";
     assert!(printed.contains(line), "{printed}");
     assert!(printed.contains("primitives-max: 5000000  # flag"), "{printed}");

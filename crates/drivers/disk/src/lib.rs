@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::{Context, Driver, Error, Machine, Retention, Store, StoreConfig, parse_config, span};
+use atomix_kv::{Context, Driver, Error, Machine, Retention, Store, StoreConfig, fold, parse_config, span};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -75,6 +75,19 @@ pub struct Settings {
     #[serde(default = "defaults::log_bytes_max")]
     pub log_bytes_max: u64,
 }
+
+/// The names of the fields. None is a secret.
+const FIELDS: [&str; 9] = [
+    "dir",
+    "durability",
+    "sync-interval",
+    "bytes-max",
+    "history-commits-max",
+    "history-bytes-max",
+    "histories-bytes-max",
+    "history-age-max",
+    "log-bytes-max",
+];
 
 /// When a commit is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -139,6 +152,10 @@ impl Driver for DiskDriver {
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
         atomix_kv::complete(config, machine);
+    }
+
+    fn shows(&self, field: &str) -> bool {
+        FIELDS.iter().any(|ours| fold(ours) == field)
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
@@ -212,5 +229,25 @@ impl Settings {
             history_age_max: self.history_age_max,
             log_bytes_max: self.log_bytes_max,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_field_may_be_shown() {
+        for field in FIELDS {
+            let mut config = StoreConfig::new();
+            config.insert(field.to_owned(), json!(1.5));
+            assert_eq!(atomix_kv::redact(&config, &|field| DiskDriver.shows(field)), config);
+            let error = DiskDriver.validate(&config).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{field}`: ")), "{error}");
+        }
+        let unknown: StoreConfig = [("secret-key".to_owned(), json!("hunter2"))].into_iter().collect();
+        let shown = atomix_kv::redact(&unknown, &|field| DiskDriver.shows(field));
+        assert_eq!(shown["secret-key"], atomix_kv::HIDDEN);
     }
 }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The configuration of a store.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{Error, HistoryRoom, Retention, StoreConfig, parse_config};
+use atomix_kv::{
+    Error, HistoryRoom, Retention, Secret, StoreConfig, fold, parse_config, printable, rename_fields,
+};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-/// The configuration of an etcd store. The names are those of etcd's own client where it has the setting.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+/// The configuration of an etcd store. The names are those of etcd's own client where it has the setting, and read without
+/// regard to case, hyphens and underscores. Null is the default everywhere; so is zero for the times and sizes of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Settings {
@@ -19,7 +20,7 @@ pub struct Settings {
     /// The user for etcd's authentication. Empty: none.
     pub username: String,
     /// The user's password.
-    pub password: String,
+    pub password: Secret,
     /// Certificates, as files or inline. Every endpoint is spoken to over TLS if it is set.
     pub tls: Option<Tls>,
     /// What every key in etcd begins with. Stores with different prefixes share nothing. Default `atomix/`.
@@ -38,11 +39,9 @@ pub struct Settings {
     pub dial_keep_alive_timeout: Duration,
     /// Whether a connection is probed also when nothing is asked or watched; etcd must be set up to allow it. Default no.
     pub permit_without_stream: bool,
-    /// Bytes of a request that etcd takes (its `--max-request-bytes`). Default 1.5 MiB.
-    #[serde(alias = "MaxCallSendMsgSize")]
+    /// Bytes of a request that etcd takes (its `--max-request-bytes`). Default 1.5 MiB; at least 64 KiB.
     pub request_bytes_max: usize,
-    /// Bytes of an answer to a read. Larger ones are asked for in smaller parts. Default 64 MiB.
-    #[serde(alias = "MaxCallRecvMsgSize")]
+    /// Bytes of an answer to a read. Larger ones are asked for in smaller parts. Default 64 MiB; at least 64 KiB.
     pub answer_bytes_max: usize,
     /// Operations of a transaction that etcd takes (its `--max-txn-ops`). Default 128.
     pub txn_ops_max: usize,
@@ -56,13 +55,9 @@ pub struct Settings {
     /// How long a keyspace is still watched when nobody follows it any more. Default 30 s.
     #[serde(deserialize_with = "atomix_kv::span")]
     pub watch_linger: Duration,
-    /// Accepted from configurations of the original, without effect: the endpoints are those that are given.
-    auto_sync_interval: Ignored,
-    /// Accepted from configurations of the original, without effect: an old cluster refuses by itself what it cannot do.
-    reject_old_cluster: Ignored,
 }
 
-/// Certificates. Each is the path of a PEM file, which is read at every connection, or PEM text.
+/// Certificates. Each is the path of a PEM file of at most 1 MiB, which is read whenever a connection is made, or PEM text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -72,35 +67,69 @@ pub struct Tls {
     /// The certificate that is shown to the members. Empty: none.
     pub cert: String,
     /// Its key.
-    pub key: Pem,
+    pub key: Secret,
     /// The name that the certificates of the members must have. Empty: the host of the endpoint.
     pub server_name: String,
 }
 
-/// A secret PEM: shows itself only if it is a path.
-#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Pem(pub String);
+/// Our names.
+const FIELDS: &[&str] = &[
+    "endpoints",
+    "username",
+    "password",
+    "tls",
+    "prefix",
+    "dial-timeout",
+    "request-timeout",
+    "dial-keep-alive-time",
+    "dial-keep-alive-timeout",
+    "permit-without-stream",
+    "request-bytes-max",
+    "answer-bytes-max",
+    "txn-ops-max",
+    "history-commits-max",
+    "history-bytes-max",
+    "histories-bytes-max",
+    "watch-linger",
+];
 
-#[derive(Clone, Default, Deserialize)]
-#[serde(transparent)]
-struct Ignored(IgnoredAny);
+/// What else our fields are called, folded: the names of etcd's own client, `clientv3.Config`, which the original's driver
+/// took.
+const NAMES: &[(&str, &str)] =
+    &[("maxcallsendmsgsize", "request-bytes-max"), ("maxcallrecvmsgsize", "answer-bytes-max")];
+
+/// Fields of etcd's own client that are accepted without effect: the endpoints are those that are given, an old cluster
+/// refuses by itself what it cannot do, and a request is never repeated blindly.
+const WITHOUT_EFFECT: &[&str] = &[
+    "autosyncinterval",
+    "rejectoldcluster",
+    "maxunaryretries",
+    "backoffwaitbetween",
+    "backoffjitterfraction",
+];
 
 /// Bytes that a request needs beside what it says: the envelope around it in etcd's log.
 pub(crate) const ENVELOPE: usize = 4096;
+
+/// The least bytes of a request and of an answer: less carries next to nothing.
+const BYTES_MIN: usize = 16 * ENVELOPE;
 
 // === impl Settings ===
 
 impl Settings {
     /// Returns the files that the certificates are in.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let pems = self.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key.0]);
-        pems.filter(|pem| !pem.is_empty() && !is_inline(pem)).map(PathBuf::from).collect()
+        let Some(tls) = &self.tls else { return Vec::new() };
+        let certificates = [&tls.ca, &tls.cert].into_iter().filter(|pem| !pem.is_empty() && !is_inline(pem));
+        // A key without its PEM frame would look like a relative path, and be shown as one.
+        let key = Some(tls.key.expose_secret()).filter(|key| key.starts_with(['/', '.']));
+        certificates.map(String::as_str).chain(key).map(PathBuf::from).collect()
     }
 
     /// Reads and checks a configuration. Every error names its field.
     pub fn read(config: &StoreConfig) -> Result<Self, Error> {
-        let settings: Self = parse_config(config)?;
+        let mut settings: Self = parse_config(&rename_fields(config, FIELDS, NAMES, WITHOUT_EFFECT)?)?;
+        settings.set_defaults();
         let wrong = |what: &str| Err(Error::config(format!("store configuration is wrong: {what}")));
         if settings.endpoints.is_empty() {
             return wrong("`endpoints` must name at least one member, such as \"127.0.0.1:2379\"");
@@ -112,7 +141,7 @@ impl Settings {
         match &settings.tls {
             None if secure => return wrong("an https endpoint needs `tls` with `ca`"),
             Some(tls) if tls.ca.is_empty() => return wrong("`tls` needs `ca`"),
-            Some(tls) if tls.cert.is_empty() != tls.key.0.is_empty() => {
+            Some(tls) if tls.cert.is_empty() != tls.key.is_empty() => {
                 return wrong("`tls` needs both `cert` and `key`, or none of them");
             }
             None | Some(_) => {}
@@ -120,26 +149,54 @@ impl Settings {
         if settings.username.is_empty() && !settings.password.is_empty() {
             return wrong("`password` without `username`");
         }
-        for (name, value) in [
-            ("dial-timeout", settings.dial_timeout),
-            ("request-timeout", settings.request_timeout),
-            ("dial-keep-alive-time", settings.dial_keep_alive_time),
-            ("dial-keep-alive-timeout", settings.dial_keep_alive_timeout),
-        ] {
-            if value.is_zero() {
-                return wrong(&format!("`{name}` must be above zero"));
-            }
-        }
         if settings.history_commits_max == 0 {
             return wrong("`history-commits-max` must be at least 1");
         }
         if settings.txn_ops_max < 16 {
             return wrong("`txn-ops-max` must be at least 16");
         }
-        if settings.request_bytes_max < 16 * ENVELOPE {
-            return wrong(&format!("`request-bytes-max` must be at least {}", 16 * ENVELOPE));
+        for (name, bytes) in [
+            ("request-bytes-max", settings.request_bytes_max),
+            ("answer-bytes-max", settings.answer_bytes_max),
+        ] {
+            if bytes < BYTES_MIN {
+                return wrong(&format!("`{name}` must be at least {BYTES_MIN}, or 0 for the default"));
+            }
         }
         Ok(settings)
+    }
+
+    /// Returns whether the value of a field, by its folded path, may be shown: all but secrets.
+    pub(crate) fn shows(field: &str) -> bool {
+        let known = || {
+            let ours = FIELDS.iter().any(|ours| fold(ours) == field);
+            ours || NAMES.iter().any(|(other, _)| *other == field) || WITHOUT_EFFECT.contains(&field)
+        };
+        matches!(field, "tls.ca" | "tls.cert" | "tls.servername") || (field != "password" && known())
+    }
+
+    /// Zero is the default, as in etcd's own client.
+    fn set_defaults(&mut self) {
+        let default = Self::default();
+        for (time, default) in [
+            (&mut self.dial_timeout, default.dial_timeout),
+            (&mut self.request_timeout, default.request_timeout),
+            (&mut self.dial_keep_alive_time, default.dial_keep_alive_time),
+            (&mut self.dial_keep_alive_timeout, default.dial_keep_alive_timeout),
+        ] {
+            if time.is_zero() {
+                *time = default;
+            }
+        }
+        for (size, default) in [
+            (&mut self.request_bytes_max, default.request_bytes_max),
+            (&mut self.answer_bytes_max, default.answer_bytes_max),
+            (&mut self.txn_ops_max, default.txn_ops_max),
+        ] {
+            if *size == 0 {
+                *size = default;
+            }
+        }
     }
 
     pub(crate) fn retention(&self) -> Retention {
@@ -153,7 +210,7 @@ impl Default for Settings {
         Self {
             endpoints: Vec::new(),
             username: String::new(),
-            password: String::new(),
+            password: Secret::default(),
             tls: None,
             prefix: "atomix/".to_owned(),
             dial_timeout: Duration::from_secs(2),
@@ -168,49 +225,27 @@ impl Default for Settings {
             history_bytes_max: retention.bytes_max,
             histories_bytes_max: HistoryRoom::BYTES_MAX,
             watch_linger: Duration::from_secs(30),
-            auto_sync_interval: Ignored::default(),
-            reject_old_cluster: Ignored::default(),
         }
     }
 }
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("endpoints", &self.endpoints)
-            .field("username", &self.username)
-            .field("tls", &self.tls)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
-    }
-}
-
-// === impl Pem, Ignored ===
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if is_inline(&self.0) { "inline" } else { &self.0 })
-    }
-}
-
-impl PartialEq for Ignored {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Ignored {}
 
 /// Tells whether `pem` is the text itself and not a path.
 pub(crate) fn is_inline(pem: &str) -> bool {
     pem.contains("-----BEGIN")
 }
 
-/// Returns host and port of an endpoint.
+/// Returns host and port of an endpoint. One with credentials is refused, and the message does not repeat them.
 pub(crate) fn address(endpoint: &str) -> Result<(String, u16), Error> {
+    if let Some((_, host)) = endpoint.rsplit_once('@') {
+        return Err(Error::config(format!(
+            "store configuration is wrong: `endpoints` takes no credentials, give them as `username` and `password`: host=`{}`",
+            printable(host)
+        )));
+    }
     let wrong = || {
         Error::config(format!(
-            "store configuration is wrong: `endpoints` takes host:port, http://host:port or https://host:port: endpoint=`{endpoint}`"
+            "store configuration is wrong: `endpoints` takes host:port, http://host:port or https://host:port: endpoint=`{}`",
+            printable(endpoint)
         ))
     };
     let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
@@ -259,7 +294,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let with = |key: &str, value: Value| {
-            let mut config = json!({"endpoints": ["a:1"]});
+            let mut config = json!({"endpoints": ["a:1"], "dial-timeout": "1s"});
             config[key] = value;
             read(config).unwrap_err()
         };
@@ -268,7 +303,6 @@ mod tests {
         assert!(with("endpoints", json!(["a:port"])).contains("endpoint=`a:port`"));
         assert!(with("no-such-field", json!(1)).contains("no-such-field"));
         assert!(with("dial-timeout", json!("5 parsecs")).contains("5 parsecs"));
-        assert!(with("request-timeout", json!(0)).contains("`request-timeout`"));
         assert!(with("endpoints", json!(["https://a:1"])).contains("`tls`"));
         assert!(with("tls", json!({})).contains("`ca`"));
         assert!(with("tls", json!({"ca": "x", "cert": "y"})).contains("`key`"));
@@ -277,19 +311,73 @@ mod tests {
         assert!(with("history-commits-max", json!(0)).contains("history-commits-max"));
         assert!(with("txn-ops-max", json!(1)).contains("txn-ops-max"));
         assert!(with("request-bytes-max", json!(1)).contains("request-bytes-max"));
+        assert!(with("MaxCallRecvMsgSize", json!(1)).contains("answer-bytes-max"));
+        assert!(with("Logger", json!("x")).contains("Logger"));
+        assert!(with("DialTimeout", json!(1)).contains("dial-timeout"));
+    }
+
+    /// `json.Marshal(clientv3.Config{Endpoints: …})` of client v3.5.6, which the original was built with, and of v3.6.5.
+    #[test]
+    fn the_configuration_that_go_writes_is_the_default() {
+        let plain = read(json!({"endpoints": ["http://127.0.0.1:2379"]})).unwrap();
+        for text in [
+            include_str!("../tests/fixtures/clientv3-3.5.6.json"),
+            include_str!("../tests/fixtures/clientv3-3.6.5.json"),
+        ] {
+            assert_eq!(read(serde_json::from_str(text).unwrap()).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn null_and_zero_are_the_default() {
+        let mut config = json!({"endpoints": ["a:1"]});
+        let plain = read(config.clone()).unwrap();
+        for field in FIELDS.iter().filter(|field| **field != "endpoints") {
+            config[*field] = Value::Null;
+        }
+        assert_eq!(read(config.clone()).unwrap(), plain);
+        for field in [
+            "dial-timeout",
+            "request-timeout",
+            "dial-keep-alive-time",
+            "dial-keep-alive-timeout",
+            "request-bytes-max",
+            "answer-bytes-max",
+            "txn-ops-max",
+        ] {
+            config[field] = json!(0);
+        }
+        assert_eq!(read(config).unwrap(), plain);
+    }
+
+    #[test]
+    fn every_field_has_a_name_that_is_understood() {
+        for field in FIELDS {
+            let error = read(json!({ *field: 1.5 })).unwrap_err();
+            assert!(error.contains(&format!("`{field}`")), "{field}: {error}");
+        }
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let settings = read(json!({
+        let config = json!({
             "endpoints": ["a:1"],
             "username": "u",
-            "password": "pass-word",
-            "tls": {"ca": "ca.pem", "cert": "c.pem", "key": "-----BEGIN PRIVATE KEY-----"},
-        }))
-        .unwrap();
-        let shown = format!("{settings:?}");
-        assert!(!shown.contains("pass-word") && !shown.contains("BEGIN"), "{shown}");
+            "password": "hunter2",
+            "TLS": {"ca": "ca.pem", "cert": "c.pem", "key": "hunter2", "server-name": "s"},
+            "MaxCallRecvMsgSize": 1_000_000,
+        });
+        let settings = read(config.clone()).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+        let shown = atomix_kv::redact(config.as_object().unwrap(), &Settings::shows);
+        let mut expected = config;
+        expected["password"] = json!(atomix_kv::HIDDEN);
+        expected["TLS"]["key"] = json!(atomix_kv::HIDDEN);
+        assert_eq!(Value::Object(shown), expected);
+        for endpoint in ["https://u:hunter2@a:1", "u:hunter2@a:1", "hunter2@a:1", "http://u:hun@ter2@a:1"] {
+            let error = read(json!({"endpoints": [endpoint]})).unwrap_err();
+            assert!(error.contains("`username`") && error.ends_with("host=`a:1`"), "{error}");
+        }
     }
 
     #[test]

@@ -16,12 +16,11 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::body::Body;
 
-use crate::config::{Settings, Tls, address, is_inline};
+use crate::config::{Settings, address};
 use crate::error::Broken;
 use crate::http2::{self, Answer, Calls, KeepAlive};
 
@@ -43,12 +42,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 // === impl Connection ===
 
 impl Connection {
-    /// Connects to a member, until `end`. The member is not asked whether it works. The connection is driven by the thread
+    /// Connects to a member, until `end`, over TLS if there are `certificates`. The member is not asked whether it works. The connection is driven by the thread
     /// that this is called on.
     pub(crate) async fn open(
         env: &Env,
         settings: &Settings,
         endpoint: &str,
+        certificates: Option<Arc<ClientConfig>>,
         end: Shutdown,
     ) -> Result<Self, Error> {
         let unreachable = |error: io::Error| {
@@ -59,13 +59,14 @@ impl Connection {
         socket.set_nodelay(true).map_err(unreachable)?;
         let mut scheme = "http";
         let mut stream: Pin<Box<dyn Socket>> = Box::pin(socket);
-        if let Some(tls) = &settings.tls {
+        if let Some(certificates) = certificates {
             scheme = "https";
-            let name = if tls.server_name.is_empty() { host.clone() } else { tls.server_name.clone() };
+            let named = settings.tls.as_ref().map(|tls| tls.server_name.clone());
+            let name = named.filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
             let name = ServerName::try_from(name).map_err(|error| {
                 Error::config("store configuration is wrong: `tls.server-name`").caused_by(error)
             })?;
-            let connector = TlsConnector::from(Arc::new(client(tls)?));
+            let connector = TlsConnector::from(certificates);
             stream = Box::pin(connector.connect(name, stream).await.map_err(unreachable)?);
         }
         let keep_alive = KeepAlive {
@@ -145,51 +146,4 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
-}
-
-fn client(tls: &Tls) -> Result<ClientConfig, Error> {
-    let wrong = |field: &str| {
-        let field = field.to_owned();
-        move |error: tokio_rustls::rustls::pki_types::pem::Error| {
-            Error::config(format!("store configuration is wrong: `tls.{field}` cannot be read"))
-                .caused_by(error)
-        }
-    };
-    let refused = |field: &str| {
-        let field = field.to_owned();
-        move |error: tokio_rustls::rustls::Error| {
-            Error::config(format!("store configuration is wrong: `tls.{field}` is refused")).caused_by(error)
-        }
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.ca).map_err(wrong("ca"))? {
-        roots.add(certificate).map_err(refused("ca"))?;
-    }
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(refused("ca"))?
-        .with_root_certificates(roots);
-    let mut config = if tls.cert.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let chain = certificates(&tls.cert).map_err(wrong("cert"))?;
-        let key = if is_inline(&tls.key.0) {
-            PrivateKeyDer::from_pem_slice(tls.key.0.as_bytes())
-        } else {
-            PrivateKeyDer::from_pem_file(&tls.key.0)
-        };
-        builder.with_client_auth_cert(chain, key.map_err(wrong("key"))?).map_err(refused("cert"))?
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
-}
-
-fn certificates(
-    pem: &str,
-) -> Result<Vec<CertificateDer<'static>>, tokio_rustls::rustls::pki_types::pem::Error> {
-    if is_inline(pem) {
-        return CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    }
-    CertificateDer::pem_file_iter(pem)?.collect()
 }

@@ -14,6 +14,7 @@ mod link;
 mod once;
 mod plan;
 mod store;
+mod tls;
 mod watch;
 mod wire;
 
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
 use futures::future::BoxFuture;
 
-pub use config::{Pem, Settings, Tls};
+pub use config::{Settings, Tls};
 pub use store::EtcdStore;
 
 /// Makes stores in an existing etcd cluster.
@@ -46,12 +47,20 @@ impl Driver for EtcdDriver {
         &[("atomix.io/etcd", "v3")]
     }
 
+    fn replaces(&self) -> &'static [&'static str] {
+        &["raft", "multiraft", "sharedmemory"]
+    }
+
     fn description(&self) -> &'static str {
         "keeps everything in an existing etcd cluster, version 3.4 or later"
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
         atomix_kv::complete_histories(config, machine);
+    }
+
+    fn shows(&self, field: &str) -> bool {
+        Settings::shows(field)
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {

@@ -9,12 +9,14 @@ use atomix_env::{Env, Instant, PerWorker, Shutdown};
 use atomix_kv::{Error, ErrorKind};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio_rustls::rustls::ClientConfig;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use crate::config::Settings;
 use crate::connection::Connection;
 use crate::error::Failure;
+use crate::tls;
 use crate::wire::auth_client::AuthClient;
 use crate::wire::maintenance_client::MaintenanceClient;
 use crate::wire::{AuthenticateRequest, StatusRequest, StatusResponse};
@@ -245,7 +247,11 @@ impl Link {
             let (env, settings) = (self.env.clone(), self.settings.clone());
             let (shared, closed) = (way.shared.clone(), self.closed.clone());
             async move {
-                let opened = Connection::open(&env, &settings, shared.endpoint(), closed);
+                let certificates = certificates(&env, &settings)
+                    .await
+                    .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"))
+                    .ok()?;
+                let opened = Connection::open(&env, &settings, shared.endpoint(), certificates, closed);
                 let opened = env.timeout(settings.dial_timeout, opened).await.ok()?;
                 let opened = opened
                     .inspect_err(|error| tracing::debug!(%error, "no connection of its own for a thread"));
@@ -259,10 +265,11 @@ impl Link {
     /// Tries every member once, beginning after the one that was used last.
     async fn dial(&self) -> Result<Connection, Error> {
         let endpoints = &self.settings.endpoints;
+        let certificates = certificates(&self.env, &self.settings).await?;
         let mut last = None;
         for _ in 0..endpoints.len() {
             let endpoint = &endpoints[self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
-            match self.dial_member(endpoint).await {
+            match self.dial_member(endpoint, certificates.clone()).await {
                 Ok(connection) => return Ok(connection),
                 // No other member has other credentials or another configuration.
                 Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config) => {
@@ -283,8 +290,13 @@ impl Link {
     }
 
     /// Connects to a member and makes sure that it answers, knows a leader, and knows us.
-    async fn dial_member(&self, endpoint: &str) -> Result<Connection, Error> {
-        let opened = Connection::open(&self.env, &self.settings, endpoint, self.closed.clone());
+    async fn dial_member(
+        &self,
+        endpoint: &str,
+        certificates: Option<Arc<ClientConfig>>,
+    ) -> Result<Connection, Error> {
+        let closed = self.closed.clone();
+        let opened = Connection::open(&self.env, &self.settings, endpoint, certificates, closed);
         let connection = match self.env.timeout(self.settings.dial_timeout, opened).await {
             Ok(opened) => opened?,
             Err(_) => {
@@ -307,7 +319,7 @@ impl Link {
         let mut client = AuthClient::with_origin(connection.clone(), connection.origin());
         let request = AuthenticateRequest {
             name: self.settings.username.clone(),
-            password: self.settings.password.clone(),
+            password: self.settings.password.expose_secret().to_owned(),
         };
         let value = match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await
         {
@@ -327,6 +339,14 @@ impl Link {
         let mut token = self.token.lock();
         *token = Token { value, generation: token.generation + 1 };
         Ok(())
+    }
+}
+
+/// Reads the certificates of the settings, if there are any.
+async fn certificates(env: &Env, settings: &Settings) -> Result<Option<Arc<ClientConfig>>, Error> {
+    match &settings.tls {
+        Some(tls) => tls::load(env, tls).await.map(Some),
+        None => Ok(None),
     }
 }
 

@@ -54,12 +54,23 @@ impl Driver for MemoryDriver {
         &[("atomix.io/pod-memory", "v1"), ("PodMemory", "v1beta1"), ("Test", "v1")]
     }
 
+    fn replaces(&self) -> &'static [&'static str] {
+        &["podmemory"]
+    }
+
     fn description(&self) -> &'static str {
         "keeps everything in this process and loses it with the process"
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
         atomix_kv::complete(config, machine);
+    }
+
+    fn shows(&self, field: &str) -> bool {
+        // None of the fields is a secret.
+        let ours =
+            ["bytesmax", "historycommitsmax", "historybytesmax", "historiesbytesmax", "sessiontimeout"];
+        ours.contains(&field) || field.split('.').next() == Some("partitions")
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{Error, HistoryRoom, StoreConfig, parse_config};
+use atomix_kv::{Error, HistoryRoom, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
 use serde::Deserialize;
 
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
@@ -86,11 +86,6 @@ pub enum Persistence {
     None,
 }
 
-/// A password. Shows nothing of itself.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
 /// What else our fields are called, all lower case and without hyphens: first the names of go-redis, which the original's
 /// driver took.
 const NAMES: &[(&str, &str)] = &[
@@ -146,6 +141,7 @@ const FIELDS: &[&str] = &[
     "wait-timeout",
     "history-commits-max",
     "history-bytes-max",
+    "histories-bytes-max",
     "persistence",
     "allow-eviction",
 ];
@@ -162,22 +158,7 @@ impl Settings {
 
     /// Reads and checks a configuration. An error names the field.
     pub fn read(config: &StoreConfig) -> Result<Self, Error> {
-        let mut named = StoreConfig::new();
-        for (name, value) in config {
-            let folded: String =
-                name.chars().filter(|c| !matches!(c, '-' | '_')).flat_map(char::to_lowercase).collect();
-            if WITHOUT_EFFECT.contains(&folded.as_str()) || value.is_null() {
-                continue;
-            }
-            let known = NAMES.iter().find(|(other, _)| *other == folded).map(|(_, ours)| *ours);
-            let ours = known.or_else(|| FIELDS.iter().find(|ours| ours.replace('-', "") == folded).copied());
-            // An unknown name is left as it is, for the error that tells it.
-            let ours = ours.unwrap_or(name);
-            if named.insert(ours.to_owned(), value.clone()).is_some() {
-                return Err(wrong(format!("`{name}` says `{ours}` again")));
-            }
-        }
-        let mut settings: Self = parse_config(&named)?;
+        let mut settings: Self = parse_config(&rename_fields(config, FIELDS, NAMES, WITHOUT_EFFECT)?)?;
         settings.connections = settings.connections.min(CONNECTIONS_MAX);
         // In the original zero is the default, too.
         let default = Self::default();
@@ -190,8 +171,22 @@ impl Settings {
         if settings.response_timeout.is_zero() {
             settings.response_timeout = default.response_timeout;
         }
+        // And so is an empty text.
+        for text in [&mut settings.address, &mut settings.network, &mut settings.username] {
+            *text = text.take().filter(|text| !text.is_empty());
+        }
+        settings.password = settings.password.filter(|password| !password.is_empty());
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Returns whether the value of a field, by its folded path, may be shown: all but secrets.
+    pub(crate) fn shows(field: &str) -> bool {
+        let known = || {
+            let ours = FIELDS.iter().any(|ours| fold(ours) == field);
+            ours || NAMES.iter().any(|(other, _)| *other == field) || WITHOUT_EFFECT.contains(&field)
+        };
+        !matches!(field, "password" | "sentinelpassword") && known()
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -222,13 +217,7 @@ impl Settings {
             return Err(wrong("`network` must be `tcp` or `unix`".to_owned()));
         }
         for address in self.addresses() {
-            if !address.contains('/')
-                && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
-            {
-                return Err(wrong(format!(
-                    "`address` is neither `host:port` nor a path: address=`{address}`"
-                )));
-            }
+            check_address(&address)?;
         }
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             return Err(wrong("`tls-cert-file` and `tls-key-file` need each other".to_owned()));
@@ -245,6 +234,33 @@ impl Settings {
         let port = if self.sentinel_master.is_some() { 26379 } else { 6379 };
         vec![format!("127.0.0.1:{port}")]
     }
+}
+
+/// Refuses what is neither `host:port` nor a path. Credentials are not repeated.
+fn check_address(address: &str) -> Result<(), Error> {
+    let is_path = address.starts_with(['/', '.']) && !address.contains("://");
+    if is_path {
+        return Ok(());
+    }
+    if let Some((_, host)) = address.rsplit_once('@') {
+        return Err(wrong(format!(
+            "`address` takes no credentials, give them as `username` and `password`: host=`{}`",
+            printable(host)
+        )));
+    }
+    let is_url = address.contains("://");
+    if is_url {
+        return Err(wrong(format!(
+            "`address` is no URL, write `host:port` and set `tls` and `database`: address=`{}`",
+            printable(address)
+        )));
+    }
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if !has_port && !address.contains('/') {
+        let address = printable(address);
+        return Err(wrong(format!("`address` is neither `host:port` nor a path: address=`{address}`")));
+    }
+    Ok(())
 }
 
 fn wrong(message: impl fmt::Display) -> Error {
@@ -285,20 +301,6 @@ impl Default for Settings {
     }
 }
 
-// === impl Secret ===
-
-impl Secret {
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<secret>")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,14 +336,49 @@ mod tests {
         assert_eq!((settings.database, settings.connections), (3, 16));
         assert_eq!(settings.connect_timeout, Duration::from_secs(2));
         assert_eq!(settings.response_timeout, Duration::from_millis(61_500));
-        assert!(!format!("{settings:?}").contains("\"p\""), "a password is not shown");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let mut config = serde_json::json!({
+            "Addr": "redis:6380", "Username": "u", "Password": "hunter2", "sentinel_password": "hunter2", "DB": 3,
+            "PoolSize": 4, "MaxRetries": 3, "tls-key-file": "/key.pem", "tls-cert-file": "/cert.pem",
+        });
+        let settings = read(config.clone()).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+        let shown = atomix_kv::redact(config.as_object().unwrap(), &Settings::shows);
+        for secret in ["Password", "sentinel_password"] {
+            config[secret] = serde_json::json!(atomix_kv::HIDDEN);
+        }
+        assert_eq!(serde_json::Value::Object(shown), config);
+        for address in ["redis://u:hunter2@a:1", "u:hunter2@a:1", "u:hunter/2@a:1", "hunter2@a:1"] {
+            let error = refusal(serde_json::json!({"address": address}));
+            assert!(error.contains("`username`") && error.ends_with("host=`a:1`"), "{error}");
+        }
+    }
+
+    /// `redis.Options` of Go has functions and cannot be written as JSON by Go; what is null or zero there is the default.
+    #[test]
+    fn null_and_zero_are_the_default() {
+        let settings = read(serde_json::json!({
+            "Network": null, "Addr": "127.0.0.1:6379", "Dialer": null, "OnConnect": null, "Username": null,
+            "CredentialsProvider": null, "Password": null, "DB": 0, "MaxRetries": 0, "MinRetryBackoff": 0,
+            "MaxRetryBackoff": 0, "DialTimeout": 0, "ReadTimeout": 0, "WriteTimeout": 0, "PoolFIFO": false,
+            "PoolSize": 0, "MinIdleConns": 0, "MaxConnAge": 0, "PoolTimeout": 0, "IdleTimeout": 0,
+            "IdleCheckFrequency": 0, "TLSConfig": null, "Limiter": null,
+        }));
+        let expected = Settings { address: Some("127.0.0.1:6379".to_owned()), ..Settings::default() };
+        assert_eq!(settings.unwrap(), expected);
+        let empty =
+            read(serde_json::json!({"Network": "", "Addr": "", "Username": "", "Password": ""})).unwrap();
+        assert_eq!(empty, Settings::default());
     }
 
     #[test]
     fn every_field_has_a_name_that_is_understood() {
         for field in FIELDS {
             let error = refusal(serde_json::json!({ *field: { "no": "such value" } }));
-            assert!(!error.contains("unknown field"), "{field}: {error}");
+            assert!(error.contains(&format!("`{field}`: ")), "{field}: {error}");
         }
     }
 
@@ -350,6 +387,7 @@ mod tests {
         for (config, name) in [
             (serde_json::json!({"Adress": "x:1"}), "Adress"),
             (serde_json::json!({"address": "x"}), "address"),
+            (serde_json::json!({"address": "redis://x:1"}), "address"),
             (serde_json::json!({"address": "x:1", "Addr": "y:1"}), "address"),
             (serde_json::json!({"addresses": ["x:1"]}), "addresses"),
             (serde_json::json!({"cluster": true, "DB": 1}), "database"),

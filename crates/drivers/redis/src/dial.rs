@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Env, Shutdown, Task};
-use atomix_kv::{Error, ErrorKind};
+use atomix_kv::{Error, Secret};
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::Settings;
 use crate::error::{Asked, translate};
+use crate::tls;
 
 /// Makes connections as the settings say.
 #[derive(Clone)]
@@ -56,8 +55,8 @@ const PIPELINE: usize = 1024;
 // === impl Dialer ===
 
 impl Dialer {
-    pub(crate) fn new(env: Env, settings: Arc<Settings>) -> Result<Self, Error> {
-        let tls = if settings.tls { Some(connector(&settings)?) } else { None };
+    pub(crate) async fn new(env: Env, settings: Arc<Settings>) -> Result<Self, Error> {
+        let tls = if settings.tls { Some(tls::connector(&env, &settings).await?) } else { None };
         Ok(Self { env, settings, tls })
     }
 
@@ -165,53 +164,16 @@ impl fmt::Debug for Dialer {
 fn credentials(
     info: RedisConnectionInfo,
     username: Option<&str>,
-    password: Option<&crate::Secret>,
+    password: Option<&Secret>,
 ) -> RedisConnectionInfo {
     let info = match username {
         Some(username) => info.set_username(username),
         None => info,
     };
     match password {
-        Some(password) => info.set_password(password.reveal()),
+        Some(password) => info.set_password(password.expose_secret()),
         None => info,
     }
-}
-
-fn connector(settings: &Settings) -> Result<TlsConnector, Error> {
-    let wrong = |field: &'static str| {
-        move |error: Box<dyn std::error::Error + Send + Sync>| {
-            let message = format!("store configuration is wrong: `{field}` cannot be used");
-            Error::new(ErrorKind::Config, message).caused_by(error)
-        }
-    };
-    let mut roots = RootCertStore::empty();
-    if let Some(file) = &settings.tls_ca_file {
-        let wrong = wrong("tls-ca-file");
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.into()))? {
-            let certificate = certificate.map_err(|error| wrong(error.into()))?;
-            roots.add(certificate).map_err(|error| wrong(error.into()))?;
-        }
-    } else {
-        // What the machine cannot read of its own certificates it does not trust.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong("tls")(error.into()))?
-        .with_root_certificates(roots);
-    let config = match (&settings.tls_cert_file, &settings.tls_key_file) {
-        (Some(chain), Some(key)) => {
-            let chain: Vec<_> = CertificateDer::pem_file_iter(chain)
-                .and_then(Iterator::collect)
-                .map_err(|error| wrong("tls-cert-file")(error.into()))?;
-            let wrong = wrong("tls-key-file");
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(error.into()))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| wrong(error.into()))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 // === impl Wire ===

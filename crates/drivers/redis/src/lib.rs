@@ -15,6 +15,7 @@ mod nodes;
 mod program;
 mod server;
 mod store;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
 use futures::future::BoxFuture;
 
-pub use config::{Persistence, Secret, Settings};
+pub use config::{Persistence, Settings};
 pub use store::RedisStore;
 
 /// Makes stores whose keyspaces are in Redis.
@@ -45,12 +46,20 @@ impl Driver for RedisDriver {
         &[("atomix.io/redis", "v8"), ("atomix.io/redis", "v9")]
     }
 
+    fn replaces(&self) -> &'static [&'static str] {
+        &["sharedmemory"]
+    }
+
     fn description(&self) -> &'static str {
         "keeps everything in an existing Redis: one server, one with sentinels, or a cluster"
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
         atomix_kv::complete_histories(config, machine);
+    }
+
+    fn shows(&self, field: &str) -> bool {
+        Settings::shows(field)
     }
 
     fn validate(&self, config: &StoreConfig) -> Result<(), Error> {

@@ -68,7 +68,7 @@ impl RedisStore {
     /// Connects, and checks that Redis is what we need and lets us do what we do.
     pub(crate) async fn connect(settings: Settings, env: atomix_env::Env) -> Result<Self, Error> {
         let settings = Arc::new(settings);
-        let nodes = Nodes::new(Dialer::new(env, Arc::clone(&settings))?);
+        let nodes = Nodes::new(Dialer::new(env, Arc::clone(&settings)).await?);
         let probe = Names::probe(&settings.key_prefix);
         let link = nodes.route(probe.slot).await?;
         let server = Server::ask(&link).await?;
