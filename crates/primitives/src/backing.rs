@@ -221,25 +221,37 @@ impl Backing {
     }
 
     pub(crate) fn check_key(&self, key: &str) -> Result<(), Error> {
-        check("key", key.len(), self.limits.key_bytes_max)
+        check("key", "key-bytes-max", key.len(), self.limits.key_bytes_max)
+    }
+
+    pub(crate) fn check_element(&self, element: &str) -> Result<(), Error> {
+        check("element", "key-bytes-max", element.len(), self.limits.key_bytes_max)
+    }
+
+    pub(crate) fn check_candidate(&self, candidate: &str) -> Result<(), Error> {
+        check("candidate", "key-bytes-max", candidate.len(), self.limits.key_bytes_max)
     }
 
     pub(crate) fn check_value(&self, value: &[u8]) -> Result<(), Error> {
-        check("value", value.len(), self.limits.value_bytes_max)
+        check("value", "value-bytes-max", value.len(), self.limits.value_bytes_max)
     }
 
     pub(crate) fn check_batch(&self, count: usize) -> Result<(), Error> {
         let max = self.limits.batch_max;
         if count > max {
-            return Err(Error::invalid(format!("too many in one call: count=`{count}` max=`{max}`")));
+            return Err(Error::invalid(format!(
+                "too many in one call, split it or raise `limits.batch-max`: count=`{count}` max=`{max}`"
+            )));
         }
         Ok(())
     }
 }
 
-fn check(what: &str, bytes: usize, max: usize) -> Result<(), Error> {
+fn check(what: &str, setting: &str, bytes: usize, max: usize) -> Result<(), Error> {
     if bytes > max {
-        return Err(Error::invalid(format!("{what} too large: bytes=`{bytes}` max=`{max}`")));
+        return Err(Error::invalid(format!(
+            "{what} too large, shorten it or raise `limits.{setting}`: bytes=`{bytes}` max=`{max}`"
+        )));
     }
     Ok(())
 }

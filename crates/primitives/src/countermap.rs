@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Entry, Guard, Outcome, Read, Txn, Write, number_bytes};
+use atomix_kv::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::number::{added, number};
 use crate::queue::Queues;
-use crate::{Backing, Caller, Error, Events, Grant, QueueState, follow, keys};
+use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
 
 /// A counter map.
 #[derive(Debug)]
@@ -52,11 +52,11 @@ impl CounterMap {
         self.backing.count(keys::all(keys::ENTRY)).await
     }
 
-    /// Returns the number of `key`, or [`crate::Reason::KeyNotFound`]. Cancel safe.
+    /// Returns the number of `key`, or [`Reason::KeyNotFound`]. Cancel safe.
     pub async fn get(&self, key: &str) -> Result<i64, Error> {
         self.backing.check_key(key)?;
         let entry = self.backing.get(entry_key(key)).await?;
-        number(&entry.ok_or_else(Error::key_not_found)?)
+        number(&entry.ok_or_else(|| Error::key_not_found(key))?)
     }
 
     /// Sets the number of `key` and returns the one before, zero if the key is new. Makes an event also when the number
@@ -68,18 +68,18 @@ impl CounterMap {
         outcome.writes[0].previous().map_or(Ok(0), number)
     }
 
-    /// Sets the number of a `key` that is new, else [`crate::Reason::KeyExists`].
+    /// Sets the number of a `key` that is new, else [`Reason::KeyExists`].
     pub async fn insert(&self, key: &str, value: i64) -> Result<(), Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
         let txn = Txn::new()
             .guard(Guard::Absent { key: at.clone() })
             .write(Write::Put { key: at, value: number_bytes(value) });
-        if self.backing.commit(txn).await?.applied { Ok(()) } else { Err(Error::key_exists()) }
+        if self.backing.commit(txn).await?.applied { Ok(()) } else { Err(Error::key_exists(key)) }
     }
 
-    /// Replaces the number of a `key` that exists, else [`crate::Reason::KeyNotFound`], if it is `prev_value`, else
-    /// [`crate::Reason::ValueMismatch`]; returns the number before. Zero is compared like every other number.
+    /// Replaces the number of a `key` that exists, else [`Reason::KeyNotFound`], if it is `prev_value`, else
+    /// [`Reason::ValueMismatch`]; returns the number before. Zero is compared like every other number.
     pub async fn update(&self, key: &str, value: i64, prev_value: i64) -> Result<i64, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
@@ -89,7 +89,13 @@ impl CounterMap {
             .read(Read::Get { key: at })
             .if_refused();
         let outcome = self.backing.commit(txn).await?;
-        if outcome.applied { Ok(prev_value) } else { Err(refusal(&outcome)) }
+        if outcome.applied {
+            return Ok(prev_value);
+        }
+        Err(match outcome.reads[0].entry() {
+            Some(_) => Error::value_mismatch(),
+            None => Error::key_to_write_not_found(key),
+        })
     }
 
     /// Adds `delta` to the number of `key` and returns the number before, zero if the key is new. A `delta` of zero
@@ -104,8 +110,8 @@ impl CounterMap {
         self.add(key, or_one(delta).wrapping_neg(), once).await
     }
 
-    /// Removes `key` and returns its number, or [`crate::Reason::KeyNotFound`]. With a `prev_value` other than zero only if
-    /// that is the number, else [`crate::Reason::ValueMismatch`].
+    /// Removes `key` and returns its number, or [`Reason::KeyNotFound`]. With a `prev_value` other than zero only if
+    /// that is the number, else [`Reason::ValueMismatch`].
     pub async fn remove(&self, key: &str, prev_value: i64) -> Result<i64, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
@@ -118,9 +124,14 @@ impl CounterMap {
         }
         let outcome = self.backing.commit(txn).await?;
         if !outcome.applied {
-            return Err(refusal(&outcome));
+            let Some(entry) = outcome.reads[0].entry() else {
+                return Err(Error::key_to_write_not_found(key));
+            };
+            let found = number(entry)?;
+            let message = format!("entry value {found} does not match remove value {prev_value}");
+            return Err(Error::new(Reason::ValueMismatch, message));
         }
-        number(outcome.writes[0].previous().ok_or_else(Error::key_not_found)?)
+        number(outcome.writes[0].previous().ok_or_else(|| Error::key_to_write_not_found(key))?)
     }
 
     /// Removes all keys, in one step.
@@ -150,7 +161,7 @@ impl CounterMap {
         self.locks.acquire(caller, keys, timeout).await
     }
 
-    /// Unlocks all `keys`, or none and [`crate::Reason::LockNotHeld`] if the caller does not hold one of them.
+    /// Unlocks all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them.
     pub async fn unlock(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
         self.locks.release(caller.owner, keys).await
     }
@@ -193,14 +204,6 @@ fn entry_key(key: &str) -> Bytes {
 
 fn or_one(delta: i64) -> i64 {
     if delta == 0 { 1 } else { delta }
-}
-
-/// Says why a transaction that needs a number was refused.
-fn refusal(outcome: &Outcome) -> Error {
-    match outcome.reads[0].entry() {
-        Some(_) => Error::value_mismatch(),
-        None => Error::key_not_found(),
-    }
 }
 
 fn listed(entry: &Entry) -> Result<Option<(String, i64)>, Error> {

@@ -127,7 +127,7 @@ impl Election {
         caller: &Caller,
         candidate: &str,
     ) -> Result<(Term, Option<Candidacy>), Error> {
-        self.backing.check_key(candidate)?;
+        self.backing.check_candidate(candidate)?;
         self.backing.hosts().confirm(caller.owner.host).await?;
         let (election, caller, candidate) = (self.clone(), caller.clone(), Candidate::of(caller, candidate));
         // A call that is dropped may still be applied, and its session may have ended by then.

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use atomix_kv::printable;
+
 /// Why a call was not done, with a stable reason that has a page in `docs/errors/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
@@ -131,7 +133,7 @@ reasons! {
     /// The store refuses the runtime's credentials.
     StoreDenied = "STORE_DENIED", Denied;
     /// There is no such driver.
-    DriverUnknown = "DRIVER_UNKNOWN", Internal;
+    DriverUnknown = "DRIVER_UNKNOWN", NotFound;
     /// The store cannot do this.
     Unsupported = "UNSUPPORTED", Unsupported;
     /// A mistake of ours.
@@ -141,7 +143,8 @@ reasons! {
 // === impl Error ===
 
 impl Error {
-    /// Makes an error. `message` is lower case, without a period, and names no key of a user.
+    /// Makes an error. `message` is lower case and without a period. Texts of clients in it go through
+    /// [`atomix_kv::printable`].
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -151,20 +154,30 @@ impl Error {
         Self::new(Reason::Invalid, message)
     }
 
-    pub(crate) fn key_not_found() -> Self {
-        Self::new(Reason::KeyNotFound, "no such key")
+    // The wording of these is that of the original, which applications show and compare: contract/README.md section 5.
+
+    /// What a read did not find.
+    pub(crate) fn key_not_found(key: &str) -> Self {
+        Self::new(Reason::KeyNotFound, format!("key {} not found", printable(key)))
     }
 
-    pub(crate) fn key_exists() -> Self {
-        Self::new(Reason::KeyExists, "key exists")
+    /// What a write did not find.
+    pub(crate) fn key_to_write_not_found(key: &str) -> Self {
+        Self::new(Reason::KeyNotFound, format!("key '{}' not found", printable(key)))
     }
 
-    pub(crate) fn version_mismatch() -> Self {
-        Self::new(Reason::VersionMismatch, "the entry has another version: read it and decide")
+    pub(crate) fn key_exists(key: &str) -> Self {
+        Self::new(Reason::KeyExists, format!("key '{}' already exists", printable(key)))
+    }
+
+    /// `action` is `update` or `remove`; `found` is zero if there is no entry.
+    pub(crate) fn version_mismatch(found: u64, action: &str, named: u64) -> Self {
+        let message = format!("entry index {found} does not match {action} index {named}");
+        Self::new(Reason::VersionMismatch, message)
     }
 
     pub(crate) fn value_mismatch() -> Self {
-        Self::new(Reason::ValueMismatch, "the number is another one: read it and decide")
+        Self::new(Reason::ValueMismatch, "optimistic lock failure")
     }
 
     pub(crate) fn closed() -> Self {

@@ -7,14 +7,16 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Ask, Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write};
+use atomix_kv::{
+    Ask, Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write, printable,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
 use crate::map::Versioned;
-use crate::{Backing, Caller, Error, Events, follow, keys};
+use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 pub use crate::map::EntryChange;
 
@@ -78,7 +80,7 @@ impl IndexedMap {
         self.backing.count(keys::all(keys::INDEX)).await
     }
 
-    /// Adds an entry at the end, or [`crate::Reason::KeyExists`].
+    /// Adds an entry at the end, or [`Reason::KeyExists`].
     pub async fn append(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Entry, Error> {
         self.backing.check_key(key)?;
         self.backing.check_value(&value)?;
@@ -111,17 +113,19 @@ impl IndexedMap {
                 let value = Versioned { value, version: outcome.revision.0 };
                 return Ok(Entry { key: key.to_owned(), index, value });
             }
-            if outcome.reads[0].entry().is_some() {
-                return Err(Error::key_exists());
+            if let Some(entry) = outcome.reads[0].entry() {
+                let at = read_number(&entry.value)?;
+                let message = format!("key {} already exists at index {at}", printable(key));
+                return Err(Error::new(Reason::KeyExists, message));
             }
             *last = outcome.reads[1].entry().map_or(Ok(0), |entry| read_number(&entry.value))?;
         }
         Err(Error::contention())
     }
 
-    /// Replaces the value of an entry, or [`crate::Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
-    /// version, else [`crate::Reason::VersionMismatch`]. The same bytes keep the version and make no event, but the
-    /// entry lives for the new `ttl`. [`crate::Reason::Invalid`] if nothing or two different entries are named.
+    /// Replaces the value of an entry, or [`Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
+    /// version, else [`Reason::VersionMismatch`]. The same bytes keep the version and make no event, but the
+    /// entry lives for the new `ttl`. [`Reason::Invalid`] if nothing or two different entries are named.
     pub async fn update(
         &self,
         address: Address<'_>,
@@ -135,7 +139,7 @@ impl IndexedMap {
             return Err(Error::invalid("neither a key nor an index was given"));
         }
         for _ in 0..ROUNDS_MAX {
-            let mut entry = self.find_checked(address, prev_version).await?;
+            let mut entry = self.find_checked(address, prev_version, missing_for_update).await?;
             let at = by_index(entry.index);
             let same = entry.value.value == value;
             let subject = subject(entry.index, &entry.key);
@@ -160,53 +164,37 @@ impl IndexedMap {
         Err(Error::contention())
     }
 
-    /// Returns an entry by its index, or by its key if no index is given, or [`crate::Reason::KeyNotFound`].
+    /// Returns an entry by its index, or by its key if no index is given, or [`Reason::KeyNotFound`].
     pub async fn get(&self, address: Address<'_>) -> Result<Entry, Error> {
-        self.backing.check_key(address.key)?;
-        if address.index != 0 {
-            return self.at(address.index).await;
-        }
-        if address.key.is_empty() {
-            return Err(Error::key_not_found());
-        }
-        for _ in 0..ROUNDS_MAX {
-            let found = self.backing.get(keys::key(keys::ENTRY, address.key.as_bytes())).await?;
-            let index = read_number(&found.ok_or_else(Error::key_not_found)?.value)?;
-            match self.at(index).await {
-                // Removed, and perhaps appended again, between the two reads.
-                Err(error) if error.reason() == crate::Reason::KeyNotFound => {}
-                found => return found,
-            }
-        }
-        Err(Error::contention())
+        self.find(address, missing).await
     }
 
-    /// Returns the entry with the lowest index, or [`crate::Reason::KeyNotFound`].
+    /// Returns the entry with the lowest index, or [`Reason::KeyNotFound`].
     pub async fn first(&self) -> Result<Entry, Error> {
         self.next(0).await
     }
 
-    /// Returns the entry with the highest index, or [`crate::Reason::KeyNotFound`].
+    /// Returns the entry with the highest index, or [`Reason::KeyNotFound`].
     pub async fn last(&self) -> Result<Entry, Error> {
         self.scan(keys::all(keys::INDEX), Order::KeyDescending).await
     }
 
-    /// Returns the entry after `index`, which need not exist, or [`crate::Reason::KeyNotFound`].
+    /// Returns the entry after `index`, which need not exist, or [`Reason::KeyNotFound`].
     pub async fn next(&self, index: u64) -> Result<Entry, Error> {
         self.scan(keys::all(keys::INDEX).after(&by_index(index)), Order::Key).await
     }
 
-    /// Returns the entry before `index`, which need not exist, or [`crate::Reason::KeyNotFound`].
+    /// Returns the entry before `index`, which need not exist, or [`Reason::KeyNotFound`].
     pub async fn prev(&self, index: u64) -> Result<Entry, Error> {
         self.scan(keys::all(keys::INDEX).before(&by_index(index)), Order::KeyDescending).await
     }
 
-    /// Removes an entry and returns it, or [`crate::Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
-    /// version, else [`crate::Reason::VersionMismatch`]. [`crate::Reason::Invalid`] if two different entries are named.
+    /// Removes an entry and returns it, or [`Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
+    /// version, else [`Reason::VersionMismatch`]. [`Reason::Invalid`] if two different entries are named.
     pub async fn remove(&self, address: Address<'_>, prev_version: u64) -> Result<Entry, Error> {
         self.backing.check_key(address.key)?;
         for _ in 0..ROUNDS_MAX {
-            let entry = self.find_checked(address, prev_version).await?;
+            let entry = self.find_checked(address, prev_version, missing).await?;
             let at = by_index(entry.index);
             let subject = subject(entry.index, &entry.key);
             let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
@@ -240,26 +228,75 @@ impl IndexedMap {
         follow::listing(&self.backing, caller, keys::all(keys::INDEX), watch, listed, shown).await
     }
 
+    /// Finds an entry by its index, or by its key if no index is given; `missing` makes the error if there is none.
+    async fn find(&self, address: Address<'_>, missing: fn(Address<'_>) -> Error) -> Result<Entry, Error> {
+        self.backing.check_key(address.key)?;
+        if address.index != 0 {
+            return self.at(address.index).await?.ok_or_else(|| missing(address));
+        }
+        if address.key.is_empty() {
+            return Err(missing(address));
+        }
+        for _ in 0..ROUNDS_MAX {
+            let found = self.backing.get(keys::key(keys::ENTRY, address.key.as_bytes())).await?;
+            let index = read_number(&found.ok_or_else(|| missing(address))?.value)?;
+            // None: removed, and perhaps appended again, between the two reads.
+            if let Some(entry) = self.at(index).await? {
+                return Ok(entry);
+            }
+        }
+        Err(Error::contention())
+    }
+
     /// Finds the entry that a write is about, and checks key and version.
-    async fn find_checked(&self, address: Address<'_>, prev_version: u64) -> Result<Entry, Error> {
-        let entry = self.get(address).await?;
+    async fn find_checked(
+        &self,
+        address: Address<'_>,
+        prev_version: u64,
+        missing: fn(Address<'_>) -> Error,
+    ) -> Result<Entry, Error> {
+        let entry = self.find(address, missing).await?;
         if address.index != 0 && !address.key.is_empty() && entry.key != address.key {
-            return Err(Error::invalid("key and index name different entries"));
+            let (named, found) = (printable(address.key), printable(&entry.key));
+            let index = address.index;
+            return Err(Error::invalid(format!(
+                "key and index name different entries: key=`{named}` index=`{index}` key-at-index=`{found}`"
+            )));
         }
         if prev_version != 0 && entry.value.version != prev_version {
-            return Err(Error::version_mismatch());
+            let (key, version) = (printable(&entry.key), entry.value.version);
+            let message = format!("key {key} version {version} does not match prev_version {prev_version}");
+            return Err(Error::new(Reason::VersionMismatch, message));
         }
         Ok(entry)
     }
 
-    async fn at(&self, index: u64) -> Result<Entry, Error> {
-        decode(&self.backing.get(by_index(index)).await?.ok_or_else(Error::key_not_found)?)
+    async fn at(&self, index: u64) -> Result<Option<Entry>, Error> {
+        self.backing.get(by_index(index)).await?.as_ref().map(decode).transpose()
     }
 
     async fn scan(&self, range: Range, order: Order) -> Result<Entry, Error> {
         let scan = Read::Scan { range, order, limit: 1, keys_only: false };
         let snapshot = self.backing.read(vec![scan]).await?;
-        decode(snapshot.reads[0].entries().first().ok_or_else(Error::key_not_found)?)
+        let none = || Error::new(Reason::KeyNotFound, "map is empty");
+        decode(snapshot.reads[0].entries().first().ok_or_else(none)?)
+    }
+}
+
+/// The error of a read or a removal that does not find its entry.
+fn missing(address: Address<'_>) -> Error {
+    let message = match address {
+        Address { index: 0, key } => format!("no entry found at key {}", printable(key)),
+        Address { index, .. } => format!("no entry found at index {index}"),
+    };
+    Error::new(Reason::KeyNotFound, message)
+}
+
+/// The error of an update that does not find its entry.
+fn missing_for_update(address: Address<'_>) -> Error {
+    match address {
+        Address { index: 0, key } => Error::key_not_found(key),
+        Address { index, .. } => Error::new(Reason::KeyNotFound, format!("index {index} not found")),
     }
 }
 

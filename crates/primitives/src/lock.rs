@@ -48,7 +48,7 @@ impl Lock {
     /// Returns the token of the holder, whoever it is, or [`Reason::LockFree`].
     pub async fn token(&self) -> Result<u64, Error> {
         let holder = self.queue(1).await?;
-        let free = || Error::new(Reason::LockFree, "nobody holds the lock");
+        let free = || Error::new(Reason::LockFree, "lock not held");
         Ok(holder.first().ok_or_else(free)?.token)
     }
 

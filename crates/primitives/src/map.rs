@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write};
+use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write, printable};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
@@ -102,7 +102,7 @@ impl Map {
     pub async fn get(&self, key: &str) -> Result<Versioned, Error> {
         self.backing.check_key(key)?;
         let entry = self.backing.get(entry_key(key)).await?;
-        Ok(versioned(&entry.ok_or_else(Error::key_not_found)?))
+        Ok(versioned(&entry.ok_or_else(|| Error::key_not_found(key))?))
     }
 
     /// Stores `value` under `key`, for `ttl` or for ever. With a `prev_version` above zero only if the entry has that
@@ -126,10 +126,10 @@ impl Map {
                 return Ok(stored(&outcome));
             }
             let Some(same) = outcome.reads[0].entry() else {
-                return Err(Error::version_mismatch());
+                return Err(Error::version_mismatch(0, "update", prev_version));
             };
             if prev_version != 0 && same.modified.0 != prev_version {
-                return Err(Error::version_mismatch());
+                return Err(Error::version_mismatch(same.modified.0, "update", prev_version));
             }
             let (renewal, life) = self.expiry.renewal(key.as_bytes(), ttl);
             let txn = Txn::new()
@@ -149,7 +149,7 @@ impl Map {
         self.check(key, &value)?;
         let at = entry_key(key);
         let outcome = self.store(key, &at, vec![Guard::Absent { key: at.clone() }], value, ttl).await?;
-        if outcome.applied { Ok(stored(&outcome)) } else { Err(Error::key_exists()) }
+        if outcome.applied { Ok(stored(&outcome)) } else { Err(Error::key_exists(key)) }
     }
 
     /// Replaces the value of a `key` that exists, else [`Reason::KeyNotFound`]; also by the same bytes. With a
@@ -165,7 +165,11 @@ impl Map {
         let at = entry_key(key);
         let guard = version_guard(&at, prev_version).unwrap_or(Guard::Present { key: at.clone() });
         let outcome = self.store(key, &at, vec![guard], value, ttl).await?;
-        if outcome.applied { Ok(stored(&outcome)) } else { Err(refusal(&outcome)) }
+        if outcome.applied {
+            Ok(stored(&outcome))
+        } else {
+            Err(refusal(&outcome, key, "update", prev_version))
+        }
     }
 
     /// Removes the entry of `key` and returns what it held, or [`Reason::KeyNotFound`]. With a `prev_version` above
@@ -183,9 +187,9 @@ impl Map {
         };
         let outcome = self.backing.commit(txn).await?;
         if !outcome.applied {
-            return Err(refusal(&outcome));
+            return Err(refusal(&outcome, key, "remove", prev_version));
         }
-        let removed = outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
+        let removed = outcome.writes[0].previous().ok_or_else(|| Error::key_to_write_not_found(key))?;
         life.begin(outcome.revision).await;
         Ok(versioned(removed))
     }
@@ -214,7 +218,9 @@ impl Map {
             let mut named = HashSet::new();
             for (operation, found) in operations.iter().zip(&before.reads) {
                 if !named.insert(operation.key()) {
-                    return Err(Error::new(Reason::KeyRepeated, "a transaction names a key twice"));
+                    let key = printable(operation.key());
+                    let message = format!("multiple modifications of key {key} in same transaction");
+                    return Err(Error::new(Reason::KeyRepeated, message));
                 }
                 operation.check(found.entry())?;
             }
@@ -364,24 +370,26 @@ impl Operation {
 
     /// Tells whether this fits the entry that is there, by the rules of the single call.
     fn check(&self, entry: Option<&Entry>) -> Result<(), Error> {
-        let version = |prev_version: u64, entry: &Entry| {
+        let version = |action: &str, prev_version: u64, entry: &Entry| {
             if prev_version == 0 || entry.modified.0 == prev_version {
                 Ok(())
             } else {
-                Err(Error::version_mismatch())
+                Err(Error::version_mismatch(entry.modified.0, action, prev_version))
             }
         };
         match (self, entry) {
             (Self::Put { prev_version: 0, .. } | Self::Insert { .. }, None) => Ok(()),
-            (Self::Put { .. }, None) => Err(Error::version_mismatch()),
-            (Self::Insert { .. }, Some(_)) => Err(Error::key_exists()),
-            (Self::Update { .. } | Self::Remove { .. }, None) => Err(Error::key_not_found()),
-            (
-                Self::Put { prev_version, .. }
-                | Self::Update { prev_version, .. }
-                | Self::Remove { prev_version, .. },
-                Some(entry),
-            ) => version(*prev_version, entry),
+            (Self::Put { prev_version, .. }, None) => {
+                Err(Error::version_mismatch(0, "update", *prev_version))
+            }
+            (Self::Insert { key, .. }, Some(_)) => Err(Error::key_exists(key)),
+            (Self::Update { key, .. } | Self::Remove { key, .. }, None) => {
+                Err(Error::key_to_write_not_found(key))
+            }
+            (Self::Put { prev_version, .. } | Self::Update { prev_version, .. }, Some(entry)) => {
+                version("update", *prev_version, entry)
+            }
+            (Self::Remove { prev_version, .. }, Some(entry)) => version("remove", *prev_version, entry),
         }
     }
 
@@ -412,10 +420,10 @@ pub(crate) fn version_guard(key: &Bytes, prev_version: u64) -> Option<Guard> {
 }
 
 /// Says why a transaction that needs an entry, of a version or any, was refused.
-fn refusal(outcome: &Outcome) -> Error {
+fn refusal(outcome: &Outcome, key: &str, action: &str, prev_version: u64) -> Error {
     match outcome.reads[0].entry() {
-        Some(_) => Error::version_mismatch(),
-        None => Error::key_not_found(),
+        Some(entry) => Error::version_mismatch(entry.modified.0, action, prev_version),
+        None => Error::key_to_write_not_found(key),
     }
 }
 

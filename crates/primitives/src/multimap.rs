@@ -10,7 +10,7 @@ use atomix_kv::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::ROUNDS_MAX;
-use crate::{Backing, Caller, Error, Events, follow, keys};
+use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 /// A multimap.
 #[derive(Debug)]
@@ -67,15 +67,16 @@ impl MultiMap {
         Ok(decode(entry.as_ref())?.contains(value))
     }
 
-    /// Adds `value` to `key`, or [`crate::Reason::KeyExists`] if it is there.
+    /// Adds `value` to `key`, or [`Reason::KeyExists`] if it is there.
     pub async fn put(&self, key: &str, value: String) -> Result<(), Error> {
         self.check([(key, std::slice::from_ref(&value))])?;
-        self.change(
-            &[key],
-            |_, values| {
-                if values.insert(value.clone()) { Ok(()) } else { Err(Error::key_exists()) }
-            },
-        )
+        self.change(&[key], |_, values| {
+            if values.insert(value.clone()) {
+                Ok(())
+            } else {
+                Err(Error::new(Reason::KeyExists, "entry already exists"))
+            }
+        })
         .await
         .map(drop)
     }
@@ -108,18 +109,18 @@ impl MultiMap {
         Ok(replaced.swap_remove(0).0.into_iter().collect())
     }
 
-    /// Removes `value` of `key` and returns what was removed, or [`crate::Reason::KeyNotFound`]. An empty `value`, if
+    /// Removes `value` of `key` and returns what was removed, or [`Reason::KeyNotFound`]. An empty `value`, if
     /// the key has none such, stands for all values: that is how existing Java clients ask for it.
     pub async fn remove(&self, key: &str, value: &str) -> Result<Vec<String>, Error> {
         self.check([(key, &[][..])])?;
         let mut removed = self
             .change(&[key], |_, values| {
                 if values.is_empty() {
-                    return Err(Error::key_not_found());
+                    return Err(entry_not_found());
                 }
                 if !values.remove(value) {
                     if !value.is_empty() {
-                        return Err(Error::key_not_found());
+                        return Err(entry_not_found());
                     }
                     values.clear();
                 }
@@ -130,14 +131,14 @@ impl MultiMap {
         Ok(before.difference(&after).cloned().collect())
     }
 
-    /// Removes those of `values` that `key` has; tells whether there were any. [`crate::Reason::KeyNotFound`] if there
+    /// Removes those of `values` that `key` has; tells whether there were any. [`Reason::KeyNotFound`] if there
     /// is no such key.
     pub async fn remove_all(&self, key: &str, values: &[String]) -> Result<bool, Error> {
         self.check([(key, values)])?;
         let removed = self
             .change(&[key], |_, current| {
                 if current.is_empty() {
-                    return Err(Error::key_not_found());
+                    return Err(entry_not_found());
                 }
                 current.retain(|value| !values.contains(value));
                 Ok(())
@@ -241,6 +242,10 @@ impl MultiMap {
         }
         Err(Error::contention())
     }
+}
+
+fn entry_not_found() -> Error {
+    Error::new(Reason::KeyNotFound, "entry not found")
 }
 
 fn entry_key(key: &str) -> Bytes {

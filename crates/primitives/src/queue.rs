@@ -721,9 +721,9 @@ fn holding(entry: &Entry) -> Result<Holding, Error> {
 }
 
 fn not_obtained() -> Error {
-    Error::new(Reason::LockTimeout, "the lock was not obtained in time")
+    Error::new(Reason::LockTimeout, "lock already held")
 }
 
 fn not_held() -> Error {
-    Error::new(Reason::LockNotHeld, "this session does not hold the lock")
+    Error::new(Reason::LockNotHeld, "lock not held by client")
 }

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Entry, Guard, Txn, Write};
+use atomix_kv::{Change, Commit, Entry, Guard, Txn, Write, printable};
 use bytes::Bytes;
 
 use crate::expiry::{Expiry, is_expiry};
-use crate::{Backing, Caller, Error, Events, follow, keys};
+use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 /// A set.
 #[derive(Debug)]
@@ -43,34 +43,37 @@ impl Set {
 
     /// Tells whether `element` is in the set. Cancel safe.
     pub async fn contains(&self, element: &str) -> Result<bool, Error> {
-        self.backing.check_key(element)?;
+        self.backing.check_element(element)?;
         Ok(self.backing.get(entry_key(element)).await?.is_some())
     }
 
-    /// Adds an `element` that is new, for `ttl` or for ever, else [`crate::Reason::KeyExists`]; one that is there keeps
+    /// Adds an `element` that is new, for `ttl` or for ever, else [`Reason::KeyExists`]; one that is there keeps
     /// its time to live. A call that is dropped before it is ready is applied or not.
     pub async fn add(&self, element: &str, ttl: Option<Duration>) -> Result<(), Error> {
-        self.backing.check_key(element)?;
+        self.backing.check_element(element)?;
         let at = entry_key(element);
         let guards = vec![Guard::Absent { key: at.clone() }];
         let put = Write::Put { key: at, value: Bytes::new() };
         let (writes, life) = self.expiry.writes(put, element.as_bytes(), ttl);
         let outcome = self.backing.commit(Txn { guards, writes, ..Txn::default() }).await?;
         if !outcome.applied {
-            return Err(Error::key_exists());
+            let message = format!("element '{}' already exists", printable(element));
+            return Err(Error::new(Reason::KeyExists, message));
         }
         life.begin(outcome.revision).await;
         Ok(())
     }
 
-    /// Removes `element`, or [`crate::Reason::KeyNotFound`]. A call that is dropped before it is ready is applied or
+    /// Removes `element`, or [`Reason::KeyNotFound`]. A call that is dropped before it is ready is applied or
     /// not.
     pub async fn remove(&self, element: &str) -> Result<(), Error> {
-        self.backing.check_key(element)?;
+        self.backing.check_element(element)?;
         let delete = Write::Delete { key: entry_key(element) };
         let (writes, life) = self.expiry.writes(delete, element.as_bytes(), None);
         let outcome = self.backing.commit(Txn { writes, ..Txn::default() }).await?;
-        outcome.writes[0].previous().ok_or_else(Error::key_not_found)?;
+        let absent =
+            || Error::new(Reason::KeyNotFound, format!("element '{}' not found", printable(element)));
+        outcome.writes[0].previous().ok_or_else(absent)?;
         life.begin(outcome.revision).await;
         Ok(())
     }

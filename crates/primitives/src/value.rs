@@ -76,7 +76,7 @@ impl Value {
         if outcome.applied {
             Ok(stored(&outcome))
         } else {
-            Err(Error::new(Reason::KeyExists, "the value is set already"))
+            Err(Error::new(Reason::KeyExists, "value already set"))
         }
     }
 
@@ -90,7 +90,7 @@ impl Value {
     ) -> Result<Stored, Error> {
         let guard = version_guard(&key(), prev_version).unwrap_or_else(|| Guard::Present { key: key() });
         let outcome = self.store(Some(guard), value, ttl).await?;
-        if outcome.applied { Ok(stored(&outcome)) } else { Err(refusal(&outcome)) }
+        if outcome.applied { Ok(stored(&outcome)) } else { Err(refusal(&outcome, "update", prev_version)) }
     }
 
     /// Unsets the value and returns what it was, or [`Reason::ValueNotSet`]. With a `prev_version` above zero only if
@@ -107,7 +107,7 @@ impl Value {
         };
         let outcome = self.backing.commit(txn).await?;
         if !outcome.applied {
-            return Err(refusal(&outcome));
+            return Err(refusal(&outcome, "delete", prev_version));
         }
         let deleted = outcome.writes[0].previous().ok_or_else(not_set)?;
         life.begin(outcome.revision).await;
@@ -156,15 +156,19 @@ fn key() -> Bytes {
 }
 
 /// Says why a transaction that needs a value, of a version or any, was refused.
-fn refusal(outcome: &Outcome) -> Error {
+fn refusal(outcome: &Outcome, action: &str, prev_version: u64) -> Error {
     match outcome.reads[0].entry() {
-        Some(_) => Error::version_mismatch(),
+        Some(entry) => {
+            let found = entry.modified.0;
+            let message = format!("value index {found} does not match {action} index {prev_version}");
+            Error::new(Reason::VersionMismatch, message)
+        }
         None => not_set(),
     }
 }
 
 fn not_set() -> Error {
-    Error::new(Reason::ValueNotSet, "the value is not set")
+    Error::new(Reason::ValueNotSet, "value not set")
 }
 
 fn event(commit: &Commit) -> Option<Event> {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use atomix_kv::printable;
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
 use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
@@ -117,7 +118,7 @@ impl Services {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
         let open = self.runtime.find_for(&session, P::KIND, name).await?;
-        let open = open.ok_or_else(|| not_open(P::KIND))?;
+        let open = open.ok_or_else(|| not_open(name))?;
         Ok(Call { runtime: &self.runtime, session, open, of: PhantomData })
     }
 
@@ -209,9 +210,7 @@ pub(crate) fn shutting_down() -> Error {
     Error::new(Reason::Draining, "the runtime is shutting down: try another one or later")
 }
 
-fn not_open(kind: Kind) -> Error {
-    Error::new(
-        Reason::NotOpen,
-        format!("the primitive was not created, or was closed: create it first: kind=`{kind}`"),
-    )
+/// The error for a primitive that was not created, or was closed, in the words of the original.
+fn not_open(name: &str) -> Error {
+    Error::new(Reason::NotOpen, format!("primitive not found for '{}'", printable(name)))
 }

@@ -25,6 +25,7 @@ mod indexedmap;
 mod list;
 mod lock;
 mod map;
+mod messages;
 mod multimap;
 mod queue;
 mod set;
