@@ -37,6 +37,11 @@ stores:  # file atomix.yaml
 sessions:
   identity: connection  # default
   timeout: 10s  # default
+sockets:
+  mode: "auto"  # default
+  group: ""  # default
+  control-mode: "0600"  # default
+  control-group: ""  # default
 "#
     );
     assert!(limits.contains("\n  value-bytes-max: 2MiB  # env ATOMIX_LIMITS__VALUE_BYTES_MAX\n"), "{limits}");
