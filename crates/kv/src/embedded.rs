@@ -67,10 +67,21 @@ impl<T> Spaces<T> {
         Arc::clone(shard.entry(keyspace.clone()).or_insert_with(|| Arc::new(make())))
     }
 
+    /// Gives back one if `keep` does not want it: it is not found any more.
+    pub fn retain_one(&self, keyspace: &Keyspace, keep: impl FnOnce(&T) -> bool) {
+        let mut shard = self.shard(keyspace).write();
+        if shard.get(keyspace).is_some_and(|space| !keep(space)) {
+            shard.remove(keyspace);
+            shrink(&mut shard);
+        }
+    }
+
     /// Gives back those that `keep` does not want: nobody finds them any more.
     pub fn retain(&self, mut keep: impl FnMut(&Keyspace, &T) -> bool) {
         for shard in &self.shards {
-            shard.write().retain(|keyspace, space| keep(keyspace, space));
+            let mut shard = shard.write();
+            shard.retain(|keyspace, space| keep(keyspace, space));
+            shrink(&mut shard);
         }
     }
 
@@ -93,6 +104,13 @@ impl<T> Spaces<T> {
         #[allow(clippy::cast_possible_truncation, reason = "the remainder is all that counts")]
         let at = self.hasher.hash_one(keyspace) as usize % SHARDS;
         &self.shards[at]
+    }
+}
+
+/// Returns the memory of a table that is mostly empty.
+fn shrink<T>(shard: &mut HashMap<Keyspace, Arc<T>>) {
+    if shard.capacity() > 64 && shard.len() < shard.capacity() / 8 {
+        shard.shrink_to(2 * shard.len());
     }
 }
 

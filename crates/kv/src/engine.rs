@@ -57,6 +57,11 @@ impl Engine {
         self.table.is_empty()
     }
 
+    /// Tells whether the keyspace holds no entry and remembers no named request.
+    pub fn is_vacant(&self) -> bool {
+        self.is_empty() && self.named_bytes() == 0
+    }
+
     /// Applies one transaction and returns what it did, with the changes for watches (none if nothing changed).
     ///
     /// An error changes nothing.

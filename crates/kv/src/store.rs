@@ -86,6 +86,21 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         })
     }
 
+    /// Gives back what `keyspace` costs the store although it holds no entry. Callers use it for keyspaces that they do not need
+    /// any more; whether it is used later does not matter.
+    ///
+    /// # Behaviour
+    /// - an entry, a remembered request ([`Txn::once`]) or a watch: nothing happens. A remote store may not know of a watch
+    ///   whose connection is interrupted at this moment; that watch ends with [`crate::ErrorKind::Compacted`].
+    /// - used again: revisions go on beyond all that the keyspace has had.
+    /// - a watch that begins later after a revision that was given back: [`crate::ErrorKind::Compacted`], unless there were
+    ///   no commits after it.
+    /// - cancelled: happens as a whole or not at all.
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = keyspace;
+        Box::pin(ready(Ok(())))
+    }
+
     /// Asks the backend whether it works, with a real round trip.
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>>;
 

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Entry, ErrorKind, Found, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot, Store, Txn,
-    WatchFrom, WatchStream,
+    Entry, ErrorKind, Found, Guard, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot, Store,
+    Txn, WatchFrom, WatchStream, Write,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::{Error, Hosts, Kind, Reason};
+use crate::{Error, Hosts, Kind, Reason, keys};
 
 /// What a primitive stands on: a store, its keyspace there, who else works on it, the outside world, and the limits of
 /// its arguments. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Backing {
     store: Arc<dyn Store>,
+    kind: Kind,
     keyspace: Keyspace,
     hosts: Arc<Hosts>,
     env: Env,
@@ -37,6 +38,17 @@ pub struct Limits {
     pub batch_max: usize,
     /// Calls that wait for one name.
     pub waiters_max: usize,
+}
+
+/// What is left of a primitive that is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vacancy {
+    /// Nothing: it is as if it had never been used.
+    Empty,
+    /// Content.
+    Content,
+    /// Content that expires, while a runtime has the primitive open.
+    Expiring,
 }
 
 /// Pauses between attempts while the store does not answer: longer each time, and varied by chance.
@@ -122,7 +134,59 @@ impl Backing {
         env: Env,
         limits: Arc<Limits>,
     ) -> Self {
-        Self { store, keyspace: kind.keyspace(name), hosts, env, limits }
+        Self { store, kind, keyspace: kind.keyspace(name), hosts, env, limits }
+    }
+
+    /// Tells what the store holds of the primitive. Changes nothing.
+    pub async fn vacancy(&self) -> Result<Vacancy, Error> {
+        Ok(self.look().await?.0)
+    }
+
+    /// Gives back what the primitive costs its store, if it has no content. Not while it is watched, and harmless while it is used:
+    /// tokens, versions and revisions go on beyond those that it has had.
+    pub async fn vacate(&self) -> Result<Vacancy, Error> {
+        let (vacancy, residue) = self.look().await?;
+        if vacancy != Vacancy::Empty {
+            return Ok(vacancy);
+        }
+        if !residue.is_empty() {
+            let mut txn = Txn::new();
+            for entry in residue {
+                let key = entry.key;
+                txn = txn.guard(Guard::ModifiedAt { key: key.clone(), revision: entry.modified });
+                txn = txn.write(Write::Delete { key });
+            }
+            if !self.commit(txn).await?.applied {
+                // It is used again.
+                return Ok(Vacancy::Content);
+            }
+        }
+        self.store.reclaim(&self.keyspace).await?;
+        Ok(Vacancy::Empty)
+    }
+
+    /// Tells what the store holds, and the entries that mean nothing if there is nothing else.
+    async fn look(&self) -> Result<(Vacancy, Vec<Entry>), Error> {
+        let residue = self.kind.residue();
+        let limit = residue.len() + 1;
+        let all = Read::Scan { range: Range::prefix(""), order: Order::Key, limit, keys_only: false };
+        let deadlines = Read::Count { range: keys::all(keys::DEADLINE) };
+        let mut reads = self.read(vec![all, deadlines]).await?.reads;
+        if reads[1].count() > 0 {
+            return Ok((Vacancy::Expiring, Vec::new()));
+        }
+        let Found::Entries { entries, more } = reads.swap_remove(0) else {
+            return Err(Error::new(Reason::Internal, "a scan was answered as another read"));
+        };
+        let means_nothing = |entry: &Entry| {
+            residue.iter().any(|(key, value)| {
+                entry.key == *key && value.as_ref().is_none_or(|value| entry.value == *value)
+            })
+        };
+        if more || !entries.iter().all(means_nothing) {
+            return Ok((Vacancy::Content, Vec::new()));
+        }
+        Ok((Vacancy::Empty, entries))
     }
 
     pub(crate) fn keyspace(&self) -> &Keyspace {

@@ -3,7 +3,10 @@
 
 use std::fmt;
 
-use atomix_kv::Keyspace;
+use atomix_kv::{Keyspace, number_bytes};
+use bytes::Bytes;
+
+use crate::keys;
 
 /// The kind of a primitive. Names of one kind are one namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +80,18 @@ impl Kind {
     /// Finds a kind by its short name or its type name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name || kind.type_name() == name)
+    }
+
+    /// Returns the entries of a primitive of this kind that mean nothing if it has no others: a counter that is zero, the mark
+    /// that expiries write. With a value, only that value.
+    pub(crate) fn residue(self) -> Vec<(&'static [u8], Option<Bytes>)> {
+        match self {
+            Self::Counter => vec![(keys::SINGLE, Some(number_bytes(0)))],
+            Self::IndexedMap | Self::Map | Self::Set | Self::Value => vec![(keys::EXPIRED, None)],
+            Self::CounterMap | Self::Election | Self::List | Self::Lock | Self::MultiMap | Self::Topic => {
+                Vec::new()
+            }
+        }
     }
 
     /// Returns the keyspace of the primitive of this kind and `name`.

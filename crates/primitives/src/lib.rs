@@ -31,7 +31,7 @@ pub mod set;
 pub mod topic;
 pub mod value;
 
-pub use backing::{Backing, Limits};
+pub use backing::{Backing, Limits, Vacancy};
 pub use caller::{Caller, Owner};
 pub use counter::Counter;
 pub use countermap::CounterMap;

@@ -76,6 +76,7 @@ impl Runtime {
         if open.origin() == Origin::Recalled {
             // The session may be one of those that created it, of which nothing is known any more.
             session.attach(&open);
+            self.let_go(&open);
         }
         Ok(Some(open))
     }
@@ -86,8 +87,17 @@ impl Runtime {
         if self.check_name(name).is_err() {
             return Ok(None);
         }
+        let lapsed = self.lapsed.lock().tags(kind, name);
+        if let Some(tags) = lapsed
+            && let Ok(placement) = routes.place(kind, name, &tags)
+        {
+            let open = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
+            self.remember(&open).await?;
+            return Ok(Some(open));
+        }
         let mut trouble = None;
         for slot in self.registry.slots() {
+            self.first_attempt(&slot).await?;
             let tags = match known(&slot) {
                 Some(known) => known.recall(kind, name).await,
                 None => continue,
@@ -100,7 +110,11 @@ impl Runtime {
                         continue;
                     };
                     let open = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
-                    self.remember(&open).await?;
+                    if outlives(&slot) {
+                        self.remember(&open).await?;
+                    } else {
+                        open.set_remembered(true);
+                    }
                     return Ok(Some(open));
                 }
                 Ok(None) => {}
@@ -112,29 +126,42 @@ impl Runtime {
 
     /// Lets the store remember a primitive that is open, if it outlives this process.
     pub(crate) async fn remember(&self, open: &Open) -> Result<(), Error> {
-        if open.is_remembered() {
-            return Ok(());
+        match self.store(open.store_id()).filter(|slot| !open.is_remembered() && outlives(slot)) {
+            Some(slot) => self.remember_in(&slot, open).await,
+            None => Ok(()),
         }
-        if let Some(known) = self.store(open.store_id()).as_ref().and_then(known) {
-            match known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable) {
-                // A store that is full has to be opened to be emptied. The entry of an earlier host serves until there is
-                // room; the next creation tries again.
-                Err(error)
-                    if error.reason() == Reason::StoreFull
-                        && known.recall(open.kind(), open.name()).await?.is_some() =>
-                {
-                    return Ok(());
-                }
-                remembered => remembered?,
+    }
+
+    async fn remember_in(&self, slot: &Arc<Slot>, open: &Open) -> Result<(), Error> {
+        let Some(known) = known(slot) else { return Ok(()) };
+        match known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable) {
+            // A store that is full has to be opened to be emptied. The entry of an earlier host serves until there is
+            // room; the next creation tries again.
+            Err(error)
+                if error.reason() == Reason::StoreFull
+                    && known.recall(open.kind(), open.name()).await?.is_some() =>
+            {
+                return Ok(());
             }
+            remembered => remembered?,
         }
         open.set_remembered(true);
         Ok(())
     }
 
+    /// Lets the store remember a primitive with content that is closed here: the first call opens it again.
+    pub(crate) async fn remember_content(&self, open: &Open) {
+        let Some(slot) = self.store(open.store_id()).filter(|_| !open.is_remembered()) else { return };
+        if let Err(error) = self.remember_in(&slot, open).await {
+            self.lapsed.lock().push(open, None);
+            tracing::warn!(%error, "a primitive with content cannot be remembered: it has to be created again");
+        }
+    }
+
     /// Lets the store forget a primitive whose last user has closed it.
     pub(crate) async fn forget_remembered(&self, open: &Open) {
-        if let Some(known) = self.store(open.store_id()).as_ref().and_then(known)
+        let slot = self.store(open.store_id()).filter(|slot| open.is_remembered() || outlives(slot));
+        if let Some(known) = slot.as_ref().and_then(known)
             && let Err(error) = known.forget(open.kind(), open.name()).await
         {
             tracing::warn!(%error, "a closed primitive cannot be forgotten: it will be known after a restart");
@@ -202,8 +229,13 @@ impl Runtime {
     }
 }
 
-/// Returns the memory of a store that outlives this process.
+/// Returns the memory of a store, if it was ever reached.
 fn known(slot: &Arc<Slot>) -> Option<Known> {
-    let hosts = slot.hosts().ok().filter(|hosts| hosts.outlives())?;
+    let hosts = slot.hosts().ok()?;
     Some(Known::new(Arc::clone(slot) as _, Arc::clone(hosts)))
+}
+
+/// Tells whether the store outlives this process. It remembers all primitives then, else those with content that are closed.
+fn outlives(slot: &Slot) -> bool {
+    slot.hosts().is_ok_and(|hosts| hosts.outlives())
 }

@@ -6,6 +6,7 @@
 
 mod decode;
 mod hosts;
+mod idle;
 mod open;
 mod registry;
 mod routes;
@@ -27,12 +28,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Policy, Shutdown};
-use atomix_kv::{BackupStream, Driver, Durability, Store as _};
+use atomix_kv::{BackupStream, Driver, Durability, Store as _, printable};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use idle::{Idle, Lapsed};
 use open::Origin;
 use registry::Registry;
 
@@ -49,7 +51,7 @@ pub struct Settings {
     pub limits: Limits,
     /// Bytes of a primitive's name.
     pub name_bytes_max: usize,
-    /// Primitives that may be known at once.
+    /// Primitives that may have sessions at once.
     pub primitives_max: usize,
     /// Stores that may be connected at once.
     pub stores_max: usize,
@@ -79,6 +81,10 @@ pub struct Runtime {
     /// By kind (in the order of [`Kind::ALL`]) and name.
     primitives: [RwLock<HashMap<String, Arc<Open>>>; Kind::ALL.len()],
     primitives_count: AtomicUsize,
+    /// Those that have sessions.
+    in_use: Arc<AtomicUsize>,
+    idle: Mutex<Idle>,
+    lapsed: Mutex<Lapsed>,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     /// The one owner when the identity is the runtime's.
@@ -153,6 +159,9 @@ impl Runtime {
             routes: ArcSwapOption::empty(),
             primitives: std::array::from_fn(|_| RwLock::default()),
             primitives_count: AtomicUsize::new(0),
+            in_use: Arc::default(),
+            idle: Mutex::default(),
+            lapsed: Mutex::default(),
             sessions: Mutex::new(shared.iter().map(|session| (0, Arc::clone(session))).collect()),
             next_session: AtomicU64::new(1),
             shared,
@@ -187,7 +196,8 @@ impl Runtime {
     }
 
     /// Ends the session of a connection that is gone: its waiting calls and streams end, and what it owns is given
-    /// back in the background. The primitives that it created stay known.
+    /// back in the background. The primitives that it created stay known while they have content or other sessions, and for a while
+    /// without.
     pub fn close_session(&self, session: &Arc<Session>) {
         if self.identity == Identity::Runtime {
             return;
@@ -196,6 +206,7 @@ impl Runtime {
             return;
         }
         for open in session.end() {
+            self.let_go(&open);
             self.release(session, open);
         }
     }
@@ -322,6 +333,9 @@ impl Runtime {
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
         let gone = self.forget_all(|open| open.store_id() == id);
+        for open in &gone {
+            self.lapsed.lock().push(open, Some(id.clone()));
+        }
         let sessions = self.sessions(None, usize::MAX);
         for session in &sessions {
             for open in &gone {
@@ -448,6 +462,7 @@ impl Runtime {
     /// before this returns. The primitive is forgotten when no session uses it any more, also by its store unless another
     /// runtime has it open; what sessions do there that never created it ends as well. The content stays.
     pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
+        self.lapsed.lock().remove(kind, name);
         let Some(open) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
         session.detach(&open);
         self.give_back(&open, vec![session.owner(&open)]).await;
@@ -460,6 +475,9 @@ impl Runtime {
             // Who came in between.
             self.end_guests(&open).await;
             self.forget_remembered(&open).await;
+            self.closed_here(&open);
+        } else {
+            self.let_go(&open);
         }
     }
 
@@ -528,6 +546,24 @@ impl Runtime {
         found
     }
 
+    /// Says why a call on a primitive that is not known is refused.
+    pub fn not_open(&self, kind: Kind, name: &str) -> Error {
+        let lapsed = self.lapsed.lock();
+        let store = lapsed.disconnected(kind, name).filter(|id| self.registry.find(id).is_none());
+        let name = printable(name);
+        let message = match store {
+            Some(store) => {
+                let store = printable(&store.to_string());
+                format!(
+                    "primitive not found for '{name}': its store was disconnected, connect it again: kind=`{kind}` store=`{store}`"
+                )
+            }
+            // The words of the original.
+            None => format!("primitive not found for '{name}'"),
+        };
+        Error::new(Reason::NotOpen, message)
+    }
+
     async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<Open>, Error> {
         let routes = self.routes.load_full().ok_or_else(not_programmed)?;
         let placement = routes.place(kind, name, tags)?;
@@ -543,13 +579,17 @@ impl Runtime {
         tags: &[String],
     ) -> Result<Arc<Open>, Error> {
         let max = self.primitives_max;
-        if self.primitives_count.load(Ordering::Relaxed) >= max {
+        if self.in_use.load(Ordering::Relaxed) >= max {
             return Err(Error::new(
                 Reason::PrimitivesFull,
                 format!(
-                    "too many primitives are known: close some or raise `limits.primitives-max`: max=`{max}`"
+                    "too many primitives are in use: close some or raise `limits.primitives-max`: max=`{max}`"
                 ),
             ));
+        }
+        if self.primitives_count.load(Ordering::Relaxed) >= max.saturating_mul(2) {
+            // Those whose sessions have ended make room at once.
+            self.close_idle().await;
         }
         let config = parse_primitive_config(&placement.config)?;
         let unconnected = || {
@@ -559,11 +599,12 @@ impl Runtime {
             )
         };
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
+        self.first_attempt(&slot).await?;
         let hosts = Arc::clone(slot.hosts()?);
         hosts.join().await?;
         let (store, env, limits) = (Arc::clone(&slot) as _, self.env.clone(), Arc::clone(&self.limits));
         let backing = Backing::new(store, Arc::clone(&hosts), kind, name, env, limits);
-        let primitive = Primitive::open(kind, backing, config).await.map_err(repeatable)?;
+        let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
         let open = Open::new(
             kind,
             name.to_owned(),
@@ -571,7 +612,9 @@ impl Runtime {
             placement.store_id.clone(),
             config,
             primitive,
+            backing,
             hosts,
+            Arc::clone(&self.in_use),
         );
         let open = Arc::new(open.with_origin(origin));
         let mut primitives = self.of_kind(kind).write();
@@ -583,7 +626,21 @@ impl Runtime {
             self.primitives_count.fetch_add(1, Ordering::Relaxed);
             open
         }));
+        drop(primitives);
+        // A caller that goes away before it uses the primitive leaves it to this.
+        self.let_go(&open);
         Ok(open)
+    }
+
+    /// Waits for the end of the first attempt to connect a store, if it is under way. Cancel safe.
+    async fn first_attempt(&self, slot: &Slot) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            () = slot.tried() => Ok(()),
+            () = self.draining.cancelled() => {
+                Err(Error::new(Reason::Draining, "the runtime is shutting down: try another one or later"))
+            }
+        }
     }
 
     fn check_name(&self, name: &str) -> Result<(), Error> {
@@ -601,13 +658,19 @@ impl Runtime {
     fn forget(&self, open: &Arc<Open>) -> bool {
         let mut primitives = self.of_kind(open.kind()).write();
         // Somebody may have created it again in the meantime.
-        if open.users() == 0 && primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
-            open.set_forgotten();
-            primitives.remove(open.name());
-            self.primitives_count.fetch_sub(1, Ordering::Relaxed);
-            return true;
+        let known = primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open));
+        open.users() == 0 && known && self.remove(&mut primitives, open)
+    }
+
+    /// Takes a primitive out of its table. Always true.
+    fn remove(&self, primitives: &mut HashMap<String, Arc<Open>>, open: &Open) -> bool {
+        open.set_forgotten();
+        primitives.remove(open.name());
+        if primitives.capacity() > 1024 && primitives.len() < primitives.capacity() / 8 {
+            primitives.shrink_to(2 * primitives.len());
         }
-        false
+        self.primitives_count.fetch_sub(1, Ordering::Relaxed);
+        true
     }
 
     fn forget_all(&self, unwanted: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
@@ -655,6 +718,13 @@ impl Runtime {
     /// Ends all streams and waiting calls, gives back what sessions own, and closes all stores.
     pub async fn shut_down(&self) {
         self.drain();
+        // Those that were idle before: their clients are gone and will not look for them.
+        let close_idle = async {
+            self.close_idle().await;
+            // And give back what they were.
+            self.close_idle().await;
+        };
+        self.env.timeout(self.close_grace, close_idle).await.ok();
         for session in self.sessions(None, usize::MAX) {
             for open in session.end() {
                 open.primitive().release_all(session.owner(&open)).await;

@@ -19,12 +19,17 @@ pub struct Open {
     store_id: StoreId,
     config: PrimitiveConfig,
     primitive: Primitive,
+    backing: Backing,
     hosts: Arc<Hosts>,
     origin: Origin,
     remembered: AtomicBool,
     users: AtomicUsize,
     /// Sessions that have anything to do with it, users among them.
     attached: AtomicUsize,
+    /// The primitives of the runtime that have sessions.
+    in_use: Arc<AtomicUsize>,
+    /// Whether it waits to be closed.
+    queued: AtomicBool,
     /// Whether its name does not lead here any more.
     forgotten: AtomicBool,
     streams: AtomicUsize,
@@ -74,6 +79,7 @@ pub enum Primitive {
 // === impl Open ===
 
 impl Open {
+    #[allow(clippy::too_many_arguments, reason = "one caller, which has just found all of it")]
     pub(crate) fn new(
         kind: Kind,
         name: String,
@@ -81,7 +87,9 @@ impl Open {
         store_id: StoreId,
         config: PrimitiveConfig,
         primitive: Primitive,
+        backing: Backing,
         hosts: Arc<Hosts>,
+        in_use: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             kind,
@@ -90,11 +98,14 @@ impl Open {
             store_id,
             config,
             primitive,
+            backing,
             hosts,
             origin: Origin::Created,
             remembered: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             attached: AtomicUsize::new(0),
+            in_use,
+            queued: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
         }
@@ -159,6 +170,16 @@ impl Open {
         Owner { host: self.hosts.id(), session }
     }
 
+    /// Returns what the primitive stands on.
+    pub(crate) fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Takes note whether it waits to be closed; tells whether it did.
+    pub(crate) fn set_queued(&self, queued: bool) -> bool {
+        self.queued.swap(queued, Ordering::SeqCst)
+    }
+
     pub(crate) fn origin(&self) -> Origin {
         self.origin
     }
@@ -187,11 +208,15 @@ impl Open {
     }
 
     pub(crate) fn attached(&self) {
-        self.attached.fetch_add(1, Ordering::SeqCst);
+        if self.attached.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.in_use.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn detached(&self) {
-        self.attached.fetch_sub(1, Ordering::SeqCst);
+        if self.attached.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.in_use.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Tells whether any session has to do with it.

@@ -489,6 +489,10 @@ impl Store for Slot {
         Box::pin(self.follow(keyspace, Some(range), from))
     }
 
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.connected()?.store.reclaim(keyspace).await })
+    }
+
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         Box::pin(async move { self.connected()?.store.check().await })
     }

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atomix_kv::printable;
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
 use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
@@ -118,7 +117,7 @@ impl Services {
         let name = id.map_or("", |id| id.name.as_str());
         let session = session(extensions)?;
         let open = self.runtime.find_for(&session, P::KIND, name).await?;
-        let open = open.ok_or_else(|| not_open(name))?;
+        let open = open.ok_or_else(|| self.runtime.not_open(P::KIND, name))?;
         Ok(Call { runtime: &self.runtime, session, open, of: PhantomData })
     }
 
@@ -208,9 +207,4 @@ fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
 
 pub(crate) fn shutting_down() -> Error {
     Error::new(Reason::Draining, "the runtime is shutting down: try another one or later")
-}
-
-/// The error for a primitive that was not created, or was closed, in the words of the original.
-fn not_open(name: &str) -> Error {
-    Error::new(Reason::NotOpen, format!("primitive not found for '{}'", printable(name)))
 }

@@ -761,3 +761,49 @@ async fn a_disk_that_keeps_up_is_not_said_to_lag() {
         assert_eq!(lags.recv().await.unwrap().map(|error| error.to_string()), None);
     }
 }
+
+#[tokio::test]
+async fn a_keyspace_that_was_given_back_goes_on_beyond_its_revisions_after_a_restart() {
+    let stamp = || Txn::new().write(Write::Stamp { prefix: "l".into(), value: "owner".into() });
+    let clear = || Txn::new().write(Write::DeleteRange { range: Range::prefix("l") });
+    let kept = Keyspace::new("map/kept");
+    for snapshots in 0..3 {
+        let disk = Disk::default();
+        let mut last = Revision(0);
+        for _ in 0..3 {
+            let store = open(&disk, settings(1 << 20)).unwrap();
+            for _ in 0..5 {
+                let token = store.commit(&keyspace(), stamp()).await.unwrap().revision;
+                assert!(token > last, "{snapshots} snapshots");
+                last = store.commit(&keyspace(), clear()).await.unwrap().revision;
+            }
+            store.commit(&kept, stamp()).await.unwrap();
+            store.reclaim(&keyspace()).await.unwrap();
+            let journal = store.journal();
+            assert!(journal.content.spaces.find(&keyspace()).is_none());
+            for _ in 0..snapshots {
+                let journal = Arc::clone(&journal);
+                #[allow(clippy::disallowed_methods, reason = "a snapshot blocks")]
+                let copying = std::thread::spawn(move || crate::snapshot::snapshot(&journal));
+                copying.join().unwrap().unwrap();
+            }
+            store.close(Duration::ZERO).await;
+        }
+        let store = open(&disk, settings(1 << 20)).unwrap();
+        assert_eq!(store.journal().content.spaces.len(), 1, "what holds nothing is not kept");
+        assert!(store.commit(&keyspace(), stamp()).await.unwrap().revision > last);
+    }
+}
+
+#[tokio::test]
+async fn a_small_store_holds_any_number_of_names_one_after_the_other() {
+    let disk = Disk::default();
+    let store = open(&disk, Settings { bytes_max: 64 << 10, ..settings(1 << 20) }).unwrap();
+    for at in 0..500 {
+        let name = Keyspace::new(format!("lock/{at}"));
+        let put = Write::Put { key: "k".into(), value: "v".into() };
+        store.commit(&name, Txn::new().write(put)).await.unwrap();
+        store.commit(&name, Txn::new().write(Write::Delete { key: "k".into() })).await.unwrap();
+    }
+    assert!(store.journal().content.room.bytes() <= 64 << 10);
+}

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Named = 6,
     /// The file is complete; of a log: another one goes on.
     End = 7,
+    /// The revision beyond which new keyspaces begin. Only in snapshots and backups.
+    Floor = 8,
 }
 
 /// A frame that was read.
@@ -151,8 +153,16 @@ pub(crate) fn crc(salt: u32, bytes: &[u8]) -> u32 {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Header, Self::Batch, Self::Keyspace, Self::Entries, Self::Commits, Self::Named, Self::End];
+    const ALL: [Self; 8] = [
+        Self::Header,
+        Self::Batch,
+        Self::Keyspace,
+        Self::Entries,
+        Self::Commits,
+        Self::Named,
+        Self::End,
+        Self::Floor,
+    ];
 }
 
 // === impl Reader ===

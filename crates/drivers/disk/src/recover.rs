@@ -5,8 +5,11 @@
 //! cannot be read is left as it is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use atomix_kv::{Entry, Error, HistoryRoom, Keyspace, Machine, Outcome, Retention, Room, Spaces};
+use atomix_kv::{
+    Engine, Entry, Error, HistoryRoom, Keyspace, Machine, Outcome, Retention, Revision, Room, Spaces,
+};
 use bytes::Bytes;
 
 use crate::error::{damaged, damaged_backup, unreadable, unreadable_backup};
@@ -42,9 +45,17 @@ pub(crate) struct Content {
     pub(crate) spaces: Spaces<Space>,
     pub(crate) room: Room,
     pub(crate) histories: HistoryRoom,
+    /// New keyspaces begin beyond all revisions of those that were given back, so that no token comes twice. Kept in snapshots;
+    /// commits of the log after a snapshot raise it again when their keyspaces are found empty.
+    floor: AtomicU64,
+    /// Keyspaces that were left when the empty ones were given back the last time.
+    swept: AtomicUsize,
     retention: Retention,
     bytes_max: usize,
 }
+
+/// A store without room is not swept again before so many keyspaces were made.
+const SWEEP_FULL: usize = 16;
 
 /// One file, while it is read.
 struct Reading<'a> {
@@ -111,6 +122,8 @@ pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, 
         recovered.log(files, &name, *first, needed.get(at + 1).copied())?;
         recovered.logs.push(*first);
     }
+    // The log has those that were given back as well, and earlier versions kept all of them.
+    recovered.content.sweep(recovered.next);
     Ok(recovered)
 }
 
@@ -180,6 +193,8 @@ impl Content {
             spaces: Spaces::default(),
             room: Room::new(machine),
             histories,
+            floor: AtomicU64::new(0),
+            swept: AtomicUsize::new(0),
             retention: tuning.retention,
             bytes_max: tuning.bytes_max,
         }
@@ -189,8 +204,49 @@ impl Content {
     pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
         self.spaces.open(name, || {
             self.room.add_keyspace(name);
-            Space::new(name.clone(), &self.histories)
+            Space::new(name.clone(), self.floor(), &self.histories)
         })
+    }
+
+    /// Makes what a keyspace is that was never written to, or was given back.
+    pub(crate) fn empty(&self) -> Engine {
+        let mut engine = Engine::new();
+        engine.restore_revision(self.floor());
+        engine
+    }
+
+    /// Returns the revision beyond which new keyspaces begin.
+    pub(crate) fn floor(&self) -> Revision {
+        Revision(self.floor.load(Ordering::Acquire))
+    }
+
+    /// Lets new keyspaces begin beyond `floor`.
+    pub(crate) fn raise_floor(&self, floor: Revision) {
+        self.floor.fetch_max(floor.0, Ordering::AcqRel);
+    }
+
+    /// Gives `keyspace` back if it is empty, see [`Space::give_back`].
+    pub(crate) fn reclaim(&self, keyspace: &Keyspace, durable: u64) {
+        self.spaces.retain_one(keyspace, |space| self.is_needed(space, durable));
+    }
+
+    /// Gives all empty keyspaces back.
+    pub(crate) fn sweep(&self, durable: u64) {
+        self.spaces.retain(|_, space| self.is_needed(space, durable));
+        self.swept.store(self.spaces.len(), Ordering::Relaxed);
+    }
+
+    /// Tells whether so many keyspaces were made since the last sweep that a store without room shall look for empty ones.
+    pub(crate) fn may_sweep(&self) -> bool {
+        self.spaces.len() >= self.swept.load(Ordering::Relaxed) + SWEEP_FULL
+    }
+
+    fn is_needed(&self, space: &Space, durable: u64) -> bool {
+        let Some(revision) = space.give_back(durable) else { return true };
+        // Under the lock under which the next keyspace of this name is made: it begins there.
+        self.raise_floor(revision);
+        self.room.remove_keyspace(&space.name);
+        false
     }
 
     fn batch(&self, payload: &[u8]) -> Result<(), Error> {
@@ -219,6 +275,8 @@ impl Default for Content {
             spaces: Spaces::default(),
             room: Room::default(),
             histories: HistoryRoom::default(),
+            floor: AtomicU64::new(0),
+            swept: AtomicUsize::new(0),
             retention: Retention::default(),
             bytes_max: usize::MAX,
         }
@@ -261,6 +319,7 @@ pub(crate) fn read_snapshot(
                     Ok(())
                 })?;
             }
+            (Kind::Floor, _) => content.raise_floor(record::one(payload)?),
             (Kind::Batch, _) => content.batch(payload)?,
             (Kind::End, _) => return Ok((header, SnapshotEnd::read(payload)?)),
             (Kind::Header | Kind::Entries | Kind::Commits | Kind::Named, _) => {

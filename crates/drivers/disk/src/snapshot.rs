@@ -165,7 +165,10 @@ fn dump<'a>(
     let mut copy = Copy { sink, given: 0, salt: 0, number: 0, bytes: Vec::new() };
     copy.value(Kind::Header, &header)?;
     copy.salt = header.salt();
-    for space in journal.content.spaces.all() {
+    let spaces = journal.content.spaces.all();
+    // Read after them: a keyspace that is missing among them was given back before, and has raised it.
+    copy.value(Kind::Floor, &journal.content.floor())?;
+    for space in spaces {
         copy.space(&space, history)?;
     }
     Ok(copy)

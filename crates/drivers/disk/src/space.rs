@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A keyspace in memory, as the log has made it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use atomix_kv::{Commit, Engine, History, HistoryRoom, Keyspace, Retention, Revision, Room};
 use bytes::Bytes;
@@ -19,6 +19,9 @@ pub(crate) struct Space {
     pub(crate) history: History,
     /// The number of the last batch with a commit of this keyspace. Read and written under the lock of the engine.
     batch: AtomicU64,
+    /// Whether the keyspace was given back: a caller that found it before looks for it again. Read and written under the lock
+    /// of the engine.
+    gone: AtomicBool,
     /// The tips of the history at the last ticks of age, the oldest first.
     tips: Mutex<[Revision; Space::TICKS]>,
 }
@@ -29,9 +32,11 @@ impl Space {
     /// How often the age of commits is looked at in the time that they are kept for.
     pub(crate) const TICKS: usize = 4;
 
-    /// Makes an empty keyspace.
-    pub(crate) fn new(name: Keyspace, histories: &HistoryRoom) -> Self {
-        Self::with(name, Engine::new(), History::new(Revision(0), histories))
+    /// Makes an empty keyspace whose revisions begin after `floor`.
+    pub(crate) fn new(name: Keyspace, floor: Revision, histories: &HistoryRoom) -> Self {
+        let mut engine = Engine::new();
+        engine.restore_revision(floor);
+        Self::with(name, engine, History::new(floor, histories))
     }
 
     /// Makes a keyspace of a snapshot, whose history begins after `floor`.
@@ -47,6 +52,7 @@ impl Space {
             engine: Mutex::new(engine),
             history,
             batch: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             tips: Mutex::new([Revision(0); Self::TICKS]),
         }
     }
@@ -59,6 +65,22 @@ impl Space {
     /// Takes note of the batch of the latest commit.
     pub(crate) fn set_batch(&self, batch: u64) {
         self.batch.store(batch, Ordering::Release);
+    }
+
+    /// Tells whether the keyspace was given back.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Gives the keyspace back and returns its revision, if it holds nothing, remembers nothing and is not watched. Not if its
+    /// last commit is in a batch after `durable`: a commit that is not on the disk may still be taken back.
+    pub(crate) fn give_back(&self, durable: u64) -> Option<Revision> {
+        let engine = self.engine.lock();
+        if !engine.is_vacant() || self.history.followers() > 0 || self.batch() > durable || self.is_gone() {
+            return None;
+        }
+        self.gone.store(true, Ordering::Release);
+        Some(engine.revision())
     }
 
     /// Takes back a commit that could not be stored.

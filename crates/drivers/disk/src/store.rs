@@ -45,6 +45,8 @@ enum Step {
     Done(Outcome),
     /// It has changed nothing, but shows what is not on the disk yet.
     Seen(Outcome, oneshot::Receiver<Verdict>),
+    /// The keyspace was given back in this very moment.
+    Again,
     /// It is on its way.
     Sent(Outcome, oneshot::Receiver<Verdict>),
 }
@@ -145,11 +147,8 @@ impl DiskStore {
         journal.check_disk()?;
         let grows = growth(txn) > 0;
         let disk_full = journal.full.load(Ordering::Acquire);
-        let full = if grows && disk_full {
-            Some(journal.no_room().into())
-        } else {
-            journal.content.room.full(txn, bytes_max)
-        };
+        let full =
+            if grows && disk_full { Some(journal.no_room().into()) } else { self.full(txn, bytes_max) };
         let space = match (full.is_some(), journal.content.spaces.find(keyspace)) {
             (_, Some(space)) => space,
             (false, None) => journal.content.open(keyspace),
@@ -157,6 +156,9 @@ impl DiskStore {
             (true, None) => return Err(full.unwrap_or_else(Error::closed)),
         };
         let mut engine = space.engine.lock();
+        if space.is_gone() {
+            return Ok(Step::Again);
+        }
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
         let grows = grows && full.is_none();
@@ -178,6 +180,18 @@ impl DiskStore {
         Ok(Step::Sent(outcome, verdict))
     }
 
+    /// Returns the refusal of what does not fit. Empty keyspaces are given back before that, if enough were made since the last
+    /// time. Called under the gate.
+    fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
+        let content = &self.journal.content;
+        let full = content.room.full(txn, bytes_max)?;
+        if !content.may_sweep() {
+            return Some(full);
+        }
+        content.sweep(self.journal.durable());
+        content.room.full(txn, bytes_max)
+    }
+
     /// Reads, and tells what has to be on the disk before that is shown.
     fn look(
         &self,
@@ -189,9 +203,12 @@ impl DiskStore {
         journal.check_open()?;
         let limits = &self.profile.limits;
         let Some(space) = journal.content.spaces.find(keyspace) else {
-            return Ok((Engine::new().read(reads, limits)?, None));
+            return Ok((journal.content.empty().read(reads, limits)?, None));
         };
         let engine = space.engine.lock();
+        if space.is_gone() {
+            return Ok((journal.content.empty().read(reads, limits)?, None));
+        }
         Ok((engine.read(reads, limits)?, journal.pending(space.batch())))
     }
 }
@@ -222,6 +239,7 @@ impl Store for DiskStore {
             loop {
                 match self.apply(keyspace, &txn)? {
                     Step::Done(outcome) => return Ok(outcome),
+                    Step::Again => {}
                     Step::Seen(outcome, verdict) => {
                         if shown(Some(verdict)).await? {
                             return Ok(outcome);
@@ -247,9 +265,27 @@ impl Store for DiskStore {
         keyspace: &'a Keyspace,
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
-        let stream =
-            self.journal.check_open().and_then(|()| self.journal.content.open(keyspace).history.follow(from));
+        let stream = self.journal.check_open().and_then(|()| {
+            loop {
+                let space = self.journal.content.open(keyspace);
+                // A keyspace that is followed under this lock is not given back.
+                let _engine = space.engine.lock();
+                if !space.is_gone() {
+                    return space.history.follow(from);
+                }
+            }
+        });
         Box::pin(ready(stream))
+    }
+
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        let journal = &self.journal;
+        let reclaimed = journal.check_open().map(|()| {
+            // No batch is taken back meanwhile.
+            let _gate = journal.gate.read();
+            journal.content.reclaim(keyspace, journal.durable());
+        });
+        Box::pin(ready(reclaimed))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {

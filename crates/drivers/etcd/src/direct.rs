@@ -59,6 +59,7 @@ impl Client {
                 target: Target::Mod.into(),
                 key: key.clone(),
                 target_union: Some(TargetUnion::ModRevision(found.map_or(0, |kv| kv.mod_revision))),
+                ..Compare::default()
             };
             let after = before.wrapping_add(delta);
             let put = PutRequest { key: key.clone(), value: number_bytes(after), prev_kv: false, lease: 0 };

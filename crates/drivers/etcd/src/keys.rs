@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | prefix, keyspace, `00`, `d`, key | the value as it is | while the entry exists |
 //! | prefix, keyspace, `00`, `o`, name of a request | what the request did, see `once` | until enough younger ones exist |
-//! | prefix, keyspace, `00`, `c` | which transactions shared a revision, see [`revision`] | once written, for ever |
+//! | prefix, keyspace, `00`, `c` | which transactions shared a revision, see [`revision`] | once written, until the keyspace is empty and given back |
 //!
 //! In the name of a keyspace a zero byte is written as `00 ff`, so that no keyspace begins with another one.
 

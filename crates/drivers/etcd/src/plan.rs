@@ -540,17 +540,28 @@ fn existing(revision: Revision) -> i64 {
 
 fn created(key: Bytes, revision: i64, is: Is) -> Compare {
     let target_union = Some(TargetUnion::CreateRevision(revision));
-    Compare { result: is.into(), target: Target::Create.into(), key, target_union }
+    Compare { result: is.into(), target: Target::Create.into(), key, target_union, ..Compare::default() }
 }
 
 fn modified(key: Bytes, revision: i64) -> Compare {
     let target_union = Some(TargetUnion::ModRevision(revision));
-    Compare { result: Is::Equal.into(), target: Target::Mod.into(), key, target_union }
+    Compare { result: Is::Equal.into(), target: Target::Mod.into(), key, target_union, ..Compare::default() }
 }
 
 fn compare_value(key: Bytes, value: &Bytes, is: Is) -> Compare {
     let target_union = Some(TargetUnion::Value(value.clone()));
-    Compare { result: is.into(), target: Target::Value.into(), key, target_union }
+    Compare { result: is.into(), target: Target::Value.into(), key, target_union, ..Compare::default() }
+}
+
+/// The condition that there is no key in `span`.
+pub(crate) fn compare_none(Span { start, end }: Span) -> Compare {
+    Compare {
+        result: Is::Equal.into(),
+        target: Target::Create.into(),
+        key: start,
+        range_end: end,
+        target_union: Some(TargetUnion::CreateRevision(0)),
+    }
 }
 
 /// Asks for one key.

@@ -22,7 +22,7 @@ use crate::carriers::{Questions, Reads};
 use crate::commit::Commits;
 use crate::config::{ENVELOPE, Settings};
 use crate::error::Failure;
-use crate::keys::Space;
+use crate::keys::{Space, Span};
 use crate::link::Link;
 use crate::plan;
 use crate::watch::{Hub, Part};
@@ -198,6 +198,26 @@ impl Store for EtcdStore {
             Some(span) => Box::pin(self.follow(Part { space, span }, from)),
             None => Box::pin(ready(Err(Error::invalid("a watch of a range without keys")))),
         }
+    }
+
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.check_open()?;
+            let _running = self.running.token();
+            let space = self.core.space(keyspace);
+            // All that an empty keyspace costs here. Usually it was never written.
+            let together = RangeRequest { count_only: true, ..plan::get(space.together_key()) };
+            if self.core.range(together).await?.count == 0 {
+                return Ok(());
+            }
+            let entries = space.entries(&Range::prefix("")).ok_or_else(|| plan::unexpected("range"))?;
+            let request = TxnRequest {
+                compare: vec![plan::compare_none(entries)],
+                success: vec![plan::delete(Span { start: space.together_key(), end: Bytes::new() }, false)],
+                ..TxnRequest::default()
+            };
+            self.core.txn(request, usize::MAX).await.map(drop).map_err(Failure::of_write)
+        })
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {

@@ -29,6 +29,8 @@ pub struct MemoryStore {
     floor: AtomicU64,
     /// With so many keyspaces empty ones are given back before another one is made.
     sweep_at: AtomicUsize,
+    /// Keyspaces that were left by the last sweep.
+    swept: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -41,6 +43,8 @@ struct Space {
 
 /// Fewer keyspaces are not worth a look.
 const SWEEP_MIN: usize = 1024;
+/// A store that is full is not swept again before so many keyspaces were made.
+const SWEEP_FULL: usize = 16;
 
 // === impl MemoryStore ===
 
@@ -71,6 +75,7 @@ impl MemoryStore {
             histories,
             floor: AtomicU64::new(0),
             sweep_at: AtomicUsize::new(SWEEP_MIN),
+            swept: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -109,17 +114,32 @@ impl MemoryStore {
 
     /// Gives back the keyspaces that hold nothing, remember nothing and are not watched.
     fn sweep(&self) {
-        self.spaces.retain(|keyspace, space| {
-            let mut engine = space.engine.lock();
-            let idle = |engine: &mut Engine| {
-                engine.is_empty() && engine.named_bytes() == 0 && space.history.followers() == 0
-            };
-            let Some(idle) = engine.take_if(idle) else { return true };
-            self.floor.fetch_max(idle.revision().0, Ordering::AcqRel);
-            self.room.remove_keyspace(keyspace);
-            false
-        });
-        self.sweep_at.store(SWEEP_MIN.max(2 * self.spaces.len()), Ordering::Relaxed);
+        self.spaces.retain(|keyspace, space| self.is_needed(keyspace, space));
+        let len = self.spaces.len();
+        self.sweep_at.store(SWEEP_MIN.max(2 * len), Ordering::Relaxed);
+        self.swept.store(len, Ordering::Relaxed);
+    }
+
+    /// Takes the engine away unless the keyspace holds or remembers something or is watched; tells whether it is needed.
+    fn is_needed(&self, keyspace: &Keyspace, space: &Space) -> bool {
+        let mut engine = space.engine.lock();
+        let Some(idle) = engine.take_if(|engine| engine.is_vacant() && space.history.followers() == 0) else {
+            return true;
+        };
+        self.floor.fetch_max(idle.revision().0, Ordering::AcqRel);
+        self.room.remove_keyspace(keyspace);
+        false
+    }
+
+    /// Returns the refusal of what does not fit. Empty keyspaces are given back before that, if enough were made since the last
+    /// time.
+    fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
+        let full = self.room.full(txn, bytes_max)?;
+        if self.spaces.len() < self.swept.load(Ordering::Relaxed) + SWEEP_FULL {
+            return Some(full);
+        }
+        self.sweep();
+        self.room.full(txn, bytes_max)
     }
 
     /// Forgets the named requests that are old enough, once a minute.
@@ -143,7 +163,7 @@ impl MemoryStore {
             let settings = self.settings.read();
             (settings.bytes_max, retention(&settings))
         };
-        let full = match self.room.full(txn, bytes_max) {
+        let full = match self.full(txn, bytes_max) {
             // An absent keyspace cannot become smaller, and would itself take room.
             Some(full) if self.spaces.find(keyspace).is_none() => return Err(full),
             full => full,
@@ -191,6 +211,14 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
         let stream = self.check_open().and_then(|()| self.with(keyspace, |_, history| history.follow(from)));
         Box::pin(ready(stream))
+    }
+
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        let reclaimed = self.check_open();
+        if reclaimed.is_ok() {
+            self.spaces.retain_one(keyspace, |space| self.is_needed(keyspace, space));
+        }
+        Box::pin(ready(reclaimed))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {

@@ -82,12 +82,32 @@ fn work(thread: usize, store: &MemoryStore) -> i64 {
         if let Written::Deleted { previous: Some(entry) } = &deleted.writes[0] {
             sum += atomix_kv::number(&entry.value).unwrap();
         }
-        assert!(last.insert(shared, deleted.revision).is_none_or(|last| last < added));
+        assert!(last.insert(shared.clone(), deleted.revision).is_none_or(|last| last < added));
         let fresh = format!("{thread}/{round}");
         commit(store, &fresh, put());
         commit(store, &fresh, delete());
+        now(store.reclaim(&Keyspace::new(shared))).unwrap();
     }
     sum
+}
+
+#[test]
+fn a_small_store_holds_any_number_of_names_one_after_the_other() {
+    let store = MemoryStore::new(Settings { bytes_max: 64 << 10, ..Settings::default() });
+    for at in 0..MANY {
+        commit(&store, &at.to_string(), put());
+        commit(&store, &at.to_string(), delete());
+    }
+    assert!(fact(&store, "bytes") <= 64 << 10);
+    // Those that are given back by name cost nothing.
+    let before = fact(&store, "keyspaces");
+    for at in 0..MANY {
+        let name = format!("again/{at}");
+        commit(&store, &name, put());
+        commit(&store, &name, delete());
+        now(store.reclaim(&Keyspace::new(name))).unwrap();
+    }
+    assert!(fact(&store, "keyspaces") <= before);
 }
 
 #[test]

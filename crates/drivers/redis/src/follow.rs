@@ -314,7 +314,7 @@ impl Feeds {
         for feed in feeds {
             let tap = {
                 let mut state = feed.state.lock();
-                let followed = state.history.as_ref().is_none_or(|history| history.followers() > 0);
+                let followed = state.is_followed();
                 let idle_before = std::mem::replace(&mut state.idle, !followed);
                 if followed || !idle_before {
                     continue;
@@ -322,11 +322,30 @@ impl Feeds {
                 state.gone = true;
                 state.tap.take()
             };
-            self.remove(&feed);
-            if let Some(tap) = tap {
-                // What comes before this is done finds nobody.
-                drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.channel[..])).await);
+            self.drop_feed(&feed, tap).await;
+        }
+    }
+
+    /// Forgets the feed of a keyspace at once unless it is followed. False if it is.
+    pub(crate) async fn leave(&self, keyspace: &Keyspace) -> bool {
+        let Some(feed) = self.by_keyspace.lock().get(keyspace).cloned() else { return true };
+        let tap = {
+            let mut state = feed.state.lock();
+            if state.is_followed() {
+                return false;
             }
+            state.gone = true;
+            state.tap.take()
+        };
+        self.drop_feed(&feed, tap).await;
+        true
+    }
+
+    async fn drop_feed(&self, feed: &Arc<Feed>, tap: Option<Arc<Wire>>) {
+        self.remove(feed);
+        if let Some(tap) = tap {
+            // What comes before this is done finds no feed.
+            drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.channel[..])).await);
         }
     }
 
@@ -433,7 +452,10 @@ impl Feed {
     /// Reads what is missing. Returns the revision of the keyspace if what was seen is not there any more.
     async fn sync(&self, core: &Core) -> Result<Option<Revision>, Error> {
         loop {
-            let (revision, nonce) = core.state(&self.names).await?;
+            let (revision, nonce) = match core.state(&self.names).await? {
+                (Revision(0), nonce) if nonce == Nonce::default() => core.found(&self.names).await?,
+                state => state,
+            };
             let known = {
                 let mut state = self.state.lock();
                 if state.history.is_none() {
@@ -500,6 +522,11 @@ impl Feed {
 // === impl State ===
 
 impl State {
+    /// Tells whether there are watches, or one is about to begin.
+    fn is_followed(&self) -> bool {
+        self.history.as_ref().is_none_or(|history| history.followers() > 0)
+    }
+
     /// Takes the commits of a frame that were not seen yet. False if there are others in between.
     fn append(&mut self, frame: Frame, retention: Retention) -> bool {
         if frame.last() <= self.tip {

@@ -407,14 +407,15 @@ end
 
 -- Applies the transactions of a program, each as a whole, one after the other.
 --
--- KEYS: the records, their keys in order, the changes; with a named request also outcomes by name, and names in order.
+-- KEYS: the records, their keys in order, the changes, the floor; with a named request also outcomes by name, and names in order.
+-- KEYS[4] is where the keyspaces of the slot begin: beyond the revisions of those that were given back.
 -- ARGV: the program, the keys that it names, the values and bounds in the order in which they are used.
 --
 -- The stream is written before the records, because XADD is the only command here that Redis refuses for what is there: a
 -- keyspace that lost its state but not its stream.
 local function commit(keys, args)
   V, I, S, A = keys[1], keys[2], keys[3], args
-  local outcomes, names = keys[4], keys[5]
+  local outcomes, names = keys[5], keys[6]
   begin()
   local txns
   nonce, n, txns = unpack_at('>c8I4I4', args[1])
@@ -435,7 +436,8 @@ local function commit(keys, args)
     rev, bytes = unpack_at('>I8', state), unpack_at('>I8', state, 25)
     now, mark = sub(state, 1, 8), sub(state, 17, 24)
   else
-    rev, now, mark, bytes = 0, NONE, NONE, 0
+    now = call('HGET', keys[4], '') or NONE
+    rev, mark, bytes = unpack_at('>I8', now), now, 0
   end
   local p = 17
   for _ = 1, txns do p = step(p, base) end
@@ -466,7 +468,41 @@ local function look(keys, args)
   return answered()
 end
 
+-- Makes sure that a keyspace has a state, and answers with it: revisions of a keyspace that is followed have no gaps. KEYS: the
+-- records, the floor. ARGV: a nonce.
+local function found(keys, args)
+  begin()
+  local state = call('HGET', keys[1], '')
+  if not state then
+    local floor = call('HGET', keys[2], '') or NONE
+    state = floor .. args[1] .. floor .. NONE
+    call('HSET', keys[1], '', state)
+  end
+  return state
+end
+
+-- Gives a keyspace back that has no records, remembers no requests and is not followed, and raises the floor. KEYS: the records,
+-- their keys in order, the changes, the floor, outcomes by name. ARGV: the channel. A user that may not ask who follows keeps all
+-- keyspaces.
+local function reclaim(keys, args)
+  begin()
+  local state = call('HGET', keys[1], '')
+  if not state or call('ZLEXCOUNT', keys[2], '-', '+') > 0 then return 0 end
+  local named = redis.pcall('EXISTS', keys[5])
+  if type(named) ~= 'number' or named > 0 then return 0 end
+  local followers = redis.pcall('PUBSUB', 'SHARDNUMSUB', args[1])
+  if followers.err or tonumber(followers[2]) ~= 0 then return 0 end
+  local floor = call('HGET', keys[4], '')
+  if not floor or unpack_at('>I8', floor) < unpack_at('>I8', state) then
+    call('HSET', keys[4], '', sub(state, 1, 8))
+  end
+  call('DEL', keys[1], keys[2], keys[3])
+  return 1
+end
+
 redis.register_function { function_name = 'commit_$HASH', callback = commit }
 -- For what does not grow the keyspace: it works when Redis is out of memory.
 redis.register_function { function_name = 'shrink_$HASH', callback = commit, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'read_$HASH', callback = look, flags = { 'no-writes' } }
+redis.register_function { function_name = 'found_$HASH', callback = found, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'reclaim_$HASH', callback = reclaim, flags = { 'allow-oom' } }

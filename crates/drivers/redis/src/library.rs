@@ -15,6 +15,10 @@ pub(crate) struct Library {
     /// As `commit`, for what does not grow the keyspace.
     pub(crate) shrink: String,
     pub(crate) read: String,
+    /// Makes sure that a keyspace has a state.
+    pub(crate) found: String,
+    /// Gives an empty keyspace back.
+    pub(crate) reclaim: String,
     /// What follows the name of a channel.
     pub(crate) channel: String,
 }
@@ -42,6 +46,8 @@ impl Library {
             commit: format!("commit_{digest}"),
             shrink: format!("shrink_{digest}"),
             read: format!("read_{digest}"),
+            found: format!("found_{digest}"),
+            reclaim: format!("reclaim_{digest}"),
             channel,
         }
     }

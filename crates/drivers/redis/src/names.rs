@@ -8,9 +8,15 @@
 //! | `PREFIX{KEYSPACE}s` | stream | frames of changes, each with the last revision in it as its id, see `frame.rs` |
 //! | `PREFIX{KEYSPACE}o` | hash | name of a request → what it was and what was answered |
 //! | `PREFIX{KEYSPACE}q` | list | those names, oldest first, each behind a zero and the seconds (8 bytes) since 1970 at which it came |
+//! | `PREFIX{%sNUMBER}f` | hash | empty key → floor: the greatest revision (8) of the keyspaces of a slot that were given back |
+//!
+//! A keyspace without state begins at the floor of its slot. The number is the least whose tag is in the slot, so there are at most
+//! as many floors as slots.
 //!
 //! The braces make all of them one hash slot. Frames are also published to the shard channel `PREFIX{KEYSPACE}v`, with the
 //! number of the database behind it unless that is zero, because channels are shared by all databases.
+
+use std::sync::LazyLock;
 
 use atomix_kv::Keyspace;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,12 +27,15 @@ pub(crate) const INDEX: u8 = b'i';
 pub(crate) const STREAM: u8 = b's';
 pub(crate) const OUTCOMES: u8 = b'o';
 pub(crate) const ORDER: u8 = b'q';
+pub(crate) const FLOOR: u8 = b'f';
 
 /// The names of one keyspace.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     /// The name of the records. The others differ in the last byte.
     records: Bytes,
+    /// How long the prefix is that all names of the store have.
+    prefix: usize,
     /// The hash slot of all of them.
     pub(crate) slot: u16,
 }
@@ -61,13 +70,18 @@ impl Names {
 
     fn tagged(prefix: &str, tag: &[u8]) -> Self {
         let records = [prefix.as_bytes(), b"{", tag, b"}", &[RECORDS]].concat().into();
-        Self { records, slot: slot(tag) }
+        Self { records, prefix: prefix.len(), slot: slot(tag) }
     }
 
     /// Passes the names of these kinds to a command.
     pub(crate) fn pass(&self, cmd: &mut Cmd, kinds: &[u8]) {
         let mut name = self.records.to_vec();
         for kind in kinds {
+            if *kind == FLOOR {
+                let number = FLOORS[usize::from(self.slot)];
+                cmd.arg([&name[..self.prefix], format!("{{%s{number}}}f").as_bytes()].concat());
+                continue;
+            }
             if let Some(last) = name.last_mut() {
                 *last = *kind;
             }
@@ -87,6 +101,21 @@ fn slot(tag: &[u8]) -> u16 {
     let crc = tag.iter().fold(0u16, |crc, byte| (crc << 8) ^ CRC[usize::from((crc >> 8) as u8 ^ byte)]);
     crc % SLOTS as u16
 }
+
+/// For each slot the least number whose tag is in it.
+static FLOORS: LazyLock<Box<[u32]>> = LazyLock::new(|| {
+    let mut floors = vec![None; SLOTS];
+    let (mut missing, mut number) = (SLOTS, 0u32);
+    while missing > 0 {
+        let floor = &mut floors[usize::from(slot(format!("%s{number}").as_bytes()))];
+        if floor.is_none() {
+            *floor = Some(number);
+            missing -= 1;
+        }
+        number += 1;
+    }
+    floors.into_iter().flatten().collect()
+});
 
 /// The checksums of all bytes.
 #[allow(clippy::cast_possible_truncation, reason = "there are 256 bytes")]
@@ -114,6 +143,16 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(slot(b"123456789"), 0x31c3);
         assert_eq!(slot(b"foo"), 12_182);
+    }
+
+    #[test]
+    fn floors_are_in_the_slots_that_they_are_for() {
+        for name in ["map/a", "lock/b", "", "}"] {
+            let names = Names::new("p:", &Keyspace::new(name));
+            let tag = format!("%s{}", FLOORS[usize::from(names.slot)]);
+            assert_eq!(slot(tag.as_bytes()), names.slot);
+        }
+        assert_eq!(FLOORS.len(), SLOTS);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use redis::{Cmd, Value};
 
 use crate::cursor::{Cursor, damaged, entry};
 use crate::frame::Nonce;
-use crate::names::{INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
+use crate::names::{FLOOR, INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
 
 /// The sizes that fit into a program, and that do not keep a server busy for too long.
 pub(crate) fn limits() -> Limits {
@@ -74,7 +74,7 @@ struct Writer<'a> {
 }
 
 /// What a commit works on; the last two only with a named request.
-const NAMED: [u8; 5] = [RECORDS, INDEX, STREAM, OUTCOMES, ORDER];
+const NAMED: [u8; 6] = [RECORDS, INDEX, STREAM, FLOOR, OUTCOMES, ORDER];
 
 /// Beyond this many keys they are found by hash.
 const FEW: usize = 16;
@@ -93,9 +93,27 @@ pub(crate) fn commit(function: &str, names: &Names, nonce: Nonce, txns: &[Txn]) 
     writer.set(12, txns.len());
     let once = txns.first().and_then(|txn| txn.once.as_ref().map(|name| (name, Shape::of(txn).encode())));
     let mut cmd = redis::cmd("FCALL");
-    cmd.arg(function).arg(if once.is_some() { 5 } else { 3 });
-    names.pass(&mut cmd, if once.is_some() { &NAMED } else { &NAMED[..3] });
+    cmd.arg(function).arg(if once.is_some() { 6 } else { 4 });
+    names.pass(&mut cmd, if once.is_some() { &NAMED } else { &NAMED[..4] });
     writer.finish(&mut cmd, once.as_ref().map(|(name, shape)| [&name[..], &shape[..]]));
+    cmd
+}
+
+/// Makes the call that makes sure that the keyspace has a state, with `nonce` if it had none.
+pub(crate) fn begin(function: &str, names: &Names, nonce: Nonce) -> Cmd {
+    let mut cmd = redis::cmd("FCALL");
+    cmd.arg(function).arg(2);
+    names.pass(&mut cmd, &[RECORDS, FLOOR]);
+    cmd.arg(&nonce[..]);
+    cmd
+}
+
+/// Makes the call that gives the keyspace back if it is empty and `channel` has no subscribers.
+pub(crate) fn reclaim(function: &str, names: &Names, channel: &[u8]) -> Cmd {
+    let mut cmd = redis::cmd("FCALL");
+    cmd.arg(function).arg(5);
+    names.pass(&mut cmd, &NAMED[..5]);
+    cmd.arg(channel);
     cmd
 }
 

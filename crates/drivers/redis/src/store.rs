@@ -144,6 +144,21 @@ impl Store for RedisStore {
         })
     }
 
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let _running = self.core.enter()?;
+            self.check_keyspace(keyspace)?;
+            let core = &self.core;
+            if !core.feeds.leave(keyspace).await {
+                return Ok(());
+            }
+            let (names, library) = (core.names(keyspace), &core.nodes.library);
+            let channel = names.channel(&library.channel);
+            let cmd = program::reclaim(&library.reclaim, &names, &channel);
+            core.nodes.call(names.slot, &cmd, Asked::Write).await.map(drop)
+        })
+    }
+
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         Box::pin(async move {
             let _running = self.core.enter()?;
@@ -222,6 +237,15 @@ impl Core {
             }
             _ => Err(damaged()),
         }
+    }
+
+    /// As [`Core::state`], of a keyspace that is followed: it has a state from now on.
+    pub(crate) async fn found(&self, names: &Names) -> Result<(Revision, Nonce), Error> {
+        let cmd = program::begin(&self.nodes.library.found, names, self.nonce());
+        let (answer, _) = self.nodes.call(names.slot, &cmd, Asked::Write).await?;
+        let Value::BulkString(state) = answer else { return Err(damaged()) };
+        let mut cursor = Cursor::new(state);
+        Ok((Revision(cursor.number()?), cursor.number()?.to_be_bytes()))
     }
 
     fn enter(&self) -> Result<Running<'_>, Error> {

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use atomix_kv::{ErrorKind, Level, Reconfigured, StoreConfig, Txn, WatchFrom};
+use atomix_kv::{
+    ErrorKind, Level, Reconfigured, Revision, StoreConfig, Txn, WatchFrom, WatchItem, Written, number,
+};
+use futures::StreamExt;
 
-use super::{Ground, bytes, cases, get, put};
+use super::{Ground, add, after, bytes, cases, delete, get, put, stamp};
 
 cases! {
     a_store_that_works_says_so;
@@ -14,6 +17,10 @@ cases! {
     a_configuration_that_leads_to_other_content_is_refused;
     a_closed_store_refuses_everything_and_ends_its_watches;
     closing_twice_is_harmless;
+    a_keyspace_that_is_given_back_goes_on_beyond_its_revisions;
+    a_keyspace_that_is_needed_is_not_given_back;
+    a_watch_that_begins_before_a_keyspace_was_given_back_skips_nothing;
+    nothing_is_lost_while_a_keyspace_is_given_back;
 }
 
 async fn a_store_that_works_says_so(ground: Ground) {
@@ -70,4 +77,107 @@ async fn a_closed_store_refuses_everything_and_ends_its_watches(ground: Ground) 
 async fn closing_twice_is_harmless(ground: Ground) {
     ground.store.close(Duration::ZERO).await;
     ground.store.close(Duration::ZERO).await;
+}
+
+async fn a_keyspace_that_is_given_back_goes_on_beyond_its_revisions(ground: Ground) {
+    let other = ground.beside();
+    for round in 0..3 {
+        let token = ground.commit(Txn::new().write(stamp("l", "owner"))).await;
+        let Written::Stamped { key } = &token.writes[0] else { panic!("a stamp is answered as one") };
+        let key = String::from_utf8_lossy(key).into_owned();
+        let all = ground.all().await;
+        assert_eq!(all.len(), 1, "{key}");
+        let gone = ground.commit(Txn::new().write(super::delete_range("l"))).await;
+        assert!(gone.revision > token.revision);
+        // Keyspaces beside it are given back as well, with greater revisions.
+        for _ in 0..5 {
+            other.put("k", "v").await;
+        }
+        other.commit(Txn::new().write(delete("k"))).await;
+        other.reclaim().await;
+        ground.reclaim().await;
+        ground.reclaim().await;
+        assert_eq!(ground.all().await, []);
+        let again = ground.commit(Txn::new().write(stamp("l", "owner"))).await;
+        assert!(again.revision > gone.revision, "round {round}: {again:?} after {gone:?}");
+        let entry = &ground.all().await[0];
+        assert_eq!((entry.created, entry.modified), (again.revision, again.revision));
+        ground.commit(Txn::new().write(super::delete_range("l"))).await;
+    }
+}
+
+async fn a_keyspace_that_is_needed_is_not_given_back(ground: Ground) {
+    // It holds something.
+    let kept = ground.put("k", "1").await.revision;
+    ground.reclaim().await;
+    assert_eq!(ground.get("k").await.map(|entry| entry.created), Some(kept));
+    ground.commit(Txn::new().write(delete("k"))).await;
+    // It is watched.
+    let mut watch = ground.watch(WatchFrom::Now).await;
+    ground.reclaim().await;
+    let revision = ground.put("k", "2").await.revision;
+    assert_eq!(ground.next(&mut watch).await.revision, revision);
+    ground.commit(Txn::new().write(delete("k"))).await;
+    drop(watch);
+    // It remembers a request.
+    let other = ground.beside();
+    let named = || Txn::new().write(delete("k")).once("name");
+    other.put("k", "1").await;
+    let first = other.commit(named()).await;
+    other.reclaim().await;
+    assert_eq!(other.commit(named()).await, first);
+}
+
+async fn a_watch_that_begins_before_a_keyspace_was_given_back_skips_nothing(ground: Ground) {
+    let first = ground.put("k", "1").await.revision;
+    let second = ground.commit(Txn::new().write(delete("k"))).await.revision;
+    ground.reclaim().await;
+    let third = ground.put("k", "2").await.revision;
+    for (seen, missing) in [(first, vec![second, third]), (second, vec![third]), (third, vec![])] {
+        let mut watch = match ground.store.watch(&ground.keyspace, after(seen)).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+                assert_ne!(seen, third, "nothing was given back after it");
+                continue;
+            }
+        };
+        for expected in missing {
+            let revision: Revision = match watch.next().await.expect("it goes on or says why not") {
+                Ok(WatchItem::Commit(commit)) => commit.revision,
+                Ok(WatchItem::Progress(_)) => continue,
+                Err(error) => {
+                    assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+                    break;
+                }
+            };
+            assert_eq!(revision, expected, "after {seen}");
+        }
+    }
+}
+
+async fn nothing_is_lost_while_a_keyspace_is_given_back(ground: Ground) {
+    const CALLERS: usize = 4;
+    const ROUNDS: usize = 40;
+    let work = async |ground: Ground| {
+        let (mut taken, mut last) = (0, Revision(0));
+        for _ in 0..ROUNDS {
+            let added = ground.commit(Txn::new().write(add("k", 1))).await.revision;
+            let deleted = ground.commit(Txn::new().write(delete("k"))).await;
+            if let Written::Deleted { previous: Some(entry) } = &deleted.writes[0] {
+                taken += number(&entry.value).expect("only numbers were written");
+                assert!(deleted.revision > added && added > last);
+                last = deleted.revision;
+            }
+            ground.reclaim().await;
+        }
+        taken
+    };
+    let taken: i64 =
+        futures::future::join_all((0..CALLERS).map(|_| work(ground.clone()))).await.into_iter().sum();
+    assert_eq!(
+        taken,
+        i64::try_from(CALLERS * ROUNDS).expect("it is small"),
+        "each addition was taken away once"
+    );
 }

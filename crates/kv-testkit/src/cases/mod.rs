@@ -118,6 +118,10 @@ impl Ground {
         self.commit(Txn::new().write(put(key, value))).await
     }
 
+    pub(crate) async fn reclaim(&self) {
+        self.store.reclaim(&self.keyspace).await.expect("the keyspace may be given back");
+    }
+
     pub(crate) async fn read(&self, reads: Vec<Read>) -> Snapshot {
         self.store.read(&self.keyspace, reads, Level::Latest).await.expect("the read is valid")
     }

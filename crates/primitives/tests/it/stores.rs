@@ -263,6 +263,10 @@ impl Store for Kept {
         })
     }
 
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        self.store.reclaim(keyspace)
+    }
+
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         self.store.check()
     }

@@ -86,7 +86,12 @@ impl World {
 
     /// Starts a runtime with one store, `s`, to which everything is routed.
     pub(crate) async fn start(&self) -> Node {
-        let node = self.start_bare();
+        self.start_with(usize::MAX).await
+    }
+
+    /// Starts a runtime as [`World::start`], in which so many primitives may be in use.
+    pub(crate) async fn start_with(&self, primitives_max: usize) -> Node {
+        let node = self.bare(primitives_max);
         node.connect("s").await;
         node.route(&[("s", &[])]);
         settle().await;
@@ -95,6 +100,10 @@ impl World {
 
     /// Starts a runtime without stores and routes.
     pub(crate) fn start_bare(&self) -> Node {
+        self.bare(usize::MAX)
+    }
+
+    fn bare(&self, primitives_max: usize) -> Node {
         let (cut, closed) = (watch::Sender::new(false), AtomicBool::new(false));
         let way = Arc::new(Way { world: self.clone(), cut, closed });
         let clock = ManualClock::new();
@@ -111,6 +120,7 @@ impl World {
         let runtime = Runtime::new(Settings {
             close_grace: Duration::from_secs(1),
             session_timeout: TIMEOUT,
+            primitives_max,
             ..Settings::new(&Config::default(), env, vec![Arc::new(driver)])
         });
         Node { runtime, clock, faults, way }
@@ -126,6 +136,12 @@ impl World {
     /// Commits to a keyspace, past all runtimes.
     pub(crate) async fn write(&self, keyspace: &str, txn: Txn) {
         self.backend.commit(&Keyspace::new(keyspace.to_owned()), txn).await.unwrap();
+    }
+
+    /// Counts the keyspaces of the backend.
+    pub(crate) async fn keyspaces(&self) -> usize {
+        let facts = self.backend.check().await.unwrap().facts;
+        facts.into_iter().find(|(fact, _)| *fact == "keyspaces").unwrap().1.parse().unwrap()
     }
 
     /// Counts the entries of a keyspace.
@@ -309,6 +325,13 @@ impl Store for Way {
                 }
             });
             Ok(passed.boxed())
+        })
+    }
+
+    fn reclaim<'a>(&'a self, keyspace: &'a Keyspace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.check()?;
+            self.world.backend.reclaim(keyspace).await
         })
     }
 

@@ -11,6 +11,7 @@ mod again;
 mod bounds;
 mod ground;
 mod hosts;
+mod idle;
 mod restart;
 mod shared;
 mod supervision;

@@ -9,6 +9,7 @@ mod crash;
 mod ground;
 mod memory;
 mod named;
+mod names;
 mod sentinel;
 mod together;
 mod watch;

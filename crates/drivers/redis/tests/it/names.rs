@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keyspaces that were given back.
+
+use atomix_kv::{Keyspace, Txn, WatchFrom, WatchItem, Write};
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::ground::{Ground, connect};
+
+fn put() -> Txn {
+    Txn::new().write(Write::Put { key: "k".into(), value: "v".into() })
+}
+
+fn delete() -> Txn {
+    Txn::new().write(Write::Delete { key: "k".into() })
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_name_but_the_floor_of_its_slot() {
+    let ground = Ground::start(&[]).await;
+    let config = ground.fresh(json!({}));
+    let store = connect(config.clone()).await.unwrap();
+    let keys = || ground.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
+    let before = keys();
+    for round in 0..20 {
+        let keyspace = Keyspace::new("lock/it");
+        if round % 2 == 0 {
+            // A watch that has ended does not keep it.
+            drop(store.watch(&keyspace, WatchFrom::Now).await.unwrap());
+        }
+        store.commit(&keyspace, put()).await.unwrap();
+        store.commit(&keyspace, delete()).await.unwrap();
+        store.reclaim(&keyspace).await.unwrap();
+        assert_eq!(keys(), before + 1, "the floor");
+    }
+    for at in 0..100 {
+        let keyspace = Keyspace::new(format!("lock/{at}"));
+        store.commit(&keyspace, put()).await.unwrap();
+        store.commit(&keyspace, delete()).await.unwrap();
+        store.reclaim(&keyspace).await.unwrap();
+    }
+    assert!(keys() <= before + 101);
+    let floors = ground.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
+    assert_eq!(keys(), before + floors);
+    // A keyspace that another runtime watches is not given back.
+    let keyspace = Keyspace::new("lock/watched");
+    store.commit(&keyspace, put()).await.unwrap();
+    store.commit(&keyspace, delete()).await.unwrap();
+    let other = connect(config).await.unwrap();
+    let mut watch = other.watch(&keyspace, WatchFrom::Now).await.unwrap();
+    let now = keys();
+    store.reclaim(&keyspace).await.unwrap();
+    assert_eq!(keys(), now);
+    let revision = store.commit(&keyspace, put()).await.unwrap().revision;
+    loop {
+        match watch.next().await.unwrap().unwrap() {
+            WatchItem::Commit(commit) => break assert_eq!(commit.revision, revision),
+            WatchItem::Progress(_) => {}
+        }
+    }
+    store.commit(&keyspace, delete()).await.unwrap();
+    drop(watch);
+    other.reclaim(&keyspace).await.unwrap();
+    assert!(keys() < now);
+}
