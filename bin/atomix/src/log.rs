@@ -2,6 +2,7 @@
 //! The log of `serve`: lines on standard error, through a [`Sink`] that never blocks a call.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
@@ -74,11 +75,11 @@ impl Log {
         };
         // An embedding program may have a log of its own.
         drop(started);
-        if level != LogLevel::Off {
+        if level == LogLevel::Off {
+            std::panic::set_hook(Box::new(|_| {}));
+        } else {
             let sink = sink.clone();
             std::panic::set_hook(Box::new(move |panic| tell(panic, format, &sink)));
-        } else {
-            std::panic::set_hook(Box::new(|_| {}));
         }
         Self { filter: handle }
     }
@@ -123,8 +124,13 @@ fn line(format: LogFormat, level: &str, message: &str, fields: &[(&str, String)]
             format!("{line}\n")
         }
         LogFormat::Text => {
-            let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
-            format!("{time} {level:>5} atomix: {message}{fields}\n")
+            let mut line = format!("{time} {level:>5} atomix: {message}");
+            for (name, value) in fields {
+                // To a text it cannot fail.
+                write!(line, " {name}={value:?}").ok();
+            }
+            line.push('\n');
+            line
         }
     }
 }

@@ -114,11 +114,11 @@ impl Reload {
             tracing::warn!(store = %id, "the driver of a store, or to have no `config` any more, needs a restart");
             return;
         }
-        let applied = if old.config != new.config {
-            self.runtime.configure(&id, new.config.clone()).await.map(|()| true)
-        } else {
+        let applied = if old.config == new.config {
             // The files that it names may have another content.
             self.runtime.reconnect(&id).await
+        } else {
+            self.runtime.configure(&id, new.config.clone()).await.map(|()| true)
         };
         match applied {
             Ok(true) => {

@@ -168,9 +168,9 @@ impl Serve {
         if let Some(file) = self.config.as_ref().filter(|file| !file.as_os_str().is_empty()) {
             loader = loader.file(file);
         }
-        let mut loaded = loader.load()?;
-        drivers::complete(&mut loaded.config.stores, &machine);
-        Ok(loaded)
+        let mut all = loader.load()?;
+        drivers::complete(&mut all.config.stores, &machine);
+        Ok(all)
     }
 }
 
