@@ -16,6 +16,8 @@ const folder = process.env.PROTO ?? `${__dirname}/../../proto`;
 const file = `atomix/runtime/${kind}/v1/${kind}.proto`;
 const definition = loader.loadSync(file, { includeDirs: [folder], longs: String });
 const Stub = grpc.loadPackageDefinition(definition).atomix.runtime[kind].v1[SERVICES[kind]];
+// Programs that compile as they go need longer for their first calls than any margin of a deadline.
+const WARM_UP = 2000;
 const end = Date.now() + Number(seconds) * 1000;
 const counts = { granted: 0, refused: 0, cut: 0, failed: 0 };
 
@@ -109,10 +111,11 @@ class Caller {
 
   async run() {
     await this.open();
+    const warm = Date.now() + WARM_UP;
     while (this.stub && Date.now() < end) {
       let code = grpc.status.OK;
       try {
-        await this.take(this.between(20, 150));
+        await this.take(this.between(100, 400) + (Date.now() < warm ? WARM_UP : 0));
       } catch (error) {
         code = error.code;
       }
@@ -128,6 +131,8 @@ class Caller {
         }
       } else if (REFUSALS.includes(code)) {
         counts.refused += 1;
+        // The lock may have been granted before: applications that cancel have to give it back.
+        if (mode === "cancel" && !(await this.released())) await this.open();
       } else {
         counts.failed += 1;
         await pause(this.between(5, 50));

@@ -15,6 +15,8 @@ from google.protobuf.duration_pb2 import Duration
 from atomix.runtime.v1.primitive_pb2 import PrimitiveId
 
 SERVICES = {"lock": "Lock", "map": "Map", "countermap": "CounterMap", "election": "LeaderElection"}
+# Programs that compile as they go need longer for their first calls than any margin of a deadline.
+WARM_UP = 2
 REFUSALS = (grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -100,10 +102,11 @@ class Caller:
 
     def run(self):
         self.open()
+        warm = time.time() + WARM_UP
         while self.target and time.time() < self.end:
             granted = failed = False
             try:
-                granted = self.take(self.random.uniform(0.02, 0.15))
+                granted = self.take(self.random.uniform(0.1, 0.4) + (WARM_UP if time.time() < warm else 0))
             except grpc.RpcError as error:
                 failed = error.code() not in REFUSALS
             if self.mode == "cut" and self.random.randrange(30) == 0:
@@ -120,6 +123,9 @@ class Caller:
                 time.sleep(self.random.uniform(0.005, 0.05))
             else:
                 self.counts["refused"] += 1
+                # The lock may have been granted before: applications that cancel have to give it back.
+                if self.mode == "cancel" and not self.released():
+                    self.open()
 
 
 def main():

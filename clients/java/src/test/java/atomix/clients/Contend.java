@@ -38,6 +38,9 @@ import java.util.concurrent.atomic.AtomicLong;
  * <p>The arguments, the modes and the output are described in clients/README.md, section "Contention".
  */
 public final class Contend {
+  /** Programs that compile as they go need longer for their first calls than any margin of a deadline. */
+  private static final long WARM_UP_MILLIS = 2000;
+
   private static final ScheduledExecutorService TIMER = Executors.newSingleThreadScheduledExecutor();
 
   private static final AtomicLong GRANTED = new AtomicLong();
@@ -107,8 +110,10 @@ public final class Contend {
 
   private void run() {
     open();
+    long begun = System.nanoTime();
     while (channel != null && !isOver()) {
-      Status.Code code = take(between(20, 150));
+      boolean warm = System.nanoTime() - begun > TimeUnit.MILLISECONDS.toNanos(WARM_UP_MILLIS);
+      Status.Code code = take(between(100, 400) + (warm ? 0 : WARM_UP_MILLIS));
       if (mode.equals("cut") && random.nextInt(30) == 0) {
         CUT.incrementAndGet();
         open();
@@ -123,7 +128,13 @@ public final class Contend {
             open();
           }
         }
-        case ABORTED, DEADLINE_EXCEEDED, CANCELLED -> REFUSED.incrementAndGet();
+        case ABORTED, DEADLINE_EXCEEDED, CANCELLED -> {
+          REFUSED.incrementAndGet();
+          // The lock may have been granted before: applications that cancel have to give it back.
+          if (mode.equals("cancel") && !released()) {
+            open();
+          }
+        }
         default -> {
           FAILED.incrementAndGet();
           pause(between(5, 50));
