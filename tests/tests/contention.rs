@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use atomix_kv_testkit::Dice;
 use atomix_proto::{countermap, election, lock, map, runtime::PrimitiveId};
 use atomix_tests::faults::seed;
-use atomix_tests::faults::stand::{Backend, Kind, SESSIONS, Stand};
+use atomix_tests::faults::stand::{Backend, Kind, Runtime, SESSIONS, Stand};
 use atomix_tests::faults::trouble::Trouble;
 use atomix_tests::foreign::{clients, command, finish, is_there};
 use futures::future::join_all;
@@ -186,7 +186,7 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
     static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     let number = ROUNDS.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("contend-{}-{number}", std::process::id());
-    let addrs = stand.runtimes.iter().map(|runtime| runtime.listen()).collect::<Vec<_>>();
+    let addrs = stand.runtimes.iter().map(Runtime::listen).collect::<Vec<_>>();
     ready(&addrs).await;
     let languages = Language::all();
     let list = addrs.join(",");
@@ -347,14 +347,12 @@ async fn taken(addr: &str, kind: &str, prefix: &str, name: String) -> Option<Str
 /// The rounds of a test: a few that differ from store to store, or all of them for so long.
 fn rounds(first: usize) -> (Vec<(&'static str, &'static str)>, Duration) {
     let all = MODES.iter().flat_map(|mode| KINDS.iter().map(|kind| (*kind, *mode))).collect::<Vec<_>>();
-    match std::env::var("CONTENTION_SECONDS") {
-        Ok(seconds) => (all, Duration::from_secs(seconds.parse().unwrap())),
-        // Each kind once and each mode once, in other pairs on every store.
-        Err(_) => {
-            let pair = |at: usize| (KINDS[at], MODES[(at + first) % MODES.len()]);
-            ((0..KINDS.len()).map(pair).collect(), Duration::from_secs(4))
-        }
+    if let Ok(seconds) = std::env::var("CONTENTION_SECONDS") {
+        return (all, Duration::from_secs(seconds.parse().unwrap()));
     }
+    // Each kind once and each mode once, in other pairs on every store.
+    let pair = |at: usize| (KINDS[at], MODES[(at + first) % MODES.len()]);
+    ((0..KINDS.len()).map(pair).collect(), Duration::from_secs(5))
 }
 
 async fn contend(kind: Kind, first: usize, faults: bool) {

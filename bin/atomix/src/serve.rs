@@ -17,7 +17,7 @@ use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
 use atomix_server::{Bound, Server};
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use futures::FutureExt;
 use futures::future::{join, select};
 
@@ -49,7 +49,7 @@ pub(crate) struct Serve {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
     /// The least severe level that is logged, as `--set log.level=LEVEL`; the names of the original are understood too.
-    #[arg(long, short, value_name = "LEVEL", value_parser = log_level)]
+    #[arg(long, short, value_name = "LEVEL", value_parser = log_level())]
     log_level: Option<String>,
     /// Makes a variable ATOMIX_... that is no setting an error; without it, it is a warning.
     #[arg(long)]
@@ -416,10 +416,12 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-/// Returns our name of a level: those of the original beyond `error` end its process, and are `error` here.
-fn log_level(text: &str) -> Result<String, String> {
-    let level = text.to_ascii_lowercase();
-    Ok(if matches!(level.as_str(), "dpanic" | "panic" | "fatal") { "error".to_owned() } else { level })
+/// Takes the name of a level: those of the original beyond `error` end its process, and are `error` here.
+fn log_level() -> impl TypedValueParser<Value = String> {
+    StringValueParser::new().map(|text| {
+        let level = text.to_ascii_lowercase();
+        if matches!(level.as_str(), "dpanic" | "panic" | "fatal") { "error".to_owned() } else { level }
+    })
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

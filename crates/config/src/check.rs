@@ -77,7 +77,7 @@ impl Check<'_> {
         let lists: Vec<Value> = lists.into_iter().collect::<Option<_>>()?;
         let items = lists.into_iter().filter_map(|list| match list {
             Value::Array(items) => Some(items),
-            _ => None,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => None,
         });
         Some(items.flatten().collect())
     }

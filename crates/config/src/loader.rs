@@ -269,13 +269,12 @@ impl Layers {
         // The value of a known variable may have unknown keys in it, which are errors.
         let is_variable = |path: &str, name: &str| path.split('.').count() == name.split("__").count();
         for problem in self.problems.split_off(before) {
-            match problem {
-                Problem::UnknownKey { key, nearest, origin: Origin::Env(name) }
-                    if is_variable(&key, &name) =>
-                {
-                    self.warnings.push(Warning::VariableUnknown { name, nearest });
-                }
-                problem => self.problems.push(problem),
+            if let Problem::UnknownKey { key, nearest, origin: Origin::Env(name) } = &problem
+                && is_variable(key, name)
+            {
+                self.warnings.push(Warning::VariableUnknown { name: name.clone(), nearest: nearest.clone() });
+            } else {
+                self.problems.push(problem);
             }
         }
     }

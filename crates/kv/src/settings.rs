@@ -76,10 +76,9 @@ fn redact_value(value: &Value, path: &str, shows: &dyn Fn(&str) -> bool) -> Valu
     match value {
         Value::Object(inner) => Value::Object(redact_table(inner, path, shows)),
         Value::Array(items) => items.iter().map(|item| redact_value(item, path, shows)).collect(),
-        Value::Null | Value::Bool(_) => value.clone(),
         Value::String(_) | Value::Number(_) if !shows(path) => Value::from(HIDDEN),
         Value::String(text) => Value::from(without_credentials(text)),
-        Value::Number(_) => value.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 
@@ -395,7 +394,14 @@ fn kind(found: &Unexpected<'_>) -> &'static str {
         Unexpected::Unit | Unexpected::Option => "null",
         Unexpected::Seq => "list",
         Unexpected::Map => "table",
-        _ => "value",
+        Unexpected::Bytes(_)
+        | Unexpected::NewtypeStruct
+        | Unexpected::Enum
+        | Unexpected::UnitVariant
+        | Unexpected::NewtypeVariant
+        | Unexpected::TupleVariant
+        | Unexpected::StructVariant
+        | Unexpected::Other(_) => "value",
     }
 }
 

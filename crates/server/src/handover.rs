@@ -39,9 +39,9 @@ impl Deadline {
     pub(crate) fn of(env: &Env, metadata: &MetadataMap) -> Option<Self> {
         let timeout = grpc_timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
         let margin = margin(timeout);
-        let end = timeout - timeout / ROUNDED;
+        let end = timeout.saturating_sub(timeout / ROUNDED);
         let now = env.now();
-        Some(Self { grant: now + (end - margin), confirm: now + (end - margin / 2) })
+        Some(Self { grant: now + end.saturating_sub(margin), confirm: now + end.saturating_sub(margin / 2) })
     }
 
     /// Gives the deadline to the caller of a primitive.

@@ -169,7 +169,8 @@ async fn backup(context: &Context, store: StoreId, path: &Path) -> Result<ExitCo
         return Err(refused(io::ErrorKind::AlreadyExists.into()));
     }
     let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let temporary = folder.join(format!(".{}.{}.unfinished", name.display(), std::process::id()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(refused)?;

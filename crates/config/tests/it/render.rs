@@ -89,8 +89,8 @@ fn of_stores_only_what_may_be_shown_is_printed() {
         store.config.keys().map(|key| (key.clone(), json!("(hidden)"))).collect()
     });
     assert!(printed.contains(r#"config: {"DB": "(hidden)", "Password": "(hidden)"}  # file"#), "{printed}");
-    let loader = Loader::new().env([("ATOMIX_STORES", text)]).flags([("stores", text)]);
-    for shown in [printed, format!("{loaded:?}"), format!("{:#?}", loaded.config), format!("{loader:?}")] {
+    let sources = Loader::new().env([("ATOMIX_STORES", text)]).flags([("stores", text)]);
+    for shown in [printed, format!("{loaded:?}"), format!("{:#?}", loaded.config), format!("{sources:?}")] {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

@@ -69,9 +69,10 @@ fn certificates(field: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'s
 
 /// The error of a text that is no PEM. That of the reader would repeat a line of it.
 fn unusable(field: &str, error: &pem::Error) -> Error {
-    let why = match error {
-        pem::Error::NoItemsFound => "has nothing of the right kind",
-        _ => "is not valid PEM",
+    let why = if matches!(error, pem::Error::NoItemsFound) {
+        "has nothing of the right kind"
+    } else {
+        "is not valid PEM"
     };
     Error::config(format!("store configuration is wrong: `{field}` {why}"))
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The words of NOT_FOUND, ALREADY_EXISTS and ABORTED are those of the original: applications show and compare them.
+//! The words of `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` are those of the original: applications show and compare them.
 
 use std::fmt;
 
