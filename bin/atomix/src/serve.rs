@@ -39,7 +39,7 @@ pub(crate) struct Serve {
     /// Keeps everything in this folder, durably: one disk store takes the place of the stores of the configuration.
     #[arg(long, env = "ATOMIX_DATA", value_name = "DIR", value_parser = path())]
     data: Option<PathBuf>,
-    /// Address of the primitives, HOST:PORT, [IPV6]:PORT or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
+    /// Address of the primitives, HOST:PORT (IPv6 in brackets) or unix:PATH; may be given several times. [default: 127.0.0.1:5678]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
     /// Address of the control services; may be given several times. [default: 127.0.0.1:5679]
