@@ -88,7 +88,7 @@ macro_rules! limits {
 limits! {
     /// Waiting calls and watches at once on one connection; one more is refused. Other calls have room beside them. Old
     /// clients put all of theirs on a single connection.
-    "streams-per-connection-max" streams_per_connection_max: count in "streams" = 2_000, 1 => 1_000_000;
+    "streams-per-connection-max" streams_per_connection_max: count in "streams" = 1_500, 1 => 1_000_000;
     /// Streams that the server reset because of the peer's errors, remembered per connection; one more ends the
     /// connection.
     "local-reset-streams-max" local_reset_streams_max: count in "streams" = 1_024, 1 => 65_536;

@@ -23,7 +23,7 @@ const UNITS_MAX: u32 = 400_000;
 /// Units that are written at a time.
 const BATCH: u32 = 64;
 /// Streams of the attacks that use as many as servers allow.
-const STREAMS: u32 = 2_600;
+const STREAMS: u32 = 1_975;
 /// Streams of the attacks that declare large messages. With more, HTTP/2 ends the connection for its many small frames.
 const MESSAGES: u32 = 1_000;
 /// How long nothing could be written when an attack counts as throttled.

@@ -53,7 +53,7 @@ pub struct Limits {
 }
 
 /// The default of [`Limits::long_calls_per_connection_max`].
-const LONG_CALLS_MAX: u32 = 2_000;
+const LONG_CALLS_MAX: u32 = 1_500;
 
 impl Limits {
     /// Returns how many streams a connection needs that may have as many long calls.

@@ -64,7 +64,7 @@ fn defaults_are_those_of_the_design() {
     } = config.limits;
     assert_eq!(
         [streams_per_connection_max, local_reset_streams_max, pending_reset_streams_max],
-        [2000, 1024, 20]
+        [1500, 1024, 20]
     );
     assert_eq!([connections_max, connections_per_peer_max, pings_per_second_max], [10_000, 1000, 10]);
     assert_eq!([waiters_per_name_max, batch_max], [10_000, 10_000]);

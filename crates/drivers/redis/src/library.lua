@@ -405,6 +405,17 @@ local function forget(outcomes, names)
   return call('LLEN', names), now
 end
 
+-- Returns where the keyspaces of a slot begin, and makes sure that the key is there: while a slot moves to another node, Redis
+-- refuses calls with several keys of which one is missing.
+local function floor(key)
+  local found = call('HGET', key, '')
+  if not found then
+    found = NONE
+    call('HSET', key, '', found)
+  end
+  return found
+end
+
 -- Applies the transactions of a program, each as a whole, one after the other.
 --
 -- KEYS: the records, their keys in order, the changes, the floor; with a named request also outcomes by name, and names in order.
@@ -436,7 +447,7 @@ local function commit(keys, args)
     rev, bytes = unpack_at('>I8', state), unpack_at('>I8', state, 25)
     now, mark = sub(state, 1, 8), sub(state, 17, 24)
   else
-    now = call('HGET', keys[4], '') or NONE
+    now = floor(keys[4])
     rev, mark, bytes = unpack_at('>I8', now), now, 0
   end
   local p = 17
@@ -474,8 +485,8 @@ local function found(keys, args)
   begin()
   local state = call('HGET', keys[1], '')
   if not state then
-    local floor = call('HGET', keys[2], '') or NONE
-    state = floor .. args[1] .. floor .. NONE
+    local first = floor(keys[2])
+    state = first .. args[1] .. first .. NONE
     call('HSET', keys[1], '', state)
   end
   return state

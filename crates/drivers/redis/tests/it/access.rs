@@ -13,8 +13,8 @@ use crate::ground::{Ground, config, connect};
 
 /// The least that a user must be allowed, as `docs.md` has it.
 const RIGHTS: &str = "~atomix:* &atomix:* +fcall +fcall_ro +function|load +hget +hmget +hset +hdel +zadd +zrem +zlexcount \
-                      +zrangebylex +zrevrangebylex +xadd +xtrim +xrange +rpush +lpop +del +spublish +ssubscribe \
-                      +sunsubscribe +ping";
+                      +zrangebylex +zrevrangebylex +xadd +xtrim +xrange +rpush +lpop +lrange +llen +expire \
+                      +time +del +spublish +ssubscribe +sunsubscribe +ping";
 
 fn put() -> Txn {
     Txn::new().write(Write::Put { key: "k".into(), value: "v".into() })
