@@ -3,7 +3,8 @@
 //! cancellation, by a connection that ends. Afterwards, while their connections are still open, a fresh client can take
 //! every lock, and nothing is left in the queues.
 //!
-//! Short by default. `tests/contention` runs all kinds and modes for longer: `CONTENTION_SECONDS` for each of them.
+//! Run by `tests/contention`: all kinds and modes, `CONTENTION_SECONDS` for each of them. Without that variable each test takes
+//! one short round for each kind.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -371,41 +372,49 @@ async fn contend(kind: Kind, first: usize, faults: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_in_memory() {
     contend(Kind::Memory, 0, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_disk() {
     contend(Kind::Disk, 1, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_etcd() {
     contend(Kind::EtcdAlone, 2, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_redis() {
     contend(Kind::Redis, 3, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_in_memory_with_faults() {
     contend(Kind::Memory, 1, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_disk_with_faults() {
     contend(Kind::Disk, 2, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_a_cluster_of_etcd_with_faults() {
     contend(Kind::Etcd, 3, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run by tests/contention"]
 async fn no_lock_sticks_on_redis_with_faults() {
     contend(Kind::Redis, 0, true).await;
 }

@@ -137,15 +137,20 @@ fn page(rows: &[Row]) -> String {
     for Row { driver, profile, .. } in rows {
         let limits = &profile.limits;
         if std::mem::replace(&mut driver_before, driver) != *driver {
+            // Stores in this process bound the bytes of all named requests together.
+            let named = if limits.once_max == usize::MAX {
+                "an eighth of `bytes-max` for all".to_owned()
+            } else {
+                limits.once_max.to_string()
+            };
             writeln!(
                 page,
-                "| `{driver}` | {} | {} | {}, {}, {} | {} |",
+                "| `{driver}` | {} | {} | {}, {}, {} | {named} |",
                 limits.key_bytes_max,
                 limits.value_bytes_max,
                 limits.guards_max,
                 limits.writes_max,
-                limits.reads_max,
-                limits.once_max
+                limits.reads_max
             )
             .unwrap();
         }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomix_kv::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -35,19 +36,28 @@ struct Turn {
     undo: Vec<Candidate>,
     /// Whether a task runs that makes a change as long as there is something to undo.
     settling: bool,
-    /// The number of the last call that entered each candidate, for those of this runtime.
-    entered: BTreeMap<(Owner, String), u64>,
+    /// The last call that entered each candidate, for those of this runtime.
+    entered: BTreeMap<(Owner, String), Entered>,
     /// How many calls entered a candidate.
     calls: u64,
 }
 
-/// A candidate that a call has brought in.
+/// A call that entered a candidate.
 #[derive(Debug, Clone)]
+struct Entered {
+    number: u64,
+    /// Whether a client has got the answer to this call or to one before it.
+    kept: Arc<AtomicBool>,
+}
+
+/// A candidate that a call has entered, and of which the client does not know yet. It is kept when this is dropped, and taken
+/// back when this is revoked.
+#[derive(Debug)]
 pub struct Candidacy {
     election: Election,
     candidate: Candidate,
-    /// Of the call.
-    number: u64,
+    call: Entered,
+    revoked: bool,
 }
 
 /// An entry whose call has not got its answer. Taken back when this is dropped.
@@ -157,9 +167,12 @@ impl Election {
             self.settle_later(&mut turn);
         }
         let (term, added) = entered?;
-        let number = turn.enter(&candidate);
+        let call = turn.enter(&candidate, added);
         drop(turn);
-        let candidacy = Candidacy { election: self.clone(), candidate, number };
+        // The answer to an earlier call for the same candidate may be on its way still, or lost.
+        let unknown = !call.kept.load(Ordering::Acquire);
+        let candidacy =
+            unknown.then(|| Candidacy { election: self.clone(), candidate, call, revoked: false });
         if caller.closed.is_cancelled() {
             // The session ended while the candidate entered, and nothing else would take it back.
             self.release_all(caller.owner).await;
@@ -170,12 +183,14 @@ impl Election {
             self.release_all(caller.owner).await;
             return Err(error);
         }
-        if added && caller.deadline.is_some_and(|deadline| self.backing.env().now() >= deadline) {
+        let late = caller.deadline.is_some_and(|deadline| self.backing.env().now() >= deadline);
+        if late && let Some(mut candidacy) = candidacy {
+            candidacy.revoked = true;
             candidacy.take_back().await;
             let message = "the store answered too late for the deadline of the call: nothing was entered";
             return Err(Error::new(Reason::DeadlineExceeded, message));
         }
-        Ok(Unanswered { term, candidacy: added.then_some(candidacy) })
+        Ok(Unanswered { term, candidacy })
     }
 
     /// Takes back `candidate` if the session of the caller entered it. A leader that is taken back is followed by the
@@ -383,10 +398,17 @@ impl Election {
 // === impl Turn ===
 
 impl Turn {
-    /// Numbers a call that has entered `candidate`.
-    fn enter(&mut self, candidate: &Candidate) -> u64 {
+    /// Notes a call that has entered `candidate`, which is new or was there.
+    fn enter(&mut self, candidate: &Candidate, added: bool) -> Entered {
         self.calls += 1;
-        self.entered.insert((candidate.owner, candidate.name.clone()), self.calls);
+        let key = (candidate.owner, candidate.name.clone());
+        let kept = match self.entered.get(&key) {
+            Some(before) if !added => Arc::clone(&before.kept),
+            // Of a candidate that is there without a call the client has known for long.
+            _ => Arc::new(AtomicBool::new(!added)),
+        };
+        let call = Entered { number: self.calls, kept };
+        self.entered.insert(key, call.clone());
         if let Some(Record { state, .. }) = &self.record
             && self.entered.len() > 2 * (state.waiting.len() + 32)
         {
@@ -394,27 +416,29 @@ impl Turn {
             let known: BTreeSet<_> = state.candidates().map(|it| (it.owner, it.name.as_str())).collect();
             self.entered.retain(|(owner, name), _| known.contains(&(*owner, name)));
         }
-        self.calls
+        call
     }
 }
 
 // === impl Candidacy ===
 
 impl Candidacy {
-    /// Takes the candidate back, unless a later call entered it again. Returns at once; the work runs to its end in the
-    /// background.
-    pub fn revoke(&self) {
-        let candidacy = self.clone();
-        self.election.backing.env().detach(async move { candidacy.take_back().await });
+    /// Takes the candidate back, unless a later call entered it again, or a client got the answer to another call for it.
+    /// Returns at once; the work runs to its end in the background.
+    pub fn revoke(mut self) {
+        self.revoked = true;
+        let env = self.election.backing.env().clone();
+        env.detach(async move { self.take_back().await });
     }
 
     async fn take_back(&self) {
-        let Self { election, candidate, number } = self;
+        let Self { election, candidate, call, .. } = self;
         let key = (candidate.owner, candidate.name.clone());
         let mut retry = Retry::default();
         loop {
             let mut turn = election.turn.lock().await;
-            if turn.entered.get(&key) != Some(number) {
+            let is_last = turn.entered.get(&key).is_some_and(|last| last.number == call.number);
+            if !is_last || call.kept.load(Ordering::Acquire) {
                 return;
             }
             let withdraw = |state: &mut State| state.withdraw(&candidate.name, candidate.owner);
@@ -430,6 +454,14 @@ impl Candidacy {
                     retry.pause(election.backing.env()).await;
                 }
             }
+        }
+    }
+}
+
+impl Drop for Candidacy {
+    fn drop(&mut self) {
+        if !self.revoked {
+            self.call.kept.store(true, Ordering::Release);
         }
     }
 }

@@ -210,17 +210,24 @@ async fn a_call_that_is_dropped_at_any_of_its_steps_leaves_no_candidate() {
 async fn a_candidacy_that_is_revoked_ends_unless_a_later_call_entered_it_again() {
     let election = open(&Ground::real()).await;
     let a = caller(1);
-    let first = election.candidacy(&a, "A").await.unwrap().1.expect("it is new");
-    assert!(election.candidacy(&a, "A").await.unwrap().1.is_none(), "it is there already");
+    let enter = async || election.candidacy(&a, "A").await.unwrap().1;
+    let first = enter().await.expect("it is new");
+    let second = enter().await.expect("the answer to the first call may be lost");
     first.revoke();
     settle().await;
     assert_eq!(election.term().await, Ok(term(1, "A", "")));
-    election.withdraw(&a, "A").await.unwrap();
-    let second = election.candidacy(&a, "A").await.unwrap().1.expect("it is new again");
-    first.revoke();
+    second.revoke();
+    nothing_is_left(&election).await;
+    // The client got the answer to the first of two calls.
+    let third = enter().await.expect("it is new again");
+    let fourth = enter().await.expect("the answer to the third call may be lost");
+    drop(third);
+    fourth.revoke();
     settle().await;
     assert_eq!(election.term().await, Ok(term(2, "A", "")));
-    second.revoke();
+    assert!(enter().await.is_none(), "the client knows of it");
+    election.withdraw(&a, "A").await.unwrap();
+    enter().await.expect("it is new once more").revoke();
     nothing_is_left(&election).await;
 }
 
