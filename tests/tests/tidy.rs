@@ -49,7 +49,7 @@ fn arrows() -> BTreeMap<String, (String, BTreeSet<String>)> {
 fn arrows_point_down() {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("atomix-env", &[][..]),
-        ("atomix-config", &[]),
+        ("atomix-config", &["atomix-env"]),
         ("atomix-proto", &[]),
         ("atomix-kv", &["atomix-env"]),
         ("atomix-kv-testkit", &["atomix-env", "atomix-kv"]),

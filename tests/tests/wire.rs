@@ -82,7 +82,7 @@ async fn configurations_come_raw_in_an_any_or_not_at_all() {
     assert_eq!(control.connect(connect("json", b"")).await.unwrap_err().code(), Code::AlreadyExists);
     let driver_id = Some(DriverId { name: "nothing".to_owned(), version: "v1".to_owned() });
     let wrong = ConnectRequest { store_id: store("x"), driver_id, config: Bytes::new() };
-    assert_eq!(control.connect(wrong).await.unwrap_err().code(), Code::Internal);
+    assert_eq!(control.connect(wrong).await.unwrap_err().code(), Code::NotFound);
     let missing = ConfigureRequest { store_id: store("x"), config: Bytes::new() };
     assert_eq!(control.configure(missing).await.unwrap_err().code(), Code::NotFound);
     let missing = DisconnectRequest { store_id: store("x") };
@@ -116,7 +116,7 @@ async fn a_primitive_that_was_not_created_is_unavailable_and_its_streams_are_not
     let status = maps.events(map::EventsRequest { id: id("m"), key: String::new() }).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     let nameless = map::CreateRequest { id: None, tags: Vec::new() };
-    assert_eq!(maps.create(nameless).await.unwrap_err().code(), Code::InvalidArgument);
+    maps.create(nameless).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 mod drivers;
 mod log;
-mod manager;
+mod notify;
 mod output;
 mod reload;
 mod serve;

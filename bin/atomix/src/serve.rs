@@ -23,7 +23,7 @@ use futures::future::{join, select};
 
 use crate::drivers;
 use crate::log::{Log, Output};
-use crate::manager::Manager;
+use crate::notify::Manager;
 use crate::reload::Reload;
 use crate::signals::{Signal, Signals};
 

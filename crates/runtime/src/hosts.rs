@@ -118,6 +118,8 @@ impl Runtime {
                     return Ok(Some(open));
                 }
                 Ok(None) => {}
+                // A store that is disconnected in this moment knows nothing any more.
+                Err(error) if error.reason() == Reason::StoreClosed => {}
                 Err(error) => trouble = Some(error),
             }
         }
