@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A wall clock that jumps by hours and days under a real runtime: what has a time lives exactly so long.
+//! A wall clock that jumps by hours and days under a real runtime: what has a time lives exactly so long. And one that is hours
+//! ahead of those of the other runtimes.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -7,12 +8,16 @@
     reason = "times are measured in real time, and what was seen is told"
 )]
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atomix_client::{Client, Map};
 use atomix_kv_testkit::Dice;
+use atomix_kv_testkit::servers::etcd::Etcd;
 use atomix_kv_testkit::servers::redis::Redis;
 use atomix_tests::faults::clock::Clock;
 use atomix_tests::faults::seed;
@@ -23,6 +28,12 @@ const EARLY: Duration = Duration::from_millis(5);
 /// What a busy machine may add.
 const LATE: Duration = Duration::from_secs(1);
 const DAY: i64 = 24 * 60 * 60;
+/// How far the wrong clock is ahead, in seconds.
+const AHEAD: i64 = 2 * 60 * 60;
+/// How long the short entry lives, which is long against everything that has to happen in that time.
+const SHORT: Duration = Duration::from_secs(30);
+/// How long the test waits for what must come.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn start(clock: Option<&Clock>, store: &str) -> Server {
     let mut command = Command::new(program());
@@ -105,4 +116,114 @@ async fn nothing_on_redis_lives_shorter_or_longer_when_the_clock_of_its_runtime_
     let store =
         format!("{{ name: s, driver: {{ name: redis, version: v1 }}, config: {{ address: '{address}' }} }}");
     jumps(&clock, &store, true).await;
+}
+
+/// Starts a runtime that logs to `log`.
+fn start_logged(clock: Option<&Clock>, store: &str, log: &Path) -> Server {
+    let mut command = Command::new(program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    command.args(["--set", "sessions.timeout=1s", "--set", &format!("stores=[{store}]")]);
+    command.stderr(Stdio::from(fs::File::create(log).unwrap()));
+    if let Some(clock) = clock {
+        clock.preload(&mut command);
+    }
+    Server::start_command(command)
+}
+
+async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !question().await {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn logged(log: &Path, line: &str) {
+    eventually(line, async || fs::read_to_string(log).unwrap().contains(line)).await;
+}
+
+async fn open(client: &Client) -> Map<String> {
+    let began = Instant::now();
+    loop {
+        match client.map("leases").text().open().await {
+            Ok(map) => return map,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Returns the clocks of the others, and whether the own one is distrusted, as an operator sees them.
+fn hosts(server: &Server) -> (Vec<f64>, bool) {
+    let output = server.run(&["inspect", "hosts", "-o", "json"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let offsets = rows.iter().filter_map(|row| row["clock_offset"].as_f64()).collect();
+    (offsets, rows.iter().any(|row| row["clock_distrusted"] == true))
+}
+
+/// One runtime writes and is killed, one lives with the right clock and does not know the map, and one is two hours ahead.
+async fn ahead(clock: &Clock, store: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = ["writer", "right", "ahead"].map(|name| folder.path().join(name));
+    let (mut writer, right) = (start_logged(None, store, &logs[0]), start_logged(None, store, &logs[1]));
+    let map = open(&writer.client().await).await;
+    let one = "1".to_owned();
+    map.put("long", &one).ttl(Duration::from_hours(1)).await.unwrap();
+    map.put("short", &one).ttl(SHORT).await.unwrap();
+    let due = Instant::now() + SHORT;
+    writer.kill();
+    tokio::time::sleep_until(due.into()).await;
+
+    clock.jump(AHEAD);
+    let wrong = start_logged(Some(clock), store, &logs[2]);
+    let map = open(&wrong.client().await).await;
+    let read = Instant::now();
+    assert!(map.get("long").await.unwrap().is_some(), "it has an hour to live");
+    logged(&logs[2], "the wall clock of this runtime is ahead of that of another one on the store").await;
+    logged(&logs[1], "the wall clock of this runtime is behind that of another one on the store").await;
+    let near = |offset: f64, wanted: i64| (offset - f64::from(i32::try_from(wanted).unwrap())).abs() < 30.0;
+    eventually("the runtime that is ahead shows it", async || {
+        let (offsets, distrusted) = hosts(&wrong);
+        distrusted && offsets.len() == 1 && near(offsets[0], -AHEAD)
+    })
+    .await;
+    eventually("the right one shows it as well", async || {
+        let (offsets, distrusted) = hosts(&right);
+        !distrusted && offsets.len() == 1 && near(offsets[0], AHEAD)
+    })
+    .await;
+    assert_eq!(map.size().await.unwrap(), 2, "what is overdue is deleted late rather than early");
+
+    clock.jump(0);
+    logged(&logs[2], "the wall clock of this runtime agrees with those of the others on the store again")
+        .await;
+    logged(&logs[1], "the wall clock of this runtime agrees with those of the others on the store again")
+        .await;
+    eventually("the short entry has expired", async || map.get("short").await.unwrap().is_none()).await;
+    assert!(read.elapsed() < SHORT, "it was not timed from when it was read");
+    assert!(map.get("long").await.unwrap().is_some());
+    assert!(!hosts(&wrong).1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_is_ahead_on_etcd_expires_nothing_early_and_warns_until_its_clock_is_set() {
+    let Some(clock) = Clock::or_skip("clocks that differ") else { return };
+    let etcd = Etcd::start(&[]).await;
+    let endpoint = etcd.endpoint();
+    let store = format!(
+        "{{ name: s, driver: {{ name: etcd, version: v3 }}, config: {{ endpoints: ['{endpoint}'] }} }}"
+    );
+    ahead(&clock, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_is_ahead_on_redis_expires_nothing_early_and_warns_until_its_clock_is_set() {
+    let Some(clock) = Clock::or_skip("clocks that differ") else { return };
+    let redis = Redis::start(&[]).await;
+    let address = redis.address();
+    let store =
+        format!("{{ name: s, driver: {{ name: redis, version: v1 }}, config: {{ address: '{address}' }} }}");
+    ahead(&clock, &store).await;
 }

@@ -49,7 +49,7 @@ pub struct Profile {
 }
 
 /// A connected store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Store {
     /// Its name.
@@ -71,12 +71,15 @@ pub struct Store {
     pub profile: Option<Profile>,
     /// The processes that work on it; none if it is not shared.
     pub hosts: Vec<Host>,
+    /// Whether the wall clock of the process does not decide that entries in it have expired, because it is ahead of that of another
+    /// process, or may be.
+    pub clock_distrusted: bool,
     /// Facts of the last check that succeeded, such as `bytes`; each driver has its own.
     pub facts: BTreeMap<String, String>,
 }
 
 /// A process as a shared store sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Host {
     /// Drawn by chance.
@@ -89,6 +92,11 @@ pub struct Host {
     /// How long it may be silent before the others take it for dead.
     #[serde(serialize_with = "seconds")]
     pub timeout: Duration,
+    /// How many seconds its wall clock is ahead of that of the process that was asked; negative if it is behind. None for that process,
+    /// and as long as it is not known.
+    pub clock_offset: Option<f64>,
+    /// By how many seconds `clock_offset` may be wrong, in both directions.
+    pub clock_uncertainty: Option<f64>,
 }
 
 /// How a store is.
@@ -506,6 +514,7 @@ impl From<wire::Store> for Store {
             generation: wire.generation,
             profile: wire.profile.map(Profile::from),
             hosts: wire.hosts.into_iter().map(Host::from).collect(),
+            clock_distrusted: wire.clock_distrusted,
             facts: wire.facts.into_iter().collect(),
         }
     }
@@ -516,7 +525,16 @@ impl From<wire::Host> for Host {
         let duration = |wire: Option<prost_types::Duration>| {
             wire.and_then(|wire| Duration::try_from(wire).ok()).unwrap_or_default()
         };
-        Self { id: wire.id, own: wire.own, age: duration(wire.age), timeout: duration(wire.timeout) }
+        #[allow(clippy::cast_precision_loss, reason = "exact for 285 million years")]
+        let signed = |wire: prost_types::Duration| wire.seconds as f64 + f64::from(wire.nanos) / 1e9;
+        Self {
+            id: wire.id,
+            own: wire.own,
+            age: duration(wire.age),
+            timeout: duration(wire.timeout),
+            clock_offset: wire.clock_offset.map(signed),
+            clock_uncertainty: wire.clock_uncertainty.map(signed),
+        }
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Sessions {
     pub identity: Identity,
     /// How long this process may be silent before other runtimes on a shared store take it for dead.
     pub timeout: Duration,
+    /// How far the wall clocks of runtimes on a shared store may differ.
+    pub clock_skew_max: Duration,
 }
 
 /// Says who owns what a caller without a session of its own takes.
@@ -241,7 +243,8 @@ impl fmt::Debug for StoreConfig {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { identity: Identity::default(), timeout: Duration::new(std::time::Duration::from_secs(10)) }
+        let seconds = |count| Duration::new(std::time::Duration::from_secs(count));
+        Self { identity: Identity::default(), timeout: seconds(10), clock_skew_max: seconds(10) }
     }
 }
 

@@ -120,6 +120,14 @@ pub(crate) const ROOT: &[Setting] = &[
                 doc: "Time that this process may be silent before the other runtimes on a shared store take it for dead \
                       and give its locks and candidacies to the next in line. It says that it lives every sixth of it.",
             },
+            Setting {
+                key: "clock-skew-max",
+                shape: Shape::Scalar(Scalar::Span { min: Span::from_secs(1), max: Span::from_hours(1) }),
+                presence: Presence::Defaulted,
+                unit: "time",
+                doc: "Difference of the wall clocks of two runtimes on a shared store above which both warn, and the one \
+                      that is ahead does not decide by its wall clock that an entry has expired.",
+            },
         ]),
         Presence::Defaulted,
         "Sessions.",

@@ -7,21 +7,24 @@
 //! subject stays. That transaction also writes the key [`keys::EXPIRED`], by which watches tell an
 //! expiry from a removal. So an expiry has its place in the order of commits, like every other change.
 //!
-//! Timers run on the monotonic clock: a jump of the wall clock neither shortens nor lengthens a TTL. The wall deadline
-//! in the store counts only when deadlines are read: when the keyspace is opened, or history was missed; and then at
-//! most for the TTL itself.
+//! Timers run on the monotonic clock: a jump of the wall clock neither shortens nor lengthens a TTL. A deadline is kept by both
+//! clocks. Where it is read again, because the keyspace was closed in between or history was missed, the runtime that wrote it goes by
+//! its monotonic clock; another one, or the same one after a restart, by the wall clock, and then at most for the TTL itself.
 //!
 //! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
 //! the keyspace open follows its deadlines, and times what it did not know of from the moment that it sees it: never too
 //! early, whatever the wall clocks of the machines say. (A store that goes with its process has neither.) Whoever wrote a deadline reaps
 //! it on time; the others wait [`FOREIGN`] longer and usually find nothing left to do. So an entry is served at most
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
-//! Only a deadline that is *read* depends on two wall clocks agreeing: it is early or late by as much as they differ,
-//! late at most by the TTL.
+//! Only a deadline of another runtime that is *read* depends on two wall clocks agreeing: it is early or late by as much as they
+//! differ, late at most by the TTL. A runtime whose wall clock is ahead of that of another one by more than a bound
+//! ([`Hosts::trusts_clock`](crate::Hosts::trusts_clock)) lets such deadlines count in full from then on, and reads them again when the
+//! clocks agree.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Instant, Policy, Shutdown};
@@ -49,6 +52,8 @@ struct Shared {
     keys: fn(&Bytes) -> Vec<Bytes>,
     timers: Mutex<Timers>,
     changed: Notify,
+    /// Whether deadlines were read while the wall clock was not trusted, and have to be read again.
+    distrusted: AtomicBool,
     stop: Shutdown,
 }
 
@@ -96,6 +101,7 @@ impl Expiry {
             keys,
             timers: Mutex::default(),
             changed: Notify::new(),
+            distrusted: AtomicBool::new(false),
             stop: stop.clone(),
         });
         let expiry = Self { shared, _stop: stop.drop_guard() };
@@ -141,10 +147,12 @@ impl Expiry {
         let Some(ttl) = ttl else {
             return Write::Delete { key };
         };
-        let deadline = self.shared.backing.env().wall().since_unix().saturating_add(ttl);
-        let mut value = BytesMut::with_capacity(16);
-        value.put_u64(millis(deadline));
+        let (backing, hosts) = (&self.shared.backing, self.shared.backing.hosts());
+        let mut value = BytesMut::with_capacity(32);
+        value.put_u64(millis(backing.env().wall().since_unix().saturating_add(ttl)));
         value.put_u64(millis(ttl));
+        value.put_u64(hosts.id());
+        value.put_u64(millis(hosts.elapsed().saturating_add(ttl)));
         Write::Put { key, value: value.freeze() }
     }
 
@@ -223,6 +231,7 @@ impl Shared {
         // All there is comes now: from what is read, or from the watch. What is known may be younger by its revision than
         // anything that the store has, if it lost what it had.
         self.timers.lock().clear();
+        self.distrusted.store(false, Ordering::Relaxed);
         self.load().await?;
         Ok(watch)
     }
@@ -233,7 +242,12 @@ impl Shared {
         // Without a watch, after a panic, everything is read again.
         let mut watch = watch.unwrap_or_else(|| stream::empty().boxed());
         loop {
-            match watch.next().await {
+            let item = tokio::select! {
+                item = watch.next() => item,
+                // As after a watch that ended: everything is read again.
+                () = self.backing.hosts().clock_trusted(), if self.distrusted.load(Ordering::Relaxed) => None,
+            };
+            match item {
                 Some(Ok(WatchItem::Commit(commit))) => self.note(&commit),
                 Some(Ok(WatchItem::Progress(_))) => {}
                 Some(Err(error)) if error.kind() == ErrorKind::Closed => return,
@@ -400,8 +414,16 @@ impl Shared {
         let (Some(deadline), Some(ttl)) = (number(entry, 0), ttl(entry)) else {
             return Err(Error::damaged("deadline"));
         };
-        let now = millis(self.backing.env().wall().since_unix());
-        Ok(Duration::from_millis(deadline.saturating_sub(now)).min(ttl))
+        let hosts = self.backing.hosts();
+        let (deadline, now) = match number(entry, 24) {
+            Some(monotonic) if number(entry, 16) == Some(hosts.id()) => (monotonic, hosts.elapsed()),
+            _ if hosts.trusts_clock() => (deadline, self.backing.env().wall().since_unix()),
+            _ => {
+                self.distrusted.store(true, Ordering::Relaxed);
+                return Ok(ttl);
+            }
+        };
+        Ok(Duration::from_millis(deadline).saturating_sub(now).min(ttl))
     }
 }
 

@@ -9,13 +9,16 @@
 //! **A host is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
 //! the order of commits, and a host whose record is gone never comes back under that name. Others delete a record only
 //! under a guard on its revision, and only after it stayed the same for the whole time-out (and a tenth, because clocks
-//! do not run at quite the same rate) on their own monotonic clock, while they looked. Wall clocks are never compared.
+//! do not run at quite the same rate) on their own monotonic clock, while they looked. Wall clocks do not matter for that.
 //!
 //! A host that was stopped does not know how long. So whatever says that a session owns something first makes sure
 //! ([`Hosts::confirm`]) that the last renewal was begun less than a time-out ago; if not, it renews, and that finds the
 //! record or finds it gone. Gone means that all is lost which this host owned here: it begins again under a new name.
 //!
-//! The keyspace is `host`: key `h` host (8), value time-out (8, milliseconds), since (8, wall milliseconds).
+//! The records also show how far the wall clocks of the hosts are apart, see [`clocks`](crate::clocks). That decides whether
+//! [`expiry`](crate::expiry) trusts the wall clock of this host.
+//!
+//! The keyspace is `host`: key `h` host (8), value time-out (8, milliseconds), time of the renewal (8, wall milliseconds).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,9 +31,10 @@ use atomix_kv::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Notify};
+use tokio::sync::{MutexGuard, Notify, watch};
 
 use crate::backing::PAGE;
+use crate::clocks::{Base, ClockOffset, Clocks};
 use crate::living::Registry;
 use crate::{Error, Reason, keys};
 
@@ -42,7 +46,11 @@ pub struct Hosts {
     keyspace: Keyspace,
     others: Others,
     timeout: Duration,
+    /// When this was made: the beginning of the monotonic time that bases and deadlines count in.
+    origin: Instant,
     state: Mutex<State>,
+    /// Whether the wall clock of this host may decide that something is overdue, by the last answer.
+    trusted: watch::Sender<bool>,
     /// Held while the record is written: calls that need a renewal share one.
     turn: tokio::sync::Mutex<()>,
     /// Told when a host was found dead.
@@ -62,6 +70,8 @@ pub struct HostDetails {
     pub age: Duration,
     /// How long it may be silent.
     pub timeout: Duration,
+    /// How far its wall clock is ahead of that of this host, once its record was seen to change.
+    pub clock: Option<ClockOffset>,
 }
 
 /// Who may have left something in the store.
@@ -87,6 +97,9 @@ struct State {
     renewed: Option<Instant>,
     /// When the records of the others were looked at.
     looked: Instant,
+    /// When the last look was begun, by the monotonic time since the origin, and the wall clock of this host then.
+    look: (i64, Base),
+    clocks: Clocks,
     seen: BTreeMap<u64, Seen>,
     /// Whether this host has gone by itself.
     left: bool,
@@ -99,14 +112,34 @@ struct Seen {
     /// Since when it has been seen unchanged.
     since: Instant,
     timeout: Duration,
+    /// By its wall clock when the record was renewed.
+    clock: Base,
+    /// Whether it changed since it was first seen. If not, the host may be long dead, and its clock unknown.
+    changed: bool,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    id: u64,
+    timeout: Duration,
+    /// The wall time of the renewal in milliseconds.
+    wall: u64,
 }
 
 // === impl Hosts ===
 
 impl Hosts {
     /// Makes the view that the host named `id` has of `store`. The name must never have been used before. `timeout` is how
-    /// long this host may be silent before the others take it for dead. Writes nothing.
-    pub fn new(store: &Arc<dyn Store>, env: Env, id: u64, timeout: Duration) -> Arc<Self> {
+    /// long this host may be silent before the others take it for dead, `skew_max` the difference of wall clocks above which the
+    /// one that is ahead is not trusted. Writes nothing.
+    pub fn new(
+        store: &Arc<dyn Store>,
+        env: Env,
+        id: u64,
+        timeout: Duration,
+        skew_max: Duration,
+    ) -> Arc<Self> {
         let profile = store.profile();
         let others = if profile.shared {
             Others::Beside
@@ -120,11 +153,15 @@ impl Hosts {
             lost: Shutdown::new(),
             renewed: None,
             looked: env.now(),
+            look: (0, Base::exact(millis(env.wall().since_unix()), 0)),
+            clocks: Clocks::new(skew_max),
             seen: BTreeMap::new(),
             left: false,
         };
         Arc::new(Self {
             store: Arc::downgrade(store),
+            origin: env.now(),
+            trusted: watch::Sender::new(true),
             env,
             keyspace: Keyspace::new("host"),
             others,
@@ -300,20 +337,51 @@ impl Hosts {
         }
     }
 
+    /// Returns the monotonic time since this view was made. It goes on while the wall clock jumps.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.env.now().since(self.origin)
+    }
+
+    /// Tells whether the wall clock of this host may decide that something is overdue: it is not ahead of that of another
+    /// host. So is one that does not know another clock.
+    pub fn trusts_clock(&self) -> bool {
+        self.judged(&self.state.lock())
+    }
+
+    /// Waits until the wall clock is trusted again. Cancel safe.
+    pub(crate) async fn clock_trusted(&self) {
+        // The sender is part of this.
+        self.trusted.subscribe().wait_for(|trusted| *trusted).await.map(drop).ok();
+    }
+
+    fn judged(&self, state: &State) -> bool {
+        let (own, others) = (self.own_clock(), state.seen.values().map(|seen| seen.clock));
+        let trusted = state.clocks.trust(own, others);
+        self.trusted.send_if_modified(|known| std::mem::replace(known, trusted) != trusted);
+        trusted
+    }
+
+    fn own_clock(&self) -> Base {
+        Base::exact(millis(self.env.wall().since_unix()), signed_millis(self.elapsed()))
+    }
+
     /// Returns the hosts that work on the store; none if it is not shared.
     pub fn list(&self) -> Vec<HostDetails> {
+        let clock = self.own_clock();
         let (now, state) = (self.env.now(), self.state.lock());
         let own = state.renewed.map(|renewed| HostDetails {
             id: state.id,
             own: true,
             age: now.since(renewed),
             timeout: self.timeout,
+            clock: None,
         });
         let seen = state.seen.iter().map(|(id, seen)| HostDetails {
             id: *id,
             own: false,
             age: now.since(seen.since),
             timeout: seen.timeout,
+            clock: seen.changed.then(|| seen.clock.offset(clock)),
         });
         own.into_iter().chain(seen).collect()
     }
@@ -333,7 +401,7 @@ impl Hosts {
 
     /// Writes the record, or finds out that it is gone, and looks at those of the others. The caller has the turn.
     async fn renew(&self) -> Result<(), atomix_kv::Error> {
-        let begun = self.env.now();
+        let (begun, elapsed) = (self.env.now(), self.elapsed());
         let (id, joined) = {
             let state = self.state.lock();
             if state.left {
@@ -363,7 +431,7 @@ impl Hosts {
             entries.extend_from_slice(snapshot.reads[0].entries());
             more = snapshot.reads[0].more();
         }
-        self.look(&entries);
+        self.look(&entries, signed_millis(elapsed));
         Ok(())
     }
 
@@ -385,25 +453,43 @@ impl Hosts {
         self.deaths.notify_one();
     }
 
-    /// Compares the records with what was seen before.
-    fn look(&self, entries: &[Entry]) {
-        let now = self.env.now();
+    /// Compares the records with what was seen before. The look was begun at the monotonic time `begun`.
+    fn look(&self, entries: &[Entry], begun: i64) {
+        let (now, read, own) = (self.env.now(), signed_millis(self.elapsed()), self.own_clock());
         let mut state = self.state.lock();
         // Who did not look cannot say that nothing changed.
         let blind = now.since(state.looked) > self.timeout / 2;
         state.looked = now;
+        let (last, clock_then) = std::mem::replace(&mut state.look, (begun, own));
+        let steady = own.is_steady(clock_then);
         let before = std::mem::take(&mut state.seen);
         for entry in entries {
-            let Some((id, timeout)) = decode(entry) else { continue };
-            let known = before.get(&id).filter(|seen| !blind && seen.revision == entry.modified);
-            let since = known.map_or(now, |seen| seen.since);
-            if id != state.id {
-                state.seen.insert(id, Seen { revision: entry.modified, since, timeout });
+            let Some(record) = decode(entry) else { continue };
+            if record.id == state.id {
+                continue;
             }
+            let before = before.get(&record.id);
+            let same = before.filter(|seen| seen.revision == entry.modified);
+            let since = same.filter(|_| !blind).map_or(now, |seen| seen.since);
+            let (clock, changed) = match (same, before) {
+                (Some(seen), _) => (seen.clock, seen.changed),
+                // Renewed since the last look; but after a suspension of the machine that moment is of another time.
+                (None, Some(_)) if steady => (record.clock(last, read), true),
+                (None, before) => (record.clock(read.saturating_sub(record.pause()), read), before.is_some()),
+            };
+            let seen = Seen { revision: entry.modified, since, timeout: record.timeout, clock, changed };
+            state.seen.insert(record.id, seen);
         }
-        if before.keys().any(|id| !state.seen.contains_key(id)) {
+        let gone: Vec<_> = before.iter().filter(|(id, _)| !state.seen.contains_key(id)).collect();
+        if !gone.is_empty() {
             self.deaths.notify_one();
         }
+        // They may have left by themselves a moment ago. After a suspension their clocks are not known any more.
+        gone.iter().filter(|_| steady).for_each(|(_, seen)| state.clocks.departed(own, seen.clock));
+        let alive = state.seen.iter().filter(|(_, seen)| seen.changed);
+        let alive: Vec<_> = alive.map(|(id, seen)| (*id, seen.clock)).collect();
+        state.clocks.judge(now, own, &alive);
+        self.judged(&state);
     }
 
     fn overdue(&self) -> Vec<(u64, Revision)> {
@@ -426,13 +512,17 @@ impl Hosts {
         let outcome = self.commit(txn).await?;
         let now = self.env.now();
         let mut state = self.state.lock();
-        if let Some(entry) = outcome.reads[0].entry() {
+        if outcome.reads[0].entry().is_some() {
+            // What it says is read with the next look.
             if let Some(seen) = state.seen.get_mut(&id) {
-                (seen.revision, seen.since) = (entry.modified, now);
+                seen.since = now;
             }
             return Ok(());
         }
-        state.seen.remove(&id);
+        if let Some(dead) = state.seen.remove(&id).filter(|seen| seen.changed) {
+            state.clocks.departed(self.own_clock(), dead.clock);
+        }
+        self.judged(&state);
         drop(state);
         tracing::warn!(host = format!("{id:016x}"), "a host is dead: what it owned is given back");
         self.deaths.notify_one();
@@ -470,6 +560,20 @@ impl Seen {
     }
 }
 
+// === impl Record ===
+
+impl Record {
+    /// How long the host waits between two renewals.
+    fn pause(self) -> i64 {
+        signed_millis(self.timeout / RENEWALS)
+    }
+
+    /// The wall clock of the host, by a record that was renewed after `after` and read at `read`.
+    fn clock(self, after: i64, read: i64) -> Base {
+        Base::new(self.wall, after, read)
+    }
+}
+
 fn key(id: u64) -> Bytes {
     keys::key(keys::HOST, &id.to_be_bytes())
 }
@@ -483,14 +587,20 @@ fn scan(after: Option<&Entry>) -> Read {
 }
 
 /// Reads a record. One that cannot be read is left alone, as if it lived for ever.
-fn decode(entry: &Entry) -> Option<(u64, Duration)> {
+fn decode(entry: &Entry) -> Option<Record> {
     let id = keys::rest(keys::HOST, &entry.key)?.as_ref().try_into().ok()?;
-    let timeout = entry.value.first_chunk()?;
-    Some((u64::from_be_bytes(id), Duration::from_millis(u64::from_be_bytes(*timeout))))
+    let (timeout, rest) = entry.value.split_first_chunk()?;
+    let timeout = Duration::from_millis(u64::from_be_bytes(*timeout));
+    let wall = u64::from_be_bytes(*rest.first_chunk()?);
+    Some(Record { id: u64::from_be_bytes(id), timeout, wall })
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signed_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn unavailable() -> atomix_kv::Error {

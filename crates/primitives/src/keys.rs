@@ -13,10 +13,10 @@
 //! | `v` | counter, value, topic, election | `v` | number; bytes; last message; the state of the election | once written; a value until deleted |
 //! | `r`, `c` | list | `r`; `c` chunk id (8) | root; items of a chunk | see `list` |
 //! | `o` | list | `o` | what the last call did, for watches | for ever once written |
-//! | `t` | those with a TTL | `t` subject | deadline (8, wall milliseconds), ttl (8, milliseconds) | while the subject expires |
+//! | `t` | those with a TTL | `t` subject | deadline (8, wall milliseconds), ttl (8, milliseconds), host (8), deadline (8, monotonic milliseconds of the host) | while the subject expires |
 //! | `x` | those with a TTL | `x` | nothing | written by every expiry, see `expiry` |
 //! | `l` | lock, map, countermap | `l` length (4) key, stamp | owner (16), nonce (8), since (8, wall milliseconds) | while held or waited for |
-//! | `h` | host | `h` host (8) | time-out (8, milliseconds), since (8, wall milliseconds) | while the host lives, see `host` |
+//! | `h` | host | `h` host (8) | time-out (8, milliseconds), renewal (8, wall milliseconds) | while the host lives, see `host` |
 //! | `p` | known | `p` length (4) keyspace of a primitive, host (8) | tags, each length (4), text | while the host knows it, see `known` |
 
 use atomix_kv::Range;

@@ -9,6 +9,7 @@
 
 mod backing;
 mod caller;
+mod clocks;
 pub mod counter;
 pub mod countermap;
 pub mod election;
@@ -33,6 +34,7 @@ pub mod value;
 
 pub use backing::{Backing, Limits, Vacancy};
 pub use caller::{Caller, Owner};
+pub use clocks::ClockOffset;
 pub use counter::Counter;
 pub use countermap::CounterMap;
 pub use election::Election;

@@ -37,6 +37,7 @@ use tokio::sync::oneshot;
 use idle::{Idle, Lapsed};
 use open::Origin;
 use registry::Registry;
+use slot::Terms;
 
 /// What a runtime is made of.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct Settings {
     pub close_grace: Duration,
     /// How long this runtime may be silent before others on a shared store take it for dead.
     pub session_timeout: Duration,
+    /// How far the wall clocks of the runtimes on a shared store may differ.
+    pub clock_skew_max: Duration,
 }
 
 /// One runtime instance. Several can live in one process.
@@ -121,6 +124,7 @@ impl Settings {
             routes_max: limits.routes_max as usize,
             close_grace: config.drain.grace.get(),
             session_timeout: config.sessions.timeout.get(),
+            clock_skew_max: config.sessions.clock_skew_max.get(),
         }
     }
 }
@@ -139,7 +143,13 @@ impl Runtime {
                 Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.wall(), Box::new(|| {}))))
             }
         };
-        let (close_grace, session_timeout) = (settings.close_grace, settings.session_timeout);
+        let close_grace = settings.close_grace;
+        let terms = Terms {
+            grace: close_grace,
+            session_timeout: settings.session_timeout,
+            clock_skew_max: settings.clock_skew_max,
+            connecting: Arc::default(),
+        };
         Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             host,
@@ -149,13 +159,7 @@ impl Runtime {
             primitives_max: settings.primitives_max,
             routes_max: settings.routes_max,
             close_grace,
-            registry: Registry::new(
-                env.clone(),
-                settings.drivers,
-                settings.stores_max,
-                close_grace,
-                session_timeout,
-            ),
+            registry: Registry::new(env.clone(), settings.drivers, settings.stores_max, terms),
             routes: ArcSwapOption::empty(),
             primitives: std::array::from_fn(|_| RwLock::default()),
             primitives_count: AtomicUsize::new(0),

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
@@ -60,6 +59,8 @@ pub struct StoreDetails {
     pub profile: Option<Profile>,
     /// The hosts that work on it, if it is shared.
     pub hosts: Vec<HostDetails>,
+    /// Whether the wall clock of this runtime decides that entries in it have expired.
+    pub clock_trusted: bool,
     /// What it said about itself when it was last checked and worked.
     pub facts: Vec<(&'static str, String)>,
     /// How many primitives of this runtime it keeps.
@@ -69,18 +70,12 @@ pub struct StoreDetails {
 // === impl Registry ===
 
 impl Registry {
-    pub(crate) fn new(
-        env: Env,
-        drivers: Vec<Arc<dyn Driver>>,
-        stores_max: usize,
-        grace: Duration,
-        session_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(env: Env, drivers: Vec<Arc<dyn Driver>>, stores_max: usize, terms: Terms) -> Self {
         Self {
             env,
             drivers,
             stores_max,
-            terms: Terms { grace, session_timeout, connecting: Arc::default() },
+            terms,
             stop: Shutdown::new().drop_guard(),
             slots: RwLock::default(),
             adding: tokio::sync::Mutex::new(()),
@@ -170,6 +165,7 @@ impl Registry {
                     generation: slot.generation(),
                     profile: slot.known_profile().cloned(),
                     hosts: slot.hosts().map(|hosts| hosts.list()).unwrap_or_default(),
+                    clock_trusted: slot.hosts().is_ok_and(|hosts| hosts.trusts_clock()),
                     facts: slot.facts(),
                     primitives: 0,
                 }
@@ -252,6 +248,8 @@ pub(crate) fn not_connected(id: &StoreId) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -307,7 +305,10 @@ mod tests {
             Arc::new(Named("near", &[("atomix.io/near", "v1"), ("Near", "v1beta1")], &["sharedmemory"])),
             Arc::new(Named("far", &[], &["sharedmemory", "raft"])),
         ];
-        Registry::new(Env::real(), drivers, 16, Duration::ZERO, Duration::ZERO)
+        let zero = Duration::ZERO;
+        let terms =
+            Terms { grace: zero, session_timeout: zero, clock_skew_max: zero, connecting: Arc::default() };
+        Registry::new(Env::real(), drivers, 16, terms)
     }
 
     fn id(text: &str) -> DriverId {

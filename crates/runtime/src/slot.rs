@@ -66,6 +66,7 @@ struct Connected {
 pub(crate) struct Terms {
     pub(crate) grace: Duration,
     pub(crate) session_timeout: Duration,
+    pub(crate) clock_skew_max: Duration,
     /// Stores that were never reached.
     pub(crate) connecting: Arc<AtomicUsize>,
 }
@@ -343,7 +344,8 @@ impl Slot {
     fn meet(&self) {
         let Some(this) = self.this.upgrade().filter(|_| self.hosts.get().is_none()) else { return };
         let store: Arc<dyn Store> = this;
-        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), self.terms.session_timeout);
+        let (timeout, skew_max) = (self.terms.session_timeout, self.terms.clock_skew_max);
+        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), timeout, skew_max);
         if self.hosts.set(Arc::clone(&hosts)).is_ok() && hosts.shared() {
             let closed = self.closed.clone();
             self.env.supervise("heartbeat", Policy::Restart, move || {

@@ -69,6 +69,8 @@ impl inspect::inspector_server::Inspector for Services {
             generation: store.generation,
             profile: store.profile.as_ref().map(profile_message),
             hosts: store.hosts.iter().map(host_message).collect(),
+            clock_distrusted: store.profile.as_ref().is_some_and(|profile| profile.shared)
+                && !store.clock_trusted,
             facts: store.facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect(),
         });
         Ok(Response::new(inspect::ListStoresResponse { stores: stores.collect() }))
@@ -329,7 +331,16 @@ fn host_message(host: &HostDetails) -> inspect::Host {
         own: host.own,
         age: host.age.try_into().ok(),
         timeout: host.timeout.try_into().ok(),
+        clock_offset: host.clock.map(|clock| milliseconds(clock.millis)),
+        clock_uncertainty: host
+            .clock
+            .and_then(|clock| Duration::from_millis(clock.uncertainty).try_into().ok()),
     }
+}
+
+fn milliseconds(millis: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap_or_default();
+    prost_types::Duration { seconds: millis / 1000, nanos }
 }
 
 fn profile_message(profile: &Profile) -> inspect::Profile {

@@ -30,6 +30,8 @@ struct HostRow<'a> {
     store: &'a StoreId,
     #[serde(flatten)]
     host: &'a Host,
+    /// Whether this is the process that was asked, and its wall clock does not decide that entries have expired.
+    clock_distrusted: bool,
 }
 
 /// What to look at.
@@ -139,16 +141,32 @@ async fn hosts(context: &Context) -> Result<ExitCode, Failure> {
     let stores = context.control()?.inspect().stores().await.map_err(Failure::control)?;
     let hosts: Vec<_> = stores
         .iter()
-        .flat_map(|store| store.hosts.iter().map(|host| HostRow { store: &store.store, host }))
+        .flat_map(|store| {
+            store.hosts.iter().map(|host| HostRow {
+                store: &store.store,
+                clock_distrusted: host.own && store.clock_distrusted,
+                host,
+            })
+        })
         .collect();
-    let header = ["STORE", "HOST", "HEARD", "TIMEOUT", ""];
+    let header = ["STORE", "HOST", "HEARD", "TIMEOUT", "CLOCK", ""];
     context.printer.table("no store is shared", &header, &hosts, |row: &HostRow<'_>| {
         vec![
             row.store.to_string(),
             row.host.id.clone(),
             format!("{:.1}s ago", row.host.age.as_secs_f64()),
             format!("{}s", row.host.timeout.as_secs_f64()),
-            if row.host.own { "this process".to_owned() } else { String::new() },
+            match (row.host.clock_offset, row.host.clock_uncertainty) {
+                (Some(offset), Some(uncertainty)) => format!("{offset:+.1}s ±{uncertainty:.1}s"),
+                _ if row.host.own => String::new(),
+                _ => "?".to_owned(),
+            },
+            match (row.host.own, row.clock_distrusted) {
+                (false, _) => "",
+                (true, false) => "this process",
+                (true, true) => "this process, whose clock is ahead: it does not decide what has expired",
+            }
+            .to_owned(),
         ]
     })?;
     Ok(DONE)

@@ -37,6 +37,7 @@ stores:  # file atomix.yaml
 sessions:
   identity: connection  # default
   timeout: 10s  # default
+  clock-skew-max: 10s  # default
 sockets:
   mode: "auto"  # default
   group: ""  # default

@@ -66,6 +66,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const HOST: u64 = 7;
 /// How long a host may be silent.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How far wall clocks may differ.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10);
 
 /// Returns a caller of a session of its own.
 pub(crate) fn caller(session: u64) -> Caller {
@@ -152,7 +154,7 @@ impl Ground {
     }
 
     pub(crate) fn on(store: Arc<dyn Store>, env: Env) -> Self {
-        let hosts = Hosts::new(&store, env.clone(), HOST, SESSION_TIMEOUT);
+        let hosts = Hosts::new(&store, env.clone(), HOST, SESSION_TIMEOUT, CLOCK_SKEW_MAX);
         Self { store, env, hosts, limits: Arc::default() }
     }
 

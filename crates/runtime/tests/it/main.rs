@@ -9,6 +9,7 @@
 
 mod again;
 mod bounds;
+mod clocks;
 mod ground;
 mod hosts;
 mod idle;
