@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The client: one connection, and the rules by which calls are made and repeated.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -345,6 +346,7 @@ impl Client {
             Limit::Open => Some(self.call_timeout()),
             Limit::Wait(time) => time.map(|time| time.saturating_add(self.call_timeout())),
         };
+        let begun = link.begin();
         let call = method(link.channel.clone(), request);
         let answer = match timeout {
             None => call.await,
@@ -355,7 +357,13 @@ impl Client {
                 })?
             }
         };
-        answer.map(tonic::Response::into_inner).map_err(|status| Error::from_status(status, access))
+        answer.map(tonic::Response::into_inner).map_err(|status| {
+            // A status with a source comes from the transport.
+            match status.source().and_then(|_| link.refusal_since(begun)) {
+                Some(reason) => Error::refused(&reason, status),
+                None => Error::from_status(status, access),
+            }
+        })
     }
 }
 

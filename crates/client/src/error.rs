@@ -96,9 +96,7 @@ impl Error {
             // The transport failed here: no server has said anything.
             Some(source) => {
                 let cause = innermost(source);
-                if let Some(why) = refused_connection(&cause.to_string()) {
-                    (Kind::Unavailable, format!("the server refused the connection: {why}"))
-                } else if find::<ConnectError>(source) {
+                if find::<ConnectError>(source) {
                     (Kind::Unavailable, cause.to_string())
                 } else if find::<TimeoutExpired>(source) {
                     (Kind::Timeout, "no answer in time".to_owned())
@@ -119,6 +117,12 @@ impl Error {
         error.facts.reason = reason;
         error.facts.retry_after = retry_after;
         error
+    }
+
+    /// Makes the error of a call that the server certainly did not receive, because it refused the connection.
+    pub(crate) fn refused(reason: &str, status: Status) -> Self {
+        let message = format!("the server refused the connection: {reason}");
+        Self::build(Kind::Unavailable, Code::Unavailable, message, Some(Box::new(status)))
     }
 
     fn build(
@@ -219,15 +223,6 @@ fn find<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// Returns why a server did not serve a new connection, from the words of HTTP/2 for a GOAWAY. Nothing was applied then:
-/// such a connection has no streams.
-fn refused_connection(cause: &str) -> Option<&str> {
-    let (_, rest) = cause.split_once("(b\"")?;
-    let (why, _) = rest.rsplit_once("\")")?;
-    (why.starts_with("too many connections") || why.starts_with("too many control connections"))
-        .then_some(why)
-}
-
 fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -311,17 +306,6 @@ mod tests {
         assert_eq!(Error::from_status(broken(), Access::Write).kind(), Kind::OutcomeUnknown);
         assert_eq!(Error::from_status(broken(), Access::Read).kind(), Kind::Unavailable);
         assert_eq!(Error::from_status(broken(), Access::Session).kind(), Kind::Unavailable);
-    }
-
-    #[test]
-    fn a_server_with_too_many_connections_says_so() {
-        let cause = "connection error received: detected excessive load generating behavior \
-                     (b\"too many connections: limit=5\")";
-        let status = || Status::from_error(Box::new(std::io::Error::other(cause)));
-        let error = Error::from_status(status(), Access::Write);
-        assert_eq!(error.kind(), Kind::Unavailable);
-        assert_eq!(error.message(), "the server refused the connection: too many connections: limit=5");
-        assert_eq!(refused_connection("connection error received: x (b\"too_many_pings\")"), None);
     }
 
     #[test]

@@ -104,6 +104,7 @@ pub mod lock;
 pub mod map;
 pub mod multimap;
 mod open;
+mod refusal;
 pub mod set;
 mod store;
 mod stream;

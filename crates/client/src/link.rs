@@ -8,8 +8,8 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use atomix_env::{Env, Shutdown};
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::refusal::FirstFrames;
 use crate::{Error, Kind, Result};
 
 /// Where a server listens.
@@ -38,14 +39,32 @@ pub(crate) struct LinkSettings {
 /// The kernel keeps the path of a socket in 108 bytes with a closing zero.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// The newest connection, which may have ended.
-type Current = Arc<Mutex<Option<Connection>>>;
+/// The connections of a link.
+#[derive(Debug, Default)]
+struct Connections {
+    /// The newest one, which may have ended.
+    newest: Option<Connection>,
+    /// The number of the newest one that the server did not refuse, as far as is known, and of the one before it.
+    unrefused: u64,
+    unrefused_before: u64,
+    /// Why the server refused the last connection that it refused.
+    refusal: Option<String>,
+}
+
+type Current = Arc<Mutex<Connections>>;
 
 /// A channel together with what is known about its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) channel: Channel,
     current: Current,
+}
+
+/// The state of a link when a call began, to find out later whether any server received the call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun {
+    /// The number of the first connection that the call may have used.
+    first: u64,
 }
 
 /// One life of the connection.
@@ -68,6 +87,9 @@ struct Dialer {
 struct Tracked {
     socket: Box<dyn Socket>,
     closed: Shutdown,
+    number: u64,
+    first: FirstFrames,
+    current: Current,
 }
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -178,7 +200,7 @@ impl Link {
             .keep_alive_while_idle(true)
             .user_agent(concat!("atomix-rust/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
-        let current = Arc::new(Mutex::new(None));
+        let current = Current::default();
         let dialer = Dialer {
             env: env.clone(),
             target,
@@ -190,9 +212,50 @@ impl Link {
 
     /// Returns the connection if there is one that lives.
     pub(crate) fn connection(&self) -> Option<Connection> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.clone().filter(|connection| !connection.is_closed())
+        lock(&self.current).newest.clone().filter(|connection| !connection.is_closed())
     }
+
+    /// Notes that a call begins.
+    pub(crate) fn begin(&self) -> Begun {
+        let current = lock(&self.current);
+        let first = match &current.newest {
+            None => 1,
+            Some(newest) => newest.number + u64::from(newest.is_closed()),
+        };
+        Begun { first }
+    }
+
+    /// Returns why the server refused every connection that a failed call may have used, if it did: then the call was
+    /// certainly not applied.
+    pub(crate) fn refusal_since(&self, begun: Begun) -> Option<String> {
+        let current = lock(&self.current);
+        let newest = current.newest.as_ref()?.number;
+        let all_refused = newest >= begun.first && current.unrefused < begun.first;
+        all_refused.then(|| current.refusal.clone()).flatten()
+    }
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// Adds a connection and returns its number.
+    fn add(&mut self, closed: Shutdown) -> u64 {
+        let number = self.newest.as_ref().map_or(1, |connection| connection.number + 1);
+        self.newest = Some(Connection { number, closed });
+        self.unrefused_before = std::mem::replace(&mut self.unrefused, number);
+        number
+    }
+
+    fn refuse(&mut self, number: u64, reason: String) {
+        if self.unrefused == number {
+            self.unrefused = self.unrefused_before;
+        }
+        self.refusal = Some(reason);
+    }
+}
+
+fn lock(current: &Current) -> MutexGuard<'_, Connections> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Connection ===
@@ -221,10 +284,9 @@ impl Dialer {
             Err(elapsed) => return Err(failed(&elapsed)),
         };
         let closed = Shutdown::new();
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = current.as_ref().map_or(1, |connection| connection.number + 1);
-        *current = Some(Connection { number, closed: closed.clone() });
-        Ok(TokioIo::new(Tracked { socket, closed }))
+        let number = lock(&self.current).add(closed.clone());
+        let first = FirstFrames::default();
+        Ok(TokioIo::new(Tracked { socket, closed, number, first, current: self.current }))
     }
 
     /// Says so when the system does not let this user use a socket: its server runs, and another one is not sought.
@@ -273,7 +335,13 @@ impl AsyncRead for Tracked {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut this.socket).poll_read(context, buffer));
+        if let Some(reason) = this.first.refusal(&buffer.filled()[before..]) {
+            lock(&this.current).refuse(this.number, reason);
+        }
+        Poll::Ready(read)
     }
 }
 
@@ -335,6 +403,34 @@ mod tests {
             let message = Target::parse(text, 1).unwrap_err().to_string();
             assert!(!message.contains("hunter2") && message.contains("endpoint=`(hidden)@a"), "{message}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_was_refused_only_if_every_connection_that_it_may_have_used_was() {
+        let current = Current::default();
+        let link = Link { channel: Channel::from_static("http://127.0.0.1:1").connect_lazy(), current };
+        let begun = link.begin();
+        assert_eq!(link.refusal_since(begun), None, "nothing was dialled");
+        let closed = Shutdown::new();
+        let number = lock(&link.current).add(closed.clone());
+        let second = link.begin();
+        lock(&link.current).refuse(number, "full".to_owned());
+        closed.cancel();
+        assert_eq!(
+            [begun, second].map(|begun| link.refusal_since(begun)),
+            [0; 2].map(|_| Some("full".into()))
+        );
+        let third = link.begin();
+        assert_eq!(link.refusal_since(third), None, "only an earlier connection was refused");
+        let served = Shutdown::new();
+        lock(&link.current).add(served.clone());
+        assert_eq!(link.refusal_since(third), None);
+        served.cancel();
+        let fourth = link.begin();
+        let number = lock(&link.current).add(Shutdown::new());
+        lock(&link.current).refuse(number, "full again".to_owned());
+        assert_eq!(link.refusal_since(third), None, "the connection before may have carried the call");
+        assert_eq!(link.refusal_since(fourth), Some("full again".to_owned()));
     }
 
     #[tokio::test]

@@ -266,6 +266,45 @@ async fn a_server_of_another_protocol_is_asked_once() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_connections_says_why_and_a_later_one_is_served() {
+    const REFUSED: u64 = 2;
+    let server = Running::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (behind, full) = (server.address, Arc::new(AtomicU64::new(u64::MAX)));
+    let refusals = Arc::clone(&full);
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let refuse =
+                refusals.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            tokio::spawn(async move {
+                if refuse {
+                    let why = b"too many connections: limit=5";
+                    let goaway = [0, 0, 8 + u8::try_from(why.len()).unwrap(), 7, 0, 0, 0, 0, 0];
+                    socket.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+                    socket.write_all(&[&goaway[..], &[0; 7], &[11], why].concat()).await.unwrap();
+                    socket.shutdown().await.unwrap();
+                    drop(socket.read_to_end(&mut Vec::new()).await);
+                } else {
+                    let mut server = tokio::net::TcpStream::connect(behind).await.unwrap();
+                    drop(tokio::io::copy_bidirectional(&mut socket, &mut server).await);
+                }
+            });
+        }
+    });
+    let builder = || Client::builder().endpoint(address.clone());
+    let error = builder().retry_budget(Duration::ZERO).connect_lazy().unwrap().counter("hits").open().await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(error.message(), "the server refused the connection: too many connections: limit=5");
+    full.store(REFUSED, Ordering::SeqCst);
+    let counter = builder().connect_lazy().unwrap().counter("hits").open().await.unwrap();
+    counter.increment(1).await.unwrap();
+    assert_eq!(server.operations(), 1);
+}
+
+#[tokio::test]
 async fn a_spent_budget_gives_the_last_error() {
     let server = Running::start().await;
     let client = Client::builder()
