@@ -167,6 +167,26 @@ impl Callers {
         assert!(line.starts_with("granted="), "{}: no figures: {line:?}", self.name);
         line.trim().to_owned()
     }
+
+    /// Returns whether the process has the connection whose near end is `peer`.
+    fn has_connection(&self, peer: &str) -> bool {
+        let port = peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let Some(inode) = port.and_then(inode) else { return false };
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let socket = Path::new(&format!("socket:[{inode}]")).to_owned();
+        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target == socket))
+    }
+}
+
+/// Returns the inode of the socket that is bound to a local port, as `/proc/net/tcp` and `tcp6` list it.
+fn inode(port: u16) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap());
+    tables.iter().flat_map(|table| table.lines().skip(1)).find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (_, local) = columns.get(1)?.rsplit_once(':')?;
+        let found = u16::from_str_radix(local, 16) == Ok(port);
+        found.then(|| columns.get(9).map(|inode| (*inode).to_owned())).flatten()
+    })
 }
 
 impl Drop for Callers {
@@ -223,6 +243,15 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
     let left = client.inspect().locks("", "").await.unwrap();
     for lock in left.locks.iter().filter(|lock| lock.name.starts_with(&prefix)) {
         wrong.push(format!("left in a queue: {lock:?}"));
+    }
+    for runtime in stand.runtimes.iter().filter(|_| !wrong.is_empty()) {
+        for session in runtime.direct_client(WITHIN).inspect().sessions().await.unwrap() {
+            for holding in session.holdings.iter().filter(|holding| holding.name.starts_with(&prefix)) {
+                let language = callers.iter().find(|callers| callers.has_connection(&session.peer));
+                let language = language.map_or("another", |callers| callers.name);
+                wrong.push(format!("{language} client {} has {holding:?}", session.peer));
+            }
+        }
     }
     for wrong in &wrong {
         println!("  WRONG {kind} {mode}: {wrong}");

@@ -37,7 +37,7 @@ pub use caller::{Caller, Owner};
 pub use clocks::ClockOffset;
 pub use counter::Counter;
 pub use countermap::CounterMap;
-pub use election::Election;
+pub use election::{Candidacy, Election};
 pub use error::{Error, Kind as ErrorKind, Reason};
 pub use follow::Events;
 pub use host::{HostDetails, Hosts};

@@ -350,6 +350,11 @@ impl Grant {
         self.token
     }
 
+    /// Returns whether a part of the grant was not given back yet.
+    pub fn is_held(&self) -> bool {
+        self.shared.state.lock().holds_any(self.owner, &self.stamps)
+    }
+
     /// Gives back what was granted, as far as it was not given back yet. A later grant of the same session is left alone.
     /// Returns at once; the deletion runs to its end in the background.
     pub fn revoke(&self) {

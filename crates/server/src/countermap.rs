@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
 use crate::convert::{duration, request_name};
-use crate::handover::{Deadline, hand_over};
+use crate::handover::HandOver;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -109,11 +109,11 @@ impl countermap::counter_map_server::CounterMap for Services {
         &self,
         request: Request<countermap::LockRequest>,
     ) -> Result<Response<countermap::LockResponse>, Status> {
-        let deadline = Deadline::of(self.runtime.env(), request.metadata());
+        let handover = HandOver::begin(self.runtime.env(), &request);
         let (map, request) = call!(self, CounterMap, request);
-        let caller = Deadline::limit(deadline, map.caller());
+        let caller = handover.limit(map.caller());
         let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
-        Ok(hand_over(countermap::LockResponse {}, deadline, move || grant.revoke()))
+        Ok(handover.answer(countermap::LockResponse {}, grant))
     }
 
     async fn unlock(

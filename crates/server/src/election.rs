@@ -6,7 +6,7 @@ use atomix_proto::election;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
-use crate::handover::{Deadline, hand_over};
+use crate::handover::HandOver;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -26,13 +26,13 @@ impl election::leader_election_server::LeaderElection for Services {
         &self,
         request: Request<election::EnterRequest>,
     ) -> Result<Response<election::EnterResponse>, Status> {
-        let deadline = Deadline::of(self.runtime.env(), request.metadata());
+        let handover = HandOver::begin(self.runtime.env(), &request);
         let (election, request) = call!(self, Election, request);
-        let caller = Deadline::limit(deadline, election.caller());
+        let caller = handover.limit(election.caller());
         let (term, candidacy) = election.candidacy(&caller, &request.candidate).await.map_err(status)?;
         let answer = election::EnterResponse { term: Some(message(term)) };
         Ok(match candidacy {
-            Some(candidacy) => hand_over(answer, deadline, move || candidacy.revoke()),
+            Some(candidacy) => handover.answer(answer, candidacy),
             None => Response::new(answer),
         })
     }

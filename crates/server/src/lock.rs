@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Services, call, create_and_close};
 use crate::convert::duration;
-use crate::handover::{Deadline, hand_over};
+use crate::handover::HandOver;
 use crate::status::status;
 
 #[tonic::async_trait]
@@ -23,12 +23,12 @@ impl lock::lock_server::Lock for Services {
         &self,
         request: Request<lock::LockRequest>,
     ) -> Result<Response<lock::LockResponse>, Status> {
-        let deadline = Deadline::of(self.runtime.env(), request.metadata());
+        let handover = HandOver::begin(self.runtime.env(), &request);
         let (lock, request) = call!(self, Lock, request);
-        let caller = Deadline::limit(deadline, lock.caller());
+        let caller = handover.limit(lock.caller());
         let grant = lock.grant(&caller, duration(request.timeout)).await.map_err(status)?;
         let answer = lock::LockResponse { version: grant.token() };
-        Ok(hand_over(answer, deadline, move || grant.revoke()))
+        Ok(handover.answer(answer, grant))
     }
 
     async fn unlock(

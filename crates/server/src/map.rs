@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::call::{Answers, Services, call, create_and_close, stream_call};
 use crate::convert::{duration, ttl};
-use crate::handover::{Deadline, hand_over};
+use crate::handover::HandOver;
 use crate::status::{status, stream_status};
 
 #[tonic::async_trait]
@@ -95,11 +95,11 @@ impl map::map_server::Map for Services {
     }
 
     async fn lock(&self, request: Request<map::LockRequest>) -> Result<Response<map::LockResponse>, Status> {
-        let deadline = Deadline::of(self.runtime.env(), request.metadata());
+        let handover = HandOver::begin(self.runtime.env(), &request);
         let (map, request) = call!(self, Map, request);
-        let caller = Deadline::limit(deadline, map.caller());
+        let caller = handover.limit(map.caller());
         let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
-        Ok(hand_over(map::LockResponse {}, deadline, move || grant.revoke()))
+        Ok(handover.answer(map::LockResponse {}, grant))
     }
 
     async fn unlock(

@@ -66,9 +66,6 @@ pub enum End {
     /// It used most of the buffers when those of all connections were full, and did not read its answers or finish its
     /// requests.
     Memory,
-    /// It proved only after a caller's deadline that it had the answer to that call, so that it is not known whether the
-    /// caller took it: see [`Receipt`](crate::Receipt).
-    Unconfirmed,
 }
 
 /// A connection. Every request carries it, as `Arc<Connection>`, in its extensions.
@@ -379,7 +376,7 @@ impl Order {
 
 impl End {
     /// All reasons, in the order of the declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Left,
         Self::Drained,
         Self::Cut,
@@ -391,7 +388,6 @@ impl End {
         Self::Flooded,
         Self::Violation,
         Self::Memory,
-        Self::Unconfirmed,
     ];
 
     /// Returns the word for logs and metrics.
@@ -408,7 +404,6 @@ impl End {
             Self::Flooded => "flooded",
             Self::Violation => "violation",
             Self::Memory => "memory",
-            Self::Unconfirmed => "unconfirmed",
         }
     }
 }

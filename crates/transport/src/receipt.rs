@@ -25,8 +25,8 @@ const UNCONFIRMED_PER_STREAM: usize = 4;
 pub enum Undelivered {
     /// The caller did not take the answer: its stream or its connection ended before.
     Refused,
-    /// The proof came after the caller's deadline: the caller may have taken the answer or dropped it. The transport
-    /// ends the connection, so that the caller sees it.
+    /// The proof came after the caller's deadline: the caller may have taken the answer or dropped it. If the service takes
+    /// back what the answer handed over, it must close the connection, so that the caller sees it.
     Unknown,
 }
 
@@ -202,10 +202,10 @@ impl Receipts {
         table.pinged = std::mem::take(&mut table.written);
     }
 
-    /// Notes that the answer to our PING was read. Says whether an outcome is unknown, so that the connection must end.
-    pub(crate) fn ponged(&self, now: impl FnOnce() -> Instant) -> bool {
+    /// Notes that the answer to our PING was read.
+    pub(crate) fn ponged(&self, now: impl FnOnce() -> Instant) {
         if self.is_empty() {
-            return false;
+            return;
         }
         let confirmed: Vec<Receipt> = {
             let mut table = self.table.lock();
@@ -215,19 +215,12 @@ impl Receipts {
             confirmed
         };
         if confirmed.is_empty() {
-            return false;
+            return;
         }
         let now = now();
-        let mut unknown = false;
         for receipt in confirmed {
-            if receipt.is_late(now) {
-                receipt.fail(Undelivered::Unknown);
-                unknown = true;
-            } else {
-                receipt.confirm();
-            }
+            if receipt.is_late(now) { receipt.fail(Undelivered::Unknown) } else { receipt.confirm() }
         }
-        unknown
     }
 
     /// Ends everything, with the connection.
@@ -294,7 +287,7 @@ mod tests {
         receipts.pinged();
         receipts.written(5);
         assert!(!receipts.wants_ping(), "one ping is in flight at a time");
-        assert!(!receipts.ponged(|| clock.now()));
+        receipts.ponged(|| clock.now());
         receipts.refused(1);
         receipts.refused(5);
         assert_eq!(*outcomes.lock(), [(5, Undelivered::Refused)]);
@@ -308,7 +301,7 @@ mod tests {
         receipts.written(1);
         receipts.pinged();
         receipts.refused(1);
-        assert!(!receipts.ponged(never));
+        receipts.ponged(never);
         receipts.close();
         assert_eq!(*outcomes.lock(), [(1, Undelivered::Refused)]);
     }
@@ -324,7 +317,7 @@ mod tests {
         }
         receipts.pinged();
         clock.advance(Duration::from_secs(1));
-        assert!(receipts.ponged(|| clock.now()));
+        receipts.ponged(|| clock.now());
         assert_eq!(*outcomes.lock(), [(1, Undelivered::Unknown)]);
     }
 
@@ -338,7 +331,7 @@ mod tests {
         receipts.reset_by_us(3);
         receipts.pinged();
         receipts.reset_by_us(1);
-        assert!(!receipts.ponged(|| clock.now()));
+        receipts.ponged(|| clock.now());
         assert_eq!(*outcomes.lock(), [(3, Undelivered::Refused)]);
     }
 

@@ -140,8 +140,8 @@ impl Wire {
                     resets.push(head.stream);
                     connection.receipts.refused(head.stream);
                 }
-            } else if head.is_pong() && connection.receipts.ponged(|| connection.env.now()) {
-                connection.end(End::Unconfirmed);
+            } else if head.is_pong() {
+                connection.receipts.ponged(|| connection.env.now());
             }
             if flood.is_none() {
                 *flood = pace.received(head, || connection.env.now()).err();

@@ -114,6 +114,11 @@ impl State {
         left
     }
 
+    /// Returns whether the owner of `stamps` still holds one of them.
+    pub(super) fn holds_any(&mut self, owner: Owner, stamps: &[Stamped]) -> bool {
+        stamps.iter().any(|stamp| self.owned_as(owner, stamp).is_some_and(|owned| owned.phase == Phase::Held))
+    }
+
     /// Makes the owner of `stamps` their holder, unless one of them was given up meanwhile.
     pub(super) fn hold(&mut self, owner: Owner, stamps: &[Stamped]) -> bool {
         let mut waiting =
