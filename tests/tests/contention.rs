@@ -244,7 +244,8 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
     for lock in left.locks.iter().filter(|lock| lock.name.starts_with(&prefix)) {
         wrong.push(format!("left in a queue: {lock:?}"));
     }
-    for runtime in stand.runtimes.iter().filter(|_| !wrong.is_empty()) {
+    let runtimes = if wrong.is_empty() { &[] } else { &stand.runtimes[..] };
+    for runtime in runtimes {
         for session in runtime.direct_client(WITHIN).inspect().sessions().await.unwrap() {
             for holding in session.holdings.iter().filter(|holding| holding.name.starts_with(&prefix)) {
                 let language = callers.iter().find(|callers| callers.has_connection(&session.peer));
