@@ -117,8 +117,9 @@ limits! {
     "ping-timeout" ping_timeout: span in "time" = seconds(10), millis(100) => minutes(5);
     /// Time for a new connection to begin to speak HTTP/2.
     "preface-timeout" preface_timeout: span in "time" = seconds(5), millis(100) => minutes(1);
-    /// Connections to the primitives in all; one more is told so and closed. Without a setting at most one for each 256 KiB
-    /// of the memory of the process, and what the limit of open files leaves beside a reserve.
+    /// Connections to the primitives in all; one more is told so and closed, unless one without calls and primitives, of
+    /// a peer with more connections, can be closed for it. Without a setting at most one for each 256 KiB of the memory of
+    /// the process, and what the limit of open files leaves beside a reserve.
     "connections-max" connections_max: count in "connections" = 10_000, 1 => 1_000_000;
     /// Connections to the primitives from one peer address. Without a setting at most three quarters of
     /// `connections-max`.

@@ -11,10 +11,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "most attacks differ from the usual in one point only")]
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// What begins a client's connection.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -416,7 +418,15 @@ impl Call {
 impl Raw {
     /// Connects and says nothing. Waits for nothing from then on.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = tcp(address)?;
+        Self::on(tcp(address)?)
+    }
+
+    /// As [`Raw::connect`], from an address of our own, such as 127.0.0.2.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        Self::on(tcp_from(source, address)?)
+    }
+
+    fn on(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self::new(Stream::Tcp(stream)))
     }
@@ -635,7 +645,15 @@ impl Raw {
 impl Client {
     /// Connects and begins HTTP/2.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = tcp(address)?;
+        Self::on(tcp(address)?)
+    }
+
+    /// As [`Client::connect`], from an address of our own, such as 127.0.0.2.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        Self::on(tcp_from(source, address)?)
+    }
+
+    fn on(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         Self::begin(Stream::Tcp(stream))
     }
@@ -764,12 +782,27 @@ impl Write for Stream {
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    if !address.ip().is_loopback() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "attackers are for loopback only"));
-    }
+    check(address)?;
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+fn tcp_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    check(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect(&address.into())?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn check(address: SocketAddr) -> io::Result<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "attackers are for loopback only"))
 }
 
 /// A string of HPACK, without Huffman's code.

@@ -13,7 +13,7 @@ use atomix_env::Env;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::connection::Origin;
+use crate::connection::{End, Origin};
 use crate::counters::Refusal;
 use crate::frames::{self, go_away};
 use crate::limits::Limits;
@@ -40,6 +40,8 @@ pub(crate) struct Admission {
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
+    /// Those of them that were ended to make room for others, and have not left yet.
+    replaced: usize,
     by_origin: HashMap<Origin, usize>,
 }
 
@@ -58,7 +60,7 @@ impl Admission {
     pub(crate) fn enter(&self, kind: Kind, origin: Origin, limits: &Limits) -> Result<(), Refusal> {
         let (max, per_peer_max) = kind.limits(limits);
         let mut open = self.open[kind as usize].lock();
-        if open.total >= max {
+        if open.total - open.replaced >= max {
             return Err(Refusal::Full);
         }
         let count = open.by_origin.get(&origin).copied().unwrap_or_default();
@@ -70,9 +72,30 @@ impl Admission {
         Ok(())
     }
 
-    pub(crate) fn leave(&self, kind: Kind, origin: Origin) {
+    /// Returns the peers that have at least two connections more than `origin`, with how many they have.
+    pub(crate) fn larger(&self, kind: Kind, origin: Origin) -> HashMap<Origin, usize> {
+        let open = self.open[kind as usize].lock();
+        let own = open.by_origin.get(&origin).copied().unwrap_or_default();
+        open.by_origin
+            .iter()
+            .filter(|(_, count)| **count > own + 1)
+            .map(|(origin, count)| (*origin, *count))
+            .collect()
+    }
+
+    /// Gives the place of a connection to another one, if `end` ends it. It leaves as [`End::Replaced`].
+    pub(crate) fn replace(&self, kind: Kind, end: impl FnOnce() -> bool) -> bool {
+        // Under the lock: the connection may leave as soon as it was ended.
+        let mut open = self.open[kind as usize].lock();
+        let ended = end();
+        open.replaced += usize::from(ended);
+        ended
+    }
+
+    pub(crate) fn leave(&self, kind: Kind, origin: Origin, end: Option<End>) {
         let mut open = self.open[kind as usize].lock();
         open.total -= 1;
+        open.replaced -= usize::from(end == Some(End::Replaced));
         if let Entry::Occupied(mut count) = open.by_origin.entry(origin) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -200,7 +223,7 @@ mod tests {
             assert_eq!(enter(kind, 2), Ok(()));
             assert_eq!(enter(kind, 3), Err(Refusal::Full));
         }
-        admission.leave(Kind::Control, origin(1));
+        admission.leave(Kind::Control, origin(1), None);
         assert_eq!(enter(Kind::Primitives, 3), Err(Refusal::Full));
         assert_eq!(enter(Kind::Control, 1), Ok(()));
         assert!(!admission.spares.lock().is_empty(), "kept when an operator leaves");
@@ -208,5 +231,28 @@ mod tests {
         assert!(!admission.use_spare(Kind::Primitives, &out_of_files));
         assert!((0..SPARES).all(|_| admission.use_spare(Kind::Control, &out_of_files)));
         assert!(!admission.use_spare(Kind::Control, &out_of_files));
+    }
+
+    #[test]
+    fn a_replaced_connection_gives_its_place_before_it_leaves() {
+        let limits = Limits { connections_max: 3, connections_per_peer_max: 3, ..Limits::default() };
+        let admission = Admission::default();
+        let origin = |last| Origin::Address(Ipv4Addr::new(192, 0, 2, last).into());
+        let enter = |last| admission.enter(Kind::Primitives, origin(last), &limits);
+        for last in [1, 1, 2] {
+            assert_eq!(enter(last), Ok(()));
+        }
+        assert_eq!(enter(3), Err(Refusal::Full));
+        assert_eq!(admission.larger(Kind::Primitives, origin(3)), HashMap::from([(origin(1), 2)]));
+        assert_eq!(admission.larger(Kind::Primitives, origin(2)), HashMap::new());
+        assert!(!admission.replace(Kind::Primitives, || false));
+        assert_eq!(enter(3), Err(Refusal::Full));
+        assert!(admission.replace(Kind::Primitives, || true));
+        assert_eq!(enter(3), Ok(()));
+        assert_eq!(enter(3), Err(Refusal::Full));
+        admission.leave(Kind::Primitives, origin(1), Some(End::Replaced));
+        assert_eq!(enter(3), Err(Refusal::Full));
+        admission.leave(Kind::Primitives, origin(2), Some(End::Left));
+        assert_eq!(enter(3), Ok(()));
     }
 }

@@ -53,6 +53,9 @@ pub enum End {
     Closed,
     /// It ran no call for too long.
     Idle,
+    /// It ran no call and held nothing when there were as many connections as there may be, and a peer with fewer of them
+    /// came.
+    Replaced,
     /// It did not begin HTTP/2 in time.
     Mute,
     /// It did not answer our ping in time.
@@ -238,11 +241,17 @@ impl Connection {
 
     /// Orders the end. The first reason stays.
     pub(crate) fn end(&self, end: End) {
+        self.end_first(end);
+    }
+
+    /// As [`Connection::end`]. Says whether this is the first reason.
+    pub(crate) fn end_first(&self, end: End) -> bool {
         // Losing the race means that a reason stands already, which is as good.
         let lost =
             self.order.end.compare_exchange(0, end as u8 + 1, Ordering::AcqRel, Ordering::Acquire).is_err();
         tracing::trace!(connection = self.id, reason = end.name(), first = !lost, "connection is to end");
         self.order.raise(Stage::Close);
+        !lost
     }
 
     /// Returns what is ordered, and wakes `waker` at the next order.
@@ -376,12 +385,13 @@ impl Order {
 
 impl End {
     /// All reasons, in the order of the declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Left,
         Self::Drained,
         Self::Cut,
         Self::Closed,
         Self::Idle,
+        Self::Replaced,
         Self::Mute,
         Self::Lost,
         Self::Stalled,
@@ -398,6 +408,7 @@ impl End {
             Self::Cut => "cut",
             Self::Closed => "closed",
             Self::Idle => "idle",
+            Self::Replaced => "replaced",
             Self::Mute => "mute",
             Self::Lost => "lost",
             Self::Stalled => "stalled",

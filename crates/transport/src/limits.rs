@@ -28,7 +28,8 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// Time that a peer has from the accept until its preface and first SETTINGS are here.
     pub preface_timeout: Duration,
-    /// Open connections to ports of [`Kind::Primitives`](crate::Kind::Primitives).
+    /// Open connections to ports of [`Kind::Primitives`](crate::Kind::Primitives). One more is refused, unless an idle one of
+    /// a peer with more connections can make room for it.
     pub connections_max: usize,
     /// Open connections of one peer: an IPv4 address, an IPv6 network of 64 bits, or a local user.
     pub connections_per_peer_max: usize,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of connections: accepted, watched, drained.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -21,8 +22,8 @@ use tower::Service;
 
 use crate::admission::{Admission, Kind};
 use crate::answer::BoxError;
-use crate::connection::{Connection, End, Peer, Stage};
-use crate::counters::Counters;
+use crate::connection::{Connection, End, Origin, Peer, Stage};
+use crate::counters::{Counters, Refusal};
 use crate::http2::{Broken, Server};
 use crate::limits::Limits;
 use crate::listen::Listener;
@@ -36,6 +37,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The first and the longest pause after the system could not accept.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a connection has done nothing before it makes room for another.
+const REPLACED_AFTER: Duration = Duration::from_secs(1);
+/// How long nothing is looked for when no connection could make room.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// How often the same complaint is logged.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -96,6 +101,7 @@ struct Live {
 struct Watched {
     /// The [`Port`] through which it came.
     port: u64,
+    kind: Kind,
     connection: Arc<Connection>,
     /// The calls so far, and since when there were none more and none ran.
     quiet: (u64, Instant),
@@ -115,6 +121,8 @@ struct Acceptor<'a> {
     pause: Duration,
     errors: Complaint,
     refusals: Complaint,
+    /// When all connections were looked at, and none of them could make room.
+    no_room: Option<Instant>,
 }
 
 /// One [`Transport::serve`]. Tells its connections what to do when it ends.
@@ -430,6 +438,7 @@ impl<'a> Acceptor<'a> {
             pause: ACCEPT_PAUSE.0,
             errors: Complaint::default(),
             refusals: Complaint::default(),
+            no_room: None,
         }
     }
 
@@ -457,10 +466,47 @@ impl<'a> Acceptor<'a> {
         }
     }
 
+    /// Ends a connection that does nothing, of a peer that has more of them than `origin`: one peer after the other gets in,
+    /// however many connections the others have.
+    fn make_room(&mut self, origin: Origin) -> bool {
+        let (shared, now) = (self.shared, self.shared.env.now());
+        // Looking at all connections takes a while.
+        if self.no_room.is_some_and(|looked| now.since(looked) < NO_ROOM_PAUSE) {
+            return false;
+        }
+        let larger = shared.admission.larger(self.kind, origin);
+        if larger.is_empty() {
+            return false;
+        }
+        let mut idle = Vec::new();
+        for watched in shared.live.connections.lock().values() {
+            let share = larger.get(&watched.connection.peer().origin());
+            if let Some(share) = share.filter(|_| watched.kind == self.kind)
+                && watched.is_idle(now)
+            {
+                idle.push((*share, now.since(watched.quiet.1), Arc::clone(&watched.connection)));
+            }
+        }
+        // Those of the peer that has most, and of these the one that is idle the longest.
+        idle.sort_unstable_by_key(|(share, idle, _)| Reverse((*share, *idle)));
+        let made = idle.iter().any(|(_, _, connection)| {
+            // Outside of the lock, as in the sweep.
+            shared.observer.may_close(connection)
+                && shared.admission.replace(self.kind, || connection.end_first(End::Replaced))
+        });
+        self.no_room = (!made).then_some(now);
+        made
+    }
+
     /// Takes the connection in, or counts and tells why not.
     fn admit(&mut self, socket: Socket, peer: Peer) -> Option<(Socket, Presence)> {
         let shared = self.shared;
-        match shared.admission.enter(self.kind, peer.origin(), &shared.limits) {
+        let (kind, origin) = (self.kind, peer.origin());
+        let mut entered = shared.admission.enter(kind, origin, &shared.limits);
+        if entered == Err(Refusal::Full) && self.make_room(origin) {
+            entered = shared.admission.enter(kind, origin, &shared.limits);
+        }
+        match entered {
             Ok(()) => Some((socket, Presence::new(shared, self.port, self.kind, peer))),
             Err(refusal) => {
                 shared.counters.count_refused(refusal);
@@ -485,6 +531,7 @@ impl Presence {
         let quiet = (0, connection.opened());
         let watched = Watched {
             port,
+            kind,
             connection: Arc::clone(&connection),
             quiet,
             blocked: None,
@@ -554,12 +601,25 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let Self { shared, connection, kind, end } = self;
         tracing::debug!(connection = connection.id(), peer = %connection.peer(), reason = end.name(), "connection closed");
-        shared.admission.leave(*kind, connection.peer().origin());
+        shared.admission.leave(*kind, connection.peer().origin(), connection.ordered_end());
         shared.counters.count_ended(*end);
         connection.receipts.close();
         shared.observer.closed(connection);
         shared.live.connections.lock().remove(&connection.id());
         shared.live.left.notify_waiters();
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// Says whether it has run no call for a while.
+    fn is_idle(&self, now: Instant) -> bool {
+        let traffic = &self.connection.traffic;
+        self.connection.is_quiet()
+            && traffic.calls_total() == self.quiet.0
+            && now.since(self.quiet.1) >= REPLACED_AFTER
+            && self.connection.ordered_end().is_none()
     }
 }
 

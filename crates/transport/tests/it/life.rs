@@ -2,7 +2,7 @@
 //! The life of connections: who they are, and when they end.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -298,6 +298,49 @@ fn a_peer_gets_no_more_connections_than_its_share() {
     assert!(refused(&server));
     assert_eq!(server.counters.refused(Refusal::PeerFull), 1);
     assert_eq!(server.heard.opened.lock().unwrap().len(), 3, "nobody hears of the refused");
+}
+
+#[test]
+fn a_peer_with_many_idle_connections_makes_room_for_one_with_few() {
+    let server = Server::start(Limits { connections_max: 6, ..Limits::default() });
+    let from =
+        |last| Client::connect_from(Ipv4Addr::new(127, 0, 0, last).into(), server.target.address).unwrap();
+    // One holds something on each of its connections, one runs calls, one is idle.
+    let mut busy = [from(2), from(2)];
+    let mut holds: Vec<Client> = (0..2).map(|_| from(3)).collect();
+    let mut idle: Vec<Client> = (0..2).map(|_| from(4)).collect();
+    for client in busy.iter_mut().chain(&mut holds).chain(&mut idle) {
+        client.call(&server.target.small).unwrap();
+    }
+    for client in &mut busy {
+        client.start(&call("/wait")).unwrap();
+    }
+    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 2);
+    server.heard.hold(Ipv4Addr::new(127, 0, 0, 3).into());
+    let refused = |last| from(last).call(&server.target.small).is_err();
+    assert!(refused(4), "a peer makes no room for itself");
+    // A connection is idle after a while, and is not looked at all the time.
+    let begun = Instant::now();
+    let mut new = loop {
+        let mut new = from(5);
+        if new.call(&server.target.small).is_ok() {
+            break new;
+        }
+        assert!(begun.elapsed() < 40 * PROMPT, "nothing made room");
+        std::thread::sleep(PROMPT / 10);
+    };
+    assert_eq!(server.counters.ended(End::Replaced), 1);
+    assert_eq!(idle.iter_mut().filter_map(|client| client.call(&server.target.small).err()).count(), 1);
+    for client in &mut holds {
+        client.call(&server.target.small).unwrap();
+    }
+    new.call(&server.target.small).unwrap();
+    // Of those that are left, none that is idle belongs to a peer with more than one connection more.
+    for last in [4, 5, 6] {
+        assert!(refused(last), "127.0.0.{last}");
+    }
+    assert_eq!((server.counters.open(), server.counters.ended(End::Replaced)), (6, 1));
+    assert_eq!(server.heard.waiting.load(Ordering::SeqCst), 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use atomix_env::{Env, Shutdown, TaskFaults, Workers};
 use atomix_transport::abuse::{Call, Target};
 use atomix_transport::{
-    Connection, Counters, Drained, Kind, Limits, Listener, Observer, Receipt, RequestBody, Transport,
+    Connection, Counters, Drained, Kind, Limits, Listener, Observer, Peer, Receipt, RequestBody, Transport,
     Undelivered,
 };
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(crate) struct Heard {
     pub(crate) opened: Mutex<Vec<Arc<Connection>>>,
     pub(crate) closed: Mutex<Vec<(u64, Instant)>>,
     pub(crate) busy: AtomicUsize,
+    /// The addresses of peers that hold something.
+    holds: Mutex<Vec<IpAddr>>,
     pub(crate) waiting: AtomicUsize,
     /// The receipts that were settled, by the names of their calls; `None` was confirmed.
     pub(crate) settled: Mutex<Vec<(String, Option<Undelivered>)>>,
@@ -74,6 +76,13 @@ enum Reply {
 /// Counts calls of `/wait` that were not dropped.
 struct Waits(Arc<Heard>);
 
+impl Heard {
+    /// Says that a peer holds something on each of its connections.
+    pub(crate) fn hold(&self, peer: IpAddr) {
+        self.holds.lock().unwrap().push(peer);
+    }
+}
+
 impl Observer for Hears {
     fn opened(&self, connection: &Arc<Connection>) {
         connection.set_owner(connection.id());
@@ -84,8 +93,9 @@ impl Observer for Hears {
         self.0.closed.lock().unwrap().push((connection.id(), Instant::now()));
     }
 
-    fn may_close(&self, _connection: &Arc<Connection>) -> bool {
-        self.0.busy.load(Ordering::SeqCst) == 0
+    fn may_close(&self, connection: &Arc<Connection>) -> bool {
+        let holds = |held: &IpAddr| matches!(connection.peer(), Peer::Tcp(address) if address.ip() == *held);
+        self.0.busy.load(Ordering::SeqCst) == 0 && !self.0.holds.lock().unwrap().iter().any(holds)
     }
 }
 
