@@ -68,6 +68,8 @@ struct State {
     tip: Revision,
     /// The nonce of the commit at the tip.
     nonce: Nonce,
+    /// The first tip. It may be a floor, which has no frame.
+    begun: Revision,
     /// Where frames go while the feed catches up.
     held: Option<Held>,
     /// Something may have been missed.
@@ -145,6 +147,8 @@ impl Feeds {
             let seen = feed.state.lock().tip;
             let known = matches!(from, WatchFrom::After(revision) if revision <= seen) && !feed.is_needy();
             if !known && self.catch_up(core, &feed).await? == Caught::Lost {
+                // The next round makes a new one.
+                self.remove(&feed);
                 continue;
             }
             let Some(history) = feed.state.lock().history.clone() else { continue };
@@ -220,6 +224,10 @@ impl Feeds {
     /// Brings everything that was committed before the call. Whatever fails is tried again by the keeper.
     async fn catch_up(&self, core: &Core, feed: &Arc<Feed>) -> Result<Caught, Error> {
         let _turn = feed.turn.lock().await;
+        if feed.state.lock().gone {
+            // To look again would subscribe again, and give a state to a keyspace that was given back.
+            return Ok(Caught::Lost);
+        }
         let mut holding = Holding::begin(feed, &self.told);
         let caught = async {
             self.listen(core, feed).await?;
@@ -230,23 +238,26 @@ impl Feeds {
         match caught {
             Ok(None) => Ok(Caught::Up),
             Ok(Some(oldest)) => {
-                self.lose(feed, oldest);
+                self.lose(feed, oldest).await;
                 Ok(Caught::Lost)
             }
             Err(error) => {
                 if error.kind() == ErrorKind::Corrupt {
                     // It will not get better by waiting.
                     let tip = feed.state.lock().tip;
-                    self.lose(feed, tip);
+                    self.lose(feed, tip).await;
                     return Err(error);
                 }
-                let mut state = feed.state.lock();
-                state.give_up();
-                // A feed that nobody follows yet is made anew by the next who asks.
-                if state.history.is_none() {
-                    state.gone = true;
-                    drop(state);
-                    self.remove(feed);
+                let unused = {
+                    let mut state = feed.state.lock();
+                    state.give_up();
+                    // A feed that nobody follows yet is made anew by the next who asks.
+                    let unused = state.history.is_none();
+                    state.gone |= unused;
+                    unused.then(|| state.tap.take())
+                };
+                if let Some(tap) = unused {
+                    self.drop_feed(feed, tap).await;
                 }
                 Err(error)
             }
@@ -312,6 +323,8 @@ impl Feeds {
     async fn drop_idle(&self) {
         let feeds: Vec<Arc<Feed>> = self.by_keyspace.lock().values().cloned().collect();
         for feed in feeds {
+            // A feed that is catching up is looked at again with the next audit.
+            let Ok(_turn) = feed.turn.try_lock() else { continue };
             let tap = {
                 let mut state = feed.state.lock();
                 let followed = state.is_followed();
@@ -329,6 +342,8 @@ impl Feeds {
     /// Forgets the feed of a keyspace at once unless it is followed. False if it is.
     pub(crate) async fn leave(&self, keyspace: &Keyspace) -> bool {
         let Some(feed) = self.by_keyspace.lock().get(keyspace).cloned() else { return true };
+        // Not while the feed catches up: that may subscribe.
+        let _turn = feed.turn.lock().await;
         let tap = {
             let mut state = feed.state.lock();
             if state.is_followed() {
@@ -341,25 +356,29 @@ impl Feeds {
         true
     }
 
+    /// Forgets a feed that is gone. Its caller has the turn, so that the next feed of the keyspace subscribes after this.
     async fn drop_feed(&self, feed: &Arc<Feed>, tap: Option<Arc<Wire>>) {
-        self.remove(feed);
+        self.silence(feed);
         if let Some(tap) = tap {
             // What comes before this is done finds no feed.
             drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.channel[..])).await);
         }
+        self.remove(feed);
     }
 
     /// Ends a feed whose commits are not there any more.
-    fn lose(&self, feed: &Arc<Feed>, oldest: Revision) {
+    async fn lose(&self, feed: &Arc<Feed>, oldest: Revision) {
+        let tap = {
+            let mut state = feed.state.lock();
+            state.gone = true;
+            state.held = None;
+            if let Some(history) = &state.history {
+                history.end(&Error::compacted(oldest));
+            }
+            state.tap.take()
+        };
         tracing::warn!(keyspace = %feed.keyspace, "commits that were seen are not in redis any more, watches end");
-        let mut state = feed.state.lock();
-        state.gone = true;
-        state.held = None;
-        if let Some(history) = &state.history {
-            history.end(&Error::compacted(oldest));
-        }
-        drop(state);
-        self.remove(feed);
+        self.drop_feed(feed, tap).await;
     }
 
     fn remove(&self, feed: &Arc<Feed>) {
@@ -368,6 +387,11 @@ impl Feeds {
             feeds.remove(&feed.keyspace);
         }
         drop(feeds);
+        self.silence(feed);
+    }
+
+    /// Forgets that the feed is to be told of anything.
+    fn silence(&self, feed: &Arc<Feed>) {
         let mut channels = self.told.channels.write();
         if channels.get(&feed.channel).is_some_and(|known| Arc::ptr_eq(known, feed)) {
             channels.remove(&feed.channel);
@@ -460,7 +484,7 @@ impl Feed {
                 let mut state = self.state.lock();
                 if state.history.is_none() {
                     state.history = Some(History::new(revision, &self.histories));
-                    (state.tip, state.nonce) = (revision, nonce);
+                    (state.tip, state.nonce, state.begun) = (revision, nonce, revision);
                 }
                 (state.tip, state.nonce)
             };
@@ -481,14 +505,20 @@ impl Feed {
     /// Reads the stream up to `revision` at least. False if it does not go on from what was seen.
     async fn read_on(&self, core: &Core, revision: Revision) -> Result<bool, Error> {
         loop {
-            let (tip, seen) = {
+            let (tip, seen, begun) = {
                 let state = self.state.lock();
-                (state.tip, state.nonce)
+                (state.tip, state.nonce, state.begun)
             };
             let from = tip.max(Revision(1));
             let frames = self.page(core, from).await?;
             let Some(first) = frames.first() else { return Ok(false) };
-            if first.first() > from || (tip > Revision(0) && first.nonce != seen) {
+            let goes_on = if first.first() > from {
+                // A keyspace that begins at a floor has nothing before its first commit.
+                tip == begun && first.first().0 == tip.0 + 1
+            } else {
+                tip == Revision(0) || first.nonce == seen
+            };
+            if !goes_on {
                 return Ok(false);
             }
             let last_page = frames.len() < PAGE;

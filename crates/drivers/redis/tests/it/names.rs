@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keyspaces that were given back.
 
+use std::time::Duration;
+
+use atomix_env::Env;
 use atomix_kv::{Keyspace, Txn, WatchFrom, WatchItem, Write};
 use futures::StreamExt;
 use serde_json::json;
@@ -64,4 +67,40 @@ async fn nothing_is_left_of_a_name_but_the_floor_of_its_slot() {
     drop(watch);
     other.reclaim(&keyspace).await.unwrap();
     assert!(keys() < now);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_names_that_are_given_back_while_all_watches_are_looked_at() {
+    // Longer than two audits of the watches, which happen every five seconds.
+    const TIME: Duration = Duration::from_secs(11);
+    let ground = Ground::start(&[]).await;
+    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let keys = || ground.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
+    let floors = || ground.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
+    let others = keys() - floors();
+    let env = Env::real();
+    let begin = env.now();
+    let work = (0..64).map(async |task| {
+        let mut at = 0;
+        while env.now() - begin < TIME {
+            let keyspace = Keyspace::new(format!("map/{task}-{at}"));
+            let mut watch = store.watch(&keyspace, WatchFrom::Now).await.unwrap();
+            for txn in [put(), delete()] {
+                let revision = store.commit(&keyspace, txn).await.unwrap().revision;
+                // The name began at the floor of its slot, and the watch goes on from there.
+                loop {
+                    match watch.next().await.unwrap().unwrap() {
+                        WatchItem::Commit(commit) => break assert_eq!(commit.revision, revision),
+                        WatchItem::Progress(_) => {}
+                    }
+                }
+            }
+            drop(watch);
+            store.reclaim(&keyspace).await.unwrap();
+            at += 1;
+        }
+    });
+    futures::future::join_all(work).await;
+    assert_eq!(ground.redis.ask(&["PUBSUB", "SHARDCHANNELS"]), "");
+    assert_eq!(keys() - floors(), others);
 }
