@@ -7,11 +7,15 @@
 //! client handles frames in order, so the answer to the PING proves that the caller's transport had the answer, and every
 //! `RST_STREAM` that the caller sent before is read before. One PING is in flight at a time and covers all answers that
 //! were written before it.
+//!
+//! One library breaks that order: nghttp2 (Node.js, curl) sends the answer to a PING before a `RST_STREAM` that it has
+//! queued earlier. Both leave it together, so a confirmed receipt is kept for a second more, for such a reset.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use atomix_env::Instant;
 use parking_lot::Mutex;
@@ -19,6 +23,10 @@ use parking_lot::Mutex;
 /// Answers in a table that were written and not confirmed, for each stream that may be open. A conforming client answers
 /// a PING within a round trip, and uses each of its streams about once in that time.
 const UNCONFIRMED_PER_STREAM: usize = 4;
+/// For how long a reset may follow the proof of its answer.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+/// Confirmed receipts that a connection keeps for that time. An overtaken reset is next to the proof, so the last few suffice.
+const CONFIRMED_MAX: usize = 64;
 
 /// The outcome of an answer that is not known to have reached its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +42,7 @@ pub enum Undelivered {
 ///
 /// A service inserts it into the extensions of its HTTP response. The callback runs at most once: with
 /// [`Undelivered::Refused`] if the response, its stream or its connection ends before the answer is confirmed, or the
-/// caller resets the stream with a code other than `NO_ERROR`; with [`Undelivered::Unknown`] if the confirmation comes
+/// caller resets the stream with a code other than `NO_ERROR` (also within a second after the confirmation); with [`Undelivered::Unknown`] if the confirmation comes
 /// after the deadline. A confirmed answer drops the callback. A receipt that is dropped before its response reaches the
 /// transport counts as refused.
 ///
@@ -66,6 +74,8 @@ struct Table {
     written: Vec<u32>,
     /// Streams that the PING in flight covers.
     pinged: Vec<u32>,
+    /// Streams whose answers were confirmed within the last seconds, in that order.
+    confirmed: VecDeque<(Instant, u32, Receipt)>,
     /// The connection ended.
     closed: bool,
 }
@@ -141,7 +151,7 @@ impl Receipts {
             return if closed { Ok(()) } else { Err(TooMany) };
         }
         table.entries.insert(stream, receipt);
-        self.count.store(table.entries.len(), Ordering::Release);
+        self.count.store(table.count(), Ordering::Release);
         Ok(())
     }
 
@@ -163,8 +173,8 @@ impl Receipts {
         }
         let receipt = {
             let mut table = self.table.lock();
-            let receipt = table.entries.remove(&stream);
-            self.count.store(table.entries.len(), Ordering::Release);
+            let receipt = table.take(stream);
+            self.count.store(table.count(), Ordering::Release);
             receipt
         };
         if let Some(receipt) = receipt {
@@ -207,38 +217,82 @@ impl Receipts {
         if self.is_empty() {
             return;
         }
-        let confirmed: Vec<Receipt> = {
+        let (mut late, mut settled) = (Vec::new(), Vec::new());
+        {
             let mut table = self.table.lock();
             let pinged = std::mem::take(&mut table.pinged);
-            let confirmed = pinged.iter().filter_map(|stream| table.entries.remove(stream)).collect();
-            self.count.store(table.entries.len(), Ordering::Release);
-            confirmed
-        };
-        if confirmed.is_empty() {
+            if pinged.is_empty() {
+                return;
+            }
+            let now = now();
+            for stream in pinged {
+                match table.entries.remove(&stream) {
+                    Some(receipt) if receipt.is_late(now) => late.push(receipt),
+                    Some(receipt) => table.confirmed.push_back((now, stream, receipt)),
+                    None => {}
+                }
+            }
+            table.settle(now, &mut settled);
+            self.count.store(table.count(), Ordering::Release);
+        }
+        late.iter().for_each(|receipt| receipt.fail(Undelivered::Unknown));
+        settled.iter().for_each(Receipt::confirm);
+    }
+
+    /// Drops confirmed receipts whose reset would have come by now.
+    pub(crate) fn sweep(&self, now: Instant) {
+        if self.is_empty() {
             return;
         }
-        let now = now();
-        for receipt in confirmed {
-            if receipt.is_late(now) { receipt.fail(Undelivered::Unknown) } else { receipt.confirm() }
+        let mut settled = Vec::new();
+        {
+            let mut table = self.table.lock();
+            table.settle(now, &mut settled);
+            self.count.store(table.count(), Ordering::Release);
         }
+        settled.iter().for_each(Receipt::confirm);
     }
 
     /// Ends everything, with the connection.
     pub(crate) fn close(&self) {
-        let entries = {
+        let (entries, confirmed) = {
             let mut table = self.table.lock();
             table.closed = true;
             self.count.store(0, Ordering::Release);
-            std::mem::take(&mut table.entries)
+            (std::mem::take(&mut table.entries), std::mem::take(&mut table.confirmed))
         };
-        for receipt in entries.values() {
-            receipt.fail(Undelivered::Refused);
-        }
+        entries.values().for_each(|receipt| receipt.fail(Undelivered::Refused));
+        confirmed.iter().for_each(|(_, _, receipt)| receipt.confirm());
     }
 
     /// Says whether no answer waits for its confirmation. Free for connections without such answers.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn count(&self) -> usize {
+        self.entries.len() + self.confirmed.len()
+    }
+
+    /// Takes the receipt of a stream, confirmed or not.
+    fn take(&mut self, stream: u32) -> Option<Receipt> {
+        self.entries.remove(&stream).or_else(|| {
+            let position = self.confirmed.iter().position(|(_, confirmed, _)| *confirmed == stream)?;
+            self.confirmed.remove(position).map(|(_, _, receipt)| receipt)
+        })
+    }
+
+    /// Moves confirmed receipts that are old, or more than are kept, to `settled`.
+    fn settle(&mut self, now: Instant, settled: &mut Vec<Receipt>) {
+        while let Some((since, _, _)) = self.confirmed.front()
+            && (now.since(*since) >= OVERTAKEN || self.confirmed.len() > CONFIRMED_MAX)
+        {
+            settled.extend(self.confirmed.pop_front().map(|(_, _, receipt)| receipt));
+        }
     }
 }
 
@@ -288,10 +342,43 @@ mod tests {
         receipts.written(5);
         assert!(!receipts.wants_ping(), "one ping is in flight at a time");
         receipts.ponged(|| clock.now());
-        receipts.refused(1);
         receipts.refused(5);
+        clock.advance(OVERTAKEN);
+        receipts.sweep(clock.now());
+        receipts.refused(1);
         assert_eq!(*outcomes.lock(), [(5, Undelivered::Refused)]);
         assert!(receipts.is_empty());
+    }
+
+    #[test]
+    fn a_reset_that_the_proof_has_overtaken_refuses() {
+        let clock = ManualClock::new();
+        let (receipts, outcomes) = (Receipts::new(10), Outcomes::default());
+        expect(&receipts, &outcomes, &[1, 3]);
+        receipts.written(1);
+        receipts.written(3);
+        receipts.pinged();
+        receipts.ponged(|| clock.now());
+        clock.advance(OVERTAKEN / 2);
+        receipts.sweep(clock.now());
+        receipts.refused(3);
+        receipts.refused(3);
+        receipts.close();
+        assert_eq!(*outcomes.lock(), [(3, Undelivered::Refused)]);
+    }
+
+    #[test]
+    fn the_last_confirmed_receipts_are_kept_and_no_more() {
+        let clock = ManualClock::new();
+        let (receipts, outcomes) = (Receipts::new(1000), Outcomes::default());
+        let streams: Vec<u32> = (0..).map(|number| 2 * number + 1).take(CONFIRMED_MAX + 1).collect();
+        expect(&receipts, &outcomes, &streams);
+        streams.iter().for_each(|stream| receipts.written(*stream));
+        receipts.pinged();
+        receipts.ponged(|| clock.now());
+        receipts.refused(streams[0]);
+        receipts.refused(streams[1]);
+        assert_eq!(*outcomes.lock(), [(streams[1], Undelivered::Refused)]);
     }
 
     #[test]
