@@ -96,7 +96,7 @@ fn a_second_store_is_connected_and_chosen_by_tag() {
     let refused = server.run(&["store", "disconnect", "second"]);
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(4), "{why}");
-    assert!(why.contains("Map users") && why.contains("--force"), "{why}");
+    assert!(why.contains("primitives-with-content=`1`") && why.contains("--force"), "{why}");
     assert_eq!(text(&server.run(&["map", "get", "users", "alice", "--tag", "fast"])), "1");
     text(&server.run(&["store", "disconnect", "second", "--force"]));
     assert_eq!(server.run(&["store", "disconnect", "second"]).status.code(), Some(3));

@@ -149,6 +149,9 @@ impl Failure {
         if error.reason() == Some("DRIVER_UNKNOWN") {
             return Some("see `atomix inspect drivers`");
         }
+        if error.reason() == Some("IN_USE") && error.message().contains("force it") {
+            return Some("nothing was lost; repeat it with --force to lose what the message names");
+        }
         if error.message().starts_with("server does not speak HTTP/2") {
             return Some("another program listens there: are --server and --control-server right?");
         }

@@ -131,6 +131,9 @@ pub enum Command {
     Route(verbs::route::Verb),
     /// Show what the server does; without a verb all of it
     Inspect(verbs::inspect::Inspect),
+    /// Close and delete primitives as a whole
+    #[command(subcommand)]
+    Primitive(verbs::primitive::Verb),
     /// End the session of a client
     #[command(subcommand)]
     Session(verbs::session::Verb),
@@ -264,6 +267,7 @@ impl Context {
             Command::Store(verb) => verb.run(self).await,
             Command::Route(verb) => verb.run(self).await,
             Command::Inspect(inspect) => inspect.run(self).await,
+            Command::Primitive(verb) => verb.run(self).await,
             Command::Session(verb) => verb.run(self).await,
             Command::Bench(bench) => bench.run(self).await,
             Command::RunTied(tied) => Ok(tied.run(self)),
@@ -440,6 +444,9 @@ mod tests {
             inspect primitives --kind Map --store prod/orders
             inspect locks --kind Lock --name a
             inspect sessions
+            primitive close Map users
+            primitive delete lock door --force
+            primitive delete Map users --store prod/orders --dry-run --tag fast
             session end 1
             bench counter --connections 8 --callers 64 --seconds 0.5
             bench get --rate 1000 --keys 100000

@@ -12,6 +12,7 @@ pub(crate) mod list;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod multimap;
+pub(crate) mod primitive;
 pub(crate) mod route;
 pub(crate) mod session;
 pub(crate) mod set;

@@ -16,7 +16,8 @@ use crate::open::rpc;
 use crate::topic::system_time;
 use crate::{Client, DriverId, Error, Result, StoreId, Subscription};
 
-/// The calls that show the state of the server, and one that ends a session. All but the last are cancel safe.
+/// The calls that show the state of the server, and those that change it for operators: they end sessions, close and delete
+/// primitives, disconnect stores. The calls that show are cancel safe; one that changes may be applied although it was given up.
 #[derive(Debug, Clone)]
 pub struct Inspect {
     client: Client,
@@ -197,6 +198,38 @@ pub struct Primitive {
     pub streams: u64,
     /// Calls that wait for a lock.
     pub waiters: u64,
+}
+
+/// What a primitive has and is used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PrimitiveUse {
+    /// Where it lives.
+    pub store: StoreId,
+    /// Entries in the store; 0 where they are not counted.
+    pub entries: u64,
+    /// Sessions of the server that use it.
+    pub sessions: u64,
+    /// Their streams.
+    pub streams: u64,
+    /// Their calls that wait for a lock.
+    pub waiters: u64,
+    /// Other processes that have it open.
+    pub other_processes: u64,
+}
+
+/// How a primitive is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delete {
+    /// Where the content is; none for the store in which the primitive is open, else the one that remembers it, else the one to which
+    /// the routes lead it.
+    pub store: Option<StoreId>,
+    /// The tags, for routes that look at them.
+    pub tags: Vec<String>,
+    /// Delete it although it has content or users.
+    pub force: bool,
+    /// Look, and change nothing.
+    pub dry_run: bool,
 }
 
 /// A client as the server sees it.
@@ -470,6 +503,49 @@ impl Inspect {
         self.client.control_call(Access::Write, request, rpc!(InspectorClient.end_session)).await?;
         Ok(())
     }
+
+    /// Closes a primitive in the server for all sessions. The content stays. May be applied although it was given up.
+    ///
+    /// Fails with [`Kind::NotFound`](crate::Kind::NotFound) if there is no such primitive.
+    pub async fn close_primitive(
+        &self,
+        kind: impl Into<String>,
+        name: impl Into<String>,
+    ) -> Result<PrimitiveUse> {
+        let request = wire::ClosePrimitiveRequest { kind: kind.into(), name: name.into() };
+        let response =
+            self.client.control_call(Access::Write, request, rpc!(InspectorClient.close_primitive)).await?;
+        Ok(response.usage.unwrap_or_default().into())
+    }
+
+    /// Closes a primitive in the server for all sessions and deletes its content from the store. May be applied although it was
+    /// given up, and repeated.
+    ///
+    /// Fails with [`Kind::Conflict`](crate::Kind::Conflict) if it has content or users and `options` do not force it, and
+    /// with [`Kind::NotFound`](crate::Kind::NotFound) if there is no such primitive.
+    pub async fn delete_primitive(
+        &self,
+        kind: impl Into<String>,
+        name: impl Into<String>,
+        options: Delete,
+    ) -> Result<PrimitiveUse> {
+        let Delete { store, tags, force, dry_run } = options;
+        let (kind, name, store_id) = (kind.into(), name.into(), store.map(StoreId::wire));
+        let request = wire::DeletePrimitiveRequest { kind, name, store_id, tags, force, dry_run };
+        let response =
+            self.client.control_call(Access::Write, request, rpc!(InspectorClient.delete_primitive)).await?;
+        Ok(response.usage.unwrap_or_default().into())
+    }
+
+    /// Disconnects a store and drops its primitives from the server. May be applied although it was given up.
+    ///
+    /// Fails with [`Kind::Conflict`](crate::Kind::Conflict) if content would be lost, as that of a memory store, and `force`
+    /// is not set; with [`Kind::NotFound`](crate::Kind::NotFound) if the store is not connected.
+    pub async fn disconnect_store(&self, store: impl Into<StoreId>, force: bool) -> Result<()> {
+        let request = wire::DisconnectStoreRequest { store_id: Some(store.into().wire()), force };
+        self.client.control_call(Access::Write, request, rpc!(InspectorClient.disconnect_store)).await?;
+        Ok(())
+    }
 }
 
 // === impl From ===
@@ -491,6 +567,19 @@ impl From<wire::Profile> for Profile {
             consistency: wire.consistency,
             durability: wire.durability,
             facts: wire.facts.into_iter().collect(),
+        }
+    }
+}
+
+impl From<wire::PrimitiveUse> for PrimitiveUse {
+    fn from(wire: wire::PrimitiveUse) -> Self {
+        Self {
+            store: StoreId::from(wire.store_id.unwrap_or_default()),
+            entries: wire.entries,
+            sessions: wire.sessions,
+            streams: wire.streams,
+            waiters: wire.waiters,
+            other_processes: wire.other_processes,
         }
     }
 }

@@ -85,6 +85,15 @@ impl<T> Spaces<T> {
         }
     }
 
+    /// Shows all that are kept, one after the other.
+    pub fn each(&self, mut look: impl FnMut(&Keyspace, &T)) {
+        for shard in &self.shards {
+            for (keyspace, space) in &*shard.read() {
+                look(keyspace, space);
+            }
+        }
+    }
+
     /// Returns all that are kept.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()

@@ -131,6 +131,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Err(error)))
     }
 
+    /// Refuses all later commits, if no keyspace that `counts` chooses holds an entry. For stores whose content ends with them:
+    /// what is asked before such a store is closed stays true until it is.
+    ///
+    /// # Behaviour
+    /// - returns how many of those keyspaces hold entries; with zero the store is sealed, else nothing has changed.
+    /// - a commit meets the seal as a whole: it is counted, or refused with [`crate::ErrorKind::Unavailable`].
+    /// - sealed already: the same again.
+    /// - a driver whose content outlives its stores: [`crate::ErrorKind::Unsupported`].
+    fn seal_if_empty<'a>(
+        &'a self,
+        counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        let _ = counts;
+        let message = "stores of this driver keep their content when they are closed";
+        Box::pin(std::future::ready(Err(Error::new(crate::ErrorKind::Unsupported, message))))
+    }
+
     /// Ends the store: calls that run may finish within `grace`, watches end with
     /// [`crate::ErrorKind::Closed`], later calls are refused with it. Repeating it does nothing.
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;

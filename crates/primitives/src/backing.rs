@@ -165,6 +165,26 @@ impl Backing {
         Ok(Vacancy::Empty)
     }
 
+    /// Counts the entries that the store holds of the primitive, those that mean nothing included.
+    pub async fn entries(&self) -> Result<u64, Error> {
+        Ok(self.read(vec![Read::Count { range: Range::prefix("") }]).await?.reads[0].count())
+    }
+
+    /// Deletes everything that the store holds of the primitive but the places in the queues of its locks, if `guards` hold; false
+    /// if they do not. One transaction: nobody sees a part of it, also after a crash.
+    pub(crate) async fn erase_if(&self, guards: Vec<Guard>) -> Result<bool, Error> {
+        let queues = keys::all(keys::QUEUE);
+        let before = Range { start: Bytes::new(), end: Some(queues.start) };
+        let mut writes = vec![Write::DeleteRange { range: before }];
+        writes.extend(queues.end.map(|start| Write::DeleteRange { range: Range { start, end: None } }));
+        Ok(self.commit(Txn { guards, writes, ..Txn::default() }).await?.applied)
+    }
+
+    /// Deletes everything that the store holds of the primitive but the places in the queues of its locks, in one transaction.
+    pub async fn erase(&self) -> Result<(), Error> {
+        self.erase_if(Vec::new()).await.map(drop)
+    }
+
     /// Tells what the store holds, and the entries that mean nothing if there is nothing else.
     async fn look(&self) -> Result<(Vacancy, Vec<Entry>), Error> {
         let residue = self.kind.residue();

@@ -271,6 +271,35 @@ impl Election {
         Ok(expelled)
     }
 
+    /// Counts the other runtimes that are alive and have candidates.
+    pub async fn elsewhere(&self) -> Result<usize, Error> {
+        let found = self.state().await?.candidates().map(|candidate| candidate.owner.host).collect();
+        Ok(self.backing.hosts().alive_elsewhere(found).await?.len())
+    }
+
+    /// Deletes the election if it has no candidates, else [`Reason::InUse`]. Terms begin again.
+    pub async fn erase(&self) -> Result<(), Error> {
+        let mut turn = self.turn.lock().await;
+        turn.record = None;
+        for _ in 0..ROUNDS_MAX {
+            let record = self.read().await?;
+            if record.state.candidates().next().is_some() {
+                let message =
+                    "the election has candidates: nothing was deleted; end their sessions, then repeat it";
+                return Err(Error::new(Reason::InUse, message));
+            }
+            let key = key();
+            let guard = match record.stored {
+                Some((_, revision)) => Guard::ModifiedAt { key, revision },
+                None => Guard::Absent { key },
+            };
+            if self.backing.erase_if(vec![guard]).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::contention())
+    }
+
     /// Takes back the candidates of dead hosts.
     pub async fn bury(&self) -> Result<(), Error> {
         let hosts = self.backing.hosts();

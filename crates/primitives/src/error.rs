@@ -94,6 +94,8 @@ reasons! {
     LockTimeout = "LOCK_TIMEOUT", Conflict;
     /// The session does not hold the lock.
     LockNotHeld = "LOCK_NOT_HELD", Conflict;
+    /// Something would be lost or interrupted that has content or users.
+    InUse = "IN_USE", Conflict;
     /// Others changed the same thing again and again; nothing was applied.
     Contention = "CONTENTION", Conflict;
     /// An argument breaks a rule or a limit.
@@ -118,7 +120,7 @@ reasons! {
     NotOpen = "PRIMITIVE_NOT_OPEN", Unavailable;
     /// The runtime is shutting down.
     Draining = "DRAINING", Unavailable;
-    /// The session ended, or it closed the primitive, or the last that had created it did, while the call waited.
+    /// The session ended, or it closed the primitive, or the last that had created it or an operator did, while the call waited.
     Closed = "PRIMITIVE_CLOSED", Cancelled;
     /// The call took longer than its deadline allows.
     DeadlineExceeded = "DEADLINE_EXCEEDED", Timeout;
@@ -181,7 +183,7 @@ impl Error {
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new(Reason::Closed, "the primitive was closed by this session")
+        Self::new(Reason::Closed, "the primitive was closed by this session, its last user or an operator")
     }
 
     pub(crate) fn host_lost() -> Self {

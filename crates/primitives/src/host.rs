@@ -278,6 +278,17 @@ impl Hosts {
         Ok(dead)
     }
 
+    /// Returns those of `found` that are alive, without this one.
+    pub(crate) async fn alive_elsewhere(
+        &self,
+        mut found: BTreeSet<u64>,
+    ) -> Result<BTreeSet<u64>, atomix_kv::Error> {
+        let dead = self.dead(found.clone()).await?;
+        let own = self.id();
+        found.retain(|id| *id != own && !dead.contains(id));
+        Ok(found)
+    }
+
     /// Renews the record and watches the others, until the store is gone or the host has left. Never ends before that.
     pub async fn keep(&self) {
         if !self.shared() {

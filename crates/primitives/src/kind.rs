@@ -94,6 +94,14 @@ impl Kind {
         }
     }
 
+    /// Finds the kind of the primitive that has this keyspace; none for those in which runtimes keep what they need themselves.
+    pub fn of_keyspace(keyspace: &Keyspace) -> Option<Self> {
+        let bytes = keyspace.as_bytes();
+        Self::ALL.into_iter().find(|kind| {
+            bytes.strip_prefix(kind.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+        })
+    }
+
     /// Returns the keyspace of the primitive of this kind and `name`.
     pub fn keyspace(self, name: &str) -> Keyspace {
         Keyspace::new([self.name().as_bytes(), b"/", name.as_bytes()].concat())
@@ -117,5 +125,15 @@ mod tests {
             assert_eq!(Kind::find(kind.type_name()), Some(kind));
         }
         assert_eq!(Kind::find("Nothing"), None);
+    }
+
+    #[test]
+    fn the_keyspaces_of_primitives_tell_their_kind() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::of_keyspace(&kind.keyspace("a/b")), Some(kind));
+        }
+        for other in ["known", "host", "map", "mapper/a"] {
+            assert_eq!(Kind::of_keyspace(&Keyspace::new(other)), None);
+        }
     }
 }

@@ -57,6 +57,15 @@ impl Known {
         snapshot.reads[0].entries().first().map(tags).transpose()
     }
 
+    /// Counts the other hosts that are alive and know the primitive; at most a page of them.
+    pub async fn elsewhere(&self, kind: Kind, name: &str) -> Result<usize, Error> {
+        let range = Range::prefix(prefix(kind, name));
+        let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
+        let snapshot = self.store.read(&self.keyspace, vec![scan], Level::Latest).await?;
+        let hosts = snapshot.reads[0].entries().iter().filter_map(host).collect();
+        Ok(self.hosts.alive_elsewhere(hosts).await?.len())
+    }
+
     /// Writes the entry of this host, and deletes those of dead ones.
     async fn write(&self, kind: Kind, name: &str, write: Write) -> Result<(), Error> {
         let range = Range::prefix(prefix(kind, name));

@@ -16,7 +16,7 @@
 mod mirror;
 mod sweep;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -276,6 +276,17 @@ impl Queues {
             }
         }
         Ok(expelled)
+    }
+
+    /// Counts the other runtimes that are alive and have places in the queues.
+    pub async fn elsewhere(&self) -> Result<usize, Error> {
+        let backing = &self.shared.backing;
+        let mut found = BTreeSet::new();
+        let mut pages = backing.pages(keys::all(keys::QUEUE), false);
+        while let Some(page) = pages.next().await? {
+            found.extend(page.entries.iter().filter_map(|entry| Some(Owner::decode(&entry.value)?.host)));
+        }
+        Ok(backing.hosts().alive_elsewhere(found).await?.len())
     }
 
     /// Returns the owners in this runtime that were told that they hold something, some more than once.

@@ -232,7 +232,7 @@ impl Runtime {
 }
 
 /// Returns the memory of a store, if it was ever reached.
-fn known(slot: &Arc<Slot>) -> Option<Known> {
+pub(crate) fn known(slot: &Arc<Slot>) -> Option<Known> {
     let hosts = slot.hosts().ok()?;
     Some(Known::new(Arc::clone(slot) as _, Arc::clone(hosts)))
 }

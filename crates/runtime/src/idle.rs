@@ -129,7 +129,7 @@ impl Runtime {
     }
 
     /// Closes a primitive here if neither a session nor a call uses it.
-    fn forget_idle(&self, open: &Arc<Open>) -> bool {
+    pub(crate) fn forget_idle(&self, open: &Arc<Open>) -> bool {
         let mut primitives = self.of_kind(open.kind()).write();
         // The table has one reference and the caller one; a call finds its own under this lock.
         let unused = !open.is_attached() && Arc::strong_count(open) == 2;

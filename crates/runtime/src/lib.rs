@@ -8,6 +8,7 @@ mod decode;
 mod hosts;
 mod idle;
 mod open;
+mod operate;
 mod registry;
 mod routes;
 mod session;
@@ -15,6 +16,7 @@ mod slot;
 
 pub use decode::{decode_config, parse_primitive_config};
 pub use open::{Of, Open, Primitive, PrimitiveConfig};
+pub use operate::{Deletion, Usage};
 pub use registry::{DriverDetails, StoreDetails};
 pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
@@ -36,6 +38,7 @@ use tokio::sync::oneshot;
 
 use idle::{Idle, Lapsed};
 use open::Origin;
+use operate::Ending;
 use registry::Registry;
 use slot::Terms;
 
@@ -88,6 +91,7 @@ pub struct Runtime {
     in_use: Arc<AtomicUsize>,
     idle: Mutex<Idle>,
     lapsed: Mutex<Lapsed>,
+    ending: Ending,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     /// The one owner when the identity is the runtime's.
@@ -166,6 +170,7 @@ impl Runtime {
             in_use: Arc::default(),
             idle: Mutex::default(),
             lapsed: Mutex::default(),
+            ending: Ending::default(),
             sessions: Mutex::new(shared.iter().map(|session| (0, Arc::clone(session))).collect()),
             next_session: AtomicU64::new(1),
             shared,
@@ -336,6 +341,12 @@ impl Runtime {
     /// connections of those who hold locks there are closed. A store that keeps its content remembers the primitives.
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
+        self.disconnect_slot(&slot).await;
+        Ok(())
+    }
+
+    async fn disconnect_slot(&self, slot: &Slot) {
+        let id = slot.id();
         let gone = self.forget_all(|open| open.store_id() == id);
         for open in &gone {
             self.lapsed.lock().push(open, Some(id.clone()));
@@ -360,7 +371,6 @@ impl Runtime {
             self.env.timeout(self.close_grace, release).await.ok();
         }
         slot.close().await;
-        Ok(())
     }
 
     /// Waits until every store was tried once, well or not, but for `patience` at most. Cancel safe.
@@ -604,24 +614,10 @@ impl Runtime {
         };
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
         self.first_attempt(&slot).await?;
-        let hosts = Arc::clone(slot.hosts()?);
-        hosts.join().await?;
-        let (store, env, limits) = (Arc::clone(&slot) as _, self.env.clone(), Arc::clone(&self.limits));
-        let backing = Backing::new(store, Arc::clone(&hosts), kind, name, env, limits);
-        let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
-        let open = Open::new(
-            kind,
-            name.to_owned(),
-            tags.to_vec(),
-            placement.store_id.clone(),
-            config,
-            primitive,
-            backing,
-            hosts,
-            Arc::clone(&self.in_use),
-        );
+        let open = self.opened(&slot, config, kind, name, tags).await?;
         let open = Arc::new(open.with_origin(origin));
         let mut primitives = self.of_kind(kind).write();
+        self.ending.check(kind, name)?;
         // A store that was disconnected meanwhile has had its primitives forgotten already.
         if slot.is_closed() {
             return Err(unconnected());
@@ -634,6 +630,24 @@ impl Runtime {
         // A caller that goes away before it uses the primitive leaves it to this.
         self.let_go(&open);
         Ok(open)
+    }
+
+    /// Opens a primitive that no call finds yet.
+    async fn opened(
+        &self,
+        slot: &Arc<Slot>,
+        config: PrimitiveConfig,
+        kind: Kind,
+        name: &str,
+        tags: &[String],
+    ) -> Result<Open, Error> {
+        let hosts = Arc::clone(slot.hosts()?);
+        hosts.join().await?;
+        let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
+        let backing = Backing::new(store, Arc::clone(&hosts), kind, name, env, limits);
+        let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
+        let (name, tags, in_use) = (name.to_owned(), tags.to_vec(), Arc::clone(&self.in_use));
+        Ok(Open::new(kind, name, tags, slot.id().clone(), config, primitive, backing, hosts, in_use))
     }
 
     /// Waits for the end of the first attempt to connect a store, if it is under way. Cancel safe.
@@ -664,6 +678,16 @@ impl Runtime {
         // Somebody may have created it again in the meantime.
         let known = primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open));
         open.users() == 0 && known && self.remove(&mut primitives, open)
+    }
+
+    /// Forgets a primitive whoever uses it, if it is known.
+    fn forget_used(&self, open: &Arc<Open>) {
+        let mut primitives = self.of_kind(open.kind()).write();
+        if primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
+            self.remove(&mut primitives, open);
+        }
+        // Also one that no call has found: nobody attaches to it.
+        open.set_forgotten();
     }
 
     /// Takes a primitive out of its table. Always true.

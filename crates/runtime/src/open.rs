@@ -32,6 +32,8 @@ pub struct Open {
     queued: AtomicBool,
     /// Whether its name does not lead here any more.
     forgotten: AtomicBool,
+    /// Whether an operator has closed or deleted it.
+    ended: AtomicBool,
     streams: AtomicUsize,
 }
 
@@ -107,6 +109,7 @@ impl Open {
             in_use,
             queued: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
         }
     }
@@ -207,6 +210,20 @@ impl Open {
         self.forgotten.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Tells whether an operator has closed or deleted it.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many sessions have to do with it, users among them.
+    pub fn sessions(&self) -> usize {
+        self.attached.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn attached(&self) {
         if self.attached.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_use.fetch_add(1, Ordering::Relaxed);
@@ -297,6 +314,25 @@ impl Primitive {
     /// Returns how many stamps in the queues of locks were found that belonged to nothing, and were deleted.
     pub fn orphans_swept(&self) -> u64 {
         self.queues().map_or(0, Queues::orphans_swept)
+    }
+
+    /// Counts the other runtimes that are alive and whose sessions own something.
+    pub(crate) async fn elsewhere(&self) -> Result<usize, Error> {
+        if let Self::Election(election) = self {
+            return election.elsewhere().await;
+        }
+        match self.queues() {
+            Some(queues) => queues.elsewhere().await,
+            None => Ok(0),
+        }
+    }
+
+    /// Deletes all content, which is that of `backing`, but not what sessions own.
+    pub(crate) async fn erase(&self, backing: &Backing) -> Result<(), Error> {
+        match self {
+            Self::Election(election) => election.erase().await,
+            _ => backing.erase().await,
+        }
     }
 
     /// Gives back what dead hosts left. Repeating it does no harm.

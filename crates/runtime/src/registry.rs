@@ -129,6 +129,15 @@ impl Registry {
         self.slots.write().remove(id).ok_or_else(|| not_connected(id))
     }
 
+    /// Removes this very slot, and not one that was connected under its id meanwhile.
+    pub(crate) fn remove_exactly(&self, slot: &Arc<Slot>) -> Result<Arc<Slot>, Error> {
+        let mut slots = self.slots.write();
+        if !slots.get(slot.id()).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            return Err(not_connected(slot.id()));
+        }
+        slots.remove(slot.id()).ok_or_else(|| not_connected(slot.id()))
+    }
+
     pub(crate) async fn tried(&self) {
         let slots: Vec<Arc<Slot>> = self.slots.read().values().cloned().collect();
         futures::future::join_all(slots.iter().map(|slot| slot.tried())).await;

@@ -503,6 +503,13 @@ impl Store for Slot {
         Box::pin(async move { self.connected()?.store.backup().await })
     }
 
+    fn seal_if_empty<'a>(
+        &'a self,
+        counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        Box::pin(async move { self.connected()?.store.seal_if_empty(counts).await })
+    }
+
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {
         Box::pin(Slot::close(self))
     }

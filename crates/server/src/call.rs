@@ -163,8 +163,14 @@ impl<P: Of> Call<'_, P> {
         let events = events.map(move |event| event.map(&encode).map_err(stream_status));
         let draining = self.runtime.draining().clone();
         let drained = draining.clone().cancelled_owned();
-        let last =
-            stream::once(async move { draining.is_cancelled().then(|| Err(stream_status(shutting_down()))) });
+        // Weak: those who wait for the calls on a primitive count one reference for each stream.
+        let open = Arc::downgrade(&self.open);
+        let last = stream::once(async move {
+            if draining.is_cancelled() {
+                return Some(Err(stream_status(shutting_down())));
+            }
+            open.upgrade().is_some_and(|open| open.is_ended()).then(|| Err(stream_status(ended())))
+        });
         let stream = stream::iter(first.map(Ok))
             .chain(events)
             .take_until(drained)
@@ -203,6 +209,13 @@ impl<S> Drop for Counted<S> {
 fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
     let none = || Error::new(Reason::Internal, "the call has no session");
     crate::front::session(extensions).cloned().ok_or_else(none)
+}
+
+fn ended() -> Error {
+    Error::new(
+        Reason::Closed,
+        "the primitive was closed or deleted by an operator: create it again to use it",
+    )
 }
 
 pub(crate) fn shutting_down() -> Error {

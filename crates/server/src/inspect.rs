@@ -9,7 +9,9 @@ use atomix_env::Env;
 use atomix_kv::Profile;
 use atomix_primitives::{Error, Holding, HostDetails, Kind, QueueState, election};
 use atomix_proto::{inspect, runtime};
-use atomix_runtime::{Open, OwnerDetails, Primitive, Routes, Session, StoreState, kind_named};
+use atomix_runtime::{
+    Deletion, Open, OwnerDetails, Primitive, Routes, Session, StoreState, Usage, kind_named,
+};
 use futures::StreamExt;
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -230,6 +232,48 @@ impl inspect::inspector_server::Inspector for Services {
         Ok(Response::new(inspect::EndSessionResponse {}))
     }
 
+    async fn close_primitive(
+        &self,
+        request: Request<inspect::ClosePrimitiveRequest>,
+    ) -> Result<Response<inspect::ClosePrimitiveResponse>, Status> {
+        let request = request.into_inner();
+        let kind = kind_named(&request.kind).map_err(status)?;
+        let usage = self.runtime.close_primitive(kind, &request.name).await.map_err(status)?;
+        Ok(Response::new(inspect::ClosePrimitiveResponse { usage: Some(usage_message(&usage)) }))
+    }
+
+    async fn delete_primitive(
+        &self,
+        request: Request<inspect::DeletePrimitiveRequest>,
+    ) -> Result<Response<inspect::DeletePrimitiveResponse>, Status> {
+        let request = request.into_inner();
+        let deletion = Deletion {
+            kind: kind_named(&request.kind).map_err(status)?,
+            name: request.name,
+            store: request.store_id.map(|id| store_id(Some(id))),
+            tags: request.tags,
+            force: request.force,
+            dry_run: request.dry_run,
+        };
+        let usage = self.runtime.delete_primitive(deletion).await.map_err(status)?;
+        Ok(Response::new(inspect::DeletePrimitiveResponse { usage: Some(usage_message(&usage)) }))
+    }
+
+    async fn disconnect_store(
+        &self,
+        request: Request<inspect::DisconnectStoreRequest>,
+    ) -> Result<Response<inspect::DisconnectStoreResponse>, Status> {
+        let request = request.into_inner();
+        let id = store_id(request.store_id);
+        let disconnected = if request.force {
+            self.runtime.disconnect(&id).await
+        } else {
+            self.runtime.disconnect_unless_lost(&id).await
+        };
+        disconnected.map_err(status)?;
+        Ok(Response::new(inspect::DisconnectStoreResponse {}))
+    }
+
     type BackupStoreStream = Answers<inspect::BackupStoreResponse>;
 
     async fn backup_store(
@@ -322,6 +366,17 @@ async fn session_message(session: &Session, env: &Env, long_calls_max: u32) -> i
         calls_in_flight: session.calls() as u64,
         long_calls: session.long_calls() as u64,
         long_calls_max: u64::from(long_calls_max),
+    }
+}
+
+fn usage_message(usage: &Usage) -> inspect::PrimitiveUse {
+    inspect::PrimitiveUse {
+        store_id: Some(store_id_message(&usage.store)),
+        entries: usage.entries,
+        sessions: usage.sessions as u64,
+        streams: usage.streams as u64,
+        waiters: usage.waiters as u64,
+        other_processes: usage.elsewhere as u64,
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{DONE, Failure};
-use crate::text::{ago, show, value as read_value};
+use crate::text::{ago, value as read_value};
 use crate::{Context, Found};
 
 /// Longer than a server gives a store that does not answer: three times its `drain.grace` of 10 s by default.
@@ -46,12 +46,12 @@ pub enum Verb {
     },
     /// Disconnect a store
     ///
-    /// What it keeps stays there, unless it is a memory store: that loses its content, and --force is needed. Waits for a
-    /// store that does not answer, 60s by default.
+    /// What it keeps stays there, unless it is a memory store: that loses its content, and --force is needed if it has any. Waits
+    /// for a store that does not answer, 60s by default.
     Disconnect {
         /// The store
         store: StoreId,
-        /// Disconnect a memory store as well, whose content is lost
+        /// Disconnect a memory store that has content as well; the content is lost
         #[arg(long)]
         force: bool,
     },
@@ -96,11 +96,8 @@ impl Verb {
                 done("configured", &store)?;
             }
             Self::Disconnect { store, force } => {
-                if !force {
-                    keeps_content(context, &store).await?;
-                }
-                let control = context.patient_control(DISCONNECT_PATIENCE)?.control();
-                control.disconnect(store.clone()).await.map_err(Failure::control)?;
+                let inspect = context.patient_control(DISCONNECT_PATIENCE)?.inspect();
+                inspect.disconnect_store(store.clone(), force).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
             }
             Self::List => return list(context).await,
@@ -113,35 +110,6 @@ impl Verb {
         Ok(DONE)
     }
 }
-
-/// Refuses to disconnect a store whose content would be lost.
-async fn keeps_content(context: &Context, id: &StoreId) -> Result<(), Failure> {
-    const NAMES_MAX: usize = 5;
-    let inspect = context.control()?.inspect();
-    let stores = inspect.stores().await.map_err(Failure::control)?;
-    let store = stores.into_iter().find(|store| store.store == *id);
-    // A store that is not connected is an error of the call.
-    if store.and_then(|store| store.profile).is_none_or(|profile| profile.durability != IN_PROCESS) {
-        return Ok(());
-    }
-    let open = inspect.primitives("", Some(id)).await.map_err(Failure::control)?;
-    let names = open.iter().take(NAMES_MAX).map(|one| format!("{} {}", one.kind, show(one.name.as_bytes())));
-    let mut names: Vec<_> = names.collect();
-    if open.len() > NAMES_MAX {
-        names.push("…".to_owned());
-    }
-    let open = match open.len() {
-        0 => "no primitive is open there now".to_owned(),
-        count => format!("open there: {count} ({})", names.join(", ")),
-    };
-    Err(Failure::Refused(
-        format!("store {id} keeps its content in memory only, disconnecting it loses all of it; {open}"),
-        "repeat it with --force to lose the content",
-    ))
-}
-
-/// How the server describes the durability of a store that lives in its own process.
-const IN_PROCESS: &str = "none: lost when the process ends";
 
 /// Says what was found in the files of a store.
 fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {

@@ -31,6 +31,9 @@ pub struct MemoryStore {
     sweep_at: AtomicUsize,
     /// Keyspaces that were left by the last sweep.
     swept: AtomicUsize,
+    /// Whether commits are refused. Read under the lock of a keyspace, so that whoever set it and then locks each keyspace
+    /// has seen all commits.
+    sealed: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -76,6 +79,7 @@ impl MemoryStore {
             floor: AtomicU64::new(0),
             sweep_at: AtomicUsize::new(SWEEP_MIN),
             swept: AtomicUsize::new(0),
+            sealed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -169,6 +173,11 @@ impl MemoryStore {
             full => full,
         };
         self.with(keyspace, |engine, history| {
+            if self.sealed.load(Ordering::SeqCst) {
+                return Err(Error::unavailable(
+                    "store is being disconnected: connect it again, then repeat the call",
+                ));
+            }
             let limits = &self.profile.limits;
             let (outcome, changes) = self.room.apply(engine, txn, limits, bytes_max, full)?;
             if !changes.is_empty() {
@@ -246,6 +255,23 @@ impl Store for MemoryStore {
             Reconfigured::InPlace
         });
         Box::pin(ready(reconfigured))
+    }
+
+    fn seal_if_empty<'a>(
+        &'a self,
+        counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        let before = self.sealed.swap(true, Ordering::SeqCst);
+        let mut holding = 0;
+        self.spaces.each(|keyspace, space| {
+            let engine = space.engine.lock();
+            holding +=
+                usize::from(engine.as_ref().is_some_and(|engine| !engine.is_empty()) && counts(keyspace));
+        });
+        if holding > 0 {
+            self.sealed.store(before, Ordering::SeqCst);
+        }
+        Box::pin(ready(Ok(holding)))
     }
 
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {

@@ -335,6 +335,13 @@ impl Store for Way {
         })
     }
 
+    fn seal_if_empty<'a>(
+        &'a self,
+        counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
+    ) -> BoxFuture<'a, Result<usize, Error>> {
+        self.world.backend.seal_if_empty(counts)
+    }
+
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
         Box::pin(std::future::ready(Way::check(self).map(|()| Health::default())))
     }

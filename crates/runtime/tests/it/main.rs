@@ -13,6 +13,7 @@ mod clocks;
 mod ground;
 mod hosts;
 mod idle;
+mod operate;
 mod restart;
 mod shared;
 mod supervision;

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What operators do to primitives and stores: close, delete, disconnect if nothing is lost.
+//!
+//! While a primitive is closed or deleted here, its name cannot be created again in this runtime. So the order is: end what sessions do
+//! there, wait for the calls that run, delete the content in one transaction, let the store forget the name. A crash in between
+//! leaves a primitive that has all of its content, or none.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_config::StoreId;
+use atomix_kv::{Durability, Keyspace, Store as _, printable};
+use atomix_primitives::{Error, Kind, Reason, Vacancy};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::hosts::known;
+use crate::open::Origin;
+use crate::{Open, PrimitiveConfig, Runtime, Slot, registry};
+
+/// A primitive that an operator wants to delete.
+#[derive(Debug, Clone)]
+pub struct Deletion {
+    /// The kind.
+    pub kind: Kind,
+    /// The name.
+    pub name: String,
+    /// Where the content is; none for the store in which the primitive is open, else the one that remembers it, else the one to which
+    /// the routes lead it.
+    pub store: Option<StoreId>,
+    /// The tags, for routes that look at them.
+    pub tags: Vec<String>,
+    /// Delete it although it has content or users.
+    pub force: bool,
+    /// Look, and change nothing.
+    pub dry_run: bool,
+}
+
+/// What a primitive has and is used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// The store.
+    pub store: StoreId,
+    /// Entries in the store; zero if they were not counted.
+    pub entries: u64,
+    /// Sessions of this runtime that use it.
+    pub sessions: usize,
+    /// Their streams.
+    pub streams: usize,
+    /// Their calls that wait for a lock.
+    pub waiters: usize,
+    /// Other runtimes that have it open, as far as the store knows.
+    pub elsewhere: usize,
+}
+
+/// Names that cannot be created at the moment, because an operator ends what they stand for.
+#[derive(Debug, Default)]
+pub(crate) struct Ending(Mutex<HashSet<(Kind, String)>>);
+
+/// One of those names, until this is dropped.
+struct Ended {
+    runtime: Arc<Runtime>,
+    kind: Kind,
+    name: String,
+}
+
+/// The pauses while calls that run come to their end.
+const PAUSE: Duration = Duration::from_millis(10);
+
+// === impl Ending ===
+
+impl Ending {
+    /// Refuses to open a name whose end is under way. To be asked under the lock of the table of its kind.
+    pub(crate) fn check(&self, kind: Kind, name: &str) -> Result<(), Error> {
+        let ending = self.0.lock();
+        if ending.is_empty() || !ending.contains(&(kind, name.to_owned())) {
+            return Ok(());
+        }
+        let name = printable(name);
+        let message =
+            format!("an operator closes or deletes the primitive at the moment, try again: '{name}'");
+        Err(Error::new(Reason::NotOpen, message))
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.runtime.ending.0.lock().remove(&(self.kind, std::mem::take(&mut self.name)));
+    }
+}
+
+// === impl Usage ===
+
+impl Usage {
+    fn of(open: &Open) -> Self {
+        Self {
+            store: open.store_id().clone(),
+            entries: 0,
+            sessions: open.sessions(),
+            streams: open.streams(),
+            waiters: open.primitive().waiters(),
+            elsewhere: 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { store, entries, sessions, streams, waiters, elsewhere } = self;
+        let store = printable(&store.to_string());
+        write!(
+            f,
+            "store=`{store}` entries=`{entries}` sessions=`{sessions}` streams=`{streams}` waiters=`{waiters}` \
+             other-processes=`{elsewhere}`"
+        )
+    }
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Closes a primitive here for all sessions, as an operator: their streams and waiting calls end, what they own is given back, the
+    /// connections of those who hold locks are closed. The content stays; another runtime that has the primitive open is not
+    /// concerned.
+    ///
+    /// Goes on if the call is dropped. [`Reason::NotKnown`] if it is neither open here nor remembered by a store.
+    pub async fn close_primitive(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
+        let name = name.to_owned();
+        self.beside(move |this| async move { this.close_now(kind, &name).await }).await
+    }
+
+    /// Closes a primitive as [`Runtime::close_primitive`] does, and deletes its content from the store in one transaction.
+    ///
+    /// Nobody sees a part of the content, also after a crash. What was answered before this call is deleted; calls of this runtime
+    /// that run are waited for, and later ones are refused until the primitive is created again. Writes by other runtimes and writes
+    /// whose clients have gone come before or after it as a whole. Locks go on with larger tokens; the terms of an election, the
+    /// indexes of an indexed map and the like begin again.
+    ///
+    /// [`Reason::InUse`] if it has content or users, unless that is forced; nothing was changed then. Also if it is forced, when
+    /// sessions of other runtimes own something there: they would not know of the loss. Goes on if the call is dropped, and may
+    /// be repeated. [`Reason::NotKnown`] if there is nothing to delete.
+    pub async fn delete_primitive(&self, deletion: Deletion) -> Result<Usage, Error> {
+        self.beside(move |this| async move { this.delete_now(&deletion).await }).await
+    }
+
+    /// Disconnects a store as [`Runtime::disconnect`] does, unless content would be lost: [`Reason::InUse`] if the store lives
+    /// in this process and a primitive has content there.
+    pub async fn disconnect_unless_lost(&self, id: &StoreId) -> Result<(), Error> {
+        let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        if slot.known_profile().is_some_and(|profile| profile.durability == Durability::Process) {
+            let primitive = |keyspace: &Keyspace| Kind::of_keyspace(keyspace).is_some();
+            let lost = slot.seal_if_empty(&primitive).await?;
+            if lost > 0 {
+                let used = self.count(|open| open.store_id() == id && open.is_attached());
+                let id = printable(&id.to_string());
+                return Err(Error::new(
+                    Reason::InUse,
+                    format!(
+                        "store keeps its content in memory only, and disconnecting it would lose it: copy what you need, or \
+                         force it: store=`{id}` primitives-with-content=`{lost}` primitives-in-use=`{used}`"
+                    ),
+                ));
+            }
+        }
+        let slot = self.registry.remove_exactly(&slot)?;
+        self.disconnect_slot(&slot).await;
+        Ok(())
+    }
+
+    /// Runs `work` to its end, also if this call is dropped: what was begun must not stay half done.
+    async fn beside<T, F>(&self, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let gone = || Error::new(Reason::Draining, "the runtime is shutting down: try another one or later");
+        let work = work(self.this.upgrade().ok_or_else(gone)?);
+        let (told, done) = oneshot::channel();
+        self.env.detach(async move {
+            drop(told.send(work.await));
+        });
+        done.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn close_now(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
+        self.check_name(name)?;
+        let ended = self.begin_end(kind, name)?;
+        let Some(open) = self.find(kind, name) else {
+            let store = self.remembered_in(kind, name).await?.ok_or_else(|| unknown(kind, name))?;
+            self.lapsed.lock().remove(kind, name);
+            self.forget_recalled(kind, name).await;
+            log("closed", kind, name, &store);
+            return Ok(Usage { store, entries: 0, sessions: 0, streams: 0, waiters: 0, elsewhere: 0 });
+        };
+        let usage = Usage::of(&open);
+        self.end_here(&open).await?;
+        self.lapsed.lock().remove(kind, name);
+        self.forget_remembered(&open).await;
+        self.closed_here(&open);
+        drop(ended);
+        log("closed", kind, name, &usage.store);
+        Ok(usage)
+    }
+
+    async fn delete_now(&self, deletion: &Deletion) -> Result<Usage, Error> {
+        let Deletion { kind, name, force, dry_run, .. } = deletion;
+        let (kind, name) = (*kind, name.as_str());
+        self.check_name(name)?;
+        let ended = self.begin_end(kind, name)?;
+        let store = self.place_of(deletion).await?;
+        let slot = self.store(&store).ok_or_else(|| registry::not_connected(&store))?;
+        self.first_attempt(&slot).await?;
+        let here = self.find(kind, name).filter(|open| *open.store_id() == store);
+        let is_open = here.is_some();
+        let open = match here {
+            Some(open) => open,
+            None => self.stand_in(&slot, kind, name).await?,
+        };
+        let remembered = known(&slot);
+        let mut usage = Usage::of(&open);
+        usage.entries = open.backing().entries().await?;
+        if let Some(known) = &remembered {
+            usage.elsewhere = known.elsewhere(kind, name).await?;
+        }
+        let vacant = open.backing().vacancy().await? == Vacancy::Empty;
+        let in_store = match &remembered {
+            Some(known) => known.recall(kind, name).await?.is_some(),
+            None => false,
+        };
+        if vacant && !is_open && !in_store {
+            return Err(unknown(kind, name));
+        }
+        let owners = open.primitive().elsewhere().await?;
+        if owners > 0 {
+            let message = format!(
+                "sessions of other processes own something there, end them first: nothing was changed: {usage} \
+                 owning-processes=`{owners}`"
+            );
+            return Err(Error::new(Reason::InUse, message));
+        }
+        if *dry_run {
+            return Ok(usage);
+        }
+        let used = usage.sessions > 0 || usage.elsewhere > 0;
+        if !force && (used || !vacant) {
+            let message = format!("the primitive has content or users, force it to lose them: {usage}");
+            return Err(Error::new(Reason::InUse, message));
+        }
+        if *force {
+            self.end_here(&open).await?;
+            self.calls_end(&open).await?;
+            open.primitive().erase(open.backing()).await?;
+        } else {
+            // Nothing was found to lose. Whoever came since then has it.
+            let came = || Error::new(Reason::InUse, "the primitive came into use meanwhile: look again");
+            if is_open && !self.forget_idle(&open) {
+                return Err(came());
+            }
+            if open.backing().vacate().await? != Vacancy::Empty {
+                self.remember_content(&open).await;
+                return Err(came());
+            }
+        }
+        if let Some(known) = remembered {
+            known.forget(kind, name).await?;
+        }
+        if self.find(kind, name).is_none() {
+            self.lapsed.lock().remove(kind, name);
+        }
+        self.closed_here(&open);
+        drop(ended);
+        log("deleted", kind, name, &store);
+        Ok(usage)
+    }
+
+    /// Keeps the name from being created until the result is dropped.
+    fn begin_end(&self, kind: Kind, name: &str) -> Result<Ended, Error> {
+        let runtime = self.this.upgrade();
+        let runtime = runtime.ok_or_else(|| Error::new(Reason::Draining, "the runtime is shutting down"))?;
+        if !self.ending.0.lock().insert((kind, name.to_owned())) {
+            let message = "another operator closes or deletes the primitive at the moment: try again";
+            return Err(Error::new(Reason::Contention, message));
+        }
+        Ok(Ended { runtime, kind, name: name.to_owned() })
+    }
+
+    /// Ends what sessions do on a primitive that cannot be created again yet, and gives back what they own there.
+    async fn end_here(&self, open: &Arc<Open>) -> Result<(), Error> {
+        open.set_ended();
+        self.forget_used(open);
+        let sessions = self.sessions(None, usize::MAX);
+        for session in &sessions {
+            session.detach(open);
+        }
+        // Before anybody else can have what they hold.
+        self.tell_lost(open.primitive().holders());
+        let owners = sessions.iter().map(|session| session.owner(open)).collect();
+        let given_back = self.env.timeout(self.close_grace, self.give_back(open, owners)).await;
+        given_back.map_err(|_| self.late("what sessions own cannot be given back to the store"))
+    }
+
+    /// Waits for the calls that have found `open`, which nobody finds any more.
+    async fn calls_end(&self, open: &Arc<Open>) -> Result<(), Error> {
+        let end = async {
+            // The caller has one reference, and each stream; streams only read.
+            while Arc::strong_count(open) > 1 + open.streams() {
+                self.env.sleep(PAUSE).await;
+            }
+        };
+        let ended = self.env.timeout(self.close_grace, end).await;
+        ended.map_err(|_| self.late("calls on the primitive do not end"))
+    }
+
+    fn late(&self, what: &str) -> Error {
+        let grace = self.close_grace.as_secs();
+        let message =
+            format!("{what}: it is closed here, nothing was deleted: repeat it: waited=`{grace} s`");
+        Error::new(Reason::DeadlineExceeded, message)
+    }
+
+    /// Finds the store that keeps the content of what is to be deleted.
+    async fn place_of(&self, deletion: &Deletion) -> Result<StoreId, Error> {
+        let Deletion { kind, name, store, tags, .. } = deletion;
+        if let Some(store) = store {
+            return Ok(store.clone());
+        }
+        if let Some(open) = self.find(*kind, name) {
+            return Ok(open.store_id().clone());
+        }
+        if let Some(store) = self.remembered_in(*kind, name).await? {
+            return Ok(store);
+        }
+        let routes = self.routes().ok_or_else(crate::not_programmed)?;
+        Ok(routes.place(*kind, name, tags)?.store_id)
+    }
+
+    /// Finds the store that remembers a primitive which is not open here.
+    async fn remembered_in(&self, kind: Kind, name: &str) -> Result<Option<StoreId>, Error> {
+        let lapsed = self.lapsed.lock().tags(kind, name);
+        if let (Some(tags), Some(routes)) = (lapsed, self.routes())
+            && let Ok(placement) = routes.place(kind, name, &tags)
+        {
+            return Ok(Some(placement.store_id));
+        }
+        let mut trouble = None;
+        for slot in self.registry.slots() {
+            self.first_attempt(&slot).await?;
+            let Some(known) = known(&slot) else { continue };
+            match known.recall(kind, name).await {
+                Ok(Some(_)) => return Ok(Some(slot.id().clone())),
+                Ok(None) => {}
+                Err(error) if error.reason() == Reason::StoreClosed => {}
+                Err(error) => trouble = Some(error),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    /// Opens a primitive for an operator alone: no call finds it.
+    async fn stand_in(&self, slot: &Arc<Slot>, kind: Kind, name: &str) -> Result<Arc<Open>, Error> {
+        let config = PrimitiveConfig::default();
+        let open = self.opened(slot, config, kind, name, &[]).await?;
+        Ok(Arc::new(open.with_origin(Origin::Recalled)))
+    }
+}
+
+fn unknown(kind: Kind, name: &str) -> Error {
+    let (kind, name) = (kind.type_name(), printable(name));
+    let message = format!(
+        "no such primitive here, and no content where the routes lead it: give its tags or its store: kind=`{kind}` \
+         name=`{name}`"
+    );
+    Error::new(Reason::NotKnown, message)
+}
+
+fn log(done: &str, kind: Kind, name: &str, store: &StoreId) {
+    let kind = kind.type_name();
+    tracing::info!(kind, name = %printable(name), %store, "an operator {done} a primitive");
+}
