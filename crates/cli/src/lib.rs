@@ -46,6 +46,12 @@ byte; `--literal` takes both as they are. A value that is read is written byte f
 it on a terminal only. With `--output json` every answer, message or change is one JSON object on a line of its own,
 and so is an error on standard error.";
 
+/// The variables that stand for options, and what an option is without.
+const SERVER: &str = "ATOMIX_SERVER";
+const DEFAULT_SERVER: &str = "http://127.0.0.1:5678";
+const CONTROL_SERVER: &str = "ATOMIX_CONTROL_SERVER";
+const DEFAULT_CONTROL_SERVER: &str = "http://127.0.0.1:5679";
+
 /// The options of every command, which may stand before and behind it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
@@ -54,8 +60,8 @@ pub struct Options {
     #[arg(
         long,
         global = true,
-        env = "ATOMIX_SERVER",
-        default_value = "http://127.0.0.1:5678",
+        env = SERVER,
+        default_value = DEFAULT_SERVER,
         value_name = "URL"
     )]
     pub server: String,
@@ -64,8 +70,8 @@ pub struct Options {
     #[arg(
         long,
         global = true,
-        env = "ATOMIX_CONTROL_SERVER",
-        default_value = "http://127.0.0.1:5679",
+        env = CONTROL_SERVER,
+        default_value = DEFAULT_CONTROL_SERVER,
         value_name = "URL"
     )]
     pub control_server: String,
@@ -198,6 +204,7 @@ pub fn run(
         let printer = Printer::new(options.output);
         // A program may have our commands elsewhere in its arguments, where we would not find them again.
         let ties = cfg!(target_os = "linux") && program.find_subcommand(held::TIED).is_some();
+        let options = options.without_empty(|name| std::env::var_os(name));
         let context = Context { options, offline, printer, env: Env::real(), ties };
         match context.run(program, command).await {
             Ok(code) => code,
@@ -207,6 +214,19 @@ pub fn run(
 }
 
 impl Options {
+    /// Puts the default in the place of an address that is empty because its `variable` is: that counts as not set. An empty
+    /// argument is a mistake, most likely of a script, and stays.
+    fn without_empty(mut self, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let empty = |name| variable(name).is_some_and(|value| value.is_empty());
+        if self.server.is_empty() && empty(SERVER) {
+            DEFAULT_SERVER.clone_into(&mut self.server);
+        }
+        if self.control_server.is_empty() && empty(CONTROL_SERVER) {
+            DEFAULT_CONTROL_SERVER.clone_into(&mut self.control_server);
+        }
+        self
+    }
+
     /// Takes the tags before the command as well as those behind it from `arguments`, those of the process; the parser
     /// keeps only one place of an option.
     #[must_use]
@@ -501,6 +521,17 @@ mod tests {
         assert_eq!(program.options.with_all_tags(words(line)).tags, ["a", "b"]);
         let line = "lock run l --tag a -- job --tag b";
         assert_eq!(parse(line).unwrap().options.with_all_tags(words(line)).tags, ["a"]);
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set() {
+        let options = || Options { server: String::new(), ..parse("map size users").unwrap().options };
+        let settled = options().without_empty(|name| (name == SERVER).then(OsString::new));
+        assert_eq!(settled.server, DEFAULT_SERVER);
+        let settled = options().without_empty(|_| None);
+        assert_eq!(settled.server, "", "an empty argument is a mistake");
+        let settled = options().without_empty(|_| Some("unix:/x".into()));
+        assert_eq!(settled.server, "");
     }
 
     #[test]

@@ -51,8 +51,17 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// Writes how long ago a time was, as seen from `now`.
+/// Writes how long ago a time was, as seen from `now`; `?` for what cannot be: a time to come, or one before there was this program. A
+/// wall clock has jumped then, or is not set.
 pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
+    /// How far two clocks may be apart and still be right.
+    const APART: Duration = Duration::from_mins(1);
+    /// 2017, in which Atomix began.
+    const FIRST: Duration = Duration::from_hours(412_008);
+    let possible = time <= now + APART && time >= SystemTime::UNIX_EPOCH + FIRST;
+    if !possible {
+        return "?".to_owned();
+    }
     format!("{} ago", duration(now.duration_since(time).unwrap_or_default()))
 }
 
@@ -135,6 +144,15 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_cannot_be_is_not_counted_from() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+        assert_eq!(ago(now - Duration::from_secs(90), now), "1m30s ago");
+        assert_eq!(ago(now + Duration::from_secs(1), now), "0ms ago");
+        assert_eq!(ago(now + Duration::from_hours(1), now), "?");
+        assert_eq!(ago(SystemTime::UNIX_EPOCH, now), "?");
+    }
 
     #[test]
     fn times_have_units() {
