@@ -37,6 +37,19 @@ fn a_wrong_setting_is_named_and_nothing_starts() {
 }
 
 #[test]
+fn a_data_folder_that_cannot_be_made_ends_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    // Looked at, nothing is there and something could be made: only the attempt shows that it cannot.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(folder.path().join("gone/away"), &link).unwrap();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"];
+    let output = Command::new(program()).args(arguments).arg(&link).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains(link.to_str().unwrap()) && message.contains("another path"), "{message}");
+}
+
+#[test]
 fn the_configuration_is_checked_and_printed_with_origins() {
     let check = Command::new(program()).args(["serve", "--check-config"]).output().unwrap();
     assert!(check.status.success(), "{check:?}");

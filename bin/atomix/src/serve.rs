@@ -73,6 +73,20 @@ const EXIT_CONFIG: u8 = 78;
 /// A defect of the program, as sysexits.h has it.
 const EXIT_SOFTWARE: u8 = 70;
 
+/// Mistakes of the configuration that were found when its stores were connected, a line each.
+#[derive(Debug)]
+struct Misconfigured(String);
+
+// === impl Misconfigured ===
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misconfigured {}
+
 // === impl Serve ===
 
 impl Serve {
@@ -123,6 +137,10 @@ impl Serve {
         // The hook has told what happened.
         match AssertUnwindSafe(serve(reload, &runtime, env, output)).catch_unwind().await {
             Ok(Ok(code)) => code,
+            Ok(Err(error)) if error.is::<Misconfigured>() => {
+                output.complain(&error.to_string());
+                ExitCode::from(EXIT_CONFIG)
+            }
             Ok(Err(error)) => {
                 output.complain(&format!("atomix cannot serve: {error:#}"));
                 ExitCode::FAILURE
@@ -294,6 +312,14 @@ fn runtime(config: &Config, env: &Env) -> Arc<Runtime> {
     Runtime::new(atomix_runtime::Settings::new(config, env.clone(), drivers::all()))
 }
 
+/// Returns what connecting a store of the configuration has found wrong on this machine, which checks without a side effect
+/// cannot find.
+fn mistake(runtime: &Runtime, store: &StoreConfig) -> Option<String> {
+    let slot = runtime.store(&store.id()).filter(|slot| slot.is_misconfigured())?;
+    let (_, error, _) = slot.status();
+    Some(format!("{error} store=`{}`", store.id()))
+}
+
 /// Gives the runtime its stores and routes, and binds the ports.
 async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> {
     for store in &config.stores {
@@ -302,6 +328,10 @@ async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> 
     }
     // A store that is there answers before the first call; one that is not is tried on while others are served.
     runtime.stores_tried(STORES_PATIENCE).await;
+    let mistakes: Vec<String> = config.stores.iter().filter_map(|store| mistake(runtime, store)).collect();
+    if !mistakes.is_empty() {
+        return Err(Misconfigured(mistakes.join("\n")).into());
+    }
     if let Some(routes) = routes(config) {
         runtime.program(routes).context("routes of the configuration")?;
     }

@@ -117,6 +117,11 @@ impl Env {
         self.world.clock.wall()
     }
 
+    /// Returns what the wall clock of now calls a monotonic time that has passed: right also if the wall clock has jumped since.
+    pub fn wall_of(&self, passed: Instant) -> WallTime {
+        WallTime::from_unix(self.wall().since_unix().saturating_sub(self.now().since(passed)))
+    }
+
     /// Waits for `duration`. Cancel safe.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
         self.world.clock.sleep_until(self.world.clock.now() + duration)

@@ -75,6 +75,12 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
         self.files(config).iter().try_for_each(|file| readable(file))
     }
 
+    /// Tells whether a store is a part of this machine alone, so that [`crate::ErrorKind::Config`] from [`Driver::connect`] is a
+    /// mistake as one of [`Driver::preflight`] is: no later attempt finds it gone. Default: no.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Returns how long connecting may take before it is given up and tried again. Default 10 s: a backend that does not
     /// answer by then is away. More for drivers that read a whole store.
     fn connect_timeout(&self) -> Duration {

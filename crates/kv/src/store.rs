@@ -141,9 +141,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - a driver whose content outlives its stores: [`crate::ErrorKind::Unsupported`].
     fn seal_if_empty<'a>(
         &'a self,
-        counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
+        _counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
     ) -> BoxFuture<'a, Result<usize, Error>> {
-        let _ = counts;
         let message = "stores of this driver keep their content when they are closed";
         Box::pin(std::future::ready(Err(Error::new(crate::ErrorKind::Unsupported, message))))
     }

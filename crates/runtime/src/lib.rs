@@ -144,7 +144,7 @@ impl Runtime {
             Identity::Connection => None,
             Identity::Runtime => {
                 let owner = Owner { host, session: 0 };
-                Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.wall(), Box::new(|| {}))))
+                Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.now(), Box::new(|| {}))))
             }
         };
         let close_grace = settings.close_grace;
@@ -199,7 +199,7 @@ impl Runtime {
         }
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let owner = Owner { host: self.host, session: id };
-        let session = Arc::new(Session::new(id, owner, peer, self.env.wall(), end));
+        let session = Arc::new(Session::new(id, owner, peer, self.env.now(), end));
         self.sessions.lock().insert(id, Arc::clone(&session));
         session
     }
@@ -283,11 +283,12 @@ impl Runtime {
     pub fn owner_details(&self, owner: Owner) -> OwnerDetails {
         let slots = self.registry.slots();
         if !slots.iter().any(|slot| slot.hosts().is_ok_and(|hosts| hosts.id() == owner.host)) {
-            return OwnerDetails { session: String::new(), ended: false };
+            return OwnerDetails { session: String::new(), opened: None, ended: false };
         }
         // Sessions are named after the runtime, and not after the name that it has in a store.
         let session = Owner { host: self.host, ..owner }.to_string();
-        OwnerDetails { session, ended: !self.sessions.lock().contains_key(&owner.session) }
+        let opened = self.sessions.lock().get(&owner.session).map(|session| session.opened());
+        OwnerDetails { session, opened, ended: opened.is_none() }
     }
 
     fn release(&self, session: &Arc<Session>, open: Arc<Open>) {

@@ -329,10 +329,7 @@ impl Primitive {
 
     /// Deletes all content, which is that of `backing`, but not what sessions own.
     pub(crate) async fn erase(&self, backing: &Backing) -> Result<(), Error> {
-        match self {
-            Self::Election(election) => election.erase().await,
-            _ => backing.erase().await,
-        }
+        if let Self::Election(election) = self { election.erase().await } else { backing.erase().await }
     }
 
     /// Gives back what dead hosts left. Repeating it does no harm.

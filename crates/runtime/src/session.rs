@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atomix_env::{Env, Shutdown, WallTime};
+use atomix_env::{Env, Instant, Shutdown};
 use atomix_primitives::{Caller, Kind, Owner};
 use parking_lot::Mutex;
 
@@ -21,7 +21,7 @@ pub struct Session {
     /// Names the session. What it takes in a store carries the name that the host has there, see [`Session::owner`].
     name: Owner,
     peer: String,
-    opened: WallTime,
+    opened: Instant,
     end: Box<dyn Fn() + Send + Sync>,
     /// What the session uses; `None` once it has ended.
     attachments: Mutex<Option<Attachments>>,
@@ -48,6 +48,8 @@ pub struct SessionHolding {
 pub struct OwnerDetails {
     /// The name of the session; empty if it is one of another runtime.
     pub session: String,
+    /// When the session began, if it is one of this runtime that lives.
+    pub opened: Option<Instant>,
     /// Whether the session is one of this runtime that has ended. What it owns is being given back, or an orphan.
     pub ended: bool,
 }
@@ -78,7 +80,7 @@ impl Session {
         id: u64,
         name: Owner,
         peer: String,
-        opened: WallTime,
+        opened: Instant,
         end: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let attachments = Mutex::new(Some(HashMap::new()));
@@ -114,8 +116,8 @@ impl Session {
         &self.peer
     }
 
-    /// Returns when the session began.
-    pub fn opened(&self) -> WallTime {
+    /// Returns when the session began, in monotonic time.
+    pub fn opened(&self) -> Instant {
         self.opened
     }
 

@@ -3,13 +3,13 @@
 //! behind it is exchanged.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
-use atomix_env::{Env, Policy, Shutdown, WallTime};
+use atomix_env::{Env, Instant, Policy, Shutdown, WallTime};
 use atomix_kv::{
     BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
     Limits, Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom,
@@ -41,6 +41,7 @@ pub struct Slot {
     generation: AtomicU64,
     /// Fires when the first attempt to connect has ended.
     tried: Shutdown,
+    misconfigured: AtomicBool,
     closed: Shutdown,
 }
 
@@ -59,6 +60,13 @@ pub enum StoreState {
 
 struct Connected {
     store: Arc<dyn Store>,
+}
+
+/// A connected store that is not in force yet.
+struct Candidate {
+    store: Arc<dyn Store>,
+    /// Why it takes no writes at the moment.
+    full: Option<Error>,
 }
 
 /// The settings and the count that the stores of a runtime share.
@@ -88,7 +96,8 @@ struct Follow {
 struct Status {
     state: StoreState,
     error: String,
-    since: WallTime,
+    /// Monotonic: the wall clock may jump.
+    since: Instant,
 }
 
 /// Pauses between attempts to connect.
@@ -148,7 +157,7 @@ impl Slot {
         terms: Terms,
         closed: Shutdown,
     ) -> Arc<Self> {
-        let since = env.wall();
+        let since = env.now();
         let slot = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             id,
@@ -163,6 +172,7 @@ impl Slot {
             exchange: tokio::sync::Mutex::new(config),
             generation: AtomicU64::new(1),
             tried: Shutdown::new(),
+            misconfigured: AtomicBool::new(false),
             closed,
         });
         let mut keep: BoxFuture<'static, ()> = Box::pin(Arc::clone(&slot).keep());
@@ -192,7 +202,12 @@ impl Slot {
     /// Returns how the store is, why, and since when.
     pub fn status(&self) -> (StoreState, String, WallTime) {
         let status = self.status.lock().clone();
-        (status.state, status.error, status.since)
+        (status.state, status.error, self.env.wall_of(status.since))
+    }
+
+    /// Tells whether the last attempt to connect found a mistake on this machine that no later attempt can find gone.
+    pub fn is_misconfigured(&self) -> bool {
+        self.misconfigured.load(Ordering::Acquire)
     }
 
     /// Returns what the store said about itself when it was last checked and worked.
@@ -283,8 +298,10 @@ impl Slot {
                     return;
                 }
                 let candidate = self.candidate(&config).await;
+                let wrong = matches!(&candidate, Err(error) if error.kind() == ErrorKind::Config);
+                self.misconfigured.store(wrong && self.driver.is_local(), Ordering::Release);
                 match candidate {
-                    Ok(store) => self.install(store),
+                    Ok(candidate) => self.install(candidate),
                     Err(error) => self.set_state(StoreState::Connecting, &error.to_string()),
                 }
                 self.tried.cancel();
@@ -298,7 +315,7 @@ impl Slot {
     }
 
     /// Connects and checks a store of this configuration.
-    async fn candidate(&self, config: &Object) -> Result<Arc<dyn Store>, Error> {
+    async fn candidate(&self, config: &Object) -> Result<Candidate, Error> {
         let context = Context { env: self.env.clone(), store: self.id.to_string() };
         let attempt = async {
             let store = self.driver.connect(self.completed(config), context).await?;
@@ -310,9 +327,9 @@ impl Slot {
                 }
                 Ok(health) => {
                     *self.facts.lock() = health.facts;
-                    Ok(store)
+                    Ok(Candidate { store, full: None })
                 }
-                Err(_) => Ok(store),
+                Err(full) => Ok(Candidate { store, full: Some(full) }),
             }
         };
         match self.env.timeout(self.driver.connect_timeout(), attempt).await {
@@ -328,11 +345,14 @@ impl Slot {
         config
     }
 
-    fn install(&self, store: Arc<dyn Store>) {
+    fn install(&self, Candidate { store, full }: Candidate) {
         self.profile.get_or_init(|| store.profile().clone());
         let old = self.current.swap(Some(Arc::new(Connected { store })));
         self.meet();
-        self.set_state(StoreState::Ready, "");
+        match full {
+            None => self.set_state(StoreState::Ready, ""),
+            Some(full) => self.set_state(StoreState::Degraded, &full.to_string()),
+        }
         tracing::info!(store = %self.id, driver = %self.driver_id(), "store is connected");
         if let Some(old) = old {
             let grace = self.terms.grace;
@@ -387,7 +407,7 @@ impl Slot {
         }
         let candidate = self.candidate(&config).await?;
         if self.is_closed() {
-            candidate.close(Duration::ZERO).await;
+            candidate.store.close(Duration::ZERO).await;
             return Err(Error::closed());
         }
         self.install(candidate);
@@ -414,7 +434,7 @@ impl Slot {
         if !error.is_empty() {
             tracing::warn!(store = %self.id, ?state, error, "store has trouble");
         }
-        let since = if status.state == state { status.since } else { self.env.wall() };
+        let since = if status.state == state { status.since } else { self.env.now() };
         *status = Status { state, error: error.to_owned(), since };
     }
 

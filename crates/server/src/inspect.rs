@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_env::Env;
+use atomix_env::{Env, Instant, WallTime};
 use atomix_kv::Profile;
 use atomix_primitives::{Error, Holding, HostDetails, Kind, QueueState, election};
 use atomix_proto::{inspect, runtime};
@@ -27,6 +27,9 @@ const PAGE_MAX: usize = 1000;
 const SHOWN_MAX: usize = 1000;
 /// How long a store may take to say who owns what. What it does not say in time is left out.
 const STORE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How far the wall clocks of machines, and of one machine at two times, may be apart and still be right.
+const CLOCKS_APART: Duration = Duration::from_secs(2);
 
 #[tonic::async_trait]
 impl inspect::inspector_server::Inspector for Services {
@@ -320,14 +323,14 @@ impl Services {
             name: open.name().to_owned(),
             key: lock.key,
             holder: queue.next().map(|holder| {
-                let OwnerDetails { session, ended } = self.runtime.owner_details(holder.owner);
-                let since = Some(timestamp(holder.since));
+                let OwnerDetails { session, opened, ended } = self.runtime.owner_details(holder.owner);
+                let since = since(self.runtime.env(), holder.since, opened);
                 inspect::Holder { session, token: holder.token, since, session_ended: ended }
             }),
             waiters: queue
                 .map(|waiter: Holding| {
-                    let OwnerDetails { session, ended } = self.runtime.owner_details(waiter.owner);
-                    let since = Some(timestamp(waiter.since));
+                    let OwnerDetails { session, opened, ended } = self.runtime.owner_details(waiter.owner);
+                    let since = since(self.runtime.env(), waiter.since, opened);
                     inspect::Waiter { session, since, session_ended: ended }
                 })
                 .collect(),
@@ -336,7 +339,7 @@ impl Services {
 
     fn election(&self, name: &str, state: election::State) -> inspect::Election {
         let candidate = |candidate: election::Candidate| {
-            let OwnerDetails { session, ended } = self.runtime.owner_details(candidate.owner);
+            let OwnerDetails { session, ended, .. } = self.runtime.owner_details(candidate.owner);
             inspect::Candidate { candidate: candidate.name, session, session_ended: ended }
         };
         inspect::Election {
@@ -346,6 +349,19 @@ impl Services {
             candidates: state.waiting.into_iter().take(SHOWN_MAX).map(candidate).collect(),
         }
     }
+}
+
+/// Shows since when a place in a queue is taken, which the store has by the wall clock of that moment. Nothing if it cannot be: if
+/// it is to come, or was before the session that has the place. A wall clock has jumped then.
+fn since(env: &Env, taken: WallTime, opened: Option<Instant>) -> Option<prost_types::Timestamp> {
+    let possible =
+        opened.is_none_or(|opened| env.wall_of(opened) <= later(taken)) && taken <= later(env.wall());
+    possible.then(|| timestamp(taken))
+}
+
+/// Returns a time by which clocks that agree may be apart.
+fn later(time: WallTime) -> WallTime {
+    WallTime::from_unix(time.since_unix() + CLOCKS_APART)
 }
 
 async fn session_message(session: &Session, env: &Env, long_calls_max: u32) -> inspect::Session {
@@ -360,7 +376,7 @@ async fn session_message(session: &Session, env: &Env, long_calls_max: u32) -> i
     inspect::Session {
         id: session.name(),
         peer: session.peer().to_owned(),
-        connected: Some(timestamp(session.opened())),
+        connected: Some(timestamp(env.wall_of(session.opened()))),
         primitives: session.primitives() as u64,
         holdings: holdings.take(SHOWN_MAX).collect(),
         calls_in_flight: session.calls() as u64,

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atomix_kv::{Error, ErrorKind};
+use atomix_kv::Error;
 use rustix::fs::{Access, FallocateFlags, access};
 use rustix::io::Errno;
 
@@ -215,10 +215,28 @@ pub(crate) fn usable(path: &Path) -> Result<(), Error> {
 
 fn trouble(path: &Path, what: &str, error: io::Error) -> Error {
     let message = format!("cannot {what} the folder of the store: path=`{}`", path.display());
-    // A missing right or a file in the way is for an operator to mend, and the store is tried again until then.
-    let denied = error.kind() == io::ErrorKind::PermissionDenied;
-    let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
-    Error::new(kind, message).caused_by(error)
+    // A missing right, a file in the way or a file system that takes no folder is for an operator to mend. A store that was connected by
+    // hand is tried again until then.
+    let permanent = [
+        Errno::ACCESS,
+        Errno::EXIST,
+        Errno::INVAL,
+        Errno::ISDIR,
+        Errno::LOOP,
+        Errno::NAMETOOLONG,
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::OPNOTSUPP,
+        Errno::PERM,
+        Errno::ROFS,
+    ];
+    if Errno::from_io_error(&error).is_some_and(|errno| permanent.contains(&errno)) {
+        return Error::config(format!(
+            "{message}: give it another path, or this user the right to write there"
+        ))
+        .caused_by(error);
+    }
+    Error::unavailable(message).caused_by(error)
 }
 
 #[cfg(test)]

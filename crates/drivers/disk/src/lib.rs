@@ -166,6 +166,10 @@ impl Driver for DiskDriver {
         files::usable(Path::new(&Settings::read(config)?.dir))
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn connect_timeout(&self) -> Duration {
         // Everything is read, about a million entries a second. What cannot be read fails by itself.
         Duration::from_hours(1)

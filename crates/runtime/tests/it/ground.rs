@@ -10,8 +10,8 @@ use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock, TaskFaults};
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Limits, Outcome, Profile, Read, Reconfigured,
-    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome, Profile, Read,
+    Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
 use atomix_primitives::{Caller, HostDetails, Kind, Reason};
@@ -62,6 +62,7 @@ pub(crate) struct Has<P> {
 struct Way {
     world: World,
     cut: watch::Sender<bool>,
+    full: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -105,7 +106,8 @@ impl World {
 
     fn bare(&self, primitives_max: usize) -> Node {
         let (cut, closed) = (watch::Sender::new(false), AtomicBool::new(false));
-        let way = Arc::new(Way { world: self.clone(), cut, closed });
+        let full = AtomicBool::new(false);
+        let way = Arc::new(Way { world: self.clone(), cut, full, closed });
         let clock = ManualClock::new();
         // Chance must differ from runtime to runtime, time must not.
         let faults = Arc::new(TaskFaults::default());
@@ -199,6 +201,11 @@ impl Node {
     /// Cuts the way to the backend: the network, or this runtime, stands still.
     pub(crate) fn cut(&self) {
         self.way.cut.send_replace(true);
+    }
+
+    /// Lets the backend say that it has no room.
+    pub(crate) fn fill(&self) {
+        self.way.full.store(true, Ordering::SeqCst);
     }
 
     /// Mends the way to the backend.
@@ -343,7 +350,11 @@ impl Store for Way {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<Health, Error>> {
-        Box::pin(std::future::ready(Way::check(self).map(|()| Health::default())))
+        let room = Way::check(self).and_then(|()| {
+            let full = self.full.load(Ordering::SeqCst);
+            if full { Err(Error::new(ErrorKind::Full, "filled by the test")) } else { Ok(Health::default()) }
+        });
+        Box::pin(std::future::ready(room))
     }
 
     fn close(&self, _grace: Duration) -> BoxFuture<'_, ()> {

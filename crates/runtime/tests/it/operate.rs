@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_env::WallTime;
 use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Error, Kind, List, Lock, Map, Reason};
-use atomix_runtime::{Deletion, Runtime, Usage};
+use atomix_runtime::{Deletion, Runtime, StoreState, Usage};
 use futures::StreamExt;
 
 use crate::ground::{World, pass, reason, settle, soon, store};
@@ -238,4 +239,30 @@ async fn a_store_is_disconnected_only_if_nothing_is_lost() {
     let node = World::alone().start().await;
     node.client().create::<Counter>("c").await.set(5).await.unwrap();
     node.runtime.disconnect_unless_lost(&store("s")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_when_it_is_connected_says_so_at_once() {
+    let node = World::alone().start_bare();
+    node.fill();
+    node.connect("s").await;
+    settle().await;
+    let store = node.runtime.stores().remove(0);
+    assert_eq!(store.state, StoreState::Degraded);
+    assert!(store.error.contains("filled by the test"), "{}", store.error);
+}
+
+#[tokio::test]
+async fn times_that_operators_see_do_not_jump_with_the_wall_clock() {
+    const YEARS: Duration = Duration::from_hours(20 * 365 * 24);
+    let node = World::shared().start().await;
+    let client = node.client();
+    node.clock.advance(Duration::from_secs(5));
+    for wall in [YEARS * 2, YEARS] {
+        node.clock.set_wall(WallTime::from_unix(wall));
+        let since = node.runtime.stores().remove(0).since;
+        assert_eq!(since.since_unix(), wall.saturating_sub(Duration::from_secs(5)));
+        let opened = node.runtime.env().wall_of(client.session.opened());
+        assert_eq!(opened.since_unix(), wall.saturating_sub(Duration::from_secs(5)));
+    }
 }
