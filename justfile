@@ -31,11 +31,15 @@ tidy:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+# The book of `docs/` in `target/book` (needs mdbook).
+book:
+    mdbook build docs
+
 # Licences, duplicates and sources of dependencies (needs cargo-deny).
 deny:
     cargo deny check licenses bans sources
 
-# The comparison of docs/operate/performance.md, 40 minutes on a quiet machine; --quick shows that it works.
+# The comparison of docs/reference/performance.md, 40 minutes on a quiet machine; --quick shows that it works.
 compare *ARGS:
     bench/compare {{ARGS}}
 
@@ -47,6 +51,6 @@ fuzz TARGET SECONDS="60":
 fix:
     cargo fmt --all
     cd bench && cargo fmt
-    cargo run -q -p atomix-config --example print_reference > docs/generated/configuration.md.new
-    mv docs/generated/configuration.md.new docs/generated/configuration.md
+    cargo run -q -p atomix-config --example print_reference > docs/reference/configuration.md.new
+    mv docs/reference/configuration.md.new docs/reference/configuration.md
     ATOMIX_TEST_WRITE=1 cargo test -q -p atomix-tests --test guarantees

@@ -16,7 +16,7 @@ use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
 use atomix_kv_testkit::servers::redis::{Redis, eventually};
 use serde_json::{Value as Json, json};
 
-const PAGE: &str = "docs/generated/guarantees.md";
+const PAGE: &str = "docs/reference/guarantees.md";
 
 /// A store that was connected.
 struct Row {
@@ -116,7 +116,7 @@ fn page(rows: &[Row]) -> String {
         "<!-- Written by `just fix`; held by `cargo test -p atomix-tests --test guarantees`. -->\n\
          # What stores promise\n\n\
          Each line is the profile of a store that was connected with these settings.\n\
-         [Choosing a store](../operate/stores.md) says what to make of it.\n\n\
+         [Choosing a store](../guides/choose-a-store.md) says what to make of it.\n\n\
          | Store | Setting | Reads, locks, versions | Several runtimes |\n|---|---|---|---|\n"
             .to_owned();
     for Row { driver, setting, profile } in rows {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Prints the reference of all settings; from the root of the repository:
-//! `cargo run -p atomix-config --example print_reference > docs/generated/configuration.md`.
+//! `cargo run -p atomix-config --example print_reference > docs/reference/configuration.md`.
 #![allow(clippy::print_stdout, reason = "the output is the purpose")]
 
 fn main() {
