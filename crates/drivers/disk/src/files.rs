@@ -69,6 +69,15 @@ const FILE_MODE: u32 = 0o600;
 /// The file whose lock says that the folder is in use. Holds the process id, for people.
 pub(crate) const LOCK: &str = "lock";
 
+/// Returns whether a store of this process has locked the folder.
+pub(crate) fn is_held_by_this_process(path: &Path) -> bool {
+    let Ok(mut lock) = fs::File::open(path.join(LOCK)) else { return false };
+    let mut holder = String::new();
+    let held = matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
+    held && (&mut lock).take(20).read_to_string(&mut holder).is_ok()
+        && holder.trim() == std::process::id().to_string()
+}
+
 // === impl Folder ===
 
 impl Folder {

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_env::Env;
 use atomix_kv::{Context, Driver, Error, Machine, Retention, Store, StoreConfig, fold, parse_config, span};
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -178,22 +179,39 @@ impl Driver for DiskDriver {
     fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let settings = Settings::read(&config)?;
-            let (sender, opened) = oneshot::channel();
-            let env = context.env.clone();
-            let open = move || {
-                let store = Folder::open(Path::new(&settings.dir))
-                    .and_then(|folder| DiskStore::open(Arc::new(folder), settings, env));
-                // A caller that is gone wants no store: it is closed by being dropped.
-                drop(sender.send(store));
-            };
-            let failed = |error| Error::unavailable("no thread to read the store with").caused_by(error);
-            context.env.thread("atomix-open", open).map_err(failed)?;
-            let gone =
-                |_| Error::new(atomix_kv::ErrorKind::Internal, "reading the store ended without a result");
-            let store: Arc<dyn Store> = Arc::new(opened.await.map_err(gone)??);
-            Ok(store)
+            let env = &context.env;
+            let begun = env.now();
+            loop {
+                // A store that this process has closed keeps the folder until its last call has ended. Asked before the
+                // attempt, because it may end right after it.
+                let closing = files::is_held_by_this_process(Path::new(&settings.dir));
+                let opened = open(env, settings.clone()).await;
+                if opened.is_ok() || !closing || env.now().since(begun) >= CLOSING_MAX {
+                    return opened.map(|store| Arc::new(store) as Arc<dyn Store>);
+                }
+                env.sleep(CLOSING_MAX / 100).await;
+            }
         })
     }
+}
+
+/// How long a store waits for its predecessor in the same process to give the folder back.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
+
+/// Reads a store on a thread of its own.
+async fn open(env: &Env, settings: Settings) -> Result<DiskStore, Error> {
+    let (sender, opened) = oneshot::channel();
+    let own = env.clone();
+    let open = move || {
+        let store = Folder::open(Path::new(&settings.dir))
+            .and_then(|folder| DiskStore::open(Arc::new(folder), settings, own));
+        // A caller that is gone wants no store: it is closed by being dropped.
+        drop(sender.send(store));
+    };
+    let failed = |error| Error::unavailable("no thread to read the store with").caused_by(error);
+    env.thread("atomix-open", open).map_err(failed)?;
+    let gone = |_| Error::new(atomix_kv::ErrorKind::Internal, "reading the store ended without a result");
+    opened.await.map_err(gone)?
 }
 
 // === impl Settings ===

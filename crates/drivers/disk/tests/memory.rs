@@ -16,19 +16,26 @@ async fn open(dir: &Path, memory: u64, more: &[(&str, u64)]) -> Result<Arc<dyn S
     let mut config = StoreConfig::from_iter([("dir".to_owned(), json!(dir))]);
     config.extend(more.iter().map(|(field, value)| ((*field).to_owned(), json!(value))));
     DiskDriver.complete(&mut config, env.machine());
-    loop {
-        let context = Context { env: env.clone(), store: "it".to_owned() };
-        match DiskDriver.connect(config.clone(), context).await {
-            // The threads of the store before let go of the folder a moment after it was closed.
-            Err(error) if error.to_string().contains("in use") => tokio::task::yield_now().await,
-            opened => return opened,
-        }
-    }
+    DiskDriver.connect(config, Context { env, store: "it".to_owned() }).await
 }
 
 async fn put(store: &Arc<dyn Store>, key: &str) -> Result<(), Error> {
     let write = Write::Put { key: key.to_owned().into(), value: vec![7; 100_000].into() };
     store.commit(&Keyspace::new("k"), Txn::new().write(write)).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_folder_can_be_opened_while_the_last_call_of_its_closed_store_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path(), 8 << 20, &[]).await.unwrap();
+    put(&first, "key").await.unwrap();
+    first.close(Duration::from_secs(5)).await;
+    let (second, ()) = tokio::join!(open(dir.path(), 8 << 20, &[]), async {
+        // The attempt of the second is under way.
+        tokio::task::yield_now().await;
+        drop(first);
+    });
+    put(&second.unwrap(), "key").await.unwrap();
 }
 
 #[tokio::test]
