@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use atomix_client::list::Event;
 use atomix_kv_testkit::servers::etcd::Etcd;
 use atomix_tests::Server;
 
@@ -54,4 +55,43 @@ async fn runtimes_on_one_etcd_share_counters_and_locks() {
     held.release().await.unwrap();
     let next = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
     assert!(next > token, "tokens grow also from runtime to runtime");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_more_chunks_than_etcd_takes_operations_is_listed_and_replayed() {
+    const ITEMS: usize = 130;
+    let etcd = Etcd::start(&[]).await;
+    let server = serve(&etcd);
+    let client = server.once().await;
+    let list = until_it_works(async || client.list("long").open().await).await;
+    // Two of them do not fit into one chunk.
+    let value = |number: usize| bytes::Bytes::from(vec![u8::try_from(number).unwrap(); 40_000]);
+    for number in 0..ITEMS {
+        list.append(&value(number)).await.unwrap();
+    }
+    assert_eq!(list.size().await.unwrap(), 130);
+
+    let mut items = list.items().await.unwrap();
+    for number in 0..ITEMS {
+        let item = tokio::time::timeout(PATIENCE, items.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!((item.index as usize, item.value), (number, value(number)));
+    }
+    assert!(items.next().await.is_none());
+
+    let mut events = list.events_with_replay().await.unwrap();
+    for number in 0..ITEMS {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+        let index = u32::try_from(number).unwrap();
+        assert_eq!(event, Event::Appended { index, value: value(number) });
+    }
+    list.append(&value(ITEMS)).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(event, Event::Appended { index: 130, value: value(ITEMS) });
+
+    // The commands of operators as well.
+    let listed = server.run(&["list", "list", "long", "-o", "json"]);
+    assert!(listed.status.success(), "{listed:?}");
+    assert_eq!(listed.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), ITEMS + 1);
+    assert_eq!(list.remove(60).await.unwrap(), value(60));
+    assert_eq!(list.get(60).await.unwrap(), value(61));
 }
