@@ -11,7 +11,7 @@ use atomix_tests::Server;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_mins(1);
-const DOCUMENTATION: &str = include_str!("../../docs/operate/stores.md");
+const DOCUMENTATION: &str = include_str!("../../docs/guides/choose-a-store.md");
 
 type Facts = BTreeMap<String, String>;
 
