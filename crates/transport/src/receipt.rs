@@ -235,7 +235,9 @@ impl Receipts {
             table.settle(now, &mut settled);
             self.count.store(table.count(), Ordering::Release);
         }
-        late.iter().for_each(|receipt| receipt.fail(Undelivered::Unknown));
+        for receipt in late {
+            receipt.fail(Undelivered::Unknown);
+        }
         settled.iter().for_each(Receipt::confirm);
     }
 
@@ -261,8 +263,12 @@ impl Receipts {
             self.count.store(0, Ordering::Release);
             (std::mem::take(&mut table.entries), std::mem::take(&mut table.confirmed))
         };
-        entries.values().for_each(|receipt| receipt.fail(Undelivered::Refused));
-        confirmed.iter().for_each(|(_, _, receipt)| receipt.confirm());
+        for receipt in entries.values() {
+            receipt.fail(Undelivered::Refused);
+        }
+        for (_, _, receipt) in confirmed {
+            receipt.confirm();
+        }
     }
 
     /// Says whether no answer waits for its confirmation. Free for connections without such answers.
@@ -373,7 +379,9 @@ mod tests {
         let (receipts, outcomes) = (Receipts::new(1000), Outcomes::default());
         let streams: Vec<u32> = (0..).map(|number| 2 * number + 1).take(CONFIRMED_MAX + 1).collect();
         expect(&receipts, &outcomes, &streams);
-        streams.iter().for_each(|stream| receipts.written(*stream));
+        for stream in &streams {
+            receipts.written(*stream);
+        }
         receipts.pinged();
         receipts.ponged(|| clock.now());
         receipts.refused(streams[0]);
