@@ -53,4 +53,5 @@ fix:
     cd bench && cargo fmt
     cargo run -q -p atomix-config --example print_reference > docs/reference/configuration.md.new
     mv docs/reference/configuration.md.new docs/reference/configuration.md
-    ATOMIX_TEST_WRITE=1 cargo test -q -p atomix-tests --test guarantees
+    cargo build -q -p atomix
+    ATOMIX_TEST_WRITE=1 cargo test -q -p atomix-tests --test guarantees --test pages

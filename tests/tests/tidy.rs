@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the linter cannot see: arrows between crates, licence lines, lengths, words, and that documents keep up.
+//! Checks that the linter does not have: arrows between crates, licence lines, lengths, words, documents.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,18 +126,57 @@ fn names_say_what_things_are() {
     }
 }
 
+/// The anchor that GitHub and mdBook give a heading.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect()
+}
+
+/// The anchors of a document; lines in blocks of code are no headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let (mut code, mut found) = (false, BTreeSet::new());
+    for line in text.lines() {
+        if line.starts_with("```") {
+            code = !code;
+        } else if !code && line.starts_with('#') {
+            found.insert(anchor(line));
+        }
+    }
+    found
+}
+
+/// The targets of the links of a document that are paths.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.contains(' '))
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for path in tracked(".md") {
-        let folder = root().join(&path).parent().unwrap().to_owned();
-        for link in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap();
-            if target.is_empty() || target.contains("://") || target.contains(' ') {
-                continue;
+        let file = root().join(&path);
+        for link in links(&read(&path)) {
+            let (target, place) = link.split_once('#').unwrap_or((link, ""));
+            let target = if target.is_empty() { file.clone() } else { file.parent().unwrap().join(target) };
+            assert!(target.exists(), "{path} links to {link}");
+            if !place.is_empty() {
+                let headings = anchors(&std::fs::read_to_string(&target).unwrap());
+                assert!(headings.contains(place), "{path} links to {link}; headings: {headings:?}");
             }
-            assert!(folder.join(target).exists(), "{path} links to {target}");
         }
     }
+}
+
+#[test]
+fn the_book_has_every_document_once() {
+    let summary = read("docs/SUMMARY.md");
+    let mut listed: Vec<String> = links(&summary).map(|target| format!("docs/{target}")).collect();
+    listed.sort_unstable();
+    let pages =
+        tracked(".md").into_iter().filter(|path| path.starts_with("docs/") && !path.ends_with("SUMMARY.md"));
+    let mut pages: Vec<String> = pages.collect();
+    pages.sort_unstable();
+    assert_eq!(listed, pages, "docs/SUMMARY.md");
 }
 
 #[test]
