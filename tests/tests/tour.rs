@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The newcomer's tour of the README, by the commands alone.
+//! The commands of the README and of the tutorials in `docs/tutorials/`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
 use std::io::{BufRead, BufReader, Write};
