@@ -103,10 +103,10 @@ fn losses(profile: &Profile) -> [String; 4] {
         Consistency::UntilFailover => {
             let [runtime, backend, power, _] = losses;
             let lag = |loss: String| match loss.as_str() {
-                "nothing" => "what was not replicated".to_owned(),
+                "nothing" => "writes without a replica".to_owned(),
                 _ => loss,
             };
-            [runtime, lag(backend), lag(power), "what was not replicated".to_owned()]
+            [runtime, lag(backend), lag(power), "writes without a replica".to_owned()]
         }
     }
 }
@@ -114,16 +114,16 @@ fn losses(profile: &Profile) -> [String; 4] {
 fn page(rows: &[Row]) -> String {
     let mut page =
         "<!-- Written by `just fix`; held by `cargo test -p atomix-tests --test guarantees`. -->\n\
-         # What stores promise\n\n\
-         Each line is the profile of a store that was connected with these settings.\n\
-         [Choosing a store](../guides/choose-a-store.md) says what to make of it.\n\n\
+         # Guarantees\n\n\
+         Each line is the profile of a store with these settings, as its driver reports it.\n\
+         [Choose a store](../guides/choose-a-store.md) compares the stores.\n\n\
          | Store | Setting | Reads, locks, versions | Several runtimes |\n|---|---|---|---|\n"
             .to_owned();
     for Row { driver, setting, profile } in rows {
         let shared = if profile.shared { "yes" } else { "no" };
         writeln!(page, "| `{driver}` | {setting} | {} | {shared} |", profile.consistency).unwrap();
     }
-    page += "\nWhat is lost of what was answered, when this ends or fails:\n\n\
+    page += "\nThe loss of answered writes when one of these ends or fails:\n\n\
          | Store | Setting | Durability | The runtime | The backend | The power | The machine |\n\
          |---|---|---|---|---|---|---|\n";
     for Row { driver, setting, profile } in rows {
