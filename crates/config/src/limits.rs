@@ -107,9 +107,9 @@ limits! {
     "name-bytes-max" name_bytes_max: bytes in "bytes" = 1_024, 16 => kib(64);
     /// Operations or values in one call.
     "batch-max" batch_max: count in "operations" = 10_000, 1 => 1_000_000;
-    /// HTTP/2 flow control: what a peer may send on one stream before it must wait.
+    /// HTTP/2 flow control: bytes that a peer may send on one stream before it must wait.
     "stream-window" stream_window: bytes in "bytes" = kib(64), kib(16) => gib(1);
-    /// HTTP/2 flow control: what a peer may send on one connection before it must wait.
+    /// HTTP/2 flow control: bytes that a peer may send on one connection before it must wait.
     "connection-window" connection_window: bytes in "bytes" = mib(1), kib(64) => gib(1);
     /// Time between two pings of the server on a connection.
     "ping-interval" ping_interval: span in "time" = seconds(30), seconds(1) => hours(1);
@@ -117,9 +117,9 @@ limits! {
     "ping-timeout" ping_timeout: span in "time" = seconds(10), millis(100) => minutes(5);
     /// Time for a new connection to begin to speak HTTP/2.
     "preface-timeout" preface_timeout: span in "time" = seconds(5), millis(100) => minutes(1);
-    /// Connections to the primitives in all; one more is told so and closed, unless one without calls and primitives, of
-    /// a peer with more connections, can be closed for it. Without a setting at most one for each 256 KiB of the memory of
-    /// the process, and what the limit of open files leaves beside a reserve.
+    /// Connections to the primitives in all; one more gets a reason and is closed, unless the runtime can close one
+    /// without calls and primitives, of a peer with more connections, for it. Without a setting at most one for each
+    /// 256 KiB of the memory of the process, and what the limit of open files leaves beside a reserve.
     "connections-max" connections_max: count in "connections" = 10_000, 1 => 1_000_000;
     /// Connections to the primitives from one peer address. Without a setting at most three quarters of
     /// `connections-max`.

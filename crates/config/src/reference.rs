@@ -15,14 +15,14 @@ Four layers, a later one wins: the defaults below, one file (`--config FILE`; YA
 TOML if it ends in `.toml`), the environment, flags. Tables are merged key by key, lists are replaced as a whole. An
 unknown key is an error in the file and in flags.
 
-- Keys are in kebab-case. Only what is in a `config` object is free: it belongs to the driver or the primitive.
+- Keys are in kebab-case. Only the content of a `config` object is free: it belongs to the driver or the primitive.
 - A variable is `ATOMIX_`, then the key in capitals with `_` for `-` and `__` between levels:
   `ATOMIX_LIMITS__VALUE_BYTES_MAX=2MiB`. Lists of texts are written with commas, `stores` and `routes` as one YAML or
   JSON text, an empty list as `[]`. An empty variable counts as not set. A variable that begins with `ATOMIX_` and is no
   setting is a warning, with `--strict` an error; those of the original, of Kubernetes and of Docker are ignored.
 - Sizes are whole numbers of bytes or carry `B`, `KiB`, `MiB` or `GiB`. Durations always carry a unit: `250ms`, `5s`,
   `1m30s`, `15m`, `1h`.
-- `--print-config` prints what is in effect and where each value comes from. In the `config` of a store it shows the
+- `--print-config` prints the effective values and their sources. In the `config` of a store it shows the
   fields that the driver knows and that are no secrets; the others, and credentials in addresses, are `(hidden)`.
 ";
 
@@ -38,7 +38,7 @@ pub fn reference() -> String {
     rows(&mut out, ROOT, "", Some(&defaults));
     out.push_str(
         "\n## Files of the original proxy\n\n`router.routes` is read as `routes`. The keys of `server` are errors that \
-         name what takes their place:\n\n| Key | Set instead |\n|---|---|\n",
+         name their replacement:\n\n| Key | Set instead |\n|---|---|\n",
     );
     for (key, instead) in SEED_SERVER {
         let instead = instead.map_or_else(|| "nothing".to_owned(), |key| format!("`{key}`"));

@@ -78,7 +78,7 @@ pub(crate) const ROOT: &[Setting] = &[
         "control",
         Shape::List(&Shape::Scalar(Scalar::Listen)),
         Presence::Defaulted,
-        "Addresses of the control services. Whoever reaches them can connect stores.",
+        "Addresses of the control services. A peer that reaches them can connect stores.",
     ),
     Setting {
         key: "workers",
@@ -109,16 +109,17 @@ pub(crate) const ROOT: &[Setting] = &[
                 "identity",
                 Shape::Scalar(Scalar::Choice(&["connection", "runtime"])),
                 Presence::Defaulted,
-                "Who owns what a caller without a session of its own takes: its connection, or the runtime for all \
-                 callers together, as in the original.",
+                "The owner of locks and candidacies of a caller without a session of its own: its connection, or the \
+                 runtime for all callers together, as in the original.",
             ),
             Setting {
                 key: "timeout",
                 shape: Shape::Scalar(Scalar::Span { min: Span::from_secs(1), max: Span::from_hours(1) }),
                 presence: Presence::Defaulted,
                 unit: "time",
-                doc: "Time that this process may be silent before the other runtimes on a shared store take it for dead \
-                      and give its locks and candidacies to the next in line. It says that it lives every sixth of it.",
+                doc: "Time that this process may be silent before the other runtimes on a shared store declare it \
+                      dead and grant its locks and candidacies to the next waiters. It sends a heartbeat every sixth \
+                      of it.",
             },
             Setting {
                 key: "clock-skew-max",
@@ -139,8 +140,8 @@ pub(crate) const ROOT: &[Setting] = &[
                 "mode",
                 Shape::Scalar(Scalar::Mode),
                 Presence::Defaulted,
-                "The mode of sockets of `listen`, in octal, such as `0660`. `auto` lets those read and write whom the umask \
-                 leaves any right: `0666` with 022, `0600` with 077.",
+                "The mode of sockets of `listen`, in octal, such as `0660`. `auto` gives read and write access to \
+                 the users to whom the umask leaves any right: `0666` with 022, `0600` with 077.",
             ),
             setting(
                 "group",
@@ -323,7 +324,7 @@ pub(crate) const SEED_ROUTES: Shape = Shape::List(&Shape::Table(&[ROUTE_STORE, R
 pub(crate) const SEED_ROUTER: &[Setting] =
     &[setting("routes", SEED_ROUTES, Presence::Optional("as without `router`"), "Routes of the seed style.")];
 
-/// Keys of the original proxy's `server` table, and what takes their place.
+/// Keys of the original proxy's `server` table, and their replacements.
 pub(crate) const SEED_SERVER: &[(&str, Option<&str>)] = &[
     ("maxConcurrentStreams", Some("limits.streams-per-connection-max")),
     ("maxRecvMsgSize", Some("limits.message-bytes-max")),
