@@ -179,6 +179,48 @@ fn the_book_has_every_document_once() {
     assert_eq!(listed, pages, "docs/SUMMARY.md");
 }
 
+/// Words that documents do not use, and the reason or the term to use instead. `CONTRIBUTING.md` has the glossary.
+const BANNED: &[(&str, &str)] = &[
+    ("nobody", "components are no persons"),
+    ("somebody", "components are no persons"),
+    ("anybody", "components are no persons"),
+    ("everybody", "components are no persons"),
+    ("whoever", "components are no persons"),
+    ("told", "gets, receives, sees"),
+    ("bury", "recovery"),
+    ("burial", "recovery"),
+    ("mourn", "recovery"),
+    ("patience", "timeout, deadline"),
+    ("time-out", "timeout"),
+    ("fail-over", "failover"),
+];
+
+/// A document without its code and without the tables that `bench/compare` writes.
+fn prose(text: &str) -> String {
+    let own = text.split("<!-- compare begins -->").next().unwrap();
+    let outside = own.split("```").step_by(2).collect::<String>();
+    outside.split('`').step_by(2).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn documents_use_the_terms_of_the_glossary() {
+    // The help of the program, and the glossary itself.
+    let others = ["docs/reference/cli.md", "CONTRIBUTING.md"];
+    for path in tracked(".md").into_iter().filter(|path| !others.contains(&path.as_str())) {
+        let prose = prose(&read(&path));
+        for word in prose.split(|letter: char| !letter.is_alphanumeric() && letter != '-') {
+            let found = BANNED.iter().find(|(banned, _)| word.to_lowercase() == *banned);
+            assert!(found.is_none(), "{path}: {found:?}");
+        }
+        for line in prose.lines() {
+            let begins = line.trim_start_matches(['#', '*', '-', '|', ' ']).starts_with("What ");
+            assert!(!begins, "{path} has a line that begins with \"What\": {line}");
+            let sentence = [". What ", ": What ", "| What "].iter().any(|start| line.contains(start));
+            assert!(!sentence, "{path} has a sentence that begins with \"What\": {line}");
+        }
+    }
+}
+
 #[test]
 fn every_decision_has_a_number_of_its_own() {
     let decisions: Vec<String> =
