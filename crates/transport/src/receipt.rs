@@ -6,7 +6,8 @@
 //! attaches a [`Receipt`] to such an answer. Once the last frame of the answer was written, the connection sends a PING. A
 //! client handles frames in order, so the answer to the PING proves that the caller's transport had the answer, and every
 //! `RST_STREAM` that the caller sent before is read before. One PING is in flight at a time and covers all answers that
-//! were written before it.
+//! were written before it. The PING follows at once if the caller's deadline is near or many answers are unproved, and with
+//! the next sweep of connections otherwise.
 //!
 //! One library breaks that order: nghttp2 (Node.js, curl) sends the answer to a PING before a `RST_STREAM` that it has
 //! queued earlier. Both leave it together, so a confirmed receipt is kept for a second more, for such a reset.
@@ -27,6 +28,11 @@ const UNCONFIRMED_PER_STREAM: usize = 4;
 const OVERTAKEN: Duration = Duration::from_secs(1);
 /// Confirmed receipts that a connection keeps for that time. An overtaken reset is next to the proof, so the last few suffice.
 const CONFIRMED_MAX: usize = 64;
+/// An answer with a deadline this near is proved at once. For others the proof may wait for the next sweep of connections: only
+/// near its deadline a client drops an answer without a reset, and a PING for each grant costs a tenth of the hand-overs.
+const PROMPT: Duration = Duration::from_secs(10);
+/// Unproved answers of a connection that are not left to the sweep.
+const UNPROVED_MAX: usize = 64;
 
 /// The outcome of an answer that is not known to have reached its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +78,8 @@ struct Table {
     entries: HashMap<u32, Receipt>,
     /// Streams whose last frame was written after the last PING.
     written: Vec<u32>,
+    /// One of them is to be proved at once.
+    prompt: bool,
     /// Streams that the PING in flight covers.
     pinged: Vec<u32>,
     /// Streams whose answers were confirmed within the last seconds, in that order.
@@ -156,14 +164,15 @@ impl Receipts {
     }
 
     /// Notes that the last frame of an answer is being written: what is sent from now on comes after it.
-    pub(crate) fn written(&self, stream: u32) {
+    pub(crate) fn written(&self, stream: u32, now: impl FnOnce() -> Instant) {
         if self.is_empty() {
             return;
         }
         let mut table = self.table.lock();
-        if table.entries.contains_key(&stream) {
-            table.written.push(stream);
-        }
+        let Some(receipt) = table.entries.get(&stream) else { return };
+        let prompt = receipt.0.deadline.is_some_and(|deadline| deadline < now() + PROMPT);
+        table.written.push(stream);
+        table.prompt |= prompt || table.written.len() >= UNPROVED_MAX;
     }
 
     /// Notes that a stream ended before its answer was confirmed.
@@ -199,7 +208,7 @@ impl Receipts {
     pub(crate) fn wants_ping(&self) -> bool {
         !self.is_empty() && {
             let table = self.table.lock();
-            table.pinged.is_empty() && !table.written.is_empty()
+            table.pinged.is_empty() && table.prompt
         }
     }
 
@@ -210,6 +219,7 @@ impl Receipts {
         }
         let mut table = self.table.lock();
         table.pinged = std::mem::take(&mut table.written);
+        table.prompt = false;
     }
 
     /// Notes that the answer to our PING was read.
@@ -241,18 +251,20 @@ impl Receipts {
         settled.iter().for_each(Receipt::confirm);
     }
 
-    /// Drops confirmed receipts whose reset would have come by now.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Drops confirmed receipts whose reset would have come by now. Returns whether others wait for a PING.
+    pub(crate) fn sweep(&self, now: Instant) -> bool {
         if self.is_empty() {
-            return;
+            return false;
         }
         let mut settled = Vec::new();
-        {
+        let unproved = {
             let mut table = self.table.lock();
             table.settle(now, &mut settled);
             self.count.store(table.count(), Ordering::Release);
-        }
+            table.pinged.is_empty() && !table.written.is_empty()
+        };
         settled.iter().for_each(Receipt::confirm);
+        unproved
     }
 
     /// Ends everything, with the connection.
@@ -340,12 +352,12 @@ mod tests {
         let clock = ManualClock::new();
         let (receipts, outcomes) = (Receipts::new(10), Outcomes::default());
         expect(&receipts, &outcomes, &[1, 3, 5]);
-        assert!(!receipts.wants_ping());
-        receipts.written(1);
-        receipts.written(3);
-        assert!(receipts.wants_ping());
+        receipts.written(1, never);
+        receipts.written(3, never);
+        assert!(!receipts.wants_ping(), "without a deadline the sweep asks for it");
+        assert!(receipts.sweep(clock.now()));
         receipts.pinged();
-        receipts.written(5);
+        receipts.written(5, never);
         assert!(!receipts.wants_ping(), "one ping is in flight at a time");
         receipts.ponged(|| clock.now());
         receipts.refused(5);
@@ -361,8 +373,8 @@ mod tests {
         let clock = ManualClock::new();
         let (receipts, outcomes) = (Receipts::new(10), Outcomes::default());
         expect(&receipts, &outcomes, &[1, 3]);
-        receipts.written(1);
-        receipts.written(3);
+        receipts.written(1, never);
+        receipts.written(3, never);
         receipts.pinged();
         receipts.ponged(|| clock.now());
         clock.advance(OVERTAKEN / 2);
@@ -380,7 +392,8 @@ mod tests {
         let streams: Vec<u32> = (0..).map(|number| 2 * number + 1).take(CONFIRMED_MAX + 1).collect();
         expect(&receipts, &outcomes, &streams);
         for stream in &streams {
-            receipts.written(*stream);
+            assert!(receipts.table.lock().written.len() < UNPROVED_MAX || receipts.wants_ping());
+            receipts.written(*stream, never);
         }
         receipts.pinged();
         receipts.ponged(|| clock.now());
@@ -393,7 +406,7 @@ mod tests {
     fn a_reset_before_the_proof_refuses_and_a_second_word_changes_nothing() {
         let (receipts, outcomes) = (Receipts::new(10), Outcomes::default());
         expect(&receipts, &outcomes, &[1]);
-        receipts.written(1);
+        receipts.written(1, never);
         receipts.pinged();
         receipts.refused(1);
         receipts.ponged(never);
@@ -408,7 +421,8 @@ mod tests {
         for (stream, seconds) in [(1, 1), (3, 2)] {
             let deadline = clock.now() + Duration::from_secs(seconds);
             receipts.expect(stream, receipt(&outcomes, stream, Some(deadline))).unwrap();
-            receipts.written(stream);
+            receipts.written(stream, || clock.now());
+            assert!(receipts.wants_ping(), "the deadline is near");
         }
         receipts.pinged();
         clock.advance(Duration::from_secs(1));
@@ -421,7 +435,7 @@ mod tests {
         let clock = ManualClock::new();
         let (receipts, outcomes) = (Receipts::new(10), Outcomes::default());
         expect(&receipts, &outcomes, &[1, 3]);
-        receipts.written(1);
+        receipts.written(1, never);
         receipts.reset_by_us(1);
         receipts.reset_by_us(3);
         receipts.pinged();

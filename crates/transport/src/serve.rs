@@ -345,7 +345,9 @@ impl Shared {
         let now = self.env.now();
         let mut idle = Vec::new();
         for watched in self.live.connections.lock().values_mut() {
-            watched.connection.receipts.sweep(now);
+            if watched.connection.receipts.sweep(now) {
+                watched.connection.probe();
+            }
             match self.verdict(watched, now) {
                 Some(End::Idle) => idle.push(Arc::clone(&watched.connection)),
                 Some(end) => watched.connection.end(end),

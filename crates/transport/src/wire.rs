@@ -186,7 +186,7 @@ impl Wire {
         outbound.read(bytes, |head| {
             pace.sent(head);
             if head.ends_stream() {
-                connection.receipts.written(head.stream);
+                connection.receipts.written(head.stream, || connection.env.now());
             } else if head.reset().is_some() {
                 connection.receipts.reset_by_us(head.stream);
             }

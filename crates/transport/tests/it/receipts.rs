@@ -139,6 +139,21 @@ fn a_reset_before_the_answer_is_written_refuses_it() {
 }
 
 #[test]
+fn answers_whose_deadline_is_far_are_proved_together_by_the_sweep() {
+    let server = Server::start(Limits::default());
+    let mut caller = Caller::new(&server);
+    for path in ["/grant-unhurried-1", "/grant-unhurried-2"] {
+        let stream = caller.start(path);
+        caller.answer(stream);
+    }
+    caller.barrier(&server);
+    assert_eq!(caller.pings(), 0, "no answer is urgent");
+    let ping = caller.ping();
+    caller.pong(&ping);
+    assert_settled(&server, &[("-unhurried-1", CONFIRMED), ("-unhurried-2", CONFIRMED)]);
+}
+
+#[test]
 fn a_reset_that_crosses_the_answer_refuses_it() {
     let server = Server::start(Limits::default());
     let mut caller = Caller::new(&server);
