@@ -25,9 +25,9 @@ pub(crate) const USAGE: &str = "usage";
 pub(crate) enum Failure {
     /// The server said no, or nothing.
     Call(Error, Side),
-    /// What was asked for is not there, with the reason that the server gives for the same.
+    /// The requested object does not exist, with the reason that the server gives for the same.
     Absent(String, &'static str),
-    /// What was asked for loses something, and was not done: why, and how to do it.
+    /// The command would lose content and did nothing: the reason, and how to force it.
     Refused(String, &'static str),
     /// The server did not answer within `--timeout`.
     Late(&'static str),

@@ -31,7 +31,7 @@ pub(crate) const TERM: &str = "ATOMIX_TERM";
 /// The command to run.
 #[derive(Debug, Clone, Args)]
 pub struct Job {
-    /// How long the command may take to end after SIGTERM when what it runs under is lost; then it is killed
+    /// Time for the command to end after SIGTERM when its lock or lead is lost; then it is killed
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     kill_after: Duration,
 
@@ -40,7 +40,7 @@ pub struct Job {
     #[arg(long, short = 'E', default_value_t = CONFLICT, hide_default_value = true, value_name = "CODE")]
     conflict_exit_code: u8,
 
-    /// The exit code, in place of 5, if the server is not available, or if what the command runs under is lost
+    /// The exit code, in place of 5, if the server is not available, or if the lock or lead of the command is lost
     #[arg(long, default_value_t = UNAVAILABLE, hide_default_value = true, value_name = "CODE")]
     unavailable_exit_code: u8,
 

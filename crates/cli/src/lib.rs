@@ -31,7 +31,7 @@ pub use crate::held::JOB_ENV;
 use crate::failure::{Failure, Side};
 use crate::output::{Format, Printer};
 
-/// What follows the help of the program: the exit codes.
+/// The end of the help of the program: the exit codes.
 pub const AFTER_HELP: &str = "\
 Exit codes:
   0  done
@@ -76,7 +76,7 @@ pub struct Options {
     )]
     pub control_server: String,
 
-    /// How answers are written
+    /// The form of answers
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Human)]
     pub output: Format,
 
@@ -84,7 +84,7 @@ pub struct Options {
     #[arg(long = "tag", global = true, value_name = "TAG")]
     pub tags: Vec<String>,
 
-    /// How long a call, or all of a list, may take, such as 500ms or 10s; for locks, elections and `wait` how long to
+    /// The limit of a call, or of a whole list, such as 500ms or 10s; for locks, elections and `wait` the limit of the
     /// wait [default: 10s, and without limit where it is a wait]
     #[arg(long, global = true, value_parser = text::parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
@@ -99,7 +99,7 @@ pub enum Command {
     /// Numbers by key
     #[command(subcommand, name = "countermap")]
     CounterMap(verbs::countermap::Verb),
-    /// Stand in an election while a command runs, and run it only as the leader
+    /// Be a candidate in an election, and run a command only as the leader
     Elect(verbs::election::Elect),
     /// A leader election
     #[command(subcommand)]
@@ -135,7 +135,7 @@ pub enum Command {
     /// Show, explain and program routes
     #[command(subcommand)]
     Route(verbs::route::Verb),
-    /// Show what the server does; without a verb all of it
+    /// Show the state of the server; without a verb all of it
     Inspect(verbs::inspect::Inspect),
     /// Close and delete primitives as a whole
     #[command(subcommand)]
@@ -143,7 +143,7 @@ pub enum Command {
     /// End the session of a client
     #[command(subcommand)]
     Session(verbs::session::Verb),
-    /// Make load on the server and measure how it is borne
+    /// Load the server and measure its answers
     Bench(verbs::bench::Bench),
     Health(verbs::health::Health),
     Wait(verbs::health::Wait),
@@ -159,10 +159,10 @@ pub enum Command {
     },
 }
 
-/// What was found in the files of a store, or why it was not.
+/// The content of the files of a store, or the reason that it is not readable.
 pub type Found = Result<String, Box<dyn Error>>;
 
-/// What the program can do with the files of a store without a server.
+/// The operations of the program on the files of a store without a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Offline {
     /// Reads a backup or the folder of a store.
@@ -172,13 +172,13 @@ pub struct Offline {
 }
 
 impl Offline {
-    /// What a program can do that has no driver with files.
+    /// The operations of a program without a driver with files.
     pub const NOTHING: Self = Self { verify: |_| Err(NO_FILES.into()), restore: |_, _| Err(NO_FILES.into()) };
 }
 
 const NO_FILES: &str = "this program was built without a driver that keeps files";
 
-/// What a command needs while it runs.
+/// The environment of a running command.
 #[derive(Debug)]
 pub(crate) struct Context {
     options: Options,

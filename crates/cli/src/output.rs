@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::failure::{DONE, Failure};
 use crate::text;
 
-/// How answers are written.
+/// The form of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people

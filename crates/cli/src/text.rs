@@ -54,7 +54,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 /// Writes how long ago a time was, as seen from `now`; `?` for what cannot be: a time to come, or one before there was this program. A
 /// wall clock has jumped then, or is not set.
 pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
-    /// How far two clocks may be apart and still be right.
+    /// The tolerated difference of two clocks.
     const APART: Duration = Duration::from_mins(1);
     /// 2017, in which Atomix began.
     const FIRST: Duration = Duration::from_hours(412_008);

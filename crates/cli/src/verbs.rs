@@ -34,7 +34,7 @@ use crate::failure::{DONE, Failure};
 use crate::output::Printer;
 use crate::text::{parse_duration, put_value, show, value as read_value};
 
-/// How long something is to live.
+/// The time to live of an entry.
 #[derive(Debug, Clone, Args)]
 pub struct Ttl {
     /// Remove it after this time, such as 500ms, 10s, 1h
@@ -50,7 +50,7 @@ pub struct IfVersion {
     version: Option<u64>,
 }
 
-/// How values are given.
+/// The sources of values.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Given {
     /// Take values as they are: `-` and `@FILE` have no other meaning
@@ -58,7 +58,7 @@ pub struct Given {
     literal: bool,
 }
 
-/// How a value is written.
+/// The form of a written value.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Exact {
     /// Write the value byte for byte on a terminal as well, where a newline is added otherwise

@@ -16,12 +16,11 @@ use crate::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::parse_duration;
 
-/// Makes load on a running server and measures how it is borne.
+/// Loads a running server and measures its answers.
 ///
-/// Calls are made in a closed loop: each of the callers waits for its answer before it calls again. With --rate they are
-/// sent at a steady pace instead, and each counts from when it should have been sent, so that a server that stalls is
-/// not asked less. What is made for it begins with --name and stays on the server. A server that goes away meanwhile is a
-/// failure: exit code 5.
+/// Callers run a closed loop: each waits for its answer before it calls again. With --rate they send calls at a steady
+/// pace instead, and each call counts from its due time, so that a server that stalls does not get less load. The names of
+/// all primitives begin with --name; they stay on the server. A server that goes away meanwhile is a failure: exit code 5.
 ///
 /// Server and generator share the processors of one machine: compare figures of the same run only.
 #[derive(Debug, Args)]
@@ -30,7 +29,7 @@ pub struct Bench {
     load: Load,
 }
 
-/// What to do.
+/// The kind of load.
 #[derive(Debug, Subcommand)]
 enum Load {
     /// Increment counters; --keys 1 is a hot one
@@ -48,7 +47,7 @@ enum Load {
     },
     /// Let a lock change hands: calls are hand-overs, from when a release is sent to when the next one holds
     Lock {
-        /// How many want it, each on a connection of its own
+        /// The number of contenders, each on its own connection
         #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
         contenders: u32,
         #[command(flatten)]
@@ -58,7 +57,7 @@ enum Load {
     Watch(Watch),
 }
 
-/// How calls are made.
+/// The settings of calls.
 #[derive(Debug, Clone, Args)]
 struct Calls {
     /// Connections that the callers share
@@ -77,16 +76,16 @@ struct Calls {
     run: Run,
 }
 
-/// Who watches, and who writes.
+/// The numbers of watchers and writers.
 #[derive(Debug, Clone, Args)]
 struct Watch {
-    /// How many watch
+    /// The number of watchers
     #[arg(long, default_value_t = 1000, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     watchers: u32,
-    /// How many more watch but never read
+    /// The number of further watchers that never read
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     stalled: u32,
-    /// How many write at once in the second part
+    /// The number of writers at once in the second part
     #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     writers: u32,
     /// Connections that the watchers share
@@ -96,13 +95,13 @@ struct Watch {
     run: Run,
 }
 
-/// How long, on what, and by how many threads.
+/// The duration, the names and the threads.
 #[derive(Debug, Clone, Args)]
 struct Run {
-    /// How long calls count
+    /// The duration of the measurement
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
-    /// How long calls are made before they count, such as 500ms
+    /// The duration of the calls before the measurement, such as 500ms
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = parse_duration)]
     warm_up: Duration,
     /// Bytes of a value or message
@@ -111,12 +110,12 @@ struct Run {
     /// Threads of the generator. One leaves most of the machine to the server
     #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// What the names of primitives begin with
+    /// The beginning of the names of primitives
     #[arg(long, default_value = "bench", value_name = "NAME")]
     name: String,
 }
 
-/// What was measured, and why not all of it if a connection broke meanwhile.
+/// The measurements, and the reason if a broken connection cut them short.
 struct Measured {
     human: String,
     json: Json,

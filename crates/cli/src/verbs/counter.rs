@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::{DONE, Failure};
 
-/// What to do with a counter. Every verb prints the value after it.
+/// The verbs of a counter. Every verb prints the value after it.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the value
@@ -29,7 +29,7 @@ pub enum Verb {
     Incr {
         /// The counter
         name: String,
-        /// How much
+        /// The amount
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         delta: i64,
     },
@@ -37,7 +37,7 @@ pub enum Verb {
     Decr {
         /// The counter
         name: String,
-        /// How much
+        /// The amount
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         delta: i64,
     },
@@ -45,7 +45,7 @@ pub enum Verb {
     Update {
         /// The counter
         name: String,
-        /// What the value has to be
+        /// The expected value
         #[arg(allow_negative_numbers = true)]
         check: i64,
         /// The new value

@@ -13,7 +13,7 @@ use crate::text::show;
 use crate::verbs::{change, follow, listed};
 use crate::{Context, held};
 
-/// What to do with a counter map.
+/// The verbs of a counter map.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the number of a key
@@ -49,7 +49,7 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// What the number has to be
+        /// The expected number
         #[arg(allow_negative_numbers = true)]
         check: i64,
         /// The new number
@@ -62,7 +62,7 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// How much; not 0
+        /// The amount; not 0
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         delta: i64,
     },
@@ -72,7 +72,7 @@ pub enum Verb {
         name: String,
         /// The key
         key: String,
-        /// How much; not 0
+        /// The amount; not 0
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         delta: i64,
     },

@@ -16,15 +16,15 @@ use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::show;
 use crate::verbs::follow;
 
-/// What to do with an election. Every verb but watch prints the term after it; the exit code is 3 if the candidate is not
+/// The verbs of an election. Every verb but watch prints the term after it; the exit code is 3 if the candidate is not
 /// in the election.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Stand as a candidate until interrupted, and print every term
+    /// Be a candidate until interrupted, and print every term
     Enter {
         /// The election
         name: String,
-        /// What the name of the candidate begins with; a random suffix is added and printed
+        /// The beginning of the candidate's name; the command adds and prints a random suffix
         candidate: String,
     },
     /// Withdraw a candidate; only useful on a server that gives all its clients one session
@@ -55,7 +55,7 @@ pub enum Verb {
         /// The candidate
         candidate: String,
     },
-    /// Remove a candidate, whoever owns it
+    /// Remove a candidate of any session
     Evict {
         /// The election
         name: String,
@@ -75,7 +75,7 @@ pub enum Verb {
     },
 }
 
-/// Stand in an election while a command runs, and run it only as the leader.
+/// Be a candidate in an election, and run a command only as the leader.
 ///
 /// Waits to be the leader, at most for --timeout (exit code 4), and runs the command with ATOMIX_ELECTION,
 /// ATOMIX_CANDIDATE and the number of the term ATOMIX_TERM in its environment. If the lead is lost, or the
@@ -86,7 +86,7 @@ pub enum Verb {
 pub struct Elect {
     /// The election
     name: String,
-    /// What the name of the candidate begins with; a random suffix is added, so that no two processes have one name
+    /// The beginning of the candidate's name; a random suffix keeps the names of two processes apart
     /// [default: the host and the process id]
     #[arg(long, value_name = "NAME")]
     candidate: Option<String>,

@@ -30,7 +30,7 @@ pub struct Wait {
     store: Option<StoreId>,
 }
 
-/// How long after a failure the server is asked again.
+/// The pause after a failure before the next question to the server.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Wait {

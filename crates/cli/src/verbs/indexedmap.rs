@@ -14,7 +14,7 @@ use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal};
 
-/// What to do with an indexed map. The first entry has index 1.
+/// The verbs of an indexed map. The first entry has index 1.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Append an entry with a new key and print it

@@ -17,7 +17,7 @@ use crate::Context;
 use crate::failure::{DONE, Failure, UNAVAILABLE};
 use crate::text::{ago, show, table};
 
-/// What to look at; everything if it is not said.
+/// The objects to show; all of them by default.
 #[derive(Debug, Args)]
 pub struct Inspect {
     #[command(subcommand)]
@@ -34,10 +34,10 @@ struct HostRow<'a> {
     clock_distrusted: bool,
 }
 
-/// What to look at.
+/// The objects to show.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// The drivers that the server was built with, and what their stores promise
+    /// The drivers of the server, with the guarantees of their stores
     Drivers,
     /// The connected stores
     Stores,
@@ -52,9 +52,9 @@ pub(crate) enum Verb {
         #[arg(long)]
         store: Option<StoreId>,
     },
-    /// The clients, and what they hold
+    /// The clients, with their locks and candidacies
     Sessions,
-    /// Who holds locks and leads elections, and who waits; exit code 5 if a store did not say
+    /// The owners and waiters of locks and elections; exit code 5 if a store did not answer
     Locks {
         #[arg(long, help = "Only of this type: Lock, Map, CounterMap, LeaderElection")]
         kind: Option<String>,

@@ -14,7 +14,7 @@ use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Exact, Given, change, follow, listed};
 
-/// What to do with a list. The first value has index 0.
+/// The verbs of a list. The first value has index 0.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Add a value at the end

@@ -14,7 +14,7 @@ use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::ago;
 use crate::verbs::inspect;
 
-/// What to do with a lock.
+/// The verbs of a lock.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Hold the lock while a command runs
@@ -29,7 +29,7 @@ pub enum Verb {
         #[command(flatten)]
         job: Job,
     },
-    /// Print who holds the lock; exit code 3 if nobody does
+    /// Print the owner of the lock; exit code 3 if it is free
     Status {
         /// The lock
         name: String,

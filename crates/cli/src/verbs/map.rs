@@ -15,7 +15,7 @@ use crate::text::{parse_duration, put_value, show, value as read_value};
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal, written};
 use crate::{Context, held};
 
-/// What to do with a map.
+/// The verbs of a map.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the value of a key

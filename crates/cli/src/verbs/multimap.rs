@@ -12,7 +12,7 @@ use crate::failure::{CONFLICT, DONE, Failure, absent, found};
 use crate::text::show;
 use crate::verbs::{Given, change, follow, listed};
 
-/// What to do with a multimap.
+/// The verbs of a multimap.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the values of a key, one a line

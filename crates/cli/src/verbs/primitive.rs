@@ -17,13 +17,13 @@ use crate::text::show as escaped;
 /// Longer than a server waits for the calls that run and for what sessions own: twice its `drain.grace` of 10 s by default.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to do with primitives as a whole. KIND is a type such as Map or LeaderElection, or the name of its command.
+/// The verbs of primitives as a whole. KIND is a type such as Map or LeaderElection, or the name of its command.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Close a primitive for all sessions of the server; its content stays
     ///
-    /// Its watches and waiting calls end, what sessions own there is released, and the connections of those who hold a lock there
-    /// are closed. It is not found until a client creates it again. Other processes on the same store are not concerned.
+    /// Its watches and waiting calls end, its locks and candidacies are released, and the connections of sessions that own a
+    /// lock there close. Calls do not find it until a client creates it again. Other processes on the same store continue.
     Close {
         /// The type
         kind: String,

@@ -12,7 +12,7 @@ use crate::Context;
 use crate::failure::{DONE, Failure, found};
 use crate::verbs::store::read_json;
 
-/// What to do with routes.
+/// The verbs of routes.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the routes in the order in which they are tried

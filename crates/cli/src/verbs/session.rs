@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::Context;
 use crate::failure::{DONE, Failure};
 
-/// What to do with sessions.
+/// The verbs of sessions.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// End a session: its connection is closed and what it holds is released
+    /// End a session: its connection closes and its locks and candidacies are released
     End {
         /// The session; `atomix inspect sessions` lists them
         id: String,

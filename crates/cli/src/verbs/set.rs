@@ -12,7 +12,7 @@ use crate::failure::{CONFLICT, DONE, Failure, found};
 use crate::text::show;
 use crate::verbs::{Given, Ttl, change, follow, listed, removal};
 
-/// What to do with a set.
+/// The verbs of a set.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Add an element; exit code 4 if it is there

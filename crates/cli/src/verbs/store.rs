@@ -22,7 +22,7 @@ use crate::{Context, Found};
 /// Longer than a server gives a store that does not answer: three times its `drain.grace` of 10 s by default.
 const DISCONNECT_PATIENCE: Duration = Duration::from_mins(1);
 
-/// What to do with stores. A store is named NAME or NAMESPACE/NAME.
+/// The verbs of stores. A store is named NAME or NAMESPACE/NAME.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Connect a store; does not wait for it to be reachable
@@ -46,7 +46,7 @@ pub enum Verb {
     },
     /// Disconnect a store
     ///
-    /// What it keeps stays there, unless it is a memory store: that loses its content, and --force is needed if it has any. Waits
+    /// The content stays there, unless it is a memory store: that loses its content, and --force is needed if it has any. Waits
     /// for a store that does not answer, 60s by default.
     Disconnect {
         /// The store
@@ -71,7 +71,7 @@ pub enum Verb {
         /// The folder; it must be empty, not there, or the root of a new volume (with nothing but `lost+found`)
         dir: PathBuf,
     },
-    /// Read a backup, or the folder of a disk store that no process has open, and say whether it is whole; needs no server
+    /// Read a backup, or the folder of a disk store that no process has open, and report damage; needs no server
     Verify {
         /// The backup or the folder
         path: PathBuf,

@@ -12,7 +12,7 @@ use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Given, follow};
 
-/// What to do with a topic.
+/// The verbs of a topic.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Publish a message

@@ -14,7 +14,7 @@ use crate::failure::{DONE, Failure};
 use crate::text::put_value;
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, put_versioned, written};
 
-/// What to do with a value.
+/// The verbs of a value.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the value
@@ -59,7 +59,7 @@ pub enum Verb {
         #[command(flatten)]
         check: IfVersion,
     },
-    /// Unset the value and print what it was
+    /// Unset the value and print the former one
     #[command(alias = "remove")]
     Delete {
         /// The name
