@@ -13,7 +13,7 @@ use atomix_kv::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::{Error, Hosts, Kind, Reason, keys};
+use crate::{Error, Kind, Membership, Reason, keys};
 
 /// What a primitive stands on: a store, its keyspace there, who else works on it, the outside world, and the limits of
 /// its arguments. Cheap to clone.
@@ -22,7 +22,7 @@ pub struct Backing {
     store: Arc<dyn Store>,
     kind: Kind,
     keyspace: Keyspace,
-    hosts: Arc<Hosts>,
+    membership: Arc<Membership>,
     env: Env,
     limits: Arc<Limits>,
 }
@@ -128,13 +128,13 @@ impl Backing {
     /// Makes the backing of the primitive of `kind` and `name`.
     pub fn new(
         store: Arc<dyn Store>,
-        hosts: Arc<Hosts>,
+        membership: Arc<Membership>,
         kind: Kind,
         name: &str,
         env: Env,
         limits: Arc<Limits>,
     ) -> Self {
-        Self { store, kind, keyspace: kind.keyspace(name), hosts, env, limits }
+        Self { store, kind, keyspace: kind.keyspace(name), membership, env, limits }
     }
 
     /// Tells what the store holds of the primitive. Changes nothing.
@@ -213,8 +213,8 @@ impl Backing {
         &self.keyspace
     }
 
-    pub(crate) fn hosts(&self) -> &Hosts {
-        &self.hosts
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     pub(crate) fn env(&self) -> &Env {

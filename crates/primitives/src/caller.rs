@@ -7,12 +7,12 @@ use std::str::FromStr;
 
 use atomix_env::{Instant, Shutdown};
 
-/// Who owns a lock or a candidacy, as it is written into the store: a session of a host.
+/// Who owns a lock or a candidacy, as it is written into the store: a session of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// The runtime instance, drawn by chance when it starts.
-    pub host: u64,
-    /// The session, counted by its host.
+    pub member: u64,
+    /// The session, counted by its member.
     pub session: u64,
 }
 
@@ -36,15 +36,15 @@ impl Owner {
 
     pub(crate) fn encode(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        bytes[..8].copy_from_slice(&self.host.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.member.to_be_bytes());
         bytes[8..].copy_from_slice(&self.session.to_be_bytes());
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (host, rest) = bytes.split_first_chunk()?;
+        let (member, rest) = bytes.split_first_chunk()?;
         let (session, _) = rest.split_first_chunk()?;
-        Some(Self { host: u64::from_be_bytes(*host), session: u64::from_be_bytes(*session) })
+        Some(Self { member: u64::from_be_bytes(*member), session: u64::from_be_bytes(*session) })
     }
 }
 
@@ -53,13 +53,13 @@ impl FromStr for Owner {
 
     /// Reads what [`Owner`] is displayed as.
     fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        let (host, session) = text.split_once('-').unwrap_or((text, ""));
-        Ok(Self { host: u64::from_str_radix(host, 16)?, session: session.parse()? })
+        let (member, session) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { member: u64::from_str_radix(member, 16)?, session: session.parse()? })
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{}", self.host, self.session)
+        write!(f, "{:016x}-{}", self.member, self.session)
     }
 }

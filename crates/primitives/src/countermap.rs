@@ -41,7 +41,7 @@ pub enum EntryChange {
 // === impl CounterMap ===
 
 impl CounterMap {
-    /// Opens the counter map. Gives the locks of dead hosts back before it returns.
+    /// Opens the counter map. Gives the locks of dead members back before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         let locks = Queues::open(backing.clone()).await?;
         Ok(Self { backing, locks })
@@ -166,7 +166,7 @@ impl CounterMap {
         self.locks.release(caller.owner, keys).await
     }
 
-    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    /// Returns the locks: what dead members and sessions that ended leave is given back there.
     pub fn queues(&self) -> &Queues {
         &self.locks
     }

@@ -112,10 +112,10 @@ const RECORD_BYTES_MAX: usize = 1024 * 1024;
 // === impl Election ===
 
 impl Election {
-    /// Opens the election. Takes back the candidates of dead hosts before it returns.
+    /// Opens the election. Takes back the candidates of dead members before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         let election = Self { backing, turn: Arc::default() };
-        election.bury().await?;
+        election.release_dead_owners().await?;
         Ok(election)
     }
 
@@ -138,7 +138,7 @@ impl Election {
         candidate: &str,
     ) -> Result<(Term, Option<Candidacy>), Error> {
         self.backing.check_candidate(candidate)?;
-        self.backing.hosts().confirm(caller.owner.host).await?;
+        self.backing.membership().confirm(caller.owner.member).await?;
         let (election, caller, candidate) = (self.clone(), caller.clone(), Candidate::of(caller, candidate));
         // A call that is dropped may still be applied, and its session may have ended by then.
         let entering = async move { election.enter_now(&caller, candidate).await };
@@ -178,7 +178,7 @@ impl Election {
             self.release_all(caller.owner).await;
             return Err(Error::closed());
         }
-        if let Err(error) = self.backing.hosts().confirm(caller.owner.host).await {
+        if let Err(error) = self.backing.membership().confirm(caller.owner.member).await {
             // Whatever the others have not taken back yet is not to lead.
             self.release_all(caller.owner).await;
             return Err(error);
@@ -273,8 +273,8 @@ impl Election {
 
     /// Counts the other runtimes that are alive and have candidates.
     pub async fn elsewhere(&self) -> Result<usize, Error> {
-        let found = self.state().await?.candidates().map(|candidate| candidate.owner.host).collect();
-        Ok(self.backing.hosts().alive_elsewhere(found).await?.len())
+        let found = self.state().await?.candidates().map(|candidate| candidate.owner.member).collect();
+        Ok(self.backing.membership().alive_elsewhere(found).await?.len())
     }
 
     /// Deletes the election if it has no candidates, else [`Reason::InUse`]. Terms begin again.
@@ -300,17 +300,17 @@ impl Election {
         Err(Error::contention())
     }
 
-    /// Takes back the candidates of dead hosts.
-    pub async fn bury(&self) -> Result<(), Error> {
-        let hosts = self.backing.hosts();
-        if !hosts.outlives() {
+    /// Takes back the candidates of dead members.
+    pub async fn release_dead_owners(&self) -> Result<(), Error> {
+        let membership = self.backing.membership();
+        if !membership.outlives() {
             return Ok(());
         }
         let state = self.state().await?;
-        let found = state.leader.iter().chain(&state.waiting).map(|candidate| candidate.owner.host);
-        let dead = hosts.dead(found.collect()).await?;
+        let found = state.leader.iter().chain(&state.waiting).map(|candidate| candidate.owner.member);
+        let dead = membership.dead(found.collect()).await?;
         if !dead.is_empty() {
-            self.apply(|state| state.release(|owner| dead.contains(&owner.host))).await?;
+            self.apply(|state| state.release(|owner| dead.contains(&owner.member))).await?;
         }
         Ok(())
     }
@@ -703,7 +703,7 @@ mod tests {
     use super::*;
 
     fn owner(session: u64) -> Owner {
-        Owner { host: 1, session }
+        Owner { member: 1, session }
     }
 
     fn shown(state: &State) -> (u64, String, String) {

@@ -18,7 +18,7 @@
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
 //! Only a deadline of another runtime that is *read* depends on two wall clocks agreeing: it is early or late by as much as they
 //! differ, late at most by the TTL. A runtime whose wall clock is ahead of that of another one by more than a bound
-//! ([`Hosts::trusts_clock`](crate::Hosts::trusts_clock)) lets such deadlines count in full from then on, and reads them again when the
+//! ([`Membership::trusts_clock`](crate::Membership::trusts_clock)) lets such deadlines count in full from then on, and reads them again when the
 //! clocks agree.
 
 use std::collections::{BTreeMap, HashMap};
@@ -106,7 +106,7 @@ impl Expiry {
         });
         let expiry = Self { shared, _stop: stop.drop_guard() };
         let shared = &expiry.shared;
-        if backing.hosts().outlives() {
+        if backing.membership().outlives() {
             let watch = shared.begin().await?;
             let follower = Arc::clone(shared);
             let mut first = Some(watch);
@@ -147,12 +147,12 @@ impl Expiry {
         let Some(ttl) = ttl else {
             return Write::Delete { key };
         };
-        let (backing, hosts) = (&self.shared.backing, self.shared.backing.hosts());
+        let (backing, membership) = (&self.shared.backing, self.shared.backing.membership());
         let mut value = BytesMut::with_capacity(32);
         value.put_u64(millis(backing.env().wall().since_unix().saturating_add(ttl)));
         value.put_u64(millis(ttl));
-        value.put_u64(hosts.id());
-        value.put_u64(millis(hosts.elapsed().saturating_add(ttl)));
+        value.put_u64(membership.id());
+        value.put_u64(millis(membership.elapsed().saturating_add(ttl)));
         Write::Put { key, value: value.freeze() }
     }
 
@@ -245,7 +245,7 @@ impl Shared {
             let item = tokio::select! {
                 item = watch.next() => item,
                 // As after a watch that ended: everything is read again.
-                () = self.backing.hosts().clock_trusted(), if self.distrusted.load(Ordering::Relaxed) => None,
+                () = self.backing.membership().clock_trusted(), if self.distrusted.load(Ordering::Relaxed) => None,
             };
             match item {
                 Some(Ok(WatchItem::Commit(commit))) => self.note(&commit),
@@ -381,7 +381,7 @@ impl Shared {
             }
         }
         if let Some(entry) = renewed {
-            let (left, by) = if self.backing.hosts().shared() {
+            let (left, by) = if self.backing.membership().shared() {
                 (ttl(&entry), Writer::Foreign)
             } else {
                 (self.left(&entry).ok(), Writer::Unknown)
@@ -414,10 +414,12 @@ impl Shared {
         let (Some(deadline), Some(ttl)) = (number(entry, 0), ttl(entry)) else {
             return Err(Error::damaged("deadline"));
         };
-        let hosts = self.backing.hosts();
+        let membership = self.backing.membership();
         let (deadline, now) = match number(entry, 24) {
-            Some(monotonic) if number(entry, 16) == Some(hosts.id()) => (monotonic, hosts.elapsed()),
-            _ if hosts.trusts_clock() => (deadline, self.backing.env().wall().since_unix()),
+            Some(monotonic) if number(entry, 16) == Some(membership.id()) => {
+                (monotonic, membership.elapsed())
+            }
+            _ if membership.trusts_clock() => (deadline, self.backing.env().wall().since_unix()),
             _ => {
                 self.distrusted.store(true, Ordering::Relaxed);
                 return Ok(ttl);

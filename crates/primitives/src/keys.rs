@@ -13,11 +13,11 @@
 //! | `v` | counter, value, topic, election | `v` | number; bytes; last message; the state of the election | once written; a value until deleted |
 //! | `r`, `c` | list | `r`; `c` chunk id (8) | root; items of a chunk | see `list` |
 //! | `o` | list | `o` | what the last call did, for watches | for ever once written |
-//! | `t` | those with a TTL | `t` subject | deadline (8, wall milliseconds), ttl (8, milliseconds), host (8), deadline (8, monotonic milliseconds of the host) | while the subject expires |
+//! | `t` | those with a TTL | `t` subject | deadline (8, wall milliseconds), ttl (8, milliseconds), member (8), deadline (8, monotonic milliseconds of the member) | while the subject expires |
 //! | `x` | those with a TTL | `x` | nothing | written by every expiry, see `expiry` |
 //! | `l` | lock, map, countermap | `l` length (4) key, stamp | owner (16), nonce (8), since (8, wall milliseconds) | while held or waited for |
-//! | `h` | host | `h` host (8) | time-out (8, milliseconds), renewal (8, wall milliseconds) | while the host lives, see `host` |
-//! | `p` | known | `p` length (4) keyspace of a primitive, host (8) | tags, each length (4), text | while the host knows it, see `known` |
+//! | `h` | host | `h` member (8) | timeout (8, milliseconds), renewal (8, wall milliseconds) | while the member lives, see `membership` |
+//! | `p` | known | `p` length (4) keyspace of a primitive, member (8) | tags, each length (4), text | while the member knows it, see `known` |
 
 use atomix_kv::Range;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -34,7 +34,7 @@ pub(crate) const OPERATION: &[u8] = b"o";
 pub(crate) const DEADLINE: u8 = b't';
 pub(crate) const EXPIRED: &[u8] = b"x";
 pub(crate) const QUEUE: u8 = b'l';
-pub(crate) const HOST: u8 = b'h';
+pub(crate) const MEMBER: u8 = b'h';
 pub(crate) const KNOWN: u8 = b'p';
 
 /// Returns the key of `kind` for `rest`.

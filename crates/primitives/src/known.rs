@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which primitives exist in a store, so that a runtime that was started again still knows them.
 //!
-//! Each host has an entry of its own for each primitive that it knows: what one runtime closes, another still uses. An
-//! entry of a dead host counts as much as any other, because it is there for the clients of that host, which look for
-//! the primitive at its successor. It goes when a living host takes the primitive up, which writes an entry of its own,
-//! or when the last living host that knows the primitive forgets it.
+//! Each member has an entry of its own for each primitive that it knows: what one runtime closes, another still uses. An
+//! entry of a dead member counts as much as any other, because it is there for the clients of that member, which look for
+//! the primitive at its successor. It goes when a living member takes the primitive up, which writes an entry of its own,
+//! or when the last living member that knows the primitive forgets it.
 //!
-//! The keyspace is `known`: key `p` length (4) keyspace of the primitive, host (8), value tags, each length (4), text.
+//! The keyspace is `known`: key `p` length (4) keyspace of the primitive, member (8), value tags, each length (4), text.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,38 +15,38 @@ use atomix_kv::{Entry, Keyspace, Level, Order, Range, Read, Store, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::PAGE;
-use crate::{Error, Hosts, Kind, keys};
+use crate::{Error, Kind, Membership, keys};
 
 /// The memory of a store for its primitives. Made anew for every use.
 #[derive(Debug)]
 pub struct Known {
     store: Arc<dyn Store>,
-    hosts: Arc<Hosts>,
+    membership: Arc<Membership>,
     keyspace: Keyspace,
 }
 
 // === impl Known ===
 
 impl Known {
-    /// Makes the memory that is kept in `store`, as seen by this host.
-    pub fn new(store: Arc<dyn Store>, hosts: Arc<Hosts>) -> Self {
-        Self { store, hosts, keyspace: Keyspace::new("known") }
+    /// Makes the memory that is kept in `store`, as seen by this member.
+    pub fn new(store: Arc<dyn Store>, membership: Arc<Membership>) -> Self {
+        Self { store, membership, keyspace: Keyspace::new("known") }
     }
 
-    /// Remembers the primitive for this host. Repeating it changes nothing that matters.
+    /// Remembers the primitive for this member. Repeating it changes nothing that matters.
     pub async fn remember(&self, kind: Kind, name: &str, tags: &[String]) -> Result<(), Error> {
         let mut value = BytesMut::new();
         for tag in tags {
             value.put_u32(u32::try_from(tag.len()).map_err(|_| Error::invalid("a tag is too large"))?);
             value.put_slice(tag.as_bytes());
         }
-        let key = key(kind, name, self.hosts.id());
+        let key = key(kind, name, self.membership.id());
         self.write(kind, name, Write::Put { key, value: value.freeze() }).await
     }
 
-    /// Forgets the primitive, except for other hosts that are alive.
+    /// Forgets the primitive, except for other members that are alive.
     pub async fn forget(&self, kind: Kind, name: &str) -> Result<(), Error> {
-        self.write(kind, name, Write::Delete { key: key(kind, name, self.hosts.id()) }).await
+        self.write(kind, name, Write::Delete { key: key(kind, name, self.membership.id()) }).await
     }
 
     /// Returns the tags of the primitive, if anybody ever made it known and it was not forgotten.
@@ -57,24 +57,24 @@ impl Known {
         snapshot.reads[0].entries().first().map(tags).transpose()
     }
 
-    /// Counts the other hosts that are alive and know the primitive; at most a page of them.
+    /// Counts the other members that are alive and know the primitive; at most a page of them.
     pub async fn elsewhere(&self, kind: Kind, name: &str) -> Result<usize, Error> {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
         let snapshot = self.store.read(&self.keyspace, vec![scan], Level::Latest).await?;
-        let hosts = snapshot.reads[0].entries().iter().filter_map(host).collect();
-        Ok(self.hosts.alive_elsewhere(hosts).await?.len())
+        let members = snapshot.reads[0].entries().iter().filter_map(member).collect();
+        Ok(self.membership.alive_elsewhere(members).await?.len())
     }
 
-    /// Writes the entry of this host, and deletes those of dead ones.
+    /// Writes the entry of this member, and deletes those of dead ones.
     async fn write(&self, kind: Kind, name: &str, write: Write) -> Result<(), Error> {
         let range = Range::prefix(prefix(kind, name));
-        // More than a page of hosts is left to those who come later.
+        // More than a page of members is left to those who come later.
         let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
         let outcome = self.store.commit(&self.keyspace, Txn::new().write(write).read(scan)).await?;
         let entries = outcome.reads[0].entries();
-        let dead = self.hosts.dead(entries.iter().filter_map(host).collect::<BTreeSet<u64>>()).await?;
-        let left = entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
+        let dead = self.membership.dead(entries.iter().filter_map(member).collect::<BTreeSet<u64>>()).await?;
+        let left = entries.iter().filter(|entry| member(entry).is_some_and(|member| dead.contains(&member)));
         let writes: Vec<Write> = left.map(|entry| Write::Delete { key: entry.key.clone() }).collect();
         if !writes.is_empty() {
             self.store.commit(&self.keyspace, Txn { writes, ..Txn::default() }).await?;
@@ -93,12 +93,12 @@ fn prefix(kind: Kind, name: &str) -> Bytes {
     prefix.freeze()
 }
 
-fn key(kind: Kind, name: &str, host: u64) -> Bytes {
-    [prefix(kind, name).as_ref(), &host.to_be_bytes()].concat().into()
+fn key(kind: Kind, name: &str, member: u64) -> Bytes {
+    [prefix(kind, name).as_ref(), &member.to_be_bytes()].concat().into()
 }
 
-fn host(entry: &Entry) -> Option<u64> {
-    entry.key.last_chunk().map(|host| u64::from_be_bytes(*host))
+fn member(entry: &Entry) -> Option<u64> {
+    entry.key.last_chunk().map(|member| u64::from_be_bytes(*member))
 }
 
 fn tags(entry: &Entry) -> Result<Vec<String>, Error> {

@@ -3,7 +3,7 @@
 //!
 //! Every primitive is a struct around a [`Backing`], which is its keyspace in whatever store the route chose. To
 //! understand all eleven read [`Map`] first: plain calls are one transaction whose refusal explains itself through
-//! its reads, time-outs go through `expiry`, streams through `follow`, locks through `queue`.
+//! its reads, timeouts go through `expiry`, streams through `follow`, locks through `queue`.
 //!
 //! No primitive knows its store, and none knows about gRPC or sockets.
 
@@ -16,19 +16,19 @@ pub mod election;
 mod error;
 mod expiry;
 mod follow;
-mod host;
 pub mod indexedmap;
 mod keys;
 mod kind;
 mod known;
 pub mod list;
-mod living;
 pub mod lock;
 pub mod map;
+mod membership;
 pub mod multimap;
 mod number;
 mod queue;
 pub mod set;
+mod stamp_owners;
 pub mod topic;
 pub mod value;
 
@@ -40,13 +40,13 @@ pub use countermap::CounterMap;
 pub use election::{Candidacy, Election};
 pub use error::{Error, Kind as ErrorKind, Reason};
 pub use follow::Events;
-pub use host::{HostDetails, Hosts};
 pub use indexedmap::IndexedMap;
 pub use kind::Kind;
 pub use known::Known;
 pub use list::List;
 pub use lock::Lock;
 pub use map::Map;
+pub use membership::{MemberDetails, Membership};
 pub use multimap::MultiMap;
 pub use queue::{Grant, Holding, QueueState, Queues};
 pub use set::Set;

@@ -20,7 +20,7 @@ const KEY: &str = "";
 // === impl Lock ===
 
 impl Lock {
-    /// Opens the lock. Gives back what dead hosts left before it returns.
+    /// Opens the lock. Gives back what dead members left before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         Ok(Self { queues: Queues::open(backing).await? })
     }
@@ -57,7 +57,7 @@ impl Lock {
         self.queues.state(KEY, max).await
     }
 
-    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    /// Returns the locks: what dead members and sessions that ended leave is given back there.
     pub fn queues(&self) -> &Queues {
         &self.queues
     }

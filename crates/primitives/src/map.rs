@@ -85,7 +85,7 @@ pub enum Done {
 // === impl Map ===
 
 impl Map {
-    /// Opens the map. Removes what is overdue, and the locks of dead hosts, before it returns.
+    /// Opens the map. Removes what is overdue, and the locks of dead members, before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         let keys = |key: &Bytes| vec![keys::key(keys::ENTRY, key)];
         let expiry = Expiry::open(&backing, keys).await?;
@@ -288,7 +288,7 @@ impl Map {
         self.locks.release(caller.owner, keys).await
     }
 
-    /// Returns the locks: what dead hosts and sessions that ended leave is given back there.
+    /// Returns the locks: what dead members and sessions that ended leave is given back there.
     pub fn queues(&self) -> &Queues {
         &self.locks
     }

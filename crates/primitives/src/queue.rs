@@ -31,7 +31,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::mirror::{Mirror, Owned, Phase, Stamp, Stamped, State, Waiter};
 use crate::backing::{ROUNDS_MAX, Retry, to_the_end};
-use crate::living::Living;
+use crate::stamp_owners::StampOwner;
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
@@ -111,20 +111,20 @@ const BRIEF: Duration = Duration::from_millis(50);
 // === impl Queues ===
 
 impl Queues {
-    /// Opens the locks. Gives back what dead hosts left before it returns.
+    /// Opens the locks. Gives back what dead members left before it returns.
     pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
         let (doubt, swept) = (Arc::default(), AtomicU64::new(0));
         let shared = Arc::new(Shared { backing, state: Mutex::default(), doubt, swept });
-        let living: Weak<dyn Living> = Arc::downgrade(&shared) as _;
-        shared.backing.hosts().living().register(shared.backing.keyspace(), living);
+        let living: Weak<dyn StampOwner> = Arc::downgrade(&shared) as _;
+        shared.backing.membership().stamp_owners().register(shared.backing.keyspace(), living);
         let queues = Self { shared };
-        queues.bury().await?;
+        queues.release_dead_owners().await?;
         Ok(queues)
     }
 
     /// Takes the locks of all `keys`. Waits for at most `timeout`, else [`Reason::LockTimeout`]; without a `timeout` until
     /// the caller's own deadline, if it has one; with zero not at all. Grants nothing after the caller's deadline.
-    /// [`Reason::HostLost`] if others took this host for dead meanwhile: nothing is granted then, whatever the queues said.
+    /// [`Reason::HostLost`] if others took this member for dead meanwhile: nothing is granted then, whatever the queues said.
     ///
     /// Cancel safe: a dropped call leaves the queues.
     pub(crate) async fn acquire(
@@ -136,9 +136,9 @@ impl Queues {
         let queues = self.queues(keys)?;
         let shared = &self.shared;
         let env = shared.backing.env();
-        let (hosts, host) = (shared.backing.hosts(), caller.owner.host);
-        let lost = hosts.lost(host);
-        hosts.confirm(host).await?;
+        let (membership, member) = (shared.backing.membership(), caller.owner.member);
+        let lost = membership.lost(member);
+        membership.confirm(member).await?;
         if timeout == Some(Duration::ZERO) && shared.heads(&queues).await?.iter().any(Option::is_some) {
             return Err(not_obtained());
         }
@@ -161,7 +161,7 @@ impl Queues {
             return Err(Error::closed());
         }
         if first {
-            hosts.confirm(host).await?;
+            membership.confirm(member).await?;
             return ticket.grant(caller, revision).await;
         }
         if timeout == Some(Duration::ZERO) {
@@ -191,13 +191,13 @@ impl Queues {
         };
         match granted {
             Ok(Ok(())) => {
-                hosts.confirm(host).await?;
+                membership.confirm(member).await?;
                 ticket.grant(caller, revision).await
             }
             Ok(Err(error)) => {
                 if error.reason() == Reason::Closed {
-                    // Others take a place away only from a host that they took for dead.
-                    hosts.ask(host).await?;
+                    // Others take a place away only from a member that they took for dead.
+                    membership.ask(member).await?;
                 }
                 ticket.leave().await;
                 Err(error)
@@ -238,18 +238,20 @@ impl Queues {
         self.shared.delete_to_the_end(owner, stamps).await;
     }
 
-    /// Deletes the stamps of dead hosts, whether they held or waited, and looks for orphans of this one.
-    pub async fn bury(&self) -> Result<(), Error> {
+    /// Deletes the stamps of dead members, whether they held or waited, and looks for orphans of this one.
+    pub async fn release_dead_owners(&self) -> Result<(), Error> {
         let backing = &self.shared.backing;
-        if !backing.hosts().outlives() {
+        if !backing.membership().outlives() {
             return Ok(());
         }
         let mut pages = backing.pages(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
-            let host = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.host);
-            let dead = backing.hosts().dead(page.entries.iter().filter_map(host).collect()).await?;
-            let left =
-                page.entries.iter().filter(|entry| host(entry).is_some_and(|host| dead.contains(&host)));
+            let member = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.member);
+            let dead = backing.membership().dead(page.entries.iter().filter_map(member).collect()).await?;
+            let left = page
+                .entries
+                .iter()
+                .filter(|entry| member(entry).is_some_and(|member| dead.contains(&member)));
             self.shared.remove(&left.map(Stamped::of).collect::<Vec<_>>()).await?;
             self.shared.state.lock().disown_all(&dead);
             self.shared.suspect(&page.entries);
@@ -284,9 +286,9 @@ impl Queues {
         let mut found = BTreeSet::new();
         let mut pages = backing.pages(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
-            found.extend(page.entries.iter().filter_map(|entry| Some(Owner::decode(&entry.value)?.host)));
+            found.extend(page.entries.iter().filter_map(|entry| Some(Owner::decode(&entry.value)?.member)));
         }
-        Ok(backing.hosts().alive_elsewhere(found).await?.len())
+        Ok(backing.membership().alive_elsewhere(found).await?.len())
     }
 
     /// Returns the owners in this runtime that were told that they hold something, some more than once.
@@ -673,7 +675,7 @@ impl Shared {
     }
 }
 
-impl Living for Shared {
+impl StampOwner for Shared {
     fn owns(&self, entry: &Entry) -> bool {
         self.state.lock().owns(entry)
     }
@@ -681,7 +683,7 @@ impl Living for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.backing.hosts().living().forget(self.backing.keyspace());
+        self.backing.membership().stamp_owners().forget(self.backing.keyspace());
     }
 }
 

@@ -5,10 +5,10 @@
 //! can be asked by an operator ([`Runtime::explain`], [`Runtime::stores`], [`Runtime::primitives`], …).
 
 mod decode;
-mod hosts;
 mod idle;
 mod open;
 mod operate;
+mod recovery;
 mod registry;
 mod routes;
 mod session;
@@ -75,7 +75,7 @@ pub struct Runtime {
     this: Weak<Runtime>,
     env: Env,
     /// Drawn by chance: tells this instance from all others in what stores hold.
-    host: u64,
+    member: u64,
     identity: Identity,
     limits: Arc<Limits>,
     name_bytes_max: usize,
@@ -139,11 +139,11 @@ impl Runtime {
     /// Makes a runtime without stores and routes.
     pub fn new(settings: Settings) -> Arc<Self> {
         let env = settings.env;
-        let host = env.random();
+        let member = env.random();
         let shared = match settings.identity {
             Identity::Connection => None,
             Identity::Runtime => {
-                let owner = Owner { host, session: 0 };
+                let owner = Owner { member, session: 0 };
                 Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.now(), Box::new(|| {}))))
             }
         };
@@ -156,7 +156,7 @@ impl Runtime {
         };
         Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
-            host,
+            member,
             identity: settings.identity,
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
@@ -198,7 +198,7 @@ impl Runtime {
             return Arc::clone(shared);
         }
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let owner = Owner { host: self.host, session: id };
+        let owner = Owner { member: self.member, session: id };
         let session = Arc::new(Session::new(id, owner, peer, self.env.now(), end));
         self.sessions.lock().insert(id, Arc::clone(&session));
         session
@@ -232,7 +232,8 @@ impl Runtime {
             self.cut_off(&session);
             return Ok(());
         }
-        let owner = id.parse().ok().filter(|owner: &Owner| owner.host == self.host).ok_or_else(unknown)?;
+        let owner =
+            id.parse().ok().filter(|owner: &Owner| owner.member == self.member).ok_or_else(unknown)?;
         if self.expel(owner.session).await? == 0 { Err(unknown()) } else { Ok(()) }
     }
 
@@ -282,11 +283,12 @@ impl Runtime {
     /// Tells whose an owner is, as stores name it.
     pub fn owner_details(&self, owner: Owner) -> OwnerDetails {
         let slots = self.registry.slots();
-        if !slots.iter().any(|slot| slot.hosts().is_ok_and(|hosts| hosts.id() == owner.host)) {
+        if !slots.iter().any(|slot| slot.membership().is_ok_and(|membership| membership.id() == owner.member))
+        {
             return OwnerDetails { session: String::new(), opened: None, ended: false };
         }
         // Sessions are named after the runtime, and not after the name that it has in a store.
-        let session = Owner { host: self.host, ..owner }.to_string();
+        let session = Owner { member: self.member, ..owner }.to_string();
         let opened = self.sessions.lock().get(&owner.session).map(|session| session.opened());
         OwnerDetails { session, opened, ended: opened.is_none() }
     }
@@ -309,7 +311,7 @@ impl Runtime {
         let slot = self.registry.connect(id, driver, config).await?;
         let (this, progress) = (Weak::clone(&self.this), Arc::default());
         self.env.supervise("recovery", Policy::Restart, move || {
-            hosts::mourn(Weak::clone(&this), Arc::clone(&slot), Arc::clone(&progress))
+            recovery::watch_member_failures(Weak::clone(&this), Arc::clone(&slot), Arc::clone(&progress))
         });
         Ok(())
     }
@@ -360,7 +362,7 @@ impl Runtime {
         }
         // Before anybody else can have what they hold.
         self.tell_lost(gone.iter().flat_map(|open| open.primitive().holders()));
-        if slot.hosts().is_ok_and(|hosts| hosts.outlives()) {
+        if slot.membership().is_ok_and(|membership| membership.outlives()) {
             let release = async {
                 for open in gone.iter().filter(|open| open.primitive().owns()) {
                     for session in &sessions {
@@ -368,7 +370,7 @@ impl Runtime {
                     }
                 }
             };
-            // What a store that cannot be reached keeps is given back by those who outlive this host.
+            // What a store that cannot be reached keeps is given back by those who outlive this member.
             self.env.timeout(self.close_grace, release).await.ok();
         }
         slot.close().await;
@@ -642,13 +644,13 @@ impl Runtime {
         name: &str,
         tags: &[String],
     ) -> Result<Open, Error> {
-        let hosts = Arc::clone(slot.hosts()?);
-        hosts.join().await?;
+        let membership = Arc::clone(slot.membership()?);
+        membership.join().await?;
         let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
-        let backing = Backing::new(store, Arc::clone(&hosts), kind, name, env, limits);
+        let backing = Backing::new(store, Arc::clone(&membership), kind, name, env, limits);
         let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
         let (name, tags, in_use) = (name.to_owned(), tags.to_vec(), Arc::clone(&self.in_use));
-        Ok(Open::new(kind, name, tags, slot.id().clone(), config, primitive, backing, hosts, in_use))
+        Ok(Open::new(kind, name, tags, slot.id().clone(), config, primitive, backing, membership, in_use))
     }
 
     /// Waits for the end of the first attempt to connect a store, if it is under way. Cancel safe.

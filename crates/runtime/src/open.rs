@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use atomix_config::StoreId;
 use atomix_primitives::{
-    Backing, Counter, CounterMap, Election, Error, Hosts, IndexedMap, Kind, List, Lock, Map, MultiMap, Owner,
-    QueueState, Queues, Set, Topic, Value,
+    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, Map, Membership, MultiMap,
+    Owner, QueueState, Queues, Set, Topic, Value,
 };
 
 /// A primitive that was created, with the route that it took.
@@ -20,7 +20,7 @@ pub struct Open {
     config: PrimitiveConfig,
     primitive: Primitive,
     backing: Backing,
-    hosts: Arc<Hosts>,
+    membership: Arc<Membership>,
     origin: Origin,
     remembered: AtomicBool,
     users: AtomicUsize,
@@ -90,7 +90,7 @@ impl Open {
         config: PrimitiveConfig,
         primitive: Primitive,
         backing: Backing,
-        hosts: Arc<Hosts>,
+        membership: Arc<Membership>,
         in_use: Arc<AtomicUsize>,
     ) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Open {
             config,
             primitive,
             backing,
-            hosts,
+            membership,
             origin: Origin::Created,
             remembered: AtomicBool::new(false),
             users: AtomicUsize::new(0),
@@ -170,7 +170,7 @@ impl Open {
 
     /// Returns the owner that stands for a session of this runtime in the store.
     pub(crate) fn owner(&self, session: u64) -> Owner {
-        Owner { host: self.hosts.id(), session }
+        Owner { member: self.membership.id(), session }
     }
 
     /// Returns what the primitive stands on.
@@ -187,7 +187,7 @@ impl Open {
         self.origin
     }
 
-    /// Tells whether the store remembers the primitive for this host.
+    /// Tells whether the store remembers the primitive for this member.
     pub(crate) fn is_remembered(&self) -> bool {
         self.remembered.load(Ordering::Acquire)
     }
@@ -332,12 +332,12 @@ impl Primitive {
         if let Self::Election(election) = self { election.erase().await } else { backing.erase().await }
     }
 
-    /// Gives back what dead hosts left. Repeating it does no harm.
-    pub(crate) async fn bury(&self) -> Result<(), Error> {
+    /// Gives back what dead members left. Repeating it does no harm.
+    pub(crate) async fn release_dead_owners(&self) -> Result<(), Error> {
         if let Self::Election(election) = self {
-            election.bury().await?;
+            election.release_dead_owners().await?;
         } else if let Some(queues) = self.queues() {
-            queues.bury().await?;
+            queues.release_dead_owners().await?;
         }
         Ok(())
     }

@@ -15,8 +15,8 @@ use atomix_primitives::{Error, Kind, Reason, Vacancy};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::hosts::known;
 use crate::open::Origin;
+use crate::recovery::known;
 use crate::{Open, PrimitiveConfig, Runtime, Slot, registry};
 
 /// A primitive that an operator wants to delete.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_kv::{Driver, Profile, fold, printable};
-use atomix_primitives::{Error, HostDetails, Reason};
+use atomix_primitives::{Error, MemberDetails, Reason};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
 
@@ -57,8 +57,8 @@ pub struct StoreDetails {
     pub generation: u64,
     /// What it promises, if it was ever reached.
     pub profile: Option<Profile>,
-    /// The hosts that work on it, if it is shared.
-    pub hosts: Vec<HostDetails>,
+    /// The members that work on it, if it is shared.
+    pub members: Vec<MemberDetails>,
     /// Whether the wall clock of this runtime decides that entries in it have expired.
     pub clock_trusted: bool,
     /// What it said about itself when it was last checked and worked.
@@ -173,8 +173,8 @@ impl Registry {
                     since,
                     generation: slot.generation(),
                     profile: slot.known_profile().cloned(),
-                    hosts: slot.hosts().map(|hosts| hosts.list()).unwrap_or_default(),
-                    clock_trusted: slot.hosts().is_ok_and(|hosts| hosts.trusts_clock()),
+                    members: slot.membership().map(|membership| membership.list()).unwrap_or_default(),
+                    clock_trusted: slot.membership().is_ok_and(|membership| membership.trusts_clock()),
                     facts: slot.facts(),
                     primitives: 0,
                 }

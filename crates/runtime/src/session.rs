@@ -18,7 +18,7 @@ use crate::open::OpenId;
 /// A client as the runtime sees it: one connection.
 pub struct Session {
     id: u64,
-    /// Names the session. What it takes in a store carries the name that the host has there, see [`Session::owner`].
+    /// Names the session. What it takes in a store carries the name that the member has there, see [`Session::owner`].
     name: Owner,
     peer: String,
     opened: Instant,

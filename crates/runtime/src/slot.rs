@@ -15,7 +15,7 @@ use atomix_kv::{
     Limits, Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom,
     WatchItem, WatchStream,
 };
-use atomix_primitives::Hosts;
+use atomix_primitives::Membership;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
@@ -32,7 +32,7 @@ pub struct Slot {
     /// What the store promises; known from the first connection on.
     profile: OnceLock<Profile>,
     /// Who works on the store; known from the first connection on.
-    hosts: SetOnce<Arc<Hosts>>,
+    membership: SetOnce<Arc<Membership>>,
     status: Mutex<Status>,
     /// Of the last check that succeeded.
     facts: Mutex<Vec<(&'static str, String)>>,
@@ -166,7 +166,7 @@ impl Slot {
             terms,
             current: ArcSwapOption::empty(),
             profile: OnceLock::new(),
-            hosts: SetOnce::new(),
+            membership: SetOnce::new(),
             status: Mutex::new(Status { state: StoreState::Connecting, error: String::new(), since }),
             facts: Mutex::default(),
             exchange: tokio::sync::Mutex::new(config),
@@ -226,9 +226,9 @@ impl Slot {
     }
 
     /// Returns who works on the store, or says that it was never reached.
-    pub(crate) fn hosts(&self) -> Result<&Arc<Hosts>, Error> {
-        match self.hosts.get() {
-            Some(hosts) => Ok(hosts),
+    pub(crate) fn membership(&self) -> Result<&Arc<Membership>, Error> {
+        match self.membership.get() {
+            Some(membership) => Ok(membership),
             None => Err(self
                 .connected()
                 .err()
@@ -237,10 +237,10 @@ impl Slot {
     }
 
     /// Waits for the first connection and returns who works on the store; nothing if it is disconnected before that.
-    pub(crate) async fn hosts_known(&self) -> Option<&Arc<Hosts>> {
+    pub(crate) async fn membership_known(&self) -> Option<&Arc<Membership>> {
         tokio::select! {
             () = self.closed.cancelled() => None,
-            hosts = self.hosts.wait() => Some(hosts),
+            membership = self.membership.wait() => Some(membership),
         }
     }
 
@@ -348,7 +348,7 @@ impl Slot {
     fn install(&self, Candidate { store, full }: Candidate) {
         self.profile.get_or_init(|| store.profile().clone());
         let old = self.current.swap(Some(Arc::new(Connected { store })));
-        self.meet();
+        self.start_membership();
         match full {
             None => self.set_state(StoreState::Ready, ""),
             Some(full) => self.set_state(StoreState::Degraded, &full.to_string()),
@@ -361,19 +361,19 @@ impl Slot {
     }
 
     /// Begins to look who else works on the store, after the first connection.
-    fn meet(&self) {
-        let Some(this) = self.this.upgrade().filter(|_| self.hosts.get().is_none()) else { return };
+    fn start_membership(&self) {
+        let Some(this) = self.this.upgrade().filter(|_| self.membership.get().is_none()) else { return };
         let store: Arc<dyn Store> = this;
         let (timeout, skew_max) = (self.terms.session_timeout, self.terms.clock_skew_max);
-        let hosts = Hosts::new(&store, self.env.clone(), self.env.random(), timeout, skew_max);
-        if self.hosts.set(Arc::clone(&hosts)).is_ok() && hosts.shared() {
+        let membership = Membership::new(&store, self.env.clone(), self.env.random(), timeout, skew_max);
+        if self.membership.set(Arc::clone(&membership)).is_ok() && membership.shared() {
             let closed = self.closed.clone();
             self.env.supervise("heartbeat", Policy::Restart, move || {
-                let (closed, hosts) = (closed.clone(), Arc::clone(&hosts));
+                let (closed, membership) = (closed.clone(), Arc::clone(&membership));
                 async move {
                     tokio::select! {
                         () = closed.cancelled() => {}
-                        () = hosts.keep() => {}
+                        () = membership.run_heartbeats() => {}
                     }
                 }
             });
@@ -417,9 +417,9 @@ impl Slot {
     pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.set_state(StoreState::Closed, "");
-        if let Some(hosts) = self.hosts.get() {
+        if let Some(membership) = self.membership.get() {
             // An unreachable store finds out by itself: the record is not renewed any more.
-            self.env.timeout(self.terms.grace, hosts.leave()).await.ok();
+            self.env.timeout(self.terms.grace, membership.leave()).await.ok();
         }
         if let Some(connected) = self.current.swap(None) {
             connected.store.close(self.terms.grace).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use atomix_config::StoreId;
 use atomix_env::{Env, Instant, WallTime};
 use atomix_kv::Profile;
-use atomix_primitives::{Error, Holding, HostDetails, Kind, QueueState, election};
+use atomix_primitives::{Error, Holding, Kind, MemberDetails, QueueState, election};
 use atomix_proto::{inspect, runtime};
 use atomix_runtime::{
     Deletion, Open, OwnerDetails, Primitive, Routes, Session, StoreState, Usage, kind_named,
@@ -73,7 +73,7 @@ impl inspect::inspector_server::Inspector for Services {
             primitives: store.primitives as u64,
             generation: store.generation,
             profile: store.profile.as_ref().map(profile_message),
-            hosts: store.hosts.iter().map(host_message).collect(),
+            hosts: store.members.iter().map(member_message).collect(),
             clock_distrusted: store.profile.as_ref().is_some_and(|profile| profile.shared)
                 && !store.clock_trusted,
             facts: store.facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect(),
@@ -396,14 +396,14 @@ fn usage_message(usage: &Usage) -> inspect::PrimitiveUse {
     }
 }
 
-fn host_message(host: &HostDetails) -> inspect::Host {
+fn member_message(member: &MemberDetails) -> inspect::Host {
     inspect::Host {
-        id: format!("{:016x}", host.id),
-        own: host.own,
-        age: host.age.try_into().ok(),
-        timeout: host.timeout.try_into().ok(),
-        clock_offset: host.clock.map(|clock| milliseconds(clock.millis)),
-        clock_uncertainty: host
+        id: format!("{:016x}", member.id),
+        own: member.own,
+        age: member.age.try_into().ok(),
+        timeout: member.timeout.try_into().ok(),
+        clock_offset: member.clock.map(|clock| milliseconds(clock.millis)),
+        clock_uncertainty: member
             .clock
             .and_then(|clock| Duration::from_millis(clock.uncertainty).try_into().ok()),
     }

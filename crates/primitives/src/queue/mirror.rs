@@ -142,10 +142,10 @@ impl State {
             || nonce(&entry.value).is_some_and(|nonce| self.pending.contains(&nonce))
     }
 
-    pub(super) fn disown_all(&mut self, hosts: &BTreeSet<u64>) {
-        let first = |host| Owner { host, session: 0 };
-        for host in hosts {
-            for (owner, stamp) in self.of(first(*host), host.checked_add(1).map(first)) {
+    pub(super) fn disown_all(&mut self, members: &BTreeSet<u64>) {
+        let first = |member| Owner { member, session: 0 };
+        for member in members {
+            for (owner, stamp) in self.of(first(*member), member.checked_add(1).map(first)) {
                 self.owned.remove_entry(&(owner, stamp.key));
             }
         }
@@ -164,7 +164,7 @@ impl State {
 
     /// Returns the owners that were told that they hold something, once for each place.
     pub(super) fn holders(&self) -> Vec<Owner> {
-        let first = (Owner { host: 0, session: 0 }, Bytes::new());
+        let first = (Owner { member: 0, session: 0 }, Bytes::new());
         let held = self.owned.range(&first, None).filter(|(_, owned)| owned.phase == Phase::Held);
         held.map(|((owner, _), _)| *owner).collect()
     }

@@ -85,11 +85,11 @@ impl Shared {
         self.backing.env().detach(sweep(Arc::downgrade(self), env, doubt));
     }
 
-    /// Tells whether a stamp is of this host and belongs to nothing here.
+    /// Tells whether a stamp is of this member and belongs to nothing here.
     fn is_orphan(&self, entry: &Entry) -> bool {
-        let hosts = self.backing.hosts();
-        Owner::decode(&entry.value).is_some_and(|owner| owner.host == hosts.id())
-            && !hosts.living().owns(self.backing.keyspace(), entry)
+        let membership = self.backing.membership();
+        Owner::decode(&entry.value).is_some_and(|owner| owner.member == membership.id())
+            && !membership.stamp_owners().owns(self.backing.keyspace(), entry)
     }
 
     /// Deletes the orphans among those that were seen before, and leaves the others in `suspects`.

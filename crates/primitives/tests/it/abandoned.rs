@@ -10,7 +10,7 @@ use atomix_kv::{Store, Txn, Write};
 use atomix_kv_testkit::planted::{Bug, Planted};
 use atomix_primitives::{Kind, Lock, Map, Owner, Reason};
 
-use crate::ground::{Cut, Faulty, Ground, HOST, caller, eventually, reason, settle, soon};
+use crate::ground::{Cut, Faulty, Ground, MEMBER, caller, eventually, reason, settle, soon};
 use crate::stores::store;
 
 /// A step of a call that is dropped there.
@@ -35,7 +35,7 @@ const STEPS: [Step; 6] = [Step::Take, Step::Wait, Step::TimeOut, Step::Try, Step
 const POLLS_MAX: usize = 200;
 
 async fn open(ground: &Ground) -> Arc<Lock> {
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
@@ -121,7 +121,7 @@ async fn a_deletion_that_is_lost_is_found_by_dropping_calls_everywhere() {
 #[tokio::test]
 async fn calls_for_several_keys_that_are_dropped_at_any_step_leave_them_to_others() {
     let ground = Ground::on(Faulty::distant(store()), Env::real());
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b", "c"].map(str::to_owned);
     for polls in 1..POLLS_MAX {
@@ -209,8 +209,8 @@ async fn a_stamp_that_nothing_here_owns_is_deleted_when_it_is_in_the_way() {
     let clock = ManualClock::new();
     let ground = Ground::on(store(), Env::simulated(Arc::clone(&clock), 1));
     let lock = open(&ground).await;
-    let orphan = Owner { host: HOST, session: 5 };
-    let mut value = [orphan.host.to_be_bytes(), orphan.session.to_be_bytes()].concat();
+    let orphan = Owner { member: MEMBER, session: 5 };
+    let mut value = [orphan.member.to_be_bytes(), orphan.session.to_be_bytes()].concat();
     value.extend([0; 16]);
     let stamp = Write::Stamp { prefix: vec![b'l', 0, 0, 0, 0].into(), value: value.into() };
     ground.store.commit(&Kind::Lock.keyspace("it"), Txn::new().write(stamp)).await.unwrap();
@@ -279,7 +279,7 @@ async fn nothing_is_granted_after_the_deadline_of_the_caller() {
 #[tokio::test]
 async fn an_operator_frees_what_an_owner_left_that_is_not_here_any_more() {
     let ground = Ground::real();
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b"].map(str::to_owned);
     map.lock(&caller(1), &keys, None).await.unwrap();

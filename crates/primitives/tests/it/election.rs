@@ -155,7 +155,7 @@ async fn nothing_is_left(election: &Election) {
 async fn a_candidate_whose_call_got_no_answer_is_taken_back() {
     let faulty = Faulty::new(store());
     let ground = Ground::on(faulty.clone(), Env::real());
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let election = open(&ground).await;
     faulty.lose(1);
     assert_eq!(reason(election.enter(&caller(1), "A").await), Reason::OutcomeUnknown);
@@ -175,7 +175,7 @@ async fn a_candidate_whose_call_got_no_answer_is_taken_back() {
 async fn a_call_that_is_made_again_after_an_unknown_outcome_keeps_what_the_first_has_done() {
     let (faulty, clock) = (Faulty::new(store()), ManualClock::new());
     let ground = Ground::on(faulty.clone(), Env::simulated(Arc::clone(&clock), 1));
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let election = open(&ground).await;
     faulty.lose(1);
     assert_eq!(reason(election.enter(&caller(1), "A").await), Reason::OutcomeUnknown);
@@ -190,7 +190,7 @@ async fn a_call_that_is_made_again_after_an_unknown_outcome_keeps_what_the_first
 #[tokio::test]
 async fn a_call_that_is_dropped_at_any_of_its_steps_leaves_no_candidate() {
     let ground = Ground::on(Faulty::distant(store()), Env::real());
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let (election, a) = (open(&ground).await, caller(1));
     for polls in 1..100 {
         if let Some(entered) = Cut::after(polls, election.enter(&a, "A")).await {
@@ -254,7 +254,7 @@ async fn a_session_that_ended_before_its_candidate_arrived_leaves_none() {
     let faulty = Faulty::new(store());
     let ground = Ground::on(Arc::clone(&faulty) as _, Env::real());
     let election = open(&ground).await;
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let gone = caller(1);
     faulty.delay();
     let call = {
@@ -301,7 +301,7 @@ async fn an_entry_that_arrives_after_its_session_ended_does_not_lead() {
     let faulty = Faulty::new(store());
     let ground = Ground::on(faulty.clone(), Env::real());
     // As the runtime does; the fault is for what follows.
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let (election, a) = (open(&ground).await, caller(1));
     faulty.delay();
     faulty.lose(1);

@@ -14,7 +14,7 @@ use atomix_kv::{
     Durability, ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_primitives::{Backing, Caller, Error, Events, Hosts, Kind, Limits, Owner, Reason};
+use atomix_primitives::{Backing, Caller, Error, Events, Membership, Kind, Limits, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use crate::stores::{immediate, store};
 pub(crate) struct Ground {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) env: Env,
-    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) membership: Arc<Membership>,
     limits: Arc<Limits>,
 }
 
@@ -62,16 +62,16 @@ pub(crate) struct Amnesiac {
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The host of all callers.
-pub(crate) const HOST: u64 = 7;
-/// How long a host may be silent.
+/// The member of all callers.
+pub(crate) const MEMBER: u64 = 7;
+/// How long a member may be silent.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How far wall clocks may differ.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10);
 
 /// Returns a caller of a session of its own.
 pub(crate) fn caller(session: u64) -> Caller {
-    Caller { owner: Owner { host: HOST, session }, closed: Shutdown::new(), deadline: None }
+    Caller { owner: Owner { member: MEMBER, session }, closed: Shutdown::new(), deadline: None }
 }
 
 /// Returns the reason of an error that must have come.
@@ -154,8 +154,8 @@ impl Ground {
     }
 
     pub(crate) fn on(store: Arc<dyn Store>, env: Env) -> Self {
-        let hosts = Hosts::new(&store, env.clone(), HOST, SESSION_TIMEOUT, CLOCK_SKEW_MAX);
-        Self { store, env, hosts, limits: Arc::default() }
+        let membership = Membership::new(&store, env.clone(), MEMBER, SESSION_TIMEOUT, CLOCK_SKEW_MAX);
+        Self { store, env, membership, limits: Arc::default() }
     }
 
     /// Changes the limits of arguments.
@@ -165,8 +165,8 @@ impl Ground {
 
     /// Returns the backing of the one primitive of `kind`.
     pub(crate) fn backing(&self, kind: Kind) -> Backing {
-        let (store, hosts) = (Arc::clone(&self.store), Arc::clone(&self.hosts));
-        Backing::new(store, hosts, kind, "it", self.env.clone(), Arc::clone(&self.limits))
+        let (store, membership) = (Arc::clone(&self.store), Arc::clone(&self.membership));
+        Backing::new(store, membership, kind, "it", self.env.clone(), Arc::clone(&self.limits))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::stores::{forgetful_store, needs, store};
 
 async fn on(ground: &Ground) -> Arc<Lock> {
     // As the runtime does; the faults of these tests are for what follows.
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
@@ -142,7 +142,7 @@ async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
 #[tokio::test]
 async fn a_session_gives_back_more_locks_than_a_transaction_has_room_for() {
     let ground = Ground::real();
-    ground.hosts.join().await.unwrap();
+    ground.membership.join().await.unwrap();
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let one = caller(1);
     let names: Vec<String> = (0..300).map(|at| format!("k{at}")).collect();

@@ -43,7 +43,7 @@ fn trusts(node: &Node) -> bool {
 
 /// Returns by how many milliseconds the only other runtime is ahead, and how wrong that may be.
 fn other(node: &Node) -> Option<(i64, u64)> {
-    let other = node.hosts().into_iter().find(|host| !host.own).unwrap();
+    let other = node.members().into_iter().find(|member| !member.own).unwrap();
     other.clock.map(|clock| (clock.millis, clock.uncertainty))
 }
 
@@ -77,7 +77,7 @@ async fn a_runtime_that_is_ahead_deletes_nothing_early_and_expires_on_time_when_
     // Nobody else is left to say what the time is.
     one.kill();
     pass(&[&two], FOUND).await;
-    assert_eq!((two.hosts().len(), trusts(&two)), (1, false));
+    assert_eq!((two.members().len(), trusts(&two)), (1, false));
     assert_eq!(seen.size().await, Ok(1));
     back(&two, HOURS);
     pass(&[&two], SEEN).await;
@@ -126,7 +126,7 @@ async fn a_runtime_that_leaves_in_order_is_still_believed() {
     client.end();
     one.runtime.shut_down().await;
     pass(&[&two], SEEN).await;
-    assert_eq!(two.hosts().len(), 1);
+    assert_eq!(two.members().len(), 1);
     let seen = two.client().call::<Map>("m").await.unwrap();
     assert_eq!((seen.size().await, trusts(&two)), (Ok(1), false));
     // Started again with the right clock, then with one that agrees with the wrong one.

@@ -14,13 +14,13 @@ use atomix_kv::{
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
-use atomix_primitives::{Caller, HostDetails, Kind, Reason};
+use atomix_primitives::{Caller, MemberDetails, Kind, Reason};
 use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-/// How long a host may be silent.
+/// How long a member may be silent.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -177,9 +177,9 @@ impl Node {
         self.runtime.program(Routes::Later(routes.iter().map(route).collect())).unwrap();
     }
 
-    /// Returns the hosts of the store.
-    pub(crate) fn hosts(&self) -> Vec<HostDetails> {
-        self.runtime.stores().remove(0).hosts
+    /// Returns the members of the store.
+    pub(crate) fn members(&self) -> Vec<MemberDetails> {
+        self.runtime.stores().remove(0).members
     }
 
     /// Connects a client.
@@ -214,7 +214,7 @@ impl Node {
     }
 }
 
-/// Lets time go by for some nodes, in steps that are short against all time-outs.
+/// Lets time go by for some nodes, in steps that are short against all timeouts.
 pub(crate) async fn pass(nodes: &[&Node], time: Duration) {
     let mut left = time;
     while !left.is_zero() {

@@ -11,7 +11,7 @@ mod again;
 mod bounds;
 mod clocks;
 mod ground;
-mod hosts;
+mod membership;
 mod idle;
 mod operate;
 mod restart;

@@ -84,7 +84,7 @@ async fn a_primitive_is_remembered_with_its_tags_and_its_content_until_its_last_
     let counter = client.call::<Counter>("c").await.unwrap();
     assert_eq!(counter.open.tags(), tags);
     assert_eq!(counter.get().await, Ok(5));
-    assert_eq!(world.count("known").await, 1, "the entry of the dead host is gone");
+    assert_eq!(world.count("known").await, 1, "the entry of the dead member is gone");
     client.close(Kind::Counter, "c").await;
     assert!(client.call::<Counter>("c").await.is_none());
     second.kill();

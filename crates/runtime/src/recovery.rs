@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime does because its stores outlive it and others work on them: it gives back what dead hosts left, and
+//! What a runtime does because its stores outlive it and others work on them: it gives back what dead members left, and
 //! knows the primitives that were created before it was started.
 
 use std::sync::{Arc, Weak};
@@ -14,40 +14,48 @@ use parking_lot::Mutex;
 use crate::open::Origin;
 use crate::{Open, Runtime, Session, Slot, repeatable};
 
-/// How many primitives are looked through at a time when a host has died.
-const BURIALS: usize = 32;
+/// How many primitives are looked through at a time when a member has died.
+const RECOVERIES_MAX: usize = 32;
 /// The pause before a burial is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Gives back what dead hosts left in the primitives of a store, each time that one is found dead, until the store is
-/// disconnected or the runtime is gone. `progress` is the name of this host up to which everything is done; a task that is
+/// Gives back what dead members left in the primitives of a store, each time that one is found dead, until the store is
+/// disconnected or the runtime is gone. `progress` is the name of this member up to which everything is done; a task that is
 /// started again after a panic gets the one of the task before it.
-pub(crate) async fn mourn(runtime: Weak<Runtime>, slot: Arc<Slot>, progress: Arc<Mutex<Option<u64>>>) {
-    let Some(hosts) = slot.hosts_known().await else { return };
+pub(crate) async fn watch_member_failures(
+    runtime: Weak<Runtime>,
+    slot: Arc<Slot>,
+    progress: Arc<Mutex<Option<u64>>>,
+) {
+    let Some(membership) = slot.membership_known().await else { return };
     // After a panic: the death that was being handled was not handled to its end.
     let mut due = progress.lock().is_some();
     let mut again = false;
     loop {
-        let own = *progress.lock().get_or_insert_with(|| hosts.id());
-        // Once more after a while, for what a dead host had sent and the store had not applied yet.
+        let own = *progress.lock().get_or_insert_with(|| membership.id());
+        // Once more after a while, for what a dead member had sent and the store had not applied yet.
         let once_more = again;
         let later = async {
-            if once_more { slot.env().sleep(hosts.timeout()).await } else { std::future::pending().await }
+            if once_more {
+                slot.env().sleep(membership.timeout()).await
+            } else {
+                std::future::pending().await
+            }
         };
         again = if std::mem::take(&mut due) {
             true
         } else {
             tokio::select! {
                 () = slot.closed().cancelled() => return,
-                () = hosts.death() => true,
+                () = membership.member_failed() => true,
                 () = later => false,
             }
         };
         let Some(runtime) = runtime.upgrade() else { return };
-        let id = hosts.id();
+        let id = membership.id();
         tokio::select! {
             () = slot.closed().cancelled() => return,
-            () = runtime.bury(slot.id(), own != id) => {}
+            () = runtime.release_dead_owners(slot.id(), own != id) => {}
         }
         *progress.lock() = Some(id);
     }
@@ -137,7 +145,7 @@ impl Runtime {
     async fn remember_in(&self, slot: &Arc<Slot>, open: &Open) -> Result<(), Error> {
         let Some(known) = known(slot) else { return Ok(()) };
         match known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable) {
-            // A store that is full has to be opened to be emptied. The entry of an earlier host serves until there is
+            // A store that is full has to be opened to be emptied. The entry of an earlier member serves until there is
             // room; the next creation tries again.
             Err(error)
                 if error.reason() == Reason::StoreFull
@@ -194,9 +202,9 @@ impl Runtime {
         }
     }
 
-    /// Gives back what dead hosts left in the open primitives of a store. `anew` if this host itself lost its name there:
+    /// Gives back what dead members left in the open primitives of a store. `anew` if this member itself lost its name there:
     /// then those who held locks under the old one are told, and the store has to remember the primitives under the new one.
-    async fn bury(&self, store: &StoreId, anew: bool) {
+    async fn release_dead_owners(&self, store: &StoreId, anew: bool) {
         let opens = self.primitives(None, usize::MAX, |open| {
             open.store_id() == store && (anew || open.primitive().owns())
         });
@@ -209,12 +217,12 @@ impl Runtime {
             };
             self.tell_lost(opens.iter().flat_map(lost));
         }
-        let bury = async |open: Arc<Open>| {
+        let release_dead_owners = async |open: Arc<Open>| {
             if anew {
                 open.set_remembered(false);
             }
             let attempt = async || {
-                open.primitive().bury().await?;
+                open.primitive().release_dead_owners().await?;
                 let known = self.find(open.kind(), open.name());
                 if known.is_some_and(|known| Arc::ptr_eq(&known, &open)) {
                     self.remember(&open).await
@@ -223,21 +231,21 @@ impl Runtime {
                 }
             };
             while let Err(error) = attempt().await {
-                tracing::warn!(%error, "what a dead host owned cannot be given back, trying again");
+                tracing::warn!(%error, "what a dead member owned cannot be given back, trying again");
                 self.env().sleep(RETRY).await;
             }
         };
-        stream::iter(opens).for_each_concurrent(BURIALS, bury).await;
+        stream::iter(opens).for_each_concurrent(RECOVERIES_MAX, release_dead_owners).await;
     }
 }
 
 /// Returns the memory of a store, if it was ever reached.
 pub(crate) fn known(slot: &Arc<Slot>) -> Option<Known> {
-    let hosts = slot.hosts().ok()?;
-    Some(Known::new(Arc::clone(slot) as _, Arc::clone(hosts)))
+    let membership = slot.membership().ok()?;
+    Some(Known::new(Arc::clone(slot) as _, Arc::clone(membership)))
 }
 
 /// Tells whether the store outlives this process. It remembers all primitives then, else those with content that are closed.
 fn outlives(slot: &Slot) -> bool {
-    slot.hosts().is_ok_and(|hosts| hosts.outlives())
+    slot.membership().is_ok_and(|membership| membership.outlives())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which stamps in a store belong to calls and sessions of this process.
 //!
-//! A stamp that carries the name of this host and that nothing here owns is an orphan. A keyspace may be open more than
+//! A stamp that carries the name of this member and that nothing here owns is an orphan. A keyspace may be open more than
 //! once for a while (a primitive was closed and created again while calls still run), so that all who have it open are asked.
 
 use std::collections::HashMap;
@@ -13,26 +13,26 @@ use atomix_kv::{Entry, Keyspace};
 use parking_lot::Mutex;
 
 /// Knows which stamps of a keyspace are in use.
-pub(crate) trait Living: Send + Sync {
+pub(crate) trait StampOwner: Send + Sync {
     /// Tells whether `entry` belongs to a call or a session, or waits for its deletion.
     fn owns(&self, entry: &Entry) -> bool;
 }
 
 /// Everything that knows which stamps are in use, by keyspace.
 #[derive(Default)]
-pub(crate) struct Registry(Mutex<HashMap<Keyspace, Vec<Weak<dyn Living>>>>);
+pub(crate) struct StampRegistry(Mutex<HashMap<Keyspace, Vec<Weak<dyn StampOwner>>>>);
 
-// === impl Registry ===
+// === impl StampRegistry ===
 
-impl Registry {
-    pub(crate) fn register(&self, keyspace: &Keyspace, living: Weak<dyn Living>) {
-        self.0.lock().entry(keyspace.clone()).or_default().push(living);
+impl StampRegistry {
+    pub(crate) fn register(&self, keyspace: &Keyspace, owners: Weak<dyn StampOwner>) {
+        self.0.lock().entry(keyspace.clone()).or_default().push(owners);
     }
 
     /// Forgets those of `keyspace` that are gone.
     pub(crate) fn forget(&self, keyspace: &Keyspace) {
         if let Slot::Occupied(mut slot) = self.0.lock().entry(keyspace.clone()) {
-            slot.get_mut().retain(|living| living.strong_count() > 0);
+            slot.get_mut().retain(|owners| owners.strong_count() > 0);
             if slot.get().is_empty() {
                 slot.remove();
             }
@@ -41,14 +41,14 @@ impl Registry {
 
     pub(crate) fn owns(&self, keyspace: &Keyspace, entry: &Entry) -> bool {
         // Not asked under the lock: the last one to hold what is asked drops it, which comes back here.
-        let living: Vec<Arc<dyn Living>> =
+        let owners: Vec<Arc<dyn StampOwner>> =
             self.0.lock().get(keyspace).into_iter().flatten().filter_map(Weak::upgrade).collect();
-        living.iter().any(|living| living.owns(entry))
+        owners.iter().any(|owners| owners.owns(entry))
     }
 }
 
-impl fmt::Debug for Registry {
+impl fmt::Debug for StampRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("keyspaces", &self.0.lock().len()).finish()
+        f.debug_struct("StampRegistry").field("keyspaces", &self.0.lock().len()).finish()
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::ground::{Has, Node, TIMEOUT, World, pass, reason, settle, soon, store};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
-/// Within this a host that died has been found dead by all others: the time-out, a tenth, and what a host may have seen
+/// Within this a member that died has been found dead by all others: the timeout, a tenth, and what a member may have seen
 /// late.
 const FOUND: Duration = Duration::from_secs(14);
 
@@ -289,7 +289,7 @@ async fn who_stood_still_does_not_take_the_others_for_dead() {
     pass(&[&one, &two], TIMEOUT).await;
     // One has seen the last renewal of the other.
     pass(&[&one], TIMEOUT / 2).await;
-    assert_eq!(one.hosts().len(), 2);
+    assert_eq!(one.members().len(), 2);
     // Both stand still, as on a machine that sleeps; the other one wakes first.
     one.clock.advance(10 * TIMEOUT);
     settle().await;
@@ -320,7 +320,7 @@ async fn what_a_dead_runtime_had_sent_and_arrives_late_blocks_nobody_for_long() 
 /// The write with which `owner` asks for a lock.
 fn late_stamp(owner: Owner) -> Txn {
     let prefix = [&b"l"[..], &[0; 4]].concat();
-    let value = [owner.host, owner.session, 0, 0].map(u64::to_be_bytes).concat();
+    let value = [owner.member, owner.session, 0, 0].map(u64::to_be_bytes).concat();
     Txn::new().write(Write::Stamp { prefix: prefix.into(), value: value.into() })
 }
 
@@ -329,11 +329,11 @@ async fn a_runtime_that_comes_and_goes_is_shown_to_operators() {
     let world = World::shared();
     let (one, two) = (world.start().await, world.start().await);
     pass(&[&one, &two], Duration::from_secs(6)).await;
-    let hosts = two.hosts();
-    assert_eq!(hosts.len(), 2);
-    assert_eq!(hosts.iter().filter(|host| host.own).count(), 1);
-    assert!(hosts.iter().all(|host| host.age <= TIMEOUT / 2 && host.timeout == TIMEOUT), "{hosts:?}");
+    let members = two.members();
+    assert_eq!(members.len(), 2);
+    assert_eq!(members.iter().filter(|member| member.own).count(), 1);
+    assert!(members.iter().all(|member| member.age <= TIMEOUT / 2 && member.timeout == TIMEOUT), "{members:?}");
     one.kill();
     pass(&[&two], FOUND).await;
-    assert_eq!(two.hosts().len(), 1);
+    assert_eq!(two.members().len(), 1);
 }

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Hosts: the runtimes that work on a store, and which of them are dead.
+//! Membership: the runtimes that work on a store, and which of them are dead.
 //!
-//! Locks and candidacies carry the host that took them. What a dead host left behind is given back by the living: when
-//! a primitive is opened, and when a host is found dead.
+//! Locks and candidacies carry the member that took them. What a dead member left behind is given back by the living: when
+//! a primitive is opened, and when a member is found dead.
 //!
-//! A store that one runtime has for itself needs no record of that: every other host came before and is dead. On a
-//! shared store each host has a record, written before it owns anything and renewed every sixth of its time-out.
-//! **A host is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
-//! the order of commits, and a host whose record is gone never comes back under that name. Others delete a record only
-//! under a guard on its revision, and only after it stayed the same for the whole time-out (and a tenth, because clocks
-//! do not run at quite the same rate) on their own monotonic clock, while they looked. Wall clocks do not matter for that.
+//! A store that one runtime has for itself needs no record of that: every other member came before and is dead. On a
+//! shared store each member has a record, written before it owns anything and renewed every sixth of its timeout.
+//! **A member is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
+//! the order of commits, and a member whose record is gone never comes back under that name. Other members delete a record only
+//! under a guard on its revision, and only after it stayed the same for the whole timeout (and a tenth, because clocks
+//! do not run at quite the same rate) on their own monotonic clock, while they watched it. Wall clocks do not matter for that.
 //!
-//! A host that was stopped does not know how long. So whatever says that a session owns something first makes sure
-//! ([`Hosts::confirm`]) that the last renewal was begun less than a time-out ago; if not, it renews, and that finds the
-//! record or finds it gone. Gone means that all is lost which this host owned here: it begins again under a new name.
+//! A member that was stopped does not know how long. So whatever says that a session owns something first makes sure
+//! ([`Membership::confirm`]) that the last renewal was begun less than a timeout ago; if not, it renews, and that finds the
+//! record or finds it gone. Gone means that all is lost which this member owned here: it begins again under a new name.
 //!
-//! The records also show how far the wall clocks of the hosts are apart, see [`clocks`](crate::clocks). That decides whether
-//! [`expiry`](crate::expiry) trusts the wall clock of this host.
+//! The records also show how far the wall clocks of the members are apart, see [`clocks`](crate::clocks). That decides whether
+//! [`expiry`](crate::expiry) trusts the wall clock of this member.
 //!
-//! The keyspace is `host`: key `h` host (8), value time-out (8, milliseconds), time of the renewal (8, wall milliseconds).
+//! The keyspace is `host`: key `h` member (8), value timeout (8, milliseconds), time of the renewal (8, wall milliseconds).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -35,86 +35,86 @@ use tokio::sync::{MutexGuard, Notify, watch};
 
 use crate::backing::PAGE;
 use crate::clocks::{Base, ClockOffset, Clocks};
-use crate::living::Registry;
+use crate::stamp_owners::StampRegistry;
 use crate::{Error, Reason, keys};
 
-/// The hosts of one store, as one of them sees them.
-pub struct Hosts {
+/// The members of one store, as one of them sees them.
+pub struct Membership {
     /// Weak, because the store's place in the runtime keeps this.
     store: Weak<dyn Store>,
     env: Env,
     keyspace: Keyspace,
-    others: Others,
+    peers: Peers,
     timeout: Duration,
     /// When this was made: the beginning of the monotonic time that bases and deadlines count in.
     origin: Instant,
     state: Mutex<State>,
-    /// Whether the wall clock of this host may decide that something is overdue, by the last answer.
+    /// Whether the wall clock of this member may decide that something is overdue, by the last answer.
     trusted: watch::Sender<bool>,
     /// Held while the record is written: calls that need a renewal share one.
     turn: tokio::sync::Mutex<()>,
-    /// Told when a host was found dead.
-    deaths: Notify,
-    /// What this host owns, to tell it from orphans.
-    living: Registry,
+    /// Told when a member was found dead.
+    failures: Notify,
+    /// What this member owns, to tell it from orphans.
+    stamp_owners: StampRegistry,
 }
 
-/// A host, for operators.
+/// A member, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostDetails {
+pub struct MemberDetails {
     /// The name that its sessions have in common.
     pub id: u64,
     /// Whether it is the one that was asked.
     pub own: bool,
-    /// How long ago this host saw its last renewal.
+    /// How long ago this member saw its last renewal.
     pub age: Duration,
     /// How long it may be silent.
     pub timeout: Duration,
-    /// How far its wall clock is ahead of that of this host, once its record was seen to change.
+    /// How far its wall clock is ahead of that of this member, once its record was seen to change.
     pub clock: Option<ClockOffset>,
 }
 
 /// Who may have left something in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Others {
+enum Peers {
     /// Nobody: the content goes with the process.
     None,
-    /// Hosts before this one, all of them dead.
-    Before,
-    /// Hosts beside this one.
-    Beside,
+    /// Members before this one, all of them dead.
+    Earlier,
+    /// Members beside this one.
+    Concurrent,
 }
 
-/// How often a record is renewed in its time-out, and those of the others are looked at. A dead host is found after 1.1 time-outs
+/// How often a record is renewed in its timeout, and those of the others are read. A dead member is found after 1.1 timeouts
 /// and at most one such pause.
 const RENEWALS: u32 = 6;
 
 struct State {
     id: u64,
-    /// Fires when the host loses this `id`.
+    /// Fires when the member loses this `id`.
     lost: Shutdown,
     /// When the last renewal that succeeded was begun; none before the first record.
     renewed: Option<Instant>,
-    /// When the records of the others were looked at.
-    looked: Instant,
-    /// When the last look was begun, by the monotonic time since the origin, and the wall clock of this host then.
-    look: (i64, Base),
+    /// When the records of the others were read.
+    checked_at: Instant,
+    /// When the last check was begun, by the monotonic time since the origin, and the wall clock of this member then.
+    last_check: (i64, Base),
     clocks: Clocks,
-    seen: BTreeMap<u64, Seen>,
-    /// Whether this host has gone by itself.
+    peers: BTreeMap<u64, PeerRecord>,
+    /// Whether this member has gone by itself.
     left: bool,
 }
 
-/// The record of another host.
+/// The record of another member.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct PeerRecord {
     revision: Revision,
     /// Since when it has been seen unchanged.
     since: Instant,
     timeout: Duration,
     /// By its wall clock when the record was renewed.
     clock: Base,
-    /// Whether it changed since it was first seen. If not, the host may be long dead, and its clock unknown.
+    /// Whether it changed since it was first seen. If not, the member may be long dead, and its clock unknown.
     changed: bool,
 }
 
@@ -127,11 +127,11 @@ struct Record {
     wall: u64,
 }
 
-// === impl Hosts ===
+// === impl Membership ===
 
-impl Hosts {
-    /// Makes the view that the host named `id` has of `store`. The name must never have been used before. `timeout` is how
-    /// long this host may be silent before the others take it for dead, `skew_max` the difference of wall clocks above which the
+impl Membership {
+    /// Makes the view that the member named `id` has of `store`. The name must never have been used before. `timeout` is how
+    /// long this member may be silent before the others take it for dead, `skew_max` the difference of wall clocks above which the
     /// one that is ahead is not trusted. Writes nothing.
     pub fn new(
         store: &Arc<dyn Store>,
@@ -141,21 +141,21 @@ impl Hosts {
         skew_max: Duration,
     ) -> Arc<Self> {
         let profile = store.profile();
-        let others = if profile.shared {
-            Others::Beside
+        let peers = if profile.shared {
+            Peers::Concurrent
         } else if profile.durability == Durability::Process {
-            Others::None
+            Peers::None
         } else {
-            Others::Before
+            Peers::Earlier
         };
         let state = State {
             id,
             lost: Shutdown::new(),
             renewed: None,
-            looked: env.now(),
-            look: (0, Base::exact(millis(env.wall().since_unix()), 0)),
+            checked_at: env.now(),
+            last_check: (0, Base::exact(millis(env.wall().since_unix()), 0)),
             clocks: Clocks::new(skew_max),
-            seen: BTreeMap::new(),
+            peers: BTreeMap::new(),
             left: false,
         };
         Arc::new(Self {
@@ -164,40 +164,40 @@ impl Hosts {
             trusted: watch::Sender::new(true),
             env,
             keyspace: Keyspace::new("host"),
-            others,
+            peers,
             timeout,
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::default(),
-            deaths: Notify::new(),
-            living: Registry::default(),
+            failures: Notify::new(),
+            stamp_owners: StampRegistry::default(),
         })
     }
 
-    /// Returns the name of this host. It changes when the host loses what it owned.
+    /// Returns the name of this member. It changes when the member loses what it owned.
     pub fn id(&self) -> u64 {
         self.state.lock().id
     }
 
-    pub(crate) fn living(&self) -> &Registry {
-        &self.living
+    pub(crate) fn stamp_owners(&self) -> &StampRegistry {
+        &self.stamp_owners
     }
 
-    /// Returns how long this host may be silent before the others take it for dead.
+    /// Returns how long this member may be silent before the others take it for dead.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Tells whether several hosts work on the store at the same time.
+    /// Tells whether several members work on the store at the same time.
     pub fn shared(&self) -> bool {
-        self.others == Others::Beside
+        self.peers == Peers::Concurrent
     }
 
-    /// Tells whether the store may hold what other hosts left.
+    /// Tells whether the store may hold what other members left.
     pub fn outlives(&self) -> bool {
-        self.others != Others::None
+        self.peers != Peers::None
     }
 
-    /// Makes sure that this host has a record, so that it may own something.
+    /// Makes sure that this member has a record, so that it may own something.
     ///
     /// Cancel safe. Fails like a commit when the store cannot be asked.
     pub async fn join(&self) -> Result<(), Error> {
@@ -209,7 +209,7 @@ impl Hosts {
         }
     }
 
-    /// Makes sure that the host is alive under the name `id`, as far as that can be known: what its sessions own is
+    /// Makes sure that the member is alive under the name `id`, as far as that can be known: what its sessions own is
     /// theirs. [`Reason::HostLost`] if it is not; [`Reason::StoreUnavailable`] if the store cannot be asked.
     ///
     /// Asks the store only if the last renewal is too old. Cancel safe.
@@ -242,7 +242,7 @@ impl Hosts {
         if self.confirmed(id)? { Ok(()) } else { Err(unavailable().into()) }
     }
 
-    /// Returns the signal that the host has lost the name `id`.
+    /// Returns the signal that the member has lost the name `id`.
     pub(crate) fn lost(&self, id: u64) -> Shutdown {
         let state = self.state.lock();
         if state.id == id {
@@ -258,13 +258,13 @@ impl Hosts {
         {
             let state = self.state.lock();
             // One that was seen may have died since; then its death will be found, and this asked again.
-            found.retain(|id| *id != state.id && !state.seen.contains_key(id));
+            found.retain(|id| *id != state.id && !state.peers.contains_key(id));
         }
-        match self.others {
-            Others::None => return Ok(BTreeSet::new()),
-            Others::Before => return Ok(found),
-            Others::Beside if found.is_empty() => return Ok(found),
-            Others::Beside => {}
+        match self.peers {
+            Peers::None => return Ok(BTreeSet::new()),
+            Peers::Earlier => return Ok(found),
+            Peers::Concurrent if found.is_empty() => return Ok(found),
+            Peers::Concurrent => {}
         }
         let mut dead = BTreeSet::new();
         let found: Vec<u64> = found.into_iter().collect();
@@ -289,8 +289,8 @@ impl Hosts {
         Ok(found)
     }
 
-    /// Renews the record and watches the others, until the store is gone or the host has left. Never ends before that.
-    pub async fn keep(&self) {
+    /// Renews the record and watches the others, until the store is gone or the member has left. Never ends before that.
+    pub async fn run_heartbeats(&self) {
         if !self.shared() {
             return;
         }
@@ -304,34 +304,34 @@ impl Hosts {
                     Err(error) if error.kind() == ErrorKind::Closed && self.has_ended() => return,
                     Err(error) => {
                         // Closed may be the connection alone, when another one takes its place.
-                        tracing::warn!(%error, "this host cannot renew its record");
+                        tracing::warn!(%error, "this member cannot renew its record");
                         renewal = self.env.now() + self.timeout / 16;
                     }
                 }
             }
             for (id, revision) in self.overdue() {
-                if let Err(error) = self.certify(id, revision).await {
-                    tracing::warn!(%error, "a host that seems dead cannot be told from a living one");
+                if let Err(error) = self.expire_member(id, revision).await {
+                    tracing::warn!(%error, "failed to confirm the failure of a member, trying again");
                     break;
                 }
             }
             let now = self.env.now();
-            let due = self.state.lock().seen.values().map(Seen::due).filter(|due| *due > now).min();
+            let due = self.state.lock().peers.values().map(PeerRecord::due).filter(|due| *due > now).min();
             self.env.clock().sleep_until(due.map_or(renewal, |due| due.min(renewal))).await;
         }
     }
 
-    /// Tells whether there is nothing left to renew: this host has left, or the store is gone.
+    /// Tells whether there is nothing left to renew: this member has left, or the store is gone.
     fn has_ended(&self) -> bool {
         self.state.lock().left || self.store.strong_count() == 0
     }
 
-    /// Waits until a host was found dead since the last call. Cancel safe.
-    pub async fn death(&self) {
-        self.deaths.notified().await;
+    /// Waits until a member was found dead since the last call. Cancel safe.
+    pub async fn member_failed(&self) {
+        self.failures.notified().await;
     }
 
-    /// Deletes the record of this host, which is a death certificate like any other: to be called when its sessions have
+    /// Deletes the record of this member, which is a death certificate like any other: to be called when its sessions have
     /// given everything back. Later calls are refused.
     pub async fn leave(&self) {
         let (id, joined) = {
@@ -339,11 +339,11 @@ impl Hosts {
             (state.id, !std::mem::replace(&mut state.left, true) && state.renewed.is_some())
         };
         if joined {
-            // One that cannot be deleted is taken for dead after its time-out.
+            // One that cannot be deleted is taken for dead after its timeout.
             let _turn = self.turn.lock().await;
             let txn = Txn::new().write(Write::Delete { key: key(id) });
             if let Err(error) = self.commit(txn).await {
-                tracing::warn!(%error, "this host cannot delete its record");
+                tracing::warn!(%error, "this member cannot delete its record");
             }
         }
     }
@@ -353,10 +353,10 @@ impl Hosts {
         self.env.now().since(self.origin)
     }
 
-    /// Tells whether the wall clock of this host may decide that something is overdue: it is not ahead of that of another
-    /// host. So is one that does not know another clock.
+    /// Tells whether the wall clock of this member may decide that something is overdue: it is not ahead of that of another
+    /// member. So is one that does not know another clock.
     pub fn trusts_clock(&self) -> bool {
-        self.judged(&self.state.lock())
+        self.update_trust(&self.state.lock())
     }
 
     /// Waits until the wall clock is trusted again. Cancel safe.
@@ -365,8 +365,8 @@ impl Hosts {
         self.trusted.subscribe().wait_for(|trusted| *trusted).await.map(drop).ok();
     }
 
-    fn judged(&self, state: &State) -> bool {
-        let (own, others) = (self.own_clock(), state.seen.values().map(|seen| seen.clock));
+    fn update_trust(&self, state: &State) -> bool {
+        let (own, others) = (self.own_clock(), state.peers.values().map(|seen| seen.clock));
         let trusted = state.clocks.trust(own, others);
         self.trusted.send_if_modified(|known| std::mem::replace(known, trusted) != trusted);
         trusted
@@ -376,18 +376,18 @@ impl Hosts {
         Base::exact(millis(self.env.wall().since_unix()), signed_millis(self.elapsed()))
     }
 
-    /// Returns the hosts that work on the store; none if it is not shared.
-    pub fn list(&self) -> Vec<HostDetails> {
+    /// Returns the members that work on the store; none if it is not shared.
+    pub fn list(&self) -> Vec<MemberDetails> {
         let clock = self.own_clock();
         let (now, state) = (self.env.now(), self.state.lock());
-        let own = state.renewed.map(|renewed| HostDetails {
+        let own = state.renewed.map(|renewed| MemberDetails {
             id: state.id,
             own: true,
             age: now.since(renewed),
             timeout: self.timeout,
             clock: None,
         });
-        let seen = state.seen.iter().map(|(id, seen)| HostDetails {
+        let seen = state.peers.iter().map(|(id, seen)| MemberDetails {
             id: *id,
             own: false,
             age: now.since(seen.since),
@@ -397,7 +397,7 @@ impl Hosts {
         own.into_iter().chain(seen).collect()
     }
 
-    /// Tells whether the host has the name `id` and no doubt about it.
+    /// Tells whether the member has the name `id` and no doubt about it.
     fn confirmed(&self, id: u64) -> Result<bool, Error> {
         let state = self.state.lock();
         if state.id != id {
@@ -432,7 +432,7 @@ impl Hosts {
         if outcome.applied {
             self.state.lock().renewed = Some(begun);
         } else {
-            self.lose();
+            self.reset_identity();
         }
         let found = &outcome.reads[0];
         let (mut entries, mut more) = (found.entries().to_vec(), found.more());
@@ -442,12 +442,12 @@ impl Hosts {
             entries.extend_from_slice(snapshot.reads[0].entries());
             more = snapshot.reads[0].more();
         }
-        self.look(&entries, signed_millis(elapsed));
+        self.compare_records(&entries, signed_millis(elapsed));
         Ok(())
     }
 
     /// Begins again under a new name.
-    fn lose(&self) {
+    fn reset_identity(&self) {
         let old = {
             let mut state = self.state.lock();
             let fresh = (self.env.random(), Shutdown::new());
@@ -458,22 +458,22 @@ impl Hosts {
             id
         };
         tracing::warn!(
-            host = format!("{old:016x}"),
-            "this host was silent for so long that others took it for dead: its sessions lost their locks"
+            member = format!("{old:016x}"),
+            "other members expired this member because it did not renew its record in time: its sessions lost their locks"
         );
-        self.deaths.notify_one();
+        self.failures.notify_one();
     }
 
-    /// Compares the records with what was seen before. The look was begun at the monotonic time `begun`.
-    fn look(&self, entries: &[Entry], begun: i64) {
+    /// Compares the records with what was seen before. The check was begun at the monotonic time `begun`.
+    fn compare_records(&self, entries: &[Entry], begun: i64) {
         let (now, read, own) = (self.env.now(), signed_millis(self.elapsed()), self.own_clock());
         let mut state = self.state.lock();
         // Who did not look cannot say that nothing changed.
-        let blind = now.since(state.looked) > self.timeout / 2;
-        state.looked = now;
-        let (last, clock_then) = std::mem::replace(&mut state.look, (begun, own));
+        let missed_checks = now.since(state.checked_at) > self.timeout / 2;
+        state.checked_at = now;
+        let (last, clock_then) = std::mem::replace(&mut state.last_check, (begun, own));
         let steady = own.is_steady(clock_then);
-        let before = std::mem::take(&mut state.seen);
+        let before = std::mem::take(&mut state.peers);
         for entry in entries {
             let Some(record) = decode(entry) else { continue };
             if record.id == state.id {
@@ -481,40 +481,41 @@ impl Hosts {
             }
             let before = before.get(&record.id);
             let same = before.filter(|seen| seen.revision == entry.modified);
-            let since = same.filter(|_| !blind).map_or(now, |seen| seen.since);
+            let since = same.filter(|_| !missed_checks).map_or(now, |seen| seen.since);
             let (clock, changed) = match (same, before) {
                 (Some(seen), _) => (seen.clock, seen.changed),
-                // Renewed since the last look; but after a suspension of the machine that moment is of another time.
+                // Renewed since the last check; but after a suspension of the machine that moment is of another time.
                 (None, Some(_)) if steady => (record.clock(last, read), true),
                 (None, before) => (record.clock(read.saturating_sub(record.pause()), read), before.is_some()),
             };
-            let seen = Seen { revision: entry.modified, since, timeout: record.timeout, clock, changed };
-            state.seen.insert(record.id, seen);
+            let seen =
+                PeerRecord { revision: entry.modified, since, timeout: record.timeout, clock, changed };
+            state.peers.insert(record.id, seen);
         }
-        let gone: Vec<_> = before.iter().filter(|(id, _)| !state.seen.contains_key(id)).collect();
+        let gone: Vec<_> = before.iter().filter(|(id, _)| !state.peers.contains_key(id)).collect();
         if !gone.is_empty() {
-            self.deaths.notify_one();
+            self.failures.notify_one();
         }
         // They may have left by themselves a moment ago. After a suspension their clocks are not known any more.
         gone.iter().filter(|_| steady).for_each(|(_, seen)| state.clocks.departed(own, seen.clock));
-        let alive = state.seen.iter().filter(|(_, seen)| seen.changed);
+        let alive = state.peers.iter().filter(|(_, seen)| seen.changed);
         let alive: Vec<_> = alive.map(|(id, seen)| (*id, seen.clock)).collect();
         state.clocks.judge(now, own, &alive);
-        self.judged(&state);
+        self.update_trust(&state);
     }
 
     fn overdue(&self) -> Vec<(u64, Revision)> {
         let now = self.env.now();
         let state = self.state.lock();
-        if now.since(state.looked) > self.timeout / 2 {
+        if now.since(state.checked_at) > self.timeout / 2 {
             return Vec::new();
         }
-        let overdue = state.seen.iter().filter(|(_, seen)| seen.due() <= now);
+        let overdue = state.peers.iter().filter(|(_, seen)| seen.due() <= now);
         overdue.map(|(id, seen)| (*id, seen.revision)).collect()
     }
 
-    /// Deletes the record of a host that did not renew it since `revision`.
-    async fn certify(&self, id: u64, revision: Revision) -> Result<(), atomix_kv::Error> {
+    /// Deletes the record of a member that did not renew it since `revision`.
+    async fn expire_member(&self, id: u64, revision: Revision) -> Result<(), atomix_kv::Error> {
         let key = key(id);
         let txn = Txn::new()
             .guard(Guard::ModifiedAt { key: key.clone(), revision })
@@ -524,19 +525,19 @@ impl Hosts {
         let now = self.env.now();
         let mut state = self.state.lock();
         if outcome.reads[0].entry().is_some() {
-            // What it says is read with the next look.
-            if let Some(seen) = state.seen.get_mut(&id) {
+            // What it says is read with the next check.
+            if let Some(seen) = state.peers.get_mut(&id) {
                 seen.since = now;
             }
             return Ok(());
         }
-        if let Some(dead) = state.seen.remove(&id).filter(|seen| seen.changed) {
+        if let Some(dead) = state.peers.remove(&id).filter(|seen| seen.changed) {
             state.clocks.departed(self.own_clock(), dead.clock);
         }
-        self.judged(&state);
+        self.update_trust(&state);
         drop(state);
-        tracing::warn!(host = format!("{id:016x}"), "a host is dead: what it owned is given back");
-        self.deaths.notify_one();
+        tracing::warn!(member = format!("{id:016x}"), "a member failed: releasing what it owned");
+        self.failures.notify_one();
         Ok(())
     }
 
@@ -553,19 +554,19 @@ impl Hosts {
     }
 }
 
-impl fmt::Debug for Hosts {
+impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hosts")
+        f.debug_struct("Membership")
             .field("id", &format_args!("{:016x}", self.id()))
-            .field("others", &self.others)
+            .field("peers", &self.peers)
             .finish_non_exhaustive()
     }
 }
 
-// === impl Seen ===
+// === impl PeerRecord ===
 
-impl Seen {
-    /// When the host is dead if nothing changes.
+impl PeerRecord {
+    /// When the member is dead if nothing changes.
     fn due(&self) -> Instant {
         self.since + self.timeout + self.timeout / 10
     }
@@ -574,23 +575,23 @@ impl Seen {
 // === impl Record ===
 
 impl Record {
-    /// How long the host waits between two renewals.
+    /// How long the member waits between two renewals.
     fn pause(self) -> i64 {
         signed_millis(self.timeout / RENEWALS)
     }
 
-    /// The wall clock of the host, by a record that was renewed after `after` and read at `read`.
+    /// The wall clock of the member, by a record that was renewed after `after` and read at `read`.
     fn clock(self, after: i64, read: i64) -> Base {
         Base::new(self.wall, after, read)
     }
 }
 
 fn key(id: u64) -> Bytes {
-    keys::key(keys::HOST, &id.to_be_bytes())
+    keys::key(keys::MEMBER, &id.to_be_bytes())
 }
 
 fn scan(after: Option<&Entry>) -> Read {
-    let mut range = keys::all(keys::HOST);
+    let mut range = keys::all(keys::MEMBER);
     if let Some(entry) = after {
         range = range.after(&entry.key);
     }
@@ -599,7 +600,7 @@ fn scan(after: Option<&Entry>) -> Read {
 
 /// Reads a record. One that cannot be read is left alone, as if it lived for ever.
 fn decode(entry: &Entry) -> Option<Record> {
-    let id = keys::rest(keys::HOST, &entry.key)?.as_ref().try_into().ok()?;
+    let id = keys::rest(keys::MEMBER, &entry.key)?.as_ref().try_into().ok()?;
     let (timeout, rest) = entry.value.split_first_chunk()?;
     let timeout = Duration::from_millis(u64::from_be_bytes(*timeout));
     let wall = u64::from_be_bytes(*rest.first_chunk()?);
@@ -615,5 +616,5 @@ fn signed_millis(duration: Duration) -> i64 {
 }
 
 fn unavailable() -> atomix_kv::Error {
-    atomix_kv::Error::unavailable("the store does not answer: it is not known whether this host still lives")
+    atomix_kv::Error::unavailable("the store does not answer: this member cannot confirm that it is alive")
 }
