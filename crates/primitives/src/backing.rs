@@ -87,7 +87,7 @@ pub(crate) const PAGE: usize = 1024;
 
 /// Runs `work` to its end, also when the caller goes away before that: what was sent to a store may be applied later, and
 /// somebody has to be there then. Its result is dropped in that case.
-pub(crate) async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn run_uncancellable<T: Send + 'static>(
     env: &Env,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
@@ -96,9 +96,9 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
     if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
         return done;
     }
-    let (told, done) = oneshot::channel();
+    let (sender, done) = oneshot::channel();
     env.detach(async move {
-        drop(told.send(work.await));
+        drop(sender.send(work.await));
     });
     done.await.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "a call was ended by the runtime")))
 }

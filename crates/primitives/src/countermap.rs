@@ -9,15 +9,15 @@ use std::time::Duration;
 use atomix_kv::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
+use crate::lock_table::LockTable;
 use crate::number::{added, number};
-use crate::queue::Queues;
 use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
 
 /// A counter map.
 #[derive(Debug)]
 pub struct CounterMap {
     backing: Backing,
-    locks: Queues,
+    locks: LockTable,
 }
 
 /// A change of one key.
@@ -43,7 +43,7 @@ pub enum EntryChange {
 impl CounterMap {
     /// Opens the counter map. Gives the locks of dead members back before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let locks = Queues::open(backing.clone()).await?;
+        let locks = LockTable::open(backing.clone()).await?;
         Ok(Self { backing, locks })
     }
 
@@ -167,7 +167,7 @@ impl CounterMap {
     }
 
     /// Returns the locks: what dead members and sessions that ended leave is given back there.
-    pub fn queues(&self) -> &Queues {
+    pub fn lock_table(&self) -> &LockTable {
         &self.locks
     }
 

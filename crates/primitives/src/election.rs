@@ -14,7 +14,7 @@ use atomix_kv::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::backing::{ROUNDS_MAX, Retry, to_the_end};
+use crate::backing::{ROUNDS_MAX, Retry, run_uncancellable};
 use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
 
 /// A leader election. A clone is the same one.
@@ -142,7 +142,7 @@ impl Election {
         let (election, caller, candidate) = (self.clone(), caller.clone(), Candidate::of(caller, candidate));
         // A call that is dropped may still be applied, and its session may have ended by then.
         let entering = async move { election.enter_now(&caller, candidate).await };
-        Ok(to_the_end(self.backing.env(), entering).await?.answer())
+        Ok(run_uncancellable(self.backing.env(), entering).await?.answer())
     }
 
     async fn enter_now(&self, caller: &Caller, candidate: Candidate) -> Result<Unanswered, Error> {

@@ -3,7 +3,7 @@
 //!
 //! Every primitive is a struct around a [`Backing`], which is its keyspace in whatever store the route chose. To
 //! understand all eleven read [`Map`] first: plain calls are one transaction whose refusal explains itself through
-//! its reads, timeouts go through `expiry`, streams through `follow`, locks through `queue`.
+//! its reads, timeouts go through `expiry`, streams through `follow`, locks through `lock_table`.
 //!
 //! No primitive knows its store, and none knows about gRPC or sockets.
 
@@ -22,11 +22,11 @@ mod kind;
 mod known;
 pub mod list;
 pub mod lock;
+mod lock_table;
 pub mod map;
 mod membership;
 pub mod multimap;
 mod number;
-mod queue;
 pub mod set;
 mod stamp_owners;
 pub mod topic;
@@ -45,10 +45,10 @@ pub use kind::Kind;
 pub use known::Known;
 pub use list::List;
 pub use lock::Lock;
+pub use lock_table::{Grant, Holding, LockTable, QueueState};
 pub use map::Map;
 pub use membership::{MemberDetails, Membership};
 pub use multimap::MultiMap;
-pub use queue::{Grant, Holding, QueueState, Queues};
 pub use set::Set;
 pub use topic::Topic;
 pub use value::Value;

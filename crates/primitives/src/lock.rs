@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use crate::queue::Queues;
+use crate::lock_table::LockTable;
 use crate::{Backing, Caller, Error, Grant, Holding, Reason};
 
 /// A lock.
 #[derive(Debug)]
 pub struct Lock {
-    queues: Queues,
+    table: LockTable,
 }
 
 /// A [`Lock`] is the lock of this key.
@@ -22,7 +22,7 @@ const KEY: &str = "";
 impl Lock {
     /// Opens the lock. Gives back what dead members left before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        Ok(Self { queues: Queues::open(backing).await? })
+        Ok(Self { table: LockTable::open(backing).await? })
     }
 
     /// Takes the lock and returns its token, which is greater than all tokens before.
@@ -37,12 +37,12 @@ impl Lock {
 
     /// As [`Lock::lock`], with a grant that can be revoked if it does not reach its client.
     pub async fn grant(&self, caller: &Caller, timeout: Option<Duration>) -> Result<Grant, Error> {
-        self.queues.acquire(caller, &[KEY.to_owned()], timeout).await
+        self.table.acquire(caller, &[KEY.to_owned()], timeout).await
     }
 
     /// Gives the lock back, or [`Reason::LockNotHeld`].
     pub async fn unlock(&self, caller: &Caller) -> Result<(), Error> {
-        self.queues.release(caller.owner, &[KEY.to_owned()]).await
+        self.table.release(caller.owner, &[KEY.to_owned()]).await
     }
 
     /// Returns the token of the holder, whoever it is, or [`Reason::LockFree`].
@@ -54,11 +54,11 @@ impl Lock {
 
     /// Returns the holder and the first waiters, at most `max` in all.
     pub async fn queue(&self, max: usize) -> Result<Vec<Holding>, Error> {
-        self.queues.state(KEY, max).await
+        self.table.state(KEY, max).await
     }
 
     /// Returns the locks: what dead members and sessions that ended leave is given back there.
-    pub fn queues(&self) -> &Queues {
-        &self.queues
+    pub fn lock_table(&self) -> &LockTable {
+        &self.table
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
-use crate::queue::Queues;
+use crate::lock_table::LockTable;
 use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
 
 /// A map.
@@ -22,7 +22,7 @@ use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, k
 pub struct Map {
     backing: Backing,
     expiry: Expiry,
-    locks: Queues,
+    locks: LockTable,
     /// Transactions of one runtime that were overtaken take turns, so that they do not overtake each other again.
     turn: Mutex<()>,
 }
@@ -89,7 +89,7 @@ impl Map {
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         let keys = |key: &Bytes| vec![keys::key(keys::ENTRY, key)];
         let expiry = Expiry::open(&backing, keys).await?;
-        let locks = Queues::open(backing.clone()).await?;
+        let locks = LockTable::open(backing.clone()).await?;
         Ok(Self { backing, expiry, locks, turn: Mutex::new(()) })
     }
 
@@ -289,7 +289,7 @@ impl Map {
     }
 
     /// Returns the locks: what dead members and sessions that ended leave is given back there.
-    pub fn queues(&self) -> &Queues {
+    pub fn lock_table(&self) -> &LockTable {
         &self.locks
     }
 

@@ -514,7 +514,7 @@ impl Runtime {
             return;
         }
         let open = Arc::clone(open);
-        let (told, done) = oneshot::channel::<()>();
+        let (sender, done) = oneshot::channel::<()>();
         let env = self.env.clone();
         self.env.detach(async move {
             let all = || {
@@ -525,7 +525,7 @@ impl Runtime {
                 }
             };
             let _ended = env.supervised("release", Policy::Restart, all).await;
-            drop(told);
+            drop(sender);
         });
         // There is nothing to tell but the end.
         drop(done.await);

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use atomix_config::StoreId;
 use atomix_primitives::{
-    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, Map, Membership, MultiMap,
-    Owner, QueueState, Queues, Set, Topic, Value,
+    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, LockTable, Map, Membership,
+    MultiMap, Owner, QueueState, Set, Topic, Value,
 };
 
 /// A primitive that was created, with the route that it took.
@@ -270,11 +270,11 @@ impl Primitive {
     }
 
     /// Returns the locks of primitives that have some.
-    fn queues(&self) -> Option<&Queues> {
+    fn lock_table(&self) -> Option<&LockTable> {
         match self {
-            Self::Lock(lock) => Some(lock.queues()),
-            Self::Map(map) => Some(map.queues()),
-            Self::CounterMap(map) => Some(map.queues()),
+            Self::Lock(lock) => Some(lock.lock_table()),
+            Self::Map(map) => Some(map.lock_table()),
+            Self::CounterMap(map) => Some(map.lock_table()),
             Self::Counter(_)
             | Self::Election(_)
             | Self::IndexedMap(_)
@@ -288,15 +288,15 @@ impl Primitive {
 
     /// Tells whether sessions can own something in primitives of this kind.
     pub fn owns(&self) -> bool {
-        matches!(self, Self::Election(_)) || self.queues().is_some()
+        matches!(self, Self::Election(_)) || self.lock_table().is_some()
     }
 
     /// Gives back whatever `owner` owns. Returns when the store has confirmed it.
     pub async fn release_all(&self, owner: Owner) {
         if let Self::Election(election) = self {
             election.release_all(owner).await;
-        } else if let Some(queues) = self.queues() {
-            queues.release_all(owner).await;
+        } else if let Some(table) = self.lock_table() {
+            table.release_all(owner).await;
         }
     }
 
@@ -305,15 +305,15 @@ impl Primitive {
         if let Self::Election(election) = self {
             return election.expel(owner).await;
         }
-        match self.queues() {
-            Some(queues) => queues.expel(owner).await,
+        match self.lock_table() {
+            Some(table) => table.expel(owner).await,
             None => Ok(0),
         }
     }
 
     /// Returns how many stamps in the queues of locks were found that belonged to nothing, and were deleted.
     pub fn orphans_swept(&self) -> u64 {
-        self.queues().map_or(0, Queues::orphans_swept)
+        self.lock_table().map_or(0, LockTable::orphans_swept)
     }
 
     /// Counts the other runtimes that are alive and whose sessions own something.
@@ -321,8 +321,8 @@ impl Primitive {
         if let Self::Election(election) = self {
             return election.elsewhere().await;
         }
-        match self.queues() {
-            Some(queues) => queues.elsewhere().await,
+        match self.lock_table() {
+            Some(table) => table.elsewhere().await,
             None => Ok(0),
         }
     }
@@ -336,20 +336,20 @@ impl Primitive {
     pub(crate) async fn release_dead_owners(&self) -> Result<(), Error> {
         if let Self::Election(election) = self {
             election.release_dead_owners().await?;
-        } else if let Some(queues) = self.queues() {
-            queues.release_dead_owners().await?;
+        } else if let Some(table) = self.lock_table() {
+            table.release_dead_owners().await?;
         }
         Ok(())
     }
 
     /// Returns the owners in this runtime that were told that they hold a lock, some more than once.
     pub(crate) fn holders(&self) -> Vec<Owner> {
-        self.queues().map(Queues::holders).unwrap_or_default()
+        self.lock_table().map(LockTable::holders).unwrap_or_default()
     }
 
     /// Returns how many calls of this runtime wait for a lock.
     pub fn waiters(&self) -> usize {
-        self.queues().map_or(0, Queues::waiters)
+        self.lock_table().map_or(0, LockTable::waiters)
     }
 
     /// Returns what `owner` owns: keys of locks, or candidates, each with its token or term; at most `max`. What the

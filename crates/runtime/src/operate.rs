@@ -176,9 +176,9 @@ impl Runtime {
     {
         let gone = || Error::new(Reason::Draining, "the runtime is shutting down: try another one or later");
         let work = work(self.this.upgrade().ok_or_else(gone)?);
-        let (told, done) = oneshot::channel();
+        let (sender, done) = oneshot::channel();
         self.env.detach(async move {
-            drop(told.send(work.await));
+            drop(sender.send(work.await));
         });
         done.await.unwrap_or_else(|_| Err(gone()))
     }

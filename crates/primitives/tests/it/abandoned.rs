@@ -69,7 +69,9 @@ async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String
                 waiting.await.unwrap().map(|it| it.is_ok())
             }
             Step::Unlock => Cut::after(polls, lock.unlock(&dropped)).await.map(|_| false),
-            Step::End => Cut::after(polls, lock.queues().release_all(dropped.owner)).await.map(|()| false),
+            Step::End => {
+                Cut::after(polls, lock.lock_table().release_all(dropped.owner)).await.map(|()| false)
+            }
         };
         if held && step != Step::Wait {
             lock.unlock(&holder).await.unwrap();
@@ -81,13 +83,13 @@ async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String
             Ok(_) => lock.unlock(&next).await.unwrap(),
             Err(error) => return Err(format!("{step:?} dropped after {polls} polls: {error}")),
         }
-        if lock.queues().orphans_swept() > 0 {
+        if lock.lock_table().orphans_swept() > 0 {
             return Err(format!("{step:?} dropped after {polls} polls: a stamp belonged to nothing"));
         }
         if holds.is_some() {
             // The last deletions are those for which nothing has waited yet.
             let taken = lock.lock(&caller(4), Some(Duration::from_secs(10))).await;
-            return match (taken, lock.queues().orphans_swept()) {
+            return match (taken, lock.lock_table().orphans_swept()) {
                 (Ok(_), 0) => Ok(()),
                 (Ok(_), _) => Err(format!("{step:?}: a stamp of its last round belonged to nothing")),
                 (Err(error), _) => Err(format!("{step:?}, after its last round: {error}")),
@@ -133,7 +135,7 @@ async fn calls_for_several_keys_that_are_dropped_at_any_step_leave_them_to_other
         soon(map.lock(&caller(3), &keys, None)).await.unwrap();
         map.unlock(&caller(3), &keys).await.unwrap();
         if ended {
-            assert_eq!(map.queues().orphans_swept(), 0);
+            assert_eq!(map.lock_table().orphans_swept(), 0);
             return;
         }
     }
@@ -176,7 +178,7 @@ async fn a_stamp_that_arrives_minutes_late_is_deleted_within_as_much_time_again(
     eventually(async || lock.queue(9).await.unwrap().len() == 1).await;
     let found = after(&clock, async || lock.queue(9).await.unwrap().is_empty()).await;
     assert!(found <= Duration::from_secs(64), "{found:?}");
-    assert_eq!(lock.queues().orphans_swept(), 1);
+    assert_eq!(lock.lock_table().orphans_swept(), 1);
     lock.lock(&caller(2), Some(Duration::ZERO)).await.unwrap();
 }
 
@@ -217,7 +219,7 @@ async fn a_stamp_that_nothing_here_owns_is_deleted_when_it_is_in_the_way() {
     assert_eq!(reason(lock.lock(&caller(1), Some(Duration::ZERO)).await), Reason::LockTimeout);
     let found = after(&clock, async || lock.queue(9).await.unwrap().is_empty()).await;
     assert!(found <= Duration::from_secs(3), "{found:?}");
-    assert_eq!(lock.queues().orphans_swept(), 1);
+    assert_eq!(lock.lock_table().orphans_swept(), 1);
 }
 
 #[tokio::test]
@@ -235,7 +237,7 @@ async fn stamps_that_another_opening_of_the_primitive_owns_are_no_orphans() {
         settle().await;
     }
     assert_eq!(other.token().await, Ok(token));
-    assert_eq!(lock.queues().orphans_swept() + other.queues().orphans_swept(), 0);
+    assert_eq!(lock.lock_table().orphans_swept() + other.lock_table().orphans_swept(), 0);
     other.unlock(&caller(2)).await.unwrap();
     soon(waiting).await.unwrap().unwrap();
 }
@@ -283,8 +285,8 @@ async fn an_operator_frees_what_an_owner_left_that_is_not_here_any_more() {
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b"].map(str::to_owned);
     map.lock(&caller(1), &keys, None).await.unwrap();
-    assert_eq!(map.queues().expel(caller(2).owner).await, Ok(0));
-    assert_eq!(map.queues().expel(caller(1).owner).await, Ok(2));
+    assert_eq!(map.lock_table().expel(caller(2).owner).await, Ok(0));
+    assert_eq!(map.lock_table().expel(caller(1).owner).await, Ok(2));
     map.lock(&caller(2), &keys, Some(Duration::ZERO)).await.unwrap();
-    assert_eq!(map.queues().holders(), [caller(2).owner; 2]);
+    assert_eq!(map.lock_table().holders(), [caller(2).owner; 2]);
 }

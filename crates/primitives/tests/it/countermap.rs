@@ -224,7 +224,8 @@ async fn keys_are_locked_by_sessions() {
     assert_eq!(reason(refused), Reason::LockTimeout);
     assert_eq!(reason(map.unlock(&two, &keys[..1]).await), Reason::LockNotHeld);
     assert_eq!(map.locked(10).await.unwrap().len(), 3);
-    let (waiting, ()) = tokio::join!(soon(map.lock(&two, &keys, None)), map.queues().release_all(one.owner));
+    let (waiting, ()) =
+        tokio::join!(soon(map.lock(&two, &keys, None)), map.lock_table().release_all(one.owner));
     waiting.unwrap();
     map.unlock(&two, &keys).await.unwrap();
     let locked = map.locked(10).await.unwrap();

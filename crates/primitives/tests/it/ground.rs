@@ -14,7 +14,7 @@ use atomix_kv::{
     Durability, ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_primitives::{Backing, Caller, Error, Events, Membership, Kind, Limits, Owner, Reason};
+use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Membership, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;

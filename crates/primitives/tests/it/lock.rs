@@ -182,7 +182,7 @@ async fn the_end_of_the_holding_session_hands_the_lock_over() {
     let waiting = wait(&lock, &caller(2));
     places(&lock, 2).await;
     one.closed.cancel();
-    lock.queues().release_all(one.owner).await;
+    lock.lock_table().release_all(one.owner).await;
     let second = soon(waiting).await.unwrap().unwrap();
     assert!(second > first);
     assert_eq!(lock.token().await, Ok(second));
@@ -196,7 +196,7 @@ async fn the_end_of_a_waiting_session_ends_its_calls() {
     let waiting = [wait(&lock, &two), wait(&lock, &two)];
     places(&lock, 3).await;
     two.closed.cancel();
-    lock.queues().release_all(two.owner).await;
+    lock.lock_table().release_all(two.owner).await;
     for waiting in waiting {
         assert_eq!(reason(soon(waiting).await.unwrap()), Reason::Closed);
     }
@@ -214,7 +214,7 @@ async fn the_end_of_a_former_holder_leaves_the_holder_alone() {
     let waiting = wait(&lock, &caller(3));
     places(&lock, 2).await;
     one.closed.cancel();
-    lock.queues().release_all(one.owner).await;
+    lock.lock_table().release_all(one.owner).await;
     settle().await;
     assert_eq!(lock.token().await, Ok(token));
     assert!(!waiting.is_finished());

@@ -14,7 +14,7 @@ use atomix_kv::{
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
-use atomix_primitives::{Caller, MemberDetails, Kind, Reason};
+use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
 use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
 use futures::StreamExt;
 use futures::future::BoxFuture;

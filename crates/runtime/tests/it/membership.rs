@@ -332,7 +332,10 @@ async fn a_runtime_that_comes_and_goes_is_shown_to_operators() {
     let members = two.members();
     assert_eq!(members.len(), 2);
     assert_eq!(members.iter().filter(|member| member.own).count(), 1);
-    assert!(members.iter().all(|member| member.age <= TIMEOUT / 2 && member.timeout == TIMEOUT), "{members:?}");
+    assert!(
+        members.iter().all(|member| member.age <= TIMEOUT / 2 && member.timeout == TIMEOUT),
+        "{members:?}"
+    );
     one.kill();
     pass(&[&two], FOUND).await;
     assert_eq!(two.members().len(), 1);

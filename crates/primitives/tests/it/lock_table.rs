@@ -149,7 +149,7 @@ async fn a_session_gives_back_more_locks_than_a_transaction_has_room_for() {
     for name in &names {
         map.lock(&one, std::slice::from_ref(name), None).await.unwrap();
     }
-    soon(map.queues().release_all(one.owner)).await;
+    soon(map.lock_table().release_all(one.owner)).await;
     assert!(map.locked(10).await.unwrap().is_empty());
     soon(map.lock(&caller(2), &names[..3], None)).await.unwrap();
 }
@@ -245,7 +245,7 @@ async fn a_session_that_ends_while_the_store_answers_gets_nothing() {
     let mut call = Box::pin(lock.lock(&one, None));
     assert!(futures::poll!(&mut call).is_pending());
     one.closed.cancel();
-    lock.queues().release_all(one.owner).await;
+    lock.lock_table().release_all(one.owner).await;
     faulty.answer();
     assert_eq!(reason(soon(call).await), Reason::Closed);
     places(&lock, 0).await;
@@ -257,7 +257,7 @@ async fn locks_of_a_session_are_given_back_however_often_the_store_refuses() {
     let lock = on(&ground).await;
     lock.lock(&caller(1), None).await.unwrap();
     faulty.refuse(3);
-    soon(lock.queues().release_all(caller(1).owner)).await;
+    soon(lock.lock_table().release_all(caller(1).owner)).await;
     assert_eq!(lock.queue(10).await, Ok(Vec::new()));
 }
 
@@ -513,7 +513,7 @@ async fn a_lock_that_the_store_lost_is_not_given_back_for_its_next_holder() {
     store.forget();
     assert_eq!(other.lock(&b, None).await, Ok(token), "the store counts anew");
     assert_eq!(reason(one.unlock(&a).await), Reason::LockNotHeld);
-    one.queues().release_all(a.owner).await;
+    one.lock_table().release_all(a.owner).await;
     let queue = other.queue(10).await.unwrap();
     assert_eq!(queue.iter().map(|place| place.owner).collect::<Vec<_>>(), [b.owner]);
     other.unlock(&b).await.unwrap();

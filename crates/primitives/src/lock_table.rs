@@ -13,8 +13,8 @@
 //! its end whatever happens to the call that wanted it. A stamp whose commit was never answered may still arrive: `sweep`
 //! looks for it.
 
-mod mirror;
 mod sweep;
+mod wait_queue;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -29,13 +29,13 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use self::mirror::{Mirror, Owned, Phase, Stamp, Stamped, State, Waiter};
-use crate::backing::{ROUNDS_MAX, Retry, to_the_end};
+use self::wait_queue::{Owned, Phase, Stamp, Stamped, State, WaitQueueView, Waiter};
+use crate::backing::{ROUNDS_MAX, Retry, run_uncancellable};
 use crate::stamp_owners::StampOwner;
 use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
 
 /// The locks of one keyspace, each named by a key.
-pub struct Queues {
+pub struct LockTable {
     shared: Arc<Shared>,
 }
 
@@ -72,7 +72,7 @@ struct Shared {
     backing: Backing,
     state: Mutex<State>,
     /// Wakes the task that looks for orphans.
-    doubt: Arc<Notify>,
+    suspicion: Arc<Notify>,
     /// How many orphans were deleted.
     swept: AtomicU64,
 }
@@ -108,18 +108,18 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long a call has to be ready to wait for news that it could also ask for.
 const BRIEF: Duration = Duration::from_millis(50);
 
-// === impl Queues ===
+// === impl LockTable ===
 
-impl Queues {
+impl LockTable {
     /// Opens the locks. Gives back what dead members left before it returns.
     pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
-        let (doubt, swept) = (Arc::default(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { backing, state: Mutex::default(), doubt, swept });
+        let (suspicion, swept) = (Arc::default(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { backing, state: Mutex::default(), suspicion, swept });
         let living: Weak<dyn StampOwner> = Arc::downgrade(&shared) as _;
         shared.backing.membership().stamp_owners().register(shared.backing.keyspace(), living);
-        let queues = Self { shared };
-        queues.release_dead_owners().await?;
-        Ok(queues)
+        let table = Self { shared };
+        table.release_dead_owners().await?;
+        Ok(table)
     }
 
     /// Takes the locks of all `keys`. Waits for at most `timeout`, else [`Reason::LockTimeout`]; without a `timeout` until
@@ -156,7 +156,7 @@ impl Queues {
             let enqueued = ticket.enqueue(&queues, ask).await?;
             Ok((ticket, enqueued))
         };
-        let (ticket, (revision, stamps, first)) = to_the_end(env, enqueueing).await?;
+        let (ticket, (revision, stamps, first)) = run_uncancellable(env, enqueueing).await?;
         if caller.closed.is_cancelled() {
             return Err(Error::closed());
         }
@@ -223,8 +223,8 @@ impl Queues {
             let stamps = std::mem::take(&mut unlock.stamps);
             if outcome?.applied {
                 let mut state = shared.state.lock();
-                state.released(owner, &queues);
-                state.gone(&stamps);
+                state.disown_held(owner, &queues);
+                state.on_released(&stamps);
                 return Ok(());
             }
         }
@@ -235,7 +235,7 @@ impl Queues {
     /// goes on if this call is dropped.
     pub async fn release_all(&self, owner: Owner) {
         let stamps = self.shared.state.lock().leave_all(owner);
-        self.shared.delete_to_the_end(owner, stamps).await;
+        self.shared.delete_uncancellable(owner, stamps).await;
     }
 
     /// Deletes the stamps of dead members, whether they held or waited, and looks for orphans of this one.
@@ -347,9 +347,9 @@ impl Queues {
     }
 }
 
-impl fmt::Debug for Queues {
+impl fmt::Debug for LockTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queues")
+        f.debug_struct("LockTable")
             .field("waiting", &self.shared.state.lock().waiting.len())
             .finish_non_exhaustive()
     }
@@ -401,7 +401,7 @@ impl Ticket {
             txn.writes.push(Write::Stamp { prefix: queue.clone(), value: value.clone() });
         }
         if ask {
-            txn.reads.extend(queues.iter().map(company));
+            txn.reads.extend(queues.iter().map(contenders));
         }
         let outcome = match self.shared.backing.commit_raw(txn).await {
             Ok(outcome) => outcome,
@@ -459,7 +459,7 @@ impl Ticket {
     async fn leave(mut self) {
         if let Progress::Stamped(stamps) = std::mem::replace(&mut self.progress, Progress::Done) {
             let stamps = self.shared.state.lock().leave(self.owner, &stamps);
-            self.shared.delete_to_the_end(self.owner, stamps).await;
+            self.shared.delete_uncancellable(self.owner, stamps).await;
         }
     }
 }
@@ -468,7 +468,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.progress, Progress::Done) {
             Progress::Done => {}
-            Progress::Sent => self.shared.lose(self.nonce),
+            Progress::Sent => self.shared.mark_lost(self.nonce),
             Progress::Stamped(stamps) => {
                 // The waiter goes at once, so that it is not counted and not granted any more.
                 let stamps = self.shared.state.lock().leave(self.owner, &stamps);
@@ -516,14 +516,14 @@ impl Shared {
     }
 
     /// Deletes stamps and waits for that. The deletion goes on if this is dropped.
-    async fn delete_to_the_end(self: &Arc<Self>, owner: Owner, stamps: Vec<Stamped>) {
+    async fn delete_uncancellable(self: &Arc<Self>, owner: Owner, stamps: Vec<Stamped>) {
         let shared = Arc::clone(self);
         let deleting = async move {
             shared.delete(owner, &stamps).await;
             Ok(())
         };
         // It fails only when the process ends.
-        drop(to_the_end(self.backing.env(), deleting).await);
+        drop(run_uncancellable(self.backing.env(), deleting).await);
     }
 
     fn delete_in_background(self: &Arc<Self>, owner: Owner, stamps: Vec<Stamped>) {
@@ -559,14 +559,14 @@ impl Shared {
             return Ok(0);
         }
         if self.backing.commit_raw(removal(stamps)).await?.applied {
-            self.state.lock().gone(stamps);
+            self.state.lock().on_released(stamps);
             return Ok(stamps.len());
         }
         let mut removed = 0;
         if stamps.len() > 1 {
             for stamp in stamps.chunks(1) {
                 if self.backing.commit_raw(removal(stamp)).await?.applied {
-                    self.state.lock().gone(stamp);
+                    self.state.lock().on_released(stamp);
                     removed += 1;
                 }
             }
@@ -586,7 +586,7 @@ impl Shared {
         for stamp in &waiter.stamps {
             state.waiting.insert(stamp.key.clone(), Arc::clone(&waiter));
         }
-        state.look(&waiter);
+        state.try_grant(&waiter);
         if !std::mem::replace(&mut state.following, true) {
             let shared = Arc::clone(self);
             self.backing.env().spawn(async move { shared.follow().await });
@@ -598,11 +598,11 @@ impl Shared {
     async fn follow(self: &Arc<Self>) {
         let mut retry = Retry::default();
         loop {
-            match self.mirror().await {
+            match self.follow_queues().await {
                 Ok(()) => return,
                 Err(error) if error.reason() == Reason::WatchOverrun => retry = Retry::default(),
                 Err(error) if error.reason() == Reason::StoreClosed => {
-                    return self.state.lock().give_up(&error);
+                    return self.state.lock().fail_waiters(&error);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the queues of a lock cannot be followed, trying again");
@@ -610,7 +610,7 @@ impl Shared {
                 }
             }
             let mut state = self.state.lock();
-            state.mirror = None;
+            state.view = None;
             if state.waiting.is_empty() {
                 state.following = false;
                 return;
@@ -619,10 +619,10 @@ impl Shared {
     }
 
     /// Reads the queues and follows them. Ends without an error when nobody waits any more.
-    async fn mirror(self: &Arc<Self>) -> Result<(), Error> {
+    async fn follow_queues(self: &Arc<Self>) -> Result<(), Error> {
         let (mut watch, _) = follow::begin(&self.backing).await?;
-        let mirror = self.load().await?;
-        self.state.lock().install(mirror);
+        let view = self.load().await?;
+        self.state.lock().install(view);
         loop {
             let linger = self.backing.env().sleep(LINGER);
             tokio::select! {
@@ -631,7 +631,7 @@ impl Shared {
                 () = linger => {
                     let mut state = self.state.lock();
                     if state.waiting.is_empty() {
-                        state.mirror = None;
+                        state.view = None;
                         state.following = false;
                         return Ok(());
                     }
@@ -650,26 +650,26 @@ impl Shared {
     }
 
     /// Reads all queues at one moment.
-    async fn load(self: &Arc<Self>) -> Result<Mirror, Error> {
+    async fn load(self: &Arc<Self>) -> Result<WaitQueueView, Error> {
         let mut retry = Retry::default();
         'again: loop {
             let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
-            let mut mirror: Option<Mirror> = None;
+            let mut view: Option<WaitQueueView> = None;
             while let Some(page) = pages.next().await? {
-                let mirror =
-                    mirror.get_or_insert_with(|| Mirror { revision: page.revision, queues: HashMap::new() });
-                if mirror.revision != page.revision {
+                let view = view
+                    .get_or_insert_with(|| WaitQueueView { revision: page.revision, queues: HashMap::new() });
+                if view.revision != page.revision {
                     // Pages of different moments are no state of the queues.
                     retry.pause(self.backing.env()).await;
                     continue 'again;
                 }
                 for entry in &page.entries {
-                    mirror.insert(entry)?;
+                    view.insert(entry)?;
                 }
                 self.suspect(&page.entries);
             }
-            if let Some(mirror) = mirror {
-                return Ok(mirror);
+            if let Some(view) = view {
+                return Ok(view);
             }
         }
     }
@@ -727,7 +727,7 @@ fn head(queue: &Bytes) -> Read {
 }
 
 /// Asks who is in a queue, as far as to know whether it is more than one. Cheaper than the head, for which some stores sort.
-fn company(queue: &Bytes) -> Read {
+fn contenders(queue: &Bytes) -> Read {
     Read::Scan { range: Range::prefix(queue.clone()), order: Order::Key, limit: 2, keys_only: true }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct State {
     /// By the key of every stamp that a waiting call of this runtime has.
     pub(super) waiting: HashMap<Bytes, Arc<Waiter>>,
     /// The queues as of the last commit that was followed; only while somebody waits.
-    pub(super) mirror: Option<Mirror>,
+    pub(super) view: Option<WaitQueueView>,
     pub(super) following: bool,
     /// The stamps of this runtime's sessions, from the answer to the commit that made them to the answer to the one that
     /// deleted them.
@@ -56,7 +56,7 @@ pub(super) struct Stamped {
 }
 
 /// The queues as they were at one revision.
-pub(super) struct Mirror {
+pub(super) struct WaitQueueView {
     pub(super) revision: Revision,
     /// By the prefix of each queue: stamps in the order of creation.
     pub(super) queues: HashMap<Bytes, BTreeMap<Revision, Bytes>>,
@@ -101,14 +101,14 @@ impl State {
     pub(super) fn leave(&mut self, owner: Owner, stamps: &[Stamped]) -> Vec<Stamped> {
         let mut left = Vec::with_capacity(stamps.len());
         for stamp in stamps {
-            let Some(place) = self.owned_as(owner, stamp) else { continue };
-            if place.phase == Phase::Leaving {
+            let Some(owned) = self.owned_as(owner, stamp) else { continue };
+            if owned.phase == Phase::Leaving {
                 continue;
             }
-            place.phase = Phase::Leaving;
+            owned.phase = Phase::Leaving;
             left.push(stamp.clone());
             if let Some(waiter) = self.waiting.get(&stamp.key).cloned() {
-                self.tell(&waiter, Err(Error::closed()));
+                self.resolve(&waiter, Err(Error::closed()));
             }
         }
         left
@@ -137,8 +137,8 @@ impl State {
     /// Tells whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
     pub(super) fn owns(&self, entry: &Entry) -> bool {
         let Some(owner) = Owner::decode(&entry.value) else { return false };
-        let place = self.owned.get(&(owner, entry.key.clone()));
-        place.is_some_and(|place| place.value == entry.value)
+        let owned = self.owned.get(&(owner, entry.key.clone()));
+        owned.is_some_and(|owned| owned.value == entry.value)
             || nonce(&entry.value).is_some_and(|nonce| self.pending.contains(&nonce))
     }
 
@@ -175,7 +175,7 @@ impl State {
     }
 
     /// Forgets that `owner` held `queues`, also with stamps that others took away.
-    pub(super) fn released(&mut self, owner: Owner, queues: &[Bytes]) {
+    pub(super) fn disown_held(&mut self, owner: Owner, queues: &[Bytes]) {
         for queue in queues {
             let stamps: Vec<Stamped> = self.held_in(owner, queue).collect();
             self.disown(owner, &stamps);
@@ -190,31 +190,31 @@ impl State {
 
     /// Tells whether somebody is in one of `queues`, as far as they are followed.
     pub(super) fn is_taken(&self, queues: &[Bytes]) -> bool {
-        self.mirror.as_ref().is_some_and(|mirror| queues.iter().any(|queue| mirror.head(queue).is_some()))
+        self.view.as_ref().is_some_and(|view| queues.iter().any(|queue| view.head(queue).is_some()))
     }
 
-    fn unwait<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
+    fn remove_waiting<'a>(&mut self, stamps: impl IntoIterator<Item = &'a Bytes>) {
         for stamp in stamps {
             self.waiting.remove(stamp);
         }
     }
 
-    pub(super) fn install(&mut self, mirror: Mirror) {
-        self.mirror = Some(mirror);
+    pub(super) fn install(&mut self, view: WaitQueueView) {
+        self.view = Some(view);
         let waiters: Vec<Arc<Waiter>> = self.waiting.values().cloned().collect();
         for waiter in waiters {
-            self.look(&waiter);
+            self.try_grant(&waiter);
         }
     }
 
     /// Follows a commit. Returns the stamps that came with it and are not of this runtime, as far as is known here.
     pub(super) fn apply<'a>(&mut self, commit: &'a Commit) -> Result<Vec<&'a Entry>, Error> {
-        let Some(mirror) = &mut self.mirror else { return Ok(Vec::new()) };
-        if commit.revision <= mirror.revision {
+        let Some(view) = &mut self.view else { return Ok(Vec::new()) };
+        if commit.revision <= view.revision {
             return Ok(Vec::new());
         }
-        mirror.revision = commit.revision;
-        let (mut touched, mut gone, mut came) = (Vec::new(), Vec::new(), Vec::new());
+        view.revision = commit.revision;
+        let (mut touched, mut deleted, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
         for change in &commit.changes {
             if change.key.first() != Some(&keys::QUEUE) {
                 continue;
@@ -222,79 +222,79 @@ impl State {
             let (queue, _) = split(&change.key).ok_or_else(|| Error::damaged("lock"))?;
             match (&change.previous, &change.current) {
                 (None, Some(entry)) => {
-                    let stamps = mirror.queues.entry(queue.clone()).or_default();
+                    let stamps = view.queues.entry(queue.clone()).or_default();
                     stamps.insert(entry.created, entry.key.clone());
-                    came.push(entry);
+                    arrived.push(entry);
                 }
                 (Some(entry), None) => {
-                    mirror.remove(&queue, entry.created);
+                    view.remove(&queue, entry.created);
                     if let Some(waiter) = self.waiting.get(&change.key) {
-                        gone.push(Arc::clone(waiter));
+                        deleted.push(Arc::clone(waiter));
                     }
                 }
                 _ => {}
             }
             touched.push(queue);
         }
-        for waiter in gone {
-            self.tell(&waiter, Err(taken_away()));
+        for waiter in deleted {
+            self.resolve(&waiter, Err(deleted_by_others()));
         }
         // Also where somebody came: whoever seemed to be before may have gone earlier.
         for queue in touched {
-            self.look_at_head(&queue);
+            self.try_grant_head(&queue);
         }
-        came.retain(|entry| !self.owns(entry));
-        Ok(came)
+        arrived.retain(|entry| !self.owns(entry));
+        Ok(arrived)
     }
 
     /// Lets the next ones have what was given back with `stamps`, before the commit that deleted them is followed. Who
     /// waits is behind the same stamps in the mirror as in the store, so that nobody is overtaken.
-    pub(super) fn gone(&mut self, stamps: &[Stamped]) {
+    pub(super) fn on_released(&mut self, stamps: &[Stamped]) {
         for Stamped { key, .. } in stamps {
-            let (Some(mirror), Some((queue, _))) = (&mut self.mirror, split(key)) else { return };
+            let (Some(view), Some((queue, _))) = (&mut self.view, split(key)) else { return };
             // Nobody's turn comes when one leaves who is not the first.
-            if let Some((created, first)) = mirror.first(&queue)
+            if let Some((created, first)) = view.first(&queue)
                 && first == key
             {
-                mirror.remove(&queue, created);
-                self.look_at_head(&queue);
+                view.remove(&queue, created);
+                self.try_grant_head(&queue);
             }
         }
     }
 
-    fn look_at_head(&mut self, queue: &Bytes) {
-        let head = self.mirror.as_ref().and_then(|mirror| mirror.head(queue));
+    fn try_grant_head(&mut self, queue: &Bytes) {
+        let head = self.view.as_ref().and_then(|view| view.head(queue));
         if let Some(waiter) = head.and_then(|head| self.waiting.get(head)).cloned() {
-            self.look(&waiter);
+            self.try_grant(&waiter);
         }
     }
 
     /// Grants a waiter whose turn has come, or tells it that its place is gone.
-    pub(super) fn look(&mut self, waiter: &Arc<Waiter>) {
-        let Some(mirror) = &self.mirror else { return };
+    pub(super) fn try_grant(&mut self, waiter: &Arc<Waiter>) {
+        let Some(view) = &self.view else { return };
         // Not the revision tells whether the mirror has the stamps: transactions that a store packed together share that of
         // the outcome, but are followed one after the other. With the stamps it has all that came before them.
-        if !waiter.stamps.iter().all(|stamp| mirror.holds(stamp, waiter.revision)) {
-            if mirror.revision >= waiter.revision {
-                self.tell(waiter, Err(taken_away()));
+        if !waiter.stamps.iter().all(|stamp| view.contains(stamp, waiter.revision)) {
+            if view.revision >= waiter.revision {
+                self.resolve(waiter, Err(deleted_by_others()));
             }
-        } else if waiter.stamps.iter().all(|stamp| mirror.head(&stamp.queue) == Some(&stamp.key)) {
-            self.tell(waiter, Ok(()));
+        } else if waiter.stamps.iter().all(|stamp| view.head(&stamp.queue) == Some(&stamp.key)) {
+            self.resolve(waiter, Ok(()));
         }
     }
 
     /// Tells everybody who waits that nothing will come any more.
-    pub(super) fn give_up(&mut self, error: &Error) {
-        self.mirror = None;
+    pub(super) fn fail_waiters(&mut self, error: &Error) {
+        self.view = None;
         self.following = false;
         let waiters: Vec<Arc<Waiter>> = self.waiting.values().cloned().collect();
         for waiter in waiters {
-            self.tell(&waiter, Err(error.clone()));
+            self.resolve(&waiter, Err(error.clone()));
         }
     }
 
-    fn tell(&mut self, waiter: &Waiter, answer: Result<(), Error>) {
-        self.unwait(waiter.stamps.iter().map(|stamp| &stamp.key));
+    fn resolve(&mut self, waiter: &Waiter, answer: Result<(), Error>) {
+        self.remove_waiting(waiter.stamps.iter().map(|stamp| &stamp.key));
         if let Some(grant) = waiter.grant.lock().take() {
             // A call that is gone gives its place up by itself.
             drop(grant.send(answer));
@@ -314,9 +314,9 @@ impl Stamped {
     }
 }
 
-// === impl Mirror ===
+// === impl WaitQueueView ===
 
-impl Mirror {
+impl WaitQueueView {
     pub(super) fn insert(&mut self, entry: &Entry) -> Result<(), Error> {
         let (queue, _) = split(&entry.key).ok_or_else(|| Error::damaged("lock"))?;
         self.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
@@ -341,13 +341,13 @@ impl Mirror {
         Some(self.first(queue)?.1)
     }
 
-    fn holds(&self, stamp: &Stamp, created: Revision) -> bool {
+    fn contains(&self, stamp: &Stamp, created: Revision) -> bool {
         self.queues.get(&stamp.queue).is_some_and(|stamps| stamps.contains_key(&created))
     }
 }
 
-fn taken_away() -> Error {
-    Error::new(Reason::Closed, "the place in the queue was taken away")
+fn deleted_by_others() -> Error {
+    Error::new(Reason::Closed, "another process deleted the entry of this call in the lock queue")
 }
 
 #[cfg(test)]
@@ -371,7 +371,7 @@ mod tests {
     fn a_turn_comes_also_with_a_commit_that_shares_its_revision_with_a_later_one() {
         let (one, other) = (queue("one"), queue("other"));
         let mut state = State::default();
-        state.install(Mirror { revision: Revision(10), queues: HashMap::new() });
+        state.install(WaitQueueView { revision: Revision(10), queues: HashMap::new() });
         // Transactions that a store packed together are followed at revisions below that of their outcome.
         let stamp = stamped(&one, 20);
         let (sender, mut granted) = oneshot::channel();
@@ -381,7 +381,7 @@ mod tests {
             grant: Mutex::new(Some(sender)),
         });
         state.waiting.insert(stamp.key.clone(), Arc::clone(&waiter));
-        state.look(&waiter);
+        state.try_grant(&waiter);
         assert!(granted.try_recv().is_err(), "nothing is known of it yet");
         state.apply(&arrival(19, stamp)).unwrap();
         state.apply(&arrival(20, stamped(&other, 20))).unwrap();

@@ -20,7 +20,7 @@ use atomix_kv::{Entry, ErrorKind};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::mirror::Stamped;
+use super::wait_queue::Stamped;
 use super::{Shared, nonce};
 use crate::{Owner, keys};
 
@@ -31,21 +31,21 @@ const PAUSE_MAX: Duration = Duration::from_hours(1);
 const LOST_MAX: usize = 1024;
 
 /// Looks for orphans until the primitive is gone or its store is closed.
-async fn sweep(shared: Weak<Shared>, env: Env, doubt: Arc<Notify>) {
+async fn sweep(shared: Weak<Shared>, env: Env, suspicion: Arc<Notify>) {
     let (mut pause, mut suspects) = (PAUSE_MIN, HashMap::new());
     loop {
-        let Some(living) = shared.upgrade() else { return };
-        match living.look_for_orphans(&mut suspects).await {
+        let Some(strong) = shared.upgrade() else { return };
+        match strong.look_for_orphans(&mut suspects).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Closed => return,
             Err(error) => {
                 tracing::debug!(%error, "the queues of a lock cannot be looked through for orphans");
             }
         }
-        drop(living);
+        drop(strong);
         tokio::select! {
             () = env.sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
-            () = doubt.notified() => {
+            () = suspicion.notified() => {
                 env.sleep(PAUSE_MIN).await;
                 pause = PAUSE_MIN;
             }
@@ -57,7 +57,7 @@ async fn sweep(shared: Weak<Shared>, env: Env, doubt: Arc<Notify>) {
 
 impl Shared {
     /// Looks for the stamps of a commit that was not answered.
-    pub(super) fn lose(self: &Arc<Self>, nonce: u64) {
+    pub(super) fn mark_lost(self: &Arc<Self>, nonce: u64) {
         {
             let mut state = self.state.lock();
             state.pending.remove(&nonce);
@@ -65,24 +65,24 @@ impl Shared {
                 state.lost.insert(nonce);
             }
         }
-        self.begin_to_sweep();
+        self.start_sweep();
     }
 
     /// Looks for orphans soon if some of `entries` seem to be.
     pub(super) fn suspect<'a>(self: &Arc<Self>, entries: impl IntoIterator<Item = &'a Entry>) {
         if entries.into_iter().any(|entry| self.is_orphan(entry)) {
-            self.begin_to_sweep();
+            self.start_sweep();
         }
     }
 
-    fn begin_to_sweep(self: &Arc<Self>) {
+    fn start_sweep(self: &Arc<Self>) {
         let sweeping = std::mem::replace(&mut self.state.lock().sweeping, true);
         if sweeping {
-            self.doubt.notify_one();
+            self.suspicion.notify_one();
             return;
         }
-        let (env, doubt) = (self.backing.env().clone(), Arc::clone(&self.doubt));
-        self.backing.env().detach(sweep(Arc::downgrade(self), env, doubt));
+        let (env, suspicion) = (self.backing.env().clone(), Arc::clone(&self.suspicion));
+        self.backing.env().detach(sweep(Arc::downgrade(self), env, suspicion));
     }
 
     /// Tells whether a stamp is of this member and belongs to nothing here.
@@ -118,7 +118,7 @@ impl Shared {
                     tracing::warn!(
                         count = swept,
                         keyspace = %self.backing.keyspace(),
-                        "places in the queue of a lock that belonged to no call were deleted"
+                        "deleted stamps in the queue of a lock that belonged to no call"
                     );
                 }
             }
