@@ -14,7 +14,7 @@
 //! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
 //! the keyspace open follows its deadlines, and times what it did not know of from the moment that it sees it: never too
 //! early, whatever the wall clocks of the machines say. (A store that goes with its process has neither.) Whoever wrote a deadline reaps
-//! it on time; the others wait [`FOREIGN`] longer and usually find nothing left to do. So an entry is served at most
+//! it on time; the others wait [`FOREIGN_REAP_DELAY`] longer and usually find nothing left to do. So an entry is served at most
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
 //! Only a deadline of another runtime that is *read* depends on two wall clocks agreeing: it is early or late by as much as they
 //! differ, late at most by the TTL. A runtime whose wall clock is ahead of that of another one by more than a bound
@@ -66,7 +66,7 @@ struct Timers {
 
 /// What a transaction makes of the time to live of its subject, to be noted when it has been applied.
 #[must_use]
-pub(crate) struct Life<'a> {
+pub(crate) struct PendingTtl<'a> {
     expiry: &'a Expiry,
     subject: &'a [u8],
     ttl: Option<Duration>,
@@ -86,7 +86,7 @@ enum Writer {
 }
 
 /// How long after its time a subject is reaped that another runtime wrote.
-const FOREIGN: Duration = Duration::from_millis(250);
+const FOREIGN_REAP_DELAY: Duration = Duration::from_millis(250);
 
 // === impl Expiry ===
 
@@ -127,19 +127,19 @@ impl Expiry {
         entry: Write,
         subject: &'a [u8],
         ttl: Option<Duration>,
-    ) -> (Vec<Write>, Life<'a>) {
+    ) -> (Vec<Write>, PendingTtl<'a>) {
         let mut writes = Vec::with_capacity(2);
         writes.push(entry);
         let deadline = ttl.is_some() || self.shared.timers.lock().subjects.contains_key(subject);
         if deadline {
             writes.push(self.deadline(subject, ttl));
         }
-        (writes, Life { expiry: self, subject, ttl, deadline })
+        (writes, PendingTtl { expiry: self, subject, ttl, deadline })
     }
 
     /// What gives `subject` the time to live `ttl` from now, or none, where its entry stays as it is.
-    pub(crate) fn renewal<'a>(&'a self, subject: &'a [u8], ttl: Option<Duration>) -> (Write, Life<'a>) {
-        (self.deadline(subject, ttl), Life { expiry: self, subject, ttl, deadline: true })
+    pub(crate) fn renewal<'a>(&'a self, subject: &'a [u8], ttl: Option<Duration>) -> (Write, PendingTtl<'a>) {
+        (self.deadline(subject, ttl), PendingTtl { expiry: self, subject, ttl, deadline: true })
     }
 
     fn deadline(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
@@ -181,9 +181,9 @@ impl fmt::Debug for Expiry {
     }
 }
 
-// === impl Life ===
+// === impl PendingTtl ===
 
-impl Life<'_> {
+impl PendingTtl<'_> {
     /// Takes note that the transaction was applied at `revision`. A TTL of zero has expired when this returns.
     pub(crate) async fn begin(self, revision: Revision) {
         let shared = &self.expiry.shared;
@@ -395,7 +395,7 @@ impl Shared {
         let env = self.backing.env();
         let at = match by {
             Writer::Own | Writer::Unknown => env.now() + left,
-            Writer::Foreign => env.now() + left + env.jitter(FOREIGN),
+            Writer::Foreign => env.now() + left + env.jitter(FOREIGN_REAP_DELAY),
         };
         let mut timers = self.timers.lock();
         if let Some((_, timed)) = timers.subjects.get(&subject)

@@ -95,7 +95,7 @@ impl IndexedMap {
             };
             let put = Write::Put { key: by_index(index), value: encode(key, &value) };
             let subject = subject(index, key);
-            let (writes, life) = self.expiry.writes(put, &subject, ttl);
+            let (writes, pending_ttl) = self.expiry.writes(put, &subject, ttl);
             let mut txn = Txn {
                 guards: vec![Guard::Absent { key: by_key.clone() }, given],
                 writes,
@@ -109,7 +109,7 @@ impl IndexedMap {
             if outcome.applied {
                 *last = index;
                 drop(last);
-                life.begin(outcome.revision).await;
+                pending_ttl.begin(outcome.revision).await;
                 let value = Versioned { value, version: outcome.revision.0 };
                 return Ok(Entry { key: key.to_owned(), index, value });
             }
@@ -144,9 +144,9 @@ impl IndexedMap {
             let same = entry.value.value == value;
             let subject = subject(entry.index, &entry.key);
             let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
-            let (writes, life) = if same {
-                let (renewal, life) = self.expiry.renewal(&subject, ttl);
-                (vec![renewal], life)
+            let (writes, pending_ttl) = if same {
+                let (renewal, pending_ttl) = self.expiry.renewal(&subject, ttl);
+                (vec![renewal], pending_ttl)
             } else {
                 let put = Write::Put { key: at, value: encode(&entry.key, &value) };
                 self.expiry.writes(put, &subject, ttl)
@@ -154,7 +154,7 @@ impl IndexedMap {
             let txn = Txn { guards: vec![guard], writes, ..Txn::default() };
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                life.begin(outcome.revision).await;
+                pending_ttl.begin(outcome.revision).await;
                 if !same {
                     entry.value = Versioned { value, version: outcome.revision.0 };
                 }
@@ -198,12 +198,12 @@ impl IndexedMap {
             let at = by_index(entry.index);
             let subject = subject(entry.index, &entry.key);
             let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
-            let (writes, life) = self.expiry.writes(Write::Delete { key: at }, &subject, None);
+            let (writes, pending_ttl) = self.expiry.writes(Write::Delete { key: at }, &subject, None);
             let txn = Txn { guards: vec![guard], writes, ..Txn::default() }
                 .write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) });
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
-                life.begin(outcome.revision).await;
+                pending_ttl.begin(outcome.revision).await;
                 return Ok(entry);
             }
         }

@@ -131,13 +131,13 @@ impl Map {
             if prev_version != 0 && same.modified.0 != prev_version {
                 return Err(Error::version_mismatch(same.modified.0, "update", prev_version));
             }
-            let (renewal, life) = self.expiry.renewal(key.as_bytes(), ttl);
+            let (renewal, pending_ttl) = self.expiry.renewal(key.as_bytes(), ttl);
             let txn = Txn::new()
                 .guard(Guard::ModifiedAt { key: at.clone(), revision: same.modified })
                 .write(renewal);
             let renewed = self.backing.commit(txn).await?;
             if renewed.applied {
-                life.begin(renewed.revision).await;
+                pending_ttl.begin(renewed.revision).await;
                 return Ok(Stored { version: same.modified.0, previous: Some(versioned(same)) });
             }
         }
@@ -177,7 +177,8 @@ impl Map {
     pub async fn remove(&self, key: &str, prev_version: u64) -> Result<Versioned, Error> {
         self.backing.check_key(key)?;
         let at = entry_key(key);
-        let (writes, life) = self.expiry.writes(Write::Delete { key: at.clone() }, key.as_bytes(), None);
+        let (writes, pending_ttl) =
+            self.expiry.writes(Write::Delete { key: at.clone() }, key.as_bytes(), None);
         let txn = Txn {
             guards: version_guard(&at, prev_version).into_iter().collect(),
             writes,
@@ -190,7 +191,7 @@ impl Map {
             return Err(refusal(&outcome, key, "remove", prev_version));
         }
         let removed = outcome.writes[0].previous().ok_or_else(|| Error::key_to_write_not_found(key))?;
-        life.begin(outcome.revision).await;
+        pending_ttl.begin(outcome.revision).await;
         Ok(versioned(removed))
     }
 
@@ -224,7 +225,7 @@ impl Map {
                 }
                 operation.check(found.entry())?;
             }
-            let (mut txn, mut lives) = (Txn::new(), Vec::with_capacity(operations.len()));
+            let (mut txn, mut pending_ttls) = (Txn::new(), Vec::with_capacity(operations.len()));
             for (operation, found) in operations.iter().zip(&before.reads) {
                 let key = entry_key(operation.key());
                 txn.guards.push(match found.entry() {
@@ -233,24 +234,26 @@ impl Map {
                 });
                 let (subject, ttl) = (operation.key().as_bytes(), operation.ttl());
                 if operation.repeats(found.entry()) {
-                    let (renewal, life) = self.expiry.renewal(subject, ttl);
+                    let (renewal, pending_ttl) = self.expiry.renewal(subject, ttl);
                     txn.writes.push(renewal);
-                    lives.push(life);
+                    pending_ttls.push(pending_ttl);
                     continue;
                 }
                 let write = match operation.value() {
                     Some(value) => Write::Put { key, value: value.clone() },
                     None => Write::Delete { key },
                 };
-                let (mut writes, life) = self.expiry.writes(write, subject, ttl);
+                let (mut writes, pending_ttl) = self.expiry.writes(write, subject, ttl);
                 txn.writes.append(&mut writes);
-                lives.push(life);
+                pending_ttls.push(pending_ttl);
             }
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 let mut done = Vec::with_capacity(operations.len());
-                for ((operation, found), life) in operations.iter().zip(&before.reads).zip(lives) {
-                    life.begin(outcome.revision).await;
+                for ((operation, found), pending_ttl) in
+                    operations.iter().zip(&before.reads).zip(pending_ttls)
+                {
+                    pending_ttl.begin(outcome.revision).await;
                     done.push(operation.done(found.entry(), outcome.revision));
                 }
                 return Ok(done);
@@ -326,7 +329,7 @@ impl Map {
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
         let put = Write::Put { key: at.clone(), value };
-        let (writes, life) = self.expiry.writes(put, key.as_bytes(), ttl);
+        let (writes, pending_ttl) = self.expiry.writes(put, key.as_bytes(), ttl);
         let txn = Txn {
             guards,
             writes,
@@ -336,7 +339,7 @@ impl Map {
         };
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied {
-            life.begin(outcome.revision).await;
+            pending_ttl.begin(outcome.revision).await;
         }
         Ok(outcome)
     }

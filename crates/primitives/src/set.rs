@@ -54,13 +54,13 @@ impl Set {
         let at = entry_key(element);
         let guards = vec![Guard::Absent { key: at.clone() }];
         let put = Write::Put { key: at, value: Bytes::new() };
-        let (writes, life) = self.expiry.writes(put, element.as_bytes(), ttl);
+        let (writes, pending_ttl) = self.expiry.writes(put, element.as_bytes(), ttl);
         let outcome = self.backing.commit(Txn { guards, writes, ..Txn::default() }).await?;
         if !outcome.applied {
             let message = format!("element '{}' already exists", printable(element));
             return Err(Error::new(Reason::KeyExists, message));
         }
-        life.begin(outcome.revision).await;
+        pending_ttl.begin(outcome.revision).await;
         Ok(())
     }
 
@@ -69,12 +69,12 @@ impl Set {
     pub async fn remove(&self, element: &str) -> Result<(), Error> {
         self.backing.check_element(element)?;
         let delete = Write::Delete { key: entry_key(element) };
-        let (writes, life) = self.expiry.writes(delete, element.as_bytes(), None);
+        let (writes, pending_ttl) = self.expiry.writes(delete, element.as_bytes(), None);
         let outcome = self.backing.commit(Txn { writes, ..Txn::default() }).await?;
         let absent =
             || Error::new(Reason::KeyNotFound, format!("element '{}' not found", printable(element)));
         outcome.writes[0].previous().ok_or_else(absent)?;
-        life.begin(outcome.revision).await;
+        pending_ttl.begin(outcome.revision).await;
         Ok(())
     }
 

@@ -97,7 +97,7 @@ impl Value {
     /// it has that version, else [`Reason::VersionMismatch`]. A call that is dropped before it is ready is applied or
     /// not.
     pub async fn delete(&self, prev_version: u64) -> Result<Versioned, Error> {
-        let (writes, life) = self.expiry.writes(Write::Delete { key: key() }, SUBJECT, None);
+        let (writes, pending_ttl) = self.expiry.writes(Write::Delete { key: key() }, SUBJECT, None);
         let txn = Txn {
             guards: version_guard(&key(), prev_version).into_iter().collect(),
             writes,
@@ -110,7 +110,7 @@ impl Value {
             return Err(refusal(&outcome, "delete", prev_version));
         }
         let deleted = outcome.writes[0].previous().ok_or_else(not_set)?;
-        life.begin(outcome.revision).await;
+        pending_ttl.begin(outcome.revision).await;
         Ok(versioned(deleted))
     }
 
@@ -135,7 +135,7 @@ impl Value {
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
         self.backing.check_value(&value)?;
-        let (writes, life) = self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl);
+        let (writes, pending_ttl) = self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl);
         let txn = Txn {
             guards: guard.into_iter().collect(),
             writes,
@@ -145,7 +145,7 @@ impl Value {
         };
         let outcome = self.backing.commit(txn).await?;
         if outcome.applied {
-            life.begin(outcome.revision).await;
+            pending_ttl.begin(outcome.revision).await;
         }
         Ok(outcome)
     }
