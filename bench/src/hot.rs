@@ -15,7 +15,7 @@ use atomix_load::{Target, frame};
 use atomix_primitives::{Counter, Kind, Map};
 use atomix_proto::map;
 use atomix_proto::runtime::PrimitiveId;
-use atomix_runtime::{Of, Routes, Runtime, Session};
+use atomix_runtime::{Routes, Runtime, Session, TypedPrimitive};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use prost::Message;
@@ -104,8 +104,8 @@ async fn inside(path: Path, rounds: u32, value: &Bytes) -> Result<()> {
     let session = runtime.open_session("hot".to_owned(), Box::new(|| {}));
     let counter = open(&runtime, &session, Kind::Counter).await?;
     let map = open(&runtime, &session, Kind::Map).await?;
-    let counter = Counter::of(counter.primitive()).context("a counter was asked for")?;
-    let map = Map::of(map.primitive()).context("a map was asked for")?;
+    let counter = Counter::downcast(counter.primitive()).context("a counter was asked for")?;
+    let map = Map::downcast(map.primitive()).context("a map was asked for")?;
     map.put("key-000000000001", value.clone(), None, 0).await.map_err(failed)?;
     for _ in 0..rounds {
         match path {
@@ -155,7 +155,7 @@ async fn open(
     runtime: &Arc<Runtime>,
     session: &Arc<Session>,
     kind: Kind,
-) -> Result<Arc<atomix_runtime::Open>> {
+) -> Result<Arc<atomix_runtime::PrimitiveHandle>> {
     runtime.create(session, kind, NAME, &[]).await.map_err(failed)?;
     let open = runtime.find_for(session, kind, NAME).await.map_err(failed)?;
     open.context("what was created is open")

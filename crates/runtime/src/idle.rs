@@ -14,12 +14,12 @@ use atomix_primitives::{Backing, Error, Kind, Reason, Vacancy};
 use futures::StreamExt;
 use futures::stream;
 
-use crate::{Open, Runtime};
+use crate::{PrimitiveHandle, Runtime};
 
 /// What waits to be looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
-    /// Primitives that may have no session, each once: see [`Open::set_queued`].
+    /// Primitives that may have no session, each once: see [`PrimitiveHandle::set_queued`].
     names: Vec<(Kind, String)>,
     /// Keyspaces of primitives that were closed here. Given back one round later, when the watches of those have ended.
     closed: Vec<Backing>,
@@ -51,18 +51,18 @@ const LAPSED_MAX: usize = 4096;
 const LAPSED_BYTES_MAX: usize = 1 << 20;
 
 impl Runtime {
-    /// Takes note that a session let go of `open`.
-    pub(crate) fn let_go(&self, open: &Open) {
+    /// Takes note that a session let go of `handle`.
+    pub(crate) fn let_go(&self, handle: &PrimitiveHandle) {
         // The clients of a runtime that ends look for their primitives at its successor.
-        if open.is_attached() || self.is_draining() || open.set_queued(true) {
+        if handle.is_attached() || self.is_draining() || handle.set_queued(true) {
             return;
         }
-        self.queue(|idle| idle.names.push((open.kind(), open.name().to_owned())));
+        self.queue(|idle| idle.names.push((handle.kind(), handle.name().to_owned())));
     }
 
     /// Takes note that a primitive was closed here: its keyspace is given back if it is empty.
-    pub(crate) fn closed_here(&self, open: &Open) {
-        self.queue(|idle| idle.closed.push(open.backing().clone()));
+    pub(crate) fn closed_here(&self, handle: &PrimitiveHandle) {
+        self.queue(|idle| idle.closed.push(handle.backing().clone()));
     }
 
     fn queue(&self, put: impl FnOnce(&mut Idle)) {
@@ -89,17 +89,17 @@ impl Runtime {
         };
         stream::iter(closed).for_each_concurrent(AT_ONCE, vacate).await;
         let close = async |(kind, name): (Kind, String)| {
-            let Some(open) = self.find(kind, &name) else { return };
-            open.set_queued(false);
-            if open.is_attached() {
+            let Some(handle) = self.find(kind, &name) else { return };
+            handle.set_queued(false);
+            if handle.is_attached() {
                 return;
             }
-            match self.retire(&open).await {
+            match self.retire(&handle).await {
                 Ok(true) => {}
-                Ok(false) => self.let_go(&open),
+                Ok(false) => self.let_go(&handle),
                 Err(error) => {
                     tracing::debug!(%error, "a primitive without sessions cannot be closed yet");
-                    self.let_go(&open);
+                    self.let_go(&handle);
                 }
             }
         };
@@ -107,34 +107,34 @@ impl Runtime {
     }
 
     /// Closes a primitive that no session uses. False if it cannot be closed yet.
-    async fn retire(&self, open: &Arc<Open>) -> Result<bool, Error> {
+    async fn retire(&self, handle: &Arc<PrimitiveHandle>) -> Result<bool, Error> {
         // Its deadlines are looked after only while it is open.
-        if open.backing().vacancy().await? == Vacancy::Expiring {
+        if handle.backing().vacancy().await? == Vacancy::Expiring {
             return Ok(false);
         }
-        if !self.forget_idle(open) {
+        if !self.forget_idle(handle) {
             return Ok(false);
         }
         // Asked again: nothing writes through this one any more.
-        let vacancy = open.backing().vacancy().await;
+        let vacancy = handle.backing().vacancy().await;
         if vacancy == Ok(Vacancy::Empty) {
-            self.lapsed.lock().push(open, None);
-            self.forget_remembered(open).await;
+            self.lapsed.lock().push(handle, None);
+            self.forget_remembered(handle).await;
         } else {
             // Also if the store cannot be asked: it may have content.
-            self.remember_content(open).await;
+            self.remember_content(handle).await;
         }
-        self.closed_here(open);
+        self.closed_here(handle);
         Ok(true)
     }
 
     /// Closes a primitive here if neither a session nor a call uses it.
-    pub(crate) fn forget_idle(&self, open: &Arc<Open>) -> bool {
-        let mut primitives = self.of_kind(open.kind()).write();
+    pub(crate) fn forget_idle(&self, handle: &Arc<PrimitiveHandle>) -> bool {
+        let mut primitives = self.of_kind(handle.kind()).write();
         // The table has one reference and the caller one; a call finds its own under this lock.
-        let unused = !open.is_attached() && Arc::strong_count(open) == 2;
-        let known = primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open));
-        unused && known && self.remove(&mut primitives, open)
+        let unused = !handle.is_attached() && Arc::strong_count(handle) == 2;
+        let known = primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle));
+        unused && known && self.remove(&mut primitives, handle)
     }
 }
 
@@ -162,8 +162,8 @@ async fn close_idle(runtime: Weak<Runtime>) {
 
 impl Lapsed {
     /// Takes note of a primitive; the oldest are forgotten for it.
-    pub(crate) fn push(&mut self, open: &Open, disconnected: Option<StoreId>) {
-        let (kind, name, tags) = (open.kind(), open.name().to_owned(), open.tags().to_vec());
+    pub(crate) fn push(&mut self, handle: &PrimitiveHandle, disconnected: Option<StoreId>) {
+        let (kind, name, tags) = (handle.kind(), handle.name().to_owned(), handle.tags().to_vec());
         let entry = Entry { kind, name, tags, disconnected };
         self.bytes += entry.bytes();
         self.entries.push_back(entry);

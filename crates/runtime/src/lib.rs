@@ -6,8 +6,8 @@
 
 mod decode;
 mod idle;
-mod open;
 mod operate;
+mod primitive;
 mod recovery;
 mod registry;
 mod routes;
@@ -15,8 +15,8 @@ mod session;
 mod slot;
 
 pub use decode::{decode_config, parse_primitive_config};
-pub use open::{Of, Open, Primitive, PrimitiveConfig};
 pub use operate::{Deletion, Usage};
+pub use primitive::{Primitive, PrimitiveConfig, PrimitiveHandle, TypedPrimitive};
 pub use registry::{DriverDetails, StoreDetails};
 pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
@@ -37,9 +37,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use idle::{Idle, Lapsed};
-use open::Origin;
 use operate::Ending;
-use registry::Registry;
+use primitive::{InstanceCounter, Origin};
+use registry::StoreRegistry;
 use slot::Terms;
 
 /// What a runtime is made of.
@@ -82,13 +82,14 @@ pub struct Runtime {
     primitives_max: usize,
     routes_max: usize,
     close_grace: Duration,
-    registry: Registry,
+    registry: StoreRegistry,
     routes: ArcSwapOption<Routes>,
     /// By kind (in the order of [`Kind::ALL`]) and name.
-    primitives: [RwLock<HashMap<String, Arc<Open>>>; Kind::ALL.len()],
+    primitives: [RwLock<HashMap<String, Arc<PrimitiveHandle>>>; Kind::ALL.len()],
     primitives_count: AtomicUsize,
     /// Those that have sessions.
     in_use: Arc<AtomicUsize>,
+    instances: InstanceCounter,
     idle: Mutex<Idle>,
     lapsed: Mutex<Lapsed>,
     ending: Ending,
@@ -163,11 +164,12 @@ impl Runtime {
             primitives_max: settings.primitives_max,
             routes_max: settings.routes_max,
             close_grace,
-            registry: Registry::new(env.clone(), settings.drivers, settings.stores_max, terms),
+            registry: StoreRegistry::new(env.clone(), settings.drivers, settings.stores_max, terms),
             routes: ArcSwapOption::empty(),
             primitives: std::array::from_fn(|_| RwLock::default()),
             primitives_count: AtomicUsize::new(0),
             in_use: Arc::default(),
+            instances: InstanceCounter::default(),
             idle: Mutex::default(),
             lapsed: Mutex::default(),
             ending: Ending::default(),
@@ -214,9 +216,9 @@ impl Runtime {
         if self.sessions.lock().remove(&session.id()).is_none() {
             return;
         }
-        for open in session.end() {
-            self.let_go(&open);
-            self.release(session, open);
+        for handle in session.end() {
+            self.let_go(&handle);
+            self.release(session, handle);
         }
     }
 
@@ -229,7 +231,7 @@ impl Runtime {
             return Err(Error::invalid("the session is that of the whole runtime: stop the runtime instead"));
         }
         if let Some(session) = session {
-            self.cut_off(&session);
+            self.disconnect_session(&session);
             return Ok(());
         }
         let owner =
@@ -239,21 +241,23 @@ impl Runtime {
 
     /// Deletes what a session that is not here any more owns in the stores. Returns how much it was.
     async fn expel(&self, session: u64) -> Result<usize, Error> {
-        let opens = self.primitives(None, usize::MAX, |open| open.primitive().owns());
-        let expel = |open: Arc<Open>| async move { open.primitive().expel(open.owner(session)).await };
-        let expelled: Vec<_> = stream::iter(opens).map(expel).buffer_unordered(RELEASES).collect().await;
+        let handles = self.primitives(None, usize::MAX, |handle| handle.primitive().owns());
+        let expel = |handle: Arc<PrimitiveHandle>| async move {
+            handle.primitive().expel(handle.owner(session)).await
+        };
+        let expelled: Vec<_> = stream::iter(handles).map(expel).buffer_unordered(RELEASES).collect().await;
         expelled.into_iter().sum()
     }
 
     /// Closes the connection of a session, which ends the session.
-    fn cut_off(&self, session: &Arc<Session>) {
+    fn disconnect_session(&self, session: &Arc<Session>) {
         session.disconnect();
         self.close_session(session);
     }
 
     /// Ends the sessions of those who lost a lock without knowing: a client takes a lock for lost when its connection
     /// ends, and there is no other way to tell it.
-    pub(crate) fn tell_lost(&self, holders: impl IntoIterator<Item = Owner>) {
+    pub(crate) fn disconnect_lock_losers(&self, holders: impl IntoIterator<Item = Owner>) {
         if self.identity == Identity::Runtime {
             return;
         }
@@ -266,7 +270,7 @@ impl Runtime {
                     peer = session.peer(),
                     "a session lost a lock: its connection is closed"
                 );
-                self.cut_off(&session);
+                self.disconnect_session(&session);
             }
         }
     }
@@ -293,12 +297,12 @@ impl Runtime {
         OwnerDetails { session, opened, ended: opened.is_none() }
     }
 
-    fn release(&self, session: &Arc<Session>, open: Arc<Open>) {
-        if open.primitive().owns() {
-            let owner = session.owner(&open);
+    fn release(&self, session: &Arc<Session>, handle: Arc<PrimitiveHandle>) {
+        if handle.primitive().owns() {
+            let owner = session.owner(&handle);
             self.env.supervise("release", Policy::Restart, move || {
-                let open = Arc::clone(&open);
-                async move { open.primitive().release_all(owner).await }
+                let handle = Arc::clone(&handle);
+                async move { handle.primitive().release_all(owner).await }
             });
         }
     }
@@ -350,23 +354,23 @@ impl Runtime {
 
     async fn disconnect_slot(&self, slot: &Slot) {
         let id = slot.id();
-        let gone = self.forget_all(|open| open.store_id() == id);
-        for open in &gone {
-            self.lapsed.lock().push(open, Some(id.clone()));
+        let gone = self.forget_all(|handle| handle.store_id() == id);
+        for handle in &gone {
+            self.lapsed.lock().push(handle, Some(id.clone()));
         }
         let sessions = self.sessions(None, usize::MAX);
         for session in &sessions {
-            for open in &gone {
-                session.detach(open);
+            for handle in &gone {
+                session.detach(handle);
             }
         }
         // Before anybody else can have what they hold.
-        self.tell_lost(gone.iter().flat_map(|open| open.primitive().holders()));
+        self.disconnect_lock_losers(gone.iter().flat_map(|handle| handle.primitive().holders()));
         if slot.membership().is_ok_and(|membership| membership.outlives()) {
             let release = async {
-                for open in gone.iter().filter(|open| open.primitive().owns()) {
+                for handle in gone.iter().filter(|handle| handle.primitive().owns()) {
                     for session in &sessions {
-                        open.primitive().release_all(session.owner(open)).await;
+                        handle.primitive().release_all(session.owner(handle)).await;
                     }
                 }
             };
@@ -376,10 +380,10 @@ impl Runtime {
         slot.close().await;
     }
 
-    /// Waits until every store was tried once, well or not, but for `patience` at most. Cancel safe.
-    pub async fn stores_tried(&self, patience: Duration) {
+    /// Waits until every store was tried once, well or not, but for `timeout` at most. Cancel safe.
+    pub async fn stores_tried(&self, timeout: Duration) {
         // Whoever is not reached by then is tried on in the background.
-        let _late = self.env.timeout(patience, self.registry.tried()).await;
+        let _late = self.env.timeout(timeout, self.registry.tried()).await;
     }
 
     /// Copies everything that a store keeps; see [`atomix_kv::Store::backup`].
@@ -402,7 +406,7 @@ impl Runtime {
     pub fn stores(&self) -> Vec<StoreDetails> {
         let mut stores = self.registry.stores();
         for store in &mut stores {
-            store.primitives = self.count(|open| *open.store_id() == store.id);
+            store.primitives = self.count(|handle| *handle.store_id() == store.id);
         }
         stores
     }
@@ -457,22 +461,22 @@ impl Runtime {
     ) -> Result<PrimitiveConfig, Error> {
         self.check_name(name)?;
         check_tags(tags)?;
-        let open = loop {
-            let open = match self.find(kind, name) {
-                Some(open) => open,
+        let handle = loop {
+            let handle = match self.find(kind, name) {
+                Some(handle) => handle,
                 None => self.open(kind, name, tags).await?,
             };
-            if !session.attach(&open) {
+            if !session.attach(&handle) {
                 return Err(Error::new(Reason::Closed, "the session has ended"));
             }
-            if self.find(kind, name).is_some_and(|known| Arc::ptr_eq(&known, &open)) {
-                break open;
+            if self.find(kind, name).is_some_and(|known| Arc::ptr_eq(&known, &handle)) {
+                break handle;
             }
             // Its last user closed it in that very moment.
-            session.detach(&open);
+            session.detach(&handle);
         };
-        self.remember(&open).await?;
-        Ok(open.config())
+        self.remember(&handle).await?;
+        Ok(handle.config())
     }
 
     /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is given back
@@ -480,47 +484,47 @@ impl Runtime {
     /// runtime has it open; what sessions do there that never created it ends as well. The content stays.
     pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
         self.lapsed.lock().remove(kind, name);
-        let Some(open) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
-        session.detach(&open);
-        self.give_back(&open, vec![session.owner(&open)]).await;
-        if open.users() > 0 {
+        let Some(handle) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
+        session.detach(&handle);
+        self.give_back(&handle, vec![session.owner(&handle)]).await;
+        if handle.users() > 0 {
             return;
         }
         // Before it is forgotten: candidacies of a session cannot be told from those after it is created again.
-        self.end_guests(&open).await;
-        if self.forget(&open) {
+        self.detach_non_users(&handle).await;
+        if self.forget(&handle) {
             // Who came in between.
-            self.end_guests(&open).await;
-            self.forget_remembered(&open).await;
-            self.closed_here(&open);
+            self.detach_non_users(&handle).await;
+            self.forget_remembered(&handle).await;
+            self.closed_here(&handle);
         } else {
-            self.let_go(&open);
+            self.let_go(&handle);
         }
     }
 
     /// Ends what sessions do on a primitive that nobody uses, and gives back what they own there.
-    async fn end_guests(&self, open: &Arc<Open>) {
-        if !open.is_attached() {
+    async fn detach_non_users(&self, handle: &Arc<PrimitiveHandle>) {
+        if !handle.is_attached() {
             return;
         }
         let mut sessions: Vec<_> = self.sessions.lock().values().cloned().collect();
-        sessions.retain(|session| session.detach_guest(open));
-        self.give_back(open, sessions.iter().map(|session| session.owner(open)).collect()).await;
+        sessions.retain(|session| session.detach_non_user(handle));
+        self.give_back(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
     }
 
     /// Gives back what `owners` own, also if this call is dropped: nobody else would.
-    async fn give_back(&self, open: &Arc<Open>, owners: Vec<Owner>) {
-        if !open.primitive().owns() || owners.is_empty() {
+    async fn give_back(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
+        if !handle.primitive().owns() || owners.is_empty() {
             return;
         }
-        let open = Arc::clone(open);
+        let handle = Arc::clone(handle);
         let (sender, done) = oneshot::channel::<()>();
         let env = self.env.clone();
         self.env.detach(async move {
             let all = || {
-                let (open, owners) = (Arc::clone(&open), owners.clone());
+                let (handle, owners) = (Arc::clone(&handle), owners.clone());
                 async move {
-                    let release = async |owner| open.primitive().release_all(owner).await;
+                    let release = async |owner| handle.primitive().release_all(owner).await;
                     stream::iter(owners).for_each_concurrent(RELEASES, release).await;
                 }
             };
@@ -532,7 +536,7 @@ impl Runtime {
     }
 
     /// Finds a primitive that was created.
-    pub fn find(&self, kind: Kind, name: &str) -> Option<Arc<Open>> {
+    pub fn find(&self, kind: Kind, name: &str) -> Option<Arc<PrimitiveHandle>> {
         self.of_kind(kind).read().get(name).cloned()
     }
 
@@ -541,16 +545,17 @@ impl Runtime {
         &self,
         after: Option<(Kind, &str)>,
         max: usize,
-        wanted: impl Fn(&Open) -> bool,
-    ) -> Vec<Arc<Open>> {
+        wanted: impl Fn(&PrimitiveHandle) -> bool,
+    ) -> Vec<Arc<PrimitiveHandle>> {
         let mut found = Vec::new();
         for kind in Kind::ALL {
-            let later = |open: &Open| after.is_none_or(|after| (open.kind(), open.name()) > after);
+            let later =
+                |handle: &PrimitiveHandle| after.is_none_or(|after| (handle.kind(), handle.name()) > after);
             let mut of_kind: Vec<_> = self
                 .of_kind(kind)
                 .read()
                 .values()
-                .filter(|open| later(open) && wanted(open))
+                .filter(|handle| later(handle) && wanted(handle))
                 .cloned()
                 .collect();
             of_kind.sort_by(|one, other| one.name().cmp(other.name()));
@@ -581,7 +586,7 @@ impl Runtime {
         Error::new(Reason::NotOpen, message)
     }
 
-    async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<Open>, Error> {
+    async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<PrimitiveHandle>, Error> {
         let routes = self.routes.load_full().ok_or_else(not_programmed)?;
         let placement = routes.place(kind, name, tags)?;
         self.open_at(placement, Origin::Created, kind, name, tags).await
@@ -594,7 +599,7 @@ impl Runtime {
         kind: Kind,
         name: &str,
         tags: &[String],
-    ) -> Result<Arc<Open>, Error> {
+    ) -> Result<Arc<PrimitiveHandle>, Error> {
         let max = self.primitives_max;
         if self.in_use.load(Ordering::Relaxed) >= max {
             return Err(Error::new(
@@ -617,22 +622,22 @@ impl Runtime {
         };
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
         self.first_attempt(&slot).await?;
-        let open = self.opened(&slot, config, kind, name, tags).await?;
-        let open = Arc::new(open.with_origin(origin));
+        let handle = self.opened(&slot, config, kind, name, tags).await?;
+        let handle = Arc::new(handle.with_origin(origin));
         let mut primitives = self.of_kind(kind).write();
         self.ending.check(kind, name)?;
         // A store that was disconnected meanwhile has had its primitives forgotten already.
         if slot.is_closed() {
             return Err(unconnected());
         }
-        let open = Arc::clone(primitives.entry(name.to_owned()).or_insert_with(|| {
+        let handle = Arc::clone(primitives.entry(name.to_owned()).or_insert_with(|| {
             self.primitives_count.fetch_add(1, Ordering::Relaxed);
-            open
+            handle
         }));
         drop(primitives);
         // A caller that goes away before it uses the primitive leaves it to this.
-        self.let_go(&open);
-        Ok(open)
+        self.let_go(&handle);
+        Ok(handle)
     }
 
     /// Opens a primitive that no call finds yet.
@@ -643,14 +648,26 @@ impl Runtime {
         kind: Kind,
         name: &str,
         tags: &[String],
-    ) -> Result<Open, Error> {
+    ) -> Result<PrimitiveHandle, Error> {
         let membership = Arc::clone(slot.membership()?);
         membership.join().await?;
         let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
         let backing = Backing::new(store, Arc::clone(&membership), kind, name, env, limits);
         let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
         let (name, tags, in_use) = (name.to_owned(), tags.to_vec(), Arc::clone(&self.in_use));
-        Ok(Open::new(kind, name, tags, slot.id().clone(), config, primitive, backing, membership, in_use))
+        let id = self.instances.next();
+        Ok(PrimitiveHandle::new(
+            id,
+            kind,
+            name,
+            tags,
+            slot.id().clone(),
+            config,
+            primitive,
+            backing,
+            membership,
+            in_use,
+        ))
     }
 
     /// Waits for the end of the first attempt to connect a store, if it is under way. Cancel safe.
@@ -676,27 +693,31 @@ impl Runtime {
     }
 
     /// Forgets a primitive that nobody uses. True if it was known until now.
-    fn forget(&self, open: &Arc<Open>) -> bool {
-        let mut primitives = self.of_kind(open.kind()).write();
+    fn forget(&self, handle: &Arc<PrimitiveHandle>) -> bool {
+        let mut primitives = self.of_kind(handle.kind()).write();
         // Somebody may have created it again in the meantime.
-        let known = primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open));
-        open.users() == 0 && known && self.remove(&mut primitives, open)
+        let known = primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle));
+        handle.users() == 0 && known && self.remove(&mut primitives, handle)
     }
 
     /// Forgets a primitive whoever uses it, if it is known.
-    fn forget_used(&self, open: &Arc<Open>) {
-        let mut primitives = self.of_kind(open.kind()).write();
-        if primitives.get(open.name()).is_some_and(|known| Arc::ptr_eq(known, open)) {
-            self.remove(&mut primitives, open);
+    fn forget_used(&self, handle: &Arc<PrimitiveHandle>) {
+        let mut primitives = self.of_kind(handle.kind()).write();
+        if primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle)) {
+            self.remove(&mut primitives, handle);
         }
         // Also one that no call has found: nobody attaches to it.
-        open.set_forgotten();
+        handle.set_forgotten();
     }
 
     /// Takes a primitive out of its table. Always true.
-    fn remove(&self, primitives: &mut HashMap<String, Arc<Open>>, open: &Open) -> bool {
-        open.set_forgotten();
-        primitives.remove(open.name());
+    fn remove(
+        &self,
+        primitives: &mut HashMap<String, Arc<PrimitiveHandle>>,
+        handle: &PrimitiveHandle,
+    ) -> bool {
+        handle.set_forgotten();
+        primitives.remove(handle.name());
         if primitives.capacity() > 1024 && primitives.len() < primitives.capacity() / 8 {
             primitives.shrink_to(2 * primitives.len());
         }
@@ -704,27 +725,27 @@ impl Runtime {
         true
     }
 
-    fn forget_all(&self, unwanted: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
+    fn forget_all(&self, unwanted: impl Fn(&PrimitiveHandle) -> bool) -> Vec<Arc<PrimitiveHandle>> {
         let mut gone = Vec::new();
         for primitives in &self.primitives {
             let mut primitives = primitives.write();
-            gone.extend(primitives.extract_if(|_, open| unwanted(open)).map(|(_, open)| {
-                open.set_forgotten();
-                open
+            gone.extend(primitives.extract_if(|_, handle| unwanted(handle)).map(|(_, handle)| {
+                handle.set_forgotten();
+                handle
             }));
         }
         self.primitives_count.fetch_sub(gone.len(), Ordering::Relaxed);
         gone
     }
 
-    fn count(&self, wanted: impl Fn(&Open) -> bool) -> usize {
+    fn count(&self, wanted: impl Fn(&PrimitiveHandle) -> bool) -> usize {
         self.primitives
             .iter()
-            .map(|primitives| primitives.read().values().filter(|open| wanted(open)).count())
+            .map(|primitives| primitives.read().values().filter(|handle| wanted(handle)).count())
             .sum()
     }
 
-    fn of_kind(&self, kind: Kind) -> &RwLock<HashMap<String, Arc<Open>>> {
+    fn of_kind(&self, kind: Kind) -> &RwLock<HashMap<String, Arc<PrimitiveHandle>>> {
         // A fieldless enum counts from zero, in the order of `Kind::ALL`.
         &self.primitives[kind as usize]
     }
@@ -757,8 +778,8 @@ impl Runtime {
         };
         self.env.timeout(self.close_grace, close_idle).await.ok();
         for session in self.sessions(None, usize::MAX) {
-            for open in session.end() {
-                open.primitive().release_all(session.owner(&open)).await;
+            for handle in session.end() {
+                handle.primitive().release_all(session.owner(&handle)).await;
             }
         }
         self.registry.close().await;

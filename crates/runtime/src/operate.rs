@@ -15,9 +15,9 @@ use atomix_primitives::{Error, Kind, Reason, Vacancy};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::open::Origin;
+use crate::primitive::Origin;
 use crate::recovery::known;
-use crate::{Open, PrimitiveConfig, Runtime, Slot, registry};
+use crate::{PrimitiveConfig, PrimitiveHandle, Runtime, Slot, registry};
 
 /// A primitive that an operator wants to delete.
 #[derive(Debug, Clone)]
@@ -93,13 +93,13 @@ impl Drop for Ended {
 // === impl Usage ===
 
 impl Usage {
-    fn of(open: &Open) -> Self {
+    fn of(handle: &PrimitiveHandle) -> Self {
         Self {
-            store: open.store_id().clone(),
+            store: handle.store_id().clone(),
             entries: 0,
-            sessions: open.sessions(),
-            streams: open.streams(),
-            waiters: open.primitive().waiters(),
+            sessions: handle.sessions(),
+            streams: handle.streams(),
+            waiters: handle.primitive().waiters(),
             elsewhere: 0,
         }
     }
@@ -152,7 +152,7 @@ impl Runtime {
             let primitive = |keyspace: &Keyspace| Kind::of_keyspace(keyspace).is_some();
             let lost = slot.seal_if_empty(&primitive).await?;
             if lost > 0 {
-                let used = self.count(|open| open.store_id() == id && open.is_attached());
+                let used = self.count(|handle| handle.store_id() == id && handle.is_attached());
                 let id = printable(&id.to_string());
                 return Err(Error::new(
                     Reason::InUse,
@@ -186,18 +186,18 @@ impl Runtime {
     async fn close_now(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
         self.check_name(name)?;
         let ended = self.begin_end(kind, name)?;
-        let Some(open) = self.find(kind, name) else {
+        let Some(handle) = self.find(kind, name) else {
             let store = self.remembered_in(kind, name).await?.ok_or_else(|| unknown(kind, name))?;
             self.lapsed.lock().remove(kind, name);
             self.forget_recalled(kind, name).await;
             log("closed", kind, name, &store);
             return Ok(Usage { store, entries: 0, sessions: 0, streams: 0, waiters: 0, elsewhere: 0 });
         };
-        let usage = Usage::of(&open);
-        self.end_here(&open).await?;
+        let usage = Usage::of(&handle);
+        self.end_here(&handle).await?;
         self.lapsed.lock().remove(kind, name);
-        self.forget_remembered(&open).await;
-        self.closed_here(&open);
+        self.forget_remembered(&handle).await;
+        self.closed_here(&handle);
         drop(ended);
         log("closed", kind, name, &usage.store);
         Ok(usage)
@@ -211,19 +211,19 @@ impl Runtime {
         let store = self.place_of(deletion).await?;
         let slot = self.store(&store).ok_or_else(|| registry::not_connected(&store))?;
         self.first_attempt(&slot).await?;
-        let here = self.find(kind, name).filter(|open| *open.store_id() == store);
+        let here = self.find(kind, name).filter(|handle| *handle.store_id() == store);
         let is_open = here.is_some();
-        let open = match here {
-            Some(open) => open,
+        let handle = match here {
+            Some(handle) => handle,
             None => self.stand_in(&slot, kind, name).await?,
         };
         let remembered = known(&slot);
-        let mut usage = Usage::of(&open);
-        usage.entries = open.backing().entries().await?;
+        let mut usage = Usage::of(&handle);
+        usage.entries = handle.backing().entries().await?;
         if let Some(known) = &remembered {
             usage.elsewhere = known.elsewhere(kind, name).await?;
         }
-        let vacant = open.backing().vacancy().await? == Vacancy::Empty;
+        let vacant = handle.backing().vacancy().await? == Vacancy::Empty;
         let in_store = match &remembered {
             Some(known) => known.recall(kind, name).await?.is_some(),
             None => false,
@@ -231,7 +231,7 @@ impl Runtime {
         if vacant && !is_open && !in_store {
             return Err(unknown(kind, name));
         }
-        let owners = open.primitive().elsewhere().await?;
+        let owners = handle.primitive().elsewhere().await?;
         if owners > 0 {
             let message = format!(
                 "sessions of other processes own something there, end them first: nothing was changed: {usage} \
@@ -248,17 +248,17 @@ impl Runtime {
             return Err(Error::new(Reason::InUse, message));
         }
         if *force {
-            self.end_here(&open).await?;
-            self.calls_end(&open).await?;
-            open.primitive().erase(open.backing()).await?;
+            self.end_here(&handle).await?;
+            self.calls_end(&handle).await?;
+            handle.primitive().erase(handle.backing()).await?;
         } else {
             // Nothing was found to lose. Whoever came since then has it.
             let came = || Error::new(Reason::InUse, "the primitive came into use meanwhile: look again");
-            if is_open && !self.forget_idle(&open) {
+            if is_open && !self.forget_idle(&handle) {
                 return Err(came());
             }
-            if open.backing().vacate().await? != Vacancy::Empty {
-                self.remember_content(&open).await;
+            if handle.backing().vacate().await? != Vacancy::Empty {
+                self.remember_content(&handle).await;
                 return Err(came());
             }
         }
@@ -268,7 +268,7 @@ impl Runtime {
         if self.find(kind, name).is_none() {
             self.lapsed.lock().remove(kind, name);
         }
-        self.closed_here(&open);
+        self.closed_here(&handle);
         drop(ended);
         log("deleted", kind, name, &store);
         Ok(usage)
@@ -286,25 +286,25 @@ impl Runtime {
     }
 
     /// Ends what sessions do on a primitive that cannot be created again yet, and gives back what they own there.
-    async fn end_here(&self, open: &Arc<Open>) -> Result<(), Error> {
-        open.set_ended();
-        self.forget_used(open);
+    async fn end_here(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
+        handle.set_ended();
+        self.forget_used(handle);
         let sessions = self.sessions(None, usize::MAX);
         for session in &sessions {
-            session.detach(open);
+            session.detach(handle);
         }
         // Before anybody else can have what they hold.
-        self.tell_lost(open.primitive().holders());
-        let owners = sessions.iter().map(|session| session.owner(open)).collect();
-        let given_back = self.env.timeout(self.close_grace, self.give_back(open, owners)).await;
+        self.disconnect_lock_losers(handle.primitive().holders());
+        let owners = sessions.iter().map(|session| session.owner(handle)).collect();
+        let given_back = self.env.timeout(self.close_grace, self.give_back(handle, owners)).await;
         given_back.map_err(|_| self.late("what sessions own cannot be given back to the store"))
     }
 
-    /// Waits for the calls that have found `open`, which nobody finds any more.
-    async fn calls_end(&self, open: &Arc<Open>) -> Result<(), Error> {
+    /// Waits for the calls that have found `handle`, which nobody finds any more.
+    async fn calls_end(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         let end = async {
             // The caller has one reference, and each stream; streams only read.
-            while Arc::strong_count(open) > 1 + open.streams() {
+            while Arc::strong_count(handle) > 1 + handle.streams() {
                 self.env.sleep(PAUSE).await;
             }
         };
@@ -325,8 +325,8 @@ impl Runtime {
         if let Some(store) = store {
             return Ok(store.clone());
         }
-        if let Some(open) = self.find(*kind, name) {
-            return Ok(open.store_id().clone());
+        if let Some(handle) = self.find(*kind, name) {
+            return Ok(handle.store_id().clone());
         }
         if let Some(store) = self.remembered_in(*kind, name).await? {
             return Ok(store);
@@ -358,10 +358,15 @@ impl Runtime {
     }
 
     /// Opens a primitive for an operator alone: no call finds it.
-    async fn stand_in(&self, slot: &Arc<Slot>, kind: Kind, name: &str) -> Result<Arc<Open>, Error> {
+    async fn stand_in(
+        &self,
+        slot: &Arc<Slot>,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Arc<PrimitiveHandle>, Error> {
         let config = PrimitiveConfig::default();
-        let open = self.opened(slot, config, kind, name, &[]).await?;
-        Ok(Arc::new(open.with_origin(Origin::Recalled)))
+        let handle = self.opened(slot, config, kind, name, &[]).await?;
+        Ok(Arc::new(handle.with_origin(Origin::Recalled)))
     }
 }
 

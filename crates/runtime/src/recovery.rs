@@ -11,8 +11,8 @@ use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
 
-use crate::open::Origin;
-use crate::{Open, Runtime, Session, Slot, repeatable};
+use crate::primitive::Origin;
+use crate::{PrimitiveHandle, Runtime, Session, Slot, repeatable};
 
 /// How many primitives are looked through at a time when a member has died.
 const RECOVERIES_MAX: usize = 32;
@@ -73,24 +73,24 @@ impl Runtime {
         session: &Arc<Session>,
         kind: Kind,
         name: &str,
-    ) -> Result<Option<Arc<Open>>, Error> {
-        let open = match self.find(kind, name) {
-            Some(open) => open,
+    ) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
+        let handle = match self.find(kind, name) {
+            Some(handle) => handle,
             None => match self.recall(kind, name).await? {
-                Some(open) => open,
+                Some(handle) => handle,
                 None => return Ok(None),
             },
         };
-        if open.origin() == Origin::Recalled {
+        if handle.origin() == Origin::Recalled {
             // The session may be one of those that created it, of which nothing is known any more.
-            session.attach(&open);
-            self.let_go(&open);
+            session.attach(&handle);
+            self.let_go(&handle);
         }
-        Ok(Some(open))
+        Ok(Some(handle))
     }
 
     /// Opens a primitive that was created before this runtime was started, in the store to which the routes lead.
-    async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Arc<Open>>, Error> {
+    async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
         let Some(routes) = self.routes() else { return Ok(None) };
         if self.check_name(name).is_err() {
             return Ok(None);
@@ -99,9 +99,9 @@ impl Runtime {
         if let Some(tags) = lapsed
             && let Ok(placement) = routes.place(kind, name, &tags)
         {
-            let open = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
-            self.remember(&open).await?;
-            return Ok(Some(open));
+            let handle = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
+            self.remember(&handle).await?;
+            return Ok(Some(handle));
         }
         let mut trouble = None;
         for slot in self.registry.slots() {
@@ -117,13 +117,13 @@ impl Runtime {
                     else {
                         continue;
                     };
-                    let open = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
+                    let handle = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
                     if outlives(&slot) {
-                        self.remember(&open).await?;
+                        self.remember(&handle).await?;
                     } else {
-                        open.set_remembered(true);
+                        handle.set_remembered(true);
                     }
-                    return Ok(Some(open));
+                    return Ok(Some(handle));
                 }
                 Ok(None) => {}
                 // A store that is disconnected in this moment knows nothing any more.
@@ -135,48 +135,48 @@ impl Runtime {
     }
 
     /// Lets the store remember a primitive that is open, if it outlives this process.
-    pub(crate) async fn remember(&self, open: &Open) -> Result<(), Error> {
-        match self.store(open.store_id()).filter(|slot| !open.is_remembered() && outlives(slot)) {
-            Some(slot) => self.remember_in(&slot, open).await,
+    pub(crate) async fn remember(&self, handle: &PrimitiveHandle) -> Result<(), Error> {
+        match self.store(handle.store_id()).filter(|slot| !handle.is_remembered() && outlives(slot)) {
+            Some(slot) => self.remember_in(&slot, handle).await,
             None => Ok(()),
         }
     }
 
-    async fn remember_in(&self, slot: &Arc<Slot>, open: &Open) -> Result<(), Error> {
+    async fn remember_in(&self, slot: &Arc<Slot>, handle: &PrimitiveHandle) -> Result<(), Error> {
         let Some(known) = known(slot) else { return Ok(()) };
-        match known.remember(open.kind(), open.name(), open.tags()).await.map_err(repeatable) {
+        match known.remember(handle.kind(), handle.name(), handle.tags()).await.map_err(repeatable) {
             // A store that is full has to be opened to be emptied. The entry of an earlier member serves until there is
             // room; the next creation tries again.
             Err(error)
                 if error.reason() == Reason::StoreFull
-                    && known.recall(open.kind(), open.name()).await?.is_some() =>
+                    && known.recall(handle.kind(), handle.name()).await?.is_some() =>
             {
                 return Ok(());
             }
             remembered => remembered?,
         }
-        open.set_remembered(true);
+        handle.set_remembered(true);
         Ok(())
     }
 
     /// Lets the store remember a primitive with content that is closed here: the first call opens it again.
-    pub(crate) async fn remember_content(&self, open: &Open) {
-        let Some(slot) = self.store(open.store_id()).filter(|_| !open.is_remembered()) else { return };
-        if let Err(error) = self.remember_in(&slot, open).await {
-            self.lapsed.lock().push(open, None);
+    pub(crate) async fn remember_content(&self, handle: &PrimitiveHandle) {
+        let Some(slot) = self.store(handle.store_id()).filter(|_| !handle.is_remembered()) else { return };
+        if let Err(error) = self.remember_in(&slot, handle).await {
+            self.lapsed.lock().push(handle, None);
             tracing::warn!(%error, "a primitive with content cannot be remembered: it has to be created again");
         }
     }
 
     /// Lets the store forget a primitive whose last user has closed it.
-    pub(crate) async fn forget_remembered(&self, open: &Open) {
-        let slot = self.store(open.store_id()).filter(|slot| open.is_remembered() || outlives(slot));
+    pub(crate) async fn forget_remembered(&self, handle: &PrimitiveHandle) {
+        let slot = self.store(handle.store_id()).filter(|slot| handle.is_remembered() || outlives(slot));
         if let Some(known) = slot.as_ref().and_then(known)
-            && let Err(error) = known.forget(open.kind(), open.name()).await
+            && let Err(error) = known.forget(handle.kind(), handle.name()).await
         {
             tracing::warn!(%error, "a closed primitive cannot be forgotten: it will be known after a restart");
         }
-        if let Some(again) = self.find(open.kind(), open.name()) {
+        if let Some(again) = self.find(handle.kind(), handle.name()) {
             // Created again meanwhile, and perhaps remembered before it was forgotten.
             again.set_remembered(false);
             if let Err(error) = self.remember(&again).await {
@@ -205,27 +205,27 @@ impl Runtime {
     /// Gives back what dead members left in the open primitives of a store. `anew` if this member itself lost its name there:
     /// then those who held locks under the old one are told, and the store has to remember the primitives under the new one.
     async fn release_dead_owners(&self, store: &StoreId, anew: bool) {
-        let opens = self.primitives(None, usize::MAX, |open| {
-            open.store_id() == store && (anew || open.primitive().owns())
+        let handles = self.primitives(None, usize::MAX, |handle| {
+            handle.store_id() == store && (anew || handle.primitive().owns())
         });
         if anew {
             // What was taken under the new name already is not lost.
-            let lost = |open: &Arc<Open>| {
-                let mut holders = open.primitive().holders();
-                holders.retain(|owner| *owner != open.owner(owner.session));
+            let lost = |handle: &Arc<PrimitiveHandle>| {
+                let mut holders = handle.primitive().holders();
+                holders.retain(|owner| *owner != handle.owner(owner.session));
                 holders
             };
-            self.tell_lost(opens.iter().flat_map(lost));
+            self.disconnect_lock_losers(handles.iter().flat_map(lost));
         }
-        let release_dead_owners = async |open: Arc<Open>| {
+        let release_dead_owners = async |handle: Arc<PrimitiveHandle>| {
             if anew {
-                open.set_remembered(false);
+                handle.set_remembered(false);
             }
             let attempt = async || {
-                open.primitive().release_dead_owners().await?;
-                let known = self.find(open.kind(), open.name());
-                if known.is_some_and(|known| Arc::ptr_eq(&known, &open)) {
-                    self.remember(&open).await
+                handle.primitive().release_dead_owners().await?;
+                let known = self.find(handle.kind(), handle.name());
+                if known.is_some_and(|known| Arc::ptr_eq(&known, &handle)) {
+                    self.remember(&handle).await
                 } else {
                     Ok(())
                 }
@@ -235,7 +235,7 @@ impl Runtime {
                 self.env().sleep(RETRY).await;
             }
         };
-        stream::iter(opens).for_each_concurrent(RECOVERIES_MAX, release_dead_owners).await;
+        stream::iter(handles).for_each_concurrent(RECOVERIES_MAX, release_dead_owners).await;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::slot::Terms;
 use crate::{Slot, StoreState};
 
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub(crate) struct StoreRegistry {
     env: Env,
     drivers: Vec<Arc<dyn Driver>>,
     stores_max: usize,
@@ -67,9 +67,9 @@ pub struct StoreDetails {
     pub primitives: usize,
 }
 
-// === impl Registry ===
+// === impl StoreRegistry ===
 
-impl Registry {
+impl StoreRegistry {
     pub(crate) fn new(env: Env, drivers: Vec<Arc<dyn Driver>>, stores_max: usize, terms: Terms) -> Self {
         Self {
             env,
@@ -309,7 +309,7 @@ mod tests {
         }
     }
 
-    fn registry() -> Registry {
+    fn registry() -> StoreRegistry {
         let drivers: Vec<Arc<dyn Driver>> = vec![
             Arc::new(Named("near", &[("atomix.io/near", "v1"), ("Near", "v1beta1")], &["sharedmemory"])),
             Arc::new(Named("far", &[], &["sharedmemory", "raft"])),
@@ -317,7 +317,7 @@ mod tests {
         let zero = Duration::ZERO;
         let terms =
             Terms { grace: zero, session_timeout: zero, clock_skew_max: zero, connecting: Arc::default() };
-        Registry::new(Env::real(), drivers, 16, terms)
+        StoreRegistry::new(Env::real(), drivers, 16, terms)
     }
 
     fn id(text: &str) -> DriverId {

@@ -12,8 +12,8 @@ use atomix_env::{Env, Instant, Shutdown};
 use atomix_primitives::{Caller, Kind, Owner};
 use parking_lot::Mutex;
 
-use crate::Open;
-use crate::open::OpenId;
+use crate::PrimitiveHandle;
+use crate::primitive::PrimitiveInstanceId;
 
 /// A client as the runtime sees it: one connection.
 pub struct Session {
@@ -62,11 +62,11 @@ pub struct CallGuard {
 }
 
 /// Not by name: a name that was closed and created again is another primitive, while calls on the old one may still run.
-type Attachments = HashMap<OpenId, Attachment>;
+type Attachments = HashMap<PrimitiveInstanceId, Attachment>;
 
 /// What a session does on a primitive. Dropping it ends waiting calls and streams.
 struct Attachment {
-    open: Arc<Open>,
+    handle: Arc<PrimitiveHandle>,
     /// Whether the session created the primitive. A session may also work on what another one created.
     user: bool,
     /// Made when the first call needs it: most sessions never wait and never stream.
@@ -106,9 +106,9 @@ impl Session {
         self.name.to_string()
     }
 
-    /// Returns who owns what the session takes in `open`.
-    pub fn owner(&self, open: &Open) -> Owner {
-        open.owner(self.id)
+    /// Returns who owns what the session takes in `handle`.
+    pub fn owner(&self, handle: &PrimitiveHandle) -> Owner {
+        handle.owner(self.id)
     }
 
     /// Returns the address of the client.
@@ -147,65 +147,69 @@ impl Session {
         CallGuard::new(self, |session| &session.long_calls)
     }
 
-    /// Returns the caller that stands for this session in calls on `open`. It is closed already if the session has
-    /// ended or `open` is forgotten.
-    pub fn caller(&self, open: &Arc<Open>) -> Caller {
+    /// Returns the caller that stands for this session in calls on `handle`. It is closed already if the session has
+    /// ended or `handle` is forgotten.
+    pub fn caller(&self, handle: &Arc<PrimitiveHandle>) -> Caller {
         let mut attachments = self.attachments.lock();
-        let attachment = attachments.as_mut().and_then(|attachments| attached(attachments, open));
+        let attachment = attachments.as_mut().and_then(|attachments| attachment_entry(attachments, handle));
         let closed = attachment.map(|attachment| attachment.closed.get_or_insert_default().clone());
         let closed = closed.unwrap_or_else(|| {
             let closed = Shutdown::new();
             closed.cancel();
             closed
         });
-        Caller { owner: self.owner(open), closed, deadline: None }
+        Caller { owner: self.owner(handle), closed, deadline: None }
     }
 
     /// Returns what the session owns, at most `max` per primitive. All stores are asked at once; what one does not tell
-    /// within `patience` is left out.
-    pub async fn holdings(&self, env: &Env, patience: Duration, max: usize) -> Vec<SessionHolding> {
-        let ask = |open: Arc<Open>| async move {
-            let asked = env.timeout(patience, open.primitive().holdings(self.owner(&open), max));
+    /// within `timeout` is left out.
+    pub async fn holdings(&self, env: &Env, timeout: Duration, max: usize) -> Vec<SessionHolding> {
+        let ask = |handle: Arc<PrimitiveHandle>| async move {
+            let asked = env.timeout(timeout, handle.primitive().holdings(self.owner(&handle), max));
             let held = asked.await.unwrap_or_default().into_iter();
-            let holding =
-                |(key, token)| SessionHolding { kind: open.kind(), name: open.name().to_owned(), key, token };
+            let holding = |(key, token)| SessionHolding {
+                kind: handle.kind(),
+                name: handle.name().to_owned(),
+                key,
+                token,
+            };
             held.map(holding).collect::<Vec<_>>()
         };
-        futures::future::join_all(self.opens().into_iter().map(ask)).await.concat()
+        futures::future::join_all(self.handles().into_iter().map(ask)).await.concat()
     }
 
-    /// Makes the session a user of `open`, unless that is forgotten. False if the session has ended.
-    pub(crate) fn attach(&self, open: &Arc<Open>) -> bool {
+    /// Makes the session a user of `handle`, unless that is forgotten. False if the session has ended.
+    pub(crate) fn attach(&self, handle: &Arc<PrimitiveHandle>) -> bool {
         let mut attachments = self.attachments.lock();
         let Some(attachments) = &mut *attachments else { return false };
-        if let Some(attachment) = attached(attachments, open)
+        if let Some(attachment) = attachment_entry(attachments, handle)
             && !std::mem::replace(&mut attachment.user, true)
         {
-            open.enter();
+            handle.enter();
         }
         true
     }
 
-    /// Ends what the session does on `open`.
-    pub(crate) fn detach(&self, open: &Arc<Open>) {
+    /// Ends what the session does on `handle`.
+    pub(crate) fn detach(&self, handle: &Arc<PrimitiveHandle>) {
         let attachment =
-            self.attachments.lock().as_mut().and_then(|attachments| attachments.remove(&open.id()));
+            self.attachments.lock().as_mut().and_then(|attachments| attachments.remove(&handle.id()));
         drop(attachment);
     }
 
-    /// Ends what the session does on `open` unless it is a user of what is known. True if it did anything there.
-    pub(crate) fn detach_guest(&self, open: &Arc<Open>) -> bool {
+    /// Ends what the session does on `handle` unless it is a user of what is known. True if it did anything there.
+    pub(crate) fn detach_non_user(&self, handle: &Arc<PrimitiveHandle>) -> bool {
         let mut attachments = self.attachments.lock();
         let Some(attachments) = &mut *attachments else { return false };
-        let guest =
-            attachments.get(&open.id()).is_some_and(|attachment| !attachment.user || open.is_forgotten());
-        guest && attachments.remove(&open.id()).is_some()
+        let non_user =
+            attachments.get(&handle.id()).is_some_and(|attachment| !attachment.user || handle.is_forgotten());
+        non_user && attachments.remove(&handle.id()).is_some()
     }
 
     /// Ends everything that the session does and returns what it may own something in.
-    pub(crate) fn end(&self) -> Vec<Arc<Open>> {
+    pub(crate) fn end(&self) -> Vec<Arc<PrimitiveHandle>> {
         let attachments = self.attachments.lock().take().unwrap_or_default();
-        attachments.into_values().map(|attachment| Arc::clone(&attachment.open)).collect()
+        attachments.into_values().map(|attachment| Arc::clone(&attachment.handle)).collect()
     }
 
     /// Closes the connection.
@@ -213,9 +217,13 @@ impl Session {
         (self.end)();
     }
 
-    fn opens(&self) -> Vec<Arc<Open>> {
+    fn handles(&self) -> Vec<Arc<PrimitiveHandle>> {
         let attachments = self.attachments.lock();
-        attachments.iter().flat_map(HashMap::values).map(|attachment| Arc::clone(&attachment.open)).collect()
+        attachments
+            .iter()
+            .flat_map(HashMap::values)
+            .map(|attachment| Arc::clone(&attachment.handle))
+            .collect()
     }
 }
 
@@ -228,9 +236,9 @@ impl fmt::Debug for Session {
 // === impl Attachment ===
 
 impl Attachment {
-    fn new(open: Arc<Open>) -> Self {
-        open.attached();
-        Self { open, user: false, closed: None }
+    fn new(handle: Arc<PrimitiveHandle>) -> Self {
+        handle.inc_attachments();
+        Self { handle, user: false, closed: None }
     }
 }
 
@@ -240,21 +248,24 @@ impl Drop for Attachment {
             closed.cancel();
         }
         if self.user {
-            self.open.leave();
+            self.handle.leave();
         }
-        self.open.detached();
+        self.handle.dec_attachments();
     }
 }
 
-/// Finds or makes the attachment to `open`. `None` if that is forgotten: nobody would end the attachment any more.
-fn attached<'a>(attachments: &'a mut Attachments, open: &Arc<Open>) -> Option<&'a mut Attachment> {
-    match attachments.entry(open.id()) {
+/// Finds or makes the attachment to `handle`. `None` if that is forgotten: nobody would end the attachment any more.
+fn attachment_entry<'a>(
+    attachments: &'a mut Attachments,
+    handle: &Arc<PrimitiveHandle>,
+) -> Option<&'a mut Attachment> {
+    match attachments.entry(handle.id()) {
         Entry::Occupied(entry) => Some(entry.into_mut()),
         Entry::Vacant(entry) => {
             // Counted first and asked then, as whoever forgets it marks it first and counts then: one of the two sees
             // the other.
-            let attachment = Attachment::new(Arc::clone(open));
-            if open.is_forgotten() { None } else { Some(entry.insert(attachment)) }
+            let attachment = Attachment::new(Arc::clone(handle));
+            if handle.is_forgotten() { None } else { Some(entry.insert(attachment)) }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
-use atomix_runtime::{CallGuard, Of, Open, PrimitiveConfig, Runtime, Session};
+use atomix_runtime::{CallGuard, PrimitiveConfig, PrimitiveHandle, Runtime, Session, TypedPrimitive};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use http::Extensions;
@@ -30,7 +30,7 @@ pub(crate) struct Services {
 pub(crate) struct Call<'a, P> {
     runtime: &'a Runtime,
     session: Arc<Session>,
-    open: Arc<Open>,
+    open: Arc<PrimitiveHandle>,
     of: PhantomData<fn() -> P>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) type Answers<T> = BoxStream<'static, Result<T, Status>>;
 /// Counts a stream while it is open.
 struct Counted<S> {
     stream: S,
-    open: Arc<Open>,
+    open: Arc<PrimitiveHandle>,
     _call: CallGuard,
 }
 
@@ -109,7 +109,7 @@ pub(crate) use {call, create_and_close, stream_call};
 
 impl Services {
     /// Finds the session of a request and the primitive that it names.
-    pub(crate) async fn call<P: Of>(
+    pub(crate) async fn call<P: TypedPrimitive>(
         &self,
         extensions: &Extensions,
         id: Option<&PrimitiveId>,
@@ -142,7 +142,7 @@ impl Services {
 
 // === impl Call ===
 
-impl<P: Of> Call<'_, P> {
+impl<P: TypedPrimitive> Call<'_, P> {
     /// Returns the caller, for calls that wait, own, or stream.
     pub(crate) fn caller(&self) -> Caller {
         self.session.caller(&self.open)
@@ -182,11 +182,11 @@ impl<P: Of> Call<'_, P> {
     }
 }
 
-impl<P: Of> Deref for Call<'_, P> {
+impl<P: TypedPrimitive> Deref for Call<'_, P> {
     type Target = P;
 
     fn deref(&self) -> &P {
-        P::of(self.open.primitive()).expect("a primitive is registered under its kind")
+        P::downcast(self.open.primitive()).expect("a primitive is registered under its kind")
     }
 }
 

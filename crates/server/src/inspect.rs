@@ -10,7 +10,7 @@ use atomix_kv::Profile;
 use atomix_primitives::{Error, Holding, Kind, MemberDetails, QueueState, election};
 use atomix_proto::{inspect, runtime};
 use atomix_runtime::{
-    Deletion, Open, OwnerDetails, Primitive, Routes, Session, StoreState, Usage, kind_named,
+    Deletion, OwnerDetails, Primitive, PrimitiveHandle, Routes, Session, StoreState, Usage, kind_named,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -145,7 +145,7 @@ impl inspect::inspector_server::Inspector for Services {
             None => None,
         };
         let size = page_size(request.page_size);
-        let wanted = |open: &Open| {
+        let wanted = |open: &PrimitiveHandle| {
             of_kind.is_none_or(|kind| open.kind() == kind)
                 && of_store.as_ref().is_none_or(|store| open.store_id() == store)
         };
@@ -198,7 +198,7 @@ impl inspect::inspector_server::Inspector for Services {
     ) -> Result<Response<inspect::ListLocksResponse>, Status> {
         let request = request.into_inner();
         let of_kind = optional_kind(&request.kind).map_err(status)?;
-        let wanted = |open: &Open| {
+        let wanted = |open: &PrimitiveHandle| {
             of_kind.is_none_or(|kind| open.kind() == kind)
                 && (request.name.is_empty() || open.name() == request.name)
                 && open.primitive().owns()
@@ -301,7 +301,7 @@ enum Owned {
 
 impl Services {
     /// Asks the store of a primitive who owns what; an error in words if it does not answer soon.
-    async fn owned(&self, open: &Open) -> Result<Owned, String> {
+    async fn owned(&self, open: &PrimitiveHandle) -> Result<Owned, String> {
         let ask = async {
             if let Primitive::Election(election) = open.primitive() {
                 return Ok(Owned::Election(self.election(open.name(), election.state().await?)));
@@ -316,7 +316,7 @@ impl Services {
         }
     }
 
-    fn lock(&self, open: &Open, lock: QueueState) -> inspect::Lock {
+    fn lock(&self, open: &PrimitiveHandle, lock: QueueState) -> inspect::Lock {
         let mut queue = lock.queue.into_iter();
         inspect::Lock {
             kind: open.kind().type_name().to_owned(),
@@ -458,7 +458,7 @@ mod tests {
     use atomix_kv::{Health, Keyspace, Level, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
     use atomix_kv_testkit::HandOut;
     use atomix_primitives::Lock;
-    use atomix_runtime::{Of, Runtime};
+    use atomix_runtime::{Runtime, TypedPrimitive};
     use futures::future::BoxFuture;
     use inspect::inspector_server::Inspector;
 
@@ -554,7 +554,7 @@ mod tests {
         for name in ["near", "far"] {
             runtime.create(&session, Kind::Lock, name, &[]).await.unwrap();
             let open = runtime.find(Kind::Lock, name).unwrap();
-            Lock::of(open.primitive()).unwrap().lock(&session.caller(&open), None).await.unwrap();
+            Lock::downcast(open.primitive()).unwrap().lock(&session.caller(&open), None).await.unwrap();
         }
 
         freezer.frozen.store(true, Ordering::SeqCst);

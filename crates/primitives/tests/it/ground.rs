@@ -61,7 +61,7 @@ pub(crate) struct Amnesiac {
 }
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The member of all callers.
 pub(crate) const MEMBER: u64 = 7;
 /// How long a member may be silent.
@@ -115,7 +115,7 @@ pub(crate) async fn silent<T: fmt::Debug>(events: &mut Events<T>) {
 
 /// Waits for what must come.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it must not take that long")
+    tokio::time::timeout(WAIT_TIMEOUT, future).await.expect("it must not take that long")
 }
 
 /// Asks again and again until the answer is yes.

@@ -118,12 +118,12 @@ async fn calls_that_are_dropped_at_any_moment_leave_no_stamp() {
         tokio::spawn(async move {
             let caller = caller(session);
             for _ in 0..30 {
-                let patience = Duration::from_micros(chance.random() % 2000);
+                let timeout = Duration::from_micros(chance.random() % 2000);
                 // Half of the calls are dropped, half of them time out by themselves.
                 let granted = if chance.random().is_multiple_of(2) {
-                    tokio::time::timeout(patience, lock.lock(&caller, None)).await.is_ok_and(|it| it.is_ok())
+                    tokio::time::timeout(timeout, lock.lock(&caller, None)).await.is_ok_and(|it| it.is_ok())
                 } else {
-                    lock.lock(&caller, Some(patience)).await.is_ok()
+                    lock.lock(&caller, Some(timeout)).await.is_ok()
                 };
                 if granted {
                     tokio::task::yield_now().await;

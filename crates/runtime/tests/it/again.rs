@@ -57,11 +57,11 @@ async fn a_forgotten_primitive_is_gone_although_a_session_that_never_created_it_
     let (a, b) = (node.client(), node.client());
     let map = b.create::<Map>("m").await;
     let forgotten = Arc::downgrade(&map.open);
-    let guest = a.call::<Map>("m").await.unwrap();
-    let mut events = guest.events(&guest.caller(), None).await.unwrap();
-    guest.put("a", "1".into(), None, 0).await.unwrap();
+    let non_user = a.call::<Map>("m").await.unwrap();
+    let mut events = non_user.events(&non_user.caller(), None).await.unwrap();
+    non_user.put("a", "1".into(), None, 0).await.unwrap();
     soon(events.next()).await.unwrap().unwrap();
-    drop((map, guest));
+    drop((map, non_user));
     b.close(Kind::Map, "m").await;
     assert!(soon(events.next()).await.is_none(), "the stream ends as it does for who closes");
     settle().await;
@@ -133,12 +133,12 @@ async fn a_call_that_found_the_old_one_takes_nothing() {
 async fn what_is_closed_and_created_by_many_at_once_is_neither_left_over_nor_lost() {
     let node = world().start().await;
     let work = (0..8).map(|at| {
-        let (user, guest) = (node.client(), node.client());
+        let (user, non_user) = (node.client(), node.client());
         tokio::spawn(async move {
             for round in 0..50 {
                 let counter = user.create::<Counter>("c").await;
                 counter.increment(1, None).await.unwrap();
-                if let Some(lock) = guest.call::<Lock>("l").await {
+                if let Some(lock) = non_user.call::<Lock>("l").await {
                     // Free, held by another, or closed.
                     drop(lock.lock(&lock.caller(), NOW).await);
                 }
@@ -150,7 +150,7 @@ async fn what_is_closed_and_created_by_many_at_once_is_neither_left_over_nor_los
                 user.close(Kind::Counter, "c").await;
             }
             user.close(Kind::Lock, "l").await;
-            guest.end();
+            non_user.end();
             user.end();
         })
     });

@@ -15,7 +15,7 @@ use atomix_kv::{
 };
 use atomix_kv_testkit::HandOut;
 use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
-use atomix_runtime::{Of, Open, Routes, Runtime, Session, Settings};
+use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings, TypedPrimitive};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// How long a member may be silent.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A backend and what it promises.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub(crate) struct Client {
 /// A primitive as a client has it.
 #[derive(Debug)]
 pub(crate) struct Has<P> {
-    pub(crate) open: Arc<Open>,
+    pub(crate) open: Arc<PrimitiveHandle>,
     session: Arc<Session>,
     of: std::marker::PhantomData<fn() -> P>,
 }
@@ -231,13 +231,13 @@ pub(crate) async fn pass(nodes: &[&Node], time: Duration) {
 
 impl Client {
     /// Creates a primitive and returns it.
-    pub(crate) async fn create<P: Of>(&self, name: &str) -> Has<P> {
+    pub(crate) async fn create<P: TypedPrimitive>(&self, name: &str) -> Has<P> {
         self.runtime.create(&self.session, P::KIND, name, &[]).await.unwrap();
         self.call(name).await.unwrap()
     }
 
     /// Finds a primitive as a call does.
-    pub(crate) async fn call<P: Of>(&self, name: &str) -> Option<Has<P>> {
+    pub(crate) async fn call<P: TypedPrimitive>(&self, name: &str) -> Option<Has<P>> {
         let open = self.runtime.find_for(&self.session, P::KIND, name).await.unwrap()?;
         Some(Has { open, session: Arc::clone(&self.session), of: std::marker::PhantomData })
     }
@@ -255,7 +255,7 @@ impl Client {
 
 // === impl Has ===
 
-impl<P: Of> Has<P> {
+impl<P: TypedPrimitive> Has<P> {
     /// Returns who calls.
     pub(crate) fn caller(&self) -> Caller {
         self.session.caller(&self.open)
@@ -268,11 +268,11 @@ impl<P> Clone for Has<P> {
     }
 }
 
-impl<P: Of> std::ops::Deref for Has<P> {
+impl<P: TypedPrimitive> std::ops::Deref for Has<P> {
     type Target = P;
 
     fn deref(&self) -> &P {
-        P::of(self.open.primitive()).unwrap()
+        P::downcast(self.open.primitive()).unwrap()
     }
 }
 
@@ -375,7 +375,7 @@ pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, atomix_primitives::Er
 
 /// Waits for what must come.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it must not take that long")
+    tokio::time::timeout(WAIT_TIMEOUT, future).await.expect("it must not take that long")
 }
 
 /// Lets all tasks run until they wait.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Kind, Lock, Map, Reason};
-use atomix_runtime::Of;
+use atomix_runtime::TypedPrimitive;
 
 use crate::ground::{Client, Node, World, pass, reason, settle};
 
@@ -124,18 +124,18 @@ async fn a_client_that_comes_back_finds_what_it_created_although_it_is_empty() {
 async fn a_primitive_is_open_while_a_call_or_a_deadline_needs_it() {
     let world = World::new(Durability::Process, false);
     let node = world.start().await;
-    let (creator, guest) = (node.client(), node.client());
+    let (creator, non_user) = (node.client(), node.client());
     creator.create::<Lock>("l").await;
-    let lock = guest.call::<Lock>("l").await.unwrap();
+    let lock = non_user.call::<Lock>("l").await.unwrap();
     creator.end();
     pass(&[&node], IDLE).await;
     // The call found it before and has not begun to wait.
     lock.lock(&lock.caller(), None).await.unwrap();
     pass(&[&node], IDLE).await;
-    let again = guest.call::<Lock>("l").await.unwrap();
+    let again = non_user.call::<Lock>("l").await.unwrap();
     assert_eq!(reason(again.lock(&again.caller(), Some(Duration::ZERO)).await), Reason::LockTimeout);
     drop((lock, again));
-    guest.end();
+    non_user.end();
     let client = node.client();
     let map = client.create::<Map>("m").await;
     map.put("k", "v".into(), Some(Duration::from_mins(1)), 0).await.unwrap();

@@ -2,7 +2,7 @@
 //! Primitives that were created.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use atomix_config::StoreId;
 use atomix_primitives::{
@@ -12,7 +12,8 @@ use atomix_primitives::{
 
 /// A primitive that was created, with the route that it took.
 #[derive(Debug)]
-pub struct Open {
+pub struct PrimitiveHandle {
+    id: PrimitiveInstanceId,
     kind: Kind,
     name: String,
     tags: Vec<String>,
@@ -25,7 +26,7 @@ pub struct Open {
     remembered: AtomicBool,
     users: AtomicUsize,
     /// Sessions that have anything to do with it, users among them.
-    attached: AtomicUsize,
+    attachments: AtomicUsize,
     /// The primitives of the runtime that have sessions.
     in_use: Arc<AtomicUsize>,
     /// Whether it waits to be closed.
@@ -37,9 +38,13 @@ pub struct Open {
     streams: AtomicUsize,
 }
 
-/// Tells one open primitive from all others that are open.
+/// The number of an open primitive, unique in its runtime. A name that is closed and created again gets another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct OpenId(usize);
+pub(crate) struct PrimitiveInstanceId(u64);
+
+/// Counts the primitives that a runtime has opened.
+#[derive(Debug, Default)]
+pub(crate) struct InstanceCounter(AtomicU64);
 
 /// How a primitive became open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +83,12 @@ pub enum Primitive {
     Value(Value),
 }
 
-// === impl Open ===
+// === impl PrimitiveHandle ===
 
-impl Open {
+impl PrimitiveHandle {
     #[allow(clippy::too_many_arguments, reason = "one caller, which has just found all of it")]
     pub(crate) fn new(
+        id: PrimitiveInstanceId,
         kind: Kind,
         name: String,
         tags: Vec<String>,
@@ -94,6 +100,7 @@ impl Open {
         in_use: Arc<AtomicUsize>,
     ) -> Self {
         Self {
+            id,
             kind,
             name,
             tags,
@@ -105,7 +112,7 @@ impl Open {
             origin: Origin::Created,
             remembered: AtomicBool::new(false),
             users: AtomicUsize::new(0),
-            attached: AtomicUsize::new(0),
+            attachments: AtomicUsize::new(0),
             in_use,
             queued: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
@@ -196,9 +203,9 @@ impl Open {
         self.remembered.store(remembered, Ordering::Release);
     }
 
-    /// Returns what is of no other primitive for as long as this one is held.
-    pub(crate) fn id(self: &Arc<Self>) -> OpenId {
-        OpenId(Arc::as_ptr(self).addr())
+    /// Returns the number of this instance.
+    pub(crate) fn id(&self) -> PrimitiveInstanceId {
+        self.id
     }
 
     /// Tells that the name does not lead here any more, and never will again.
@@ -221,24 +228,24 @@ impl Open {
 
     /// Returns how many sessions have to do with it, users among them.
     pub fn sessions(&self) -> usize {
-        self.attached.load(Ordering::SeqCst)
+        self.attachments.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn attached(&self) {
-        if self.attached.fetch_add(1, Ordering::SeqCst) == 0 {
+    pub(crate) fn inc_attachments(&self) {
+        if self.attachments.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_use.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn detached(&self) {
-        if self.attached.fetch_sub(1, Ordering::SeqCst) == 1 {
+    pub(crate) fn dec_attachments(&self) {
+        if self.attachments.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.in_use.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Tells whether any session has to do with it.
     pub(crate) fn is_attached(&self) -> bool {
-        self.attached.load(Ordering::SeqCst) > 0
+        self.attachments.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn enter(&self) {
@@ -247,6 +254,14 @@ impl Open {
 
     pub(crate) fn leave(&self) {
         self.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+// === impl InstanceCounter ===
+
+impl InstanceCounter {
+    pub(crate) fn next(&self) -> PrimitiveInstanceId {
+        PrimitiveInstanceId(self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -400,24 +415,24 @@ impl Primitive {
 }
 
 /// A type of primitive, so that a call can ask for the one it needs.
-pub trait Of: Send + Sync + 'static {
+pub trait TypedPrimitive: Send + Sync + 'static {
     /// The kind of this type.
     const KIND: Kind;
 
     /// Returns the primitive if it is of this type.
-    fn of(primitive: &Primitive) -> Option<&Self>;
+    fn downcast(primitive: &Primitive) -> Option<&Self>;
 }
 
-macro_rules! of {
+macro_rules! primitive_types {
     ($($name:ident)+) => {
-        $(impl Of for $name {
+        $(impl TypedPrimitive for $name {
             const KIND: Kind = Kind::$name;
 
-            fn of(primitive: &Primitive) -> Option<&Self> {
+            fn downcast(primitive: &Primitive) -> Option<&Self> {
                 if let Primitive::$name(this) = primitive { Some(this) } else { None }
             }
         })+
     };
 }
 
-of! { Counter CounterMap Election IndexedMap List Lock Map MultiMap Set Topic Value }
+primitive_types! { Counter CounterMap Election IndexedMap List Lock Map MultiMap Set Topic Value }
