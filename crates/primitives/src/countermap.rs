@@ -4,14 +4,12 @@
 //! Behaviour: `contract/countermap.md`. There are no versions: conditions compare numbers. Arithmetic wraps around, and
 //! a key whose number becomes zero stays.
 
-use std::time::Duration;
-
 use atomix_kv::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::lock_table::LockTable;
 use crate::number::{added, number};
-use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
+use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 /// A counter map.
 #[derive(Debug)]
@@ -140,40 +138,9 @@ impl CounterMap {
         self.backing.commit(txn).await.map(drop)
     }
 
-    /// Locks all `keys` or none, waiting in the order of arrival; see [`crate::Lock::lock`] for `timeout`. Cancel safe:
-    /// a dropped call leaves nothing behind.
-    pub async fn lock(
-        &self,
-        caller: &Caller,
-        keys: &[String],
-        timeout: Option<Duration>,
-    ) -> Result<(), Error> {
-        self.grant(caller, keys, timeout).await.map(drop)
-    }
-
-    /// As [`CounterMap::lock`], with a grant that can be revoked if it does not reach its client.
-    pub async fn grant(
-        &self,
-        caller: &Caller,
-        keys: &[String],
-        timeout: Option<Duration>,
-    ) -> Result<Grant, Error> {
-        self.locks.acquire(caller, keys, timeout).await
-    }
-
-    /// Unlocks all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them.
-    pub async fn unlock(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
-        self.locks.release(caller.owner, keys).await
-    }
-
-    /// Returns the locks: what dead members and sessions that ended leave is given back there.
+    /// Returns the locks of the keys.
     pub fn lock_table(&self) -> &LockTable {
         &self.locks
-    }
-
-    /// Lists locked keys with their holders and waiters, at most `max` keys.
-    pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
-        self.locks.list(max).await
     }
 
     /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.

@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use atomix_env::{Instant, Policy, Shutdown};
 use atomix_kv::{
-    Commit, Entry, ErrorKind, Guard, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Ask, Commit, Entry, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream,
+    Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
@@ -118,6 +119,26 @@ impl Expiry {
             shared.load().await?;
         }
         Ok(expiry)
+    }
+
+    /// Puts `value` under `key`, the entry of `subject`, for `ttl` or without expiry, if `guards` hold. The one read of a
+    /// refusal is the entry.
+    pub(crate) async fn put(
+        &self,
+        key: &Bytes,
+        subject: &[u8],
+        value: Bytes,
+        guards: Vec<Guard>,
+        ttl: Option<Duration>,
+    ) -> Result<Outcome, Error> {
+        let (writes, pending_ttl) = self.writes(Write::Put { key: key.clone(), value }, subject, ttl);
+        let reads = vec![Read::Get { key: key.clone() }];
+        let txn = Txn { guards, writes, reads, ask: Ask::IfRefused, once: None };
+        let outcome = self.shared.backing.commit(txn).await?;
+        if outcome.applied {
+            pending_ttl.begin(outcome.revision).await;
+        }
+        Ok(outcome)
     }
 
     /// The write or deletion of the entry of `subject`, and what gives that the time to live `ttl` from now. Without one

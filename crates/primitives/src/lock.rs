@@ -42,7 +42,7 @@ impl Lock {
 
     /// Gives the lock back, or [`Reason::LockNotHeld`].
     pub async fn unlock(&self, caller: &Caller) -> Result<(), Error> {
-        self.table.release(caller.owner, &[KEY.to_owned()]).await
+        self.table.release(caller, &[KEY.to_owned()]).await
     }
 
     /// Returns the token of the holder, whoever it is, or [`Reason::LockFree`].
@@ -57,7 +57,7 @@ impl Lock {
         self.table.state(KEY, max).await
     }
 
-    /// Returns the locks: what dead members and sessions that ended leave is given back there.
+    /// Returns the lock table, which holds this one lock.
     pub fn lock_table(&self) -> &LockTable {
         &self.table
     }

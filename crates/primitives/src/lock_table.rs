@@ -122,12 +122,13 @@ impl LockTable {
         Ok(table)
     }
 
-    /// Takes the locks of all `keys`. Waits for at most `timeout`, else [`Reason::LockTimeout`]; without a `timeout` until
-    /// the caller's own deadline, if it has one; with zero not at all. Grants nothing after the caller's deadline.
-    /// [`Reason::HostLost`] if others took this member for dead meanwhile: nothing is granted then, whatever the queues said.
+    /// Takes the locks of all `keys`, or none. Waits in the order of arrival for at most `timeout`, else
+    /// [`Reason::LockTimeout`]; without a `timeout` until the deadline of the caller, if it has one; with zero not at all.
+    /// Grants nothing after the deadline of the caller. [`Reason::HostLost`] if other members expired this one meanwhile:
+    /// nothing is granted then, whatever the queues contain.
     ///
-    /// Cancel safe: a dropped call leaves the queues.
-    pub(crate) async fn acquire(
+    /// Cancel safe: a dropped call leaves the queues and keeps nothing.
+    pub async fn acquire(
         &self,
         caller: &Caller,
         keys: &[String],
@@ -207,11 +208,11 @@ impl LockTable {
         }
     }
 
-    /// Gives back the locks of all `keys`, or none and [`Reason::LockNotHeld`]. A call that is dropped while the store
-    /// answers still gives them back.
-    pub(crate) async fn release(&self, owner: Owner, keys: &[String]) -> Result<(), Error> {
+    /// Releases the locks of all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them. The
+    /// release goes on if the call is dropped while the store answers.
+    pub async fn release(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
         let queues = self.queues(keys)?;
-        let shared = &self.shared;
+        let (shared, owner) = (&self.shared, caller.owner);
         let mut held = shared.state.lock().held(owner, &queues);
         for _ in 0..ROUNDS_MAX {
             let stamps = match held.take() {
@@ -311,8 +312,8 @@ impl LockTable {
         snapshot.reads[0].entries().iter().map(holding).collect()
     }
 
-    /// Lists locks, at most `max` of them and as many waiters of each.
-    pub(crate) async fn list(&self, max: usize) -> Result<Vec<QueueState>, Error> {
+    /// Lists locks with their holders and waiters, at most `max` locks and as many entries of each queue.
+    pub async fn list(&self, max: usize) -> Result<Vec<QueueState>, Error> {
         let mut found = Vec::new();
         let mut range = keys::all(keys::QUEUE);
         while found.len() < max {

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::backing::ROUNDS_MAX;
 use crate::expiry::{Expiry, is_expiry};
 use crate::lock_table::LockTable;
-use crate::{Backing, Caller, Error, Events, Grant, QueueState, Reason, follow, keys};
+use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 /// A map.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Map {
         for _ in 0..ROUNDS_MAX {
             let other = Guard::ValueIsNot { key: at.clone(), value: value.clone() };
             let guards = version_guard(&at, prev_version).into_iter().chain([other]).collect();
-            let outcome = self.store(key, &at, guards, value.clone(), ttl).await?;
+            let outcome = self.expiry.put(&at, key.as_bytes(), value.clone(), guards, ttl).await?;
             if outcome.applied {
                 return Ok(stored(&outcome));
             }
@@ -148,7 +148,8 @@ impl Map {
     pub async fn insert(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Stored, Error> {
         self.check(key, &value)?;
         let at = entry_key(key);
-        let outcome = self.store(key, &at, vec![Guard::Absent { key: at.clone() }], value, ttl).await?;
+        let guards = vec![Guard::Absent { key: at.clone() }];
+        let outcome = self.expiry.put(&at, key.as_bytes(), value, guards, ttl).await?;
         if outcome.applied { Ok(stored(&outcome)) } else { Err(Error::key_exists(key)) }
     }
 
@@ -164,7 +165,7 @@ impl Map {
         self.check(key, &value)?;
         let at = entry_key(key);
         let guard = version_guard(&at, prev_version).unwrap_or(Guard::Present { key: at.clone() });
-        let outcome = self.store(key, &at, vec![guard], value, ttl).await?;
+        let outcome = self.expiry.put(&at, key.as_bytes(), value, vec![guard], ttl).await?;
         if outcome.applied {
             Ok(stored(&outcome))
         } else {
@@ -265,40 +266,9 @@ impl Map {
         Err(Error::contention())
     }
 
-    /// Locks all `keys` or none, waiting in the order of arrival; see [`crate::Lock::lock`] for `timeout`. Cancel safe:
-    /// a dropped call leaves nothing behind.
-    pub async fn lock(
-        &self,
-        caller: &Caller,
-        keys: &[String],
-        timeout: Option<Duration>,
-    ) -> Result<(), Error> {
-        self.grant(caller, keys, timeout).await.map(drop)
-    }
-
-    /// As [`Map::lock`], with a grant that can be revoked if it does not reach its client.
-    pub async fn grant(
-        &self,
-        caller: &Caller,
-        keys: &[String],
-        timeout: Option<Duration>,
-    ) -> Result<Grant, Error> {
-        self.locks.acquire(caller, keys, timeout).await
-    }
-
-    /// Unlocks all `keys`, or none and [`Reason::LockNotHeld`] if the caller does not hold one of them.
-    pub async fn unlock(&self, caller: &Caller, keys: &[String]) -> Result<(), Error> {
-        self.locks.release(caller.owner, keys).await
-    }
-
-    /// Returns the locks: what dead members and sessions that ended leave is given back there.
+    /// Returns the locks of the keys.
     pub fn lock_table(&self) -> &LockTable {
         &self.locks
-    }
-
-    /// Lists locked keys with their holders and waiters, at most `max` keys.
-    pub async fn locked(&self, max: usize) -> Result<Vec<QueueState>, Error> {
-        self.locks.list(max).await
     }
 
     /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.
@@ -317,31 +287,6 @@ impl Map {
     fn check(&self, key: &str, value: &[u8]) -> Result<(), Error> {
         self.backing.check_key(key)?;
         self.backing.check_value(value)
-    }
-
-    /// Stores `value` with its TTL under `guards`; the one read of a refusal is the entry.
-    async fn store(
-        &self,
-        key: &str,
-        at: &Bytes,
-        guards: Vec<Guard>,
-        value: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<Outcome, Error> {
-        let put = Write::Put { key: at.clone(), value };
-        let (writes, pending_ttl) = self.expiry.writes(put, key.as_bytes(), ttl);
-        let txn = Txn {
-            guards,
-            writes,
-            reads: vec![Read::Get { key: at.clone() }],
-            ask: Ask::IfRefused,
-            once: None,
-        };
-        let outcome = self.backing.commit(txn).await?;
-        if outcome.applied {
-            pending_ttl.begin(outcome.revision).await;
-        }
-        Ok(outcome)
     }
 }
 

@@ -135,19 +135,7 @@ impl Value {
         ttl: Option<Duration>,
     ) -> Result<Outcome, Error> {
         self.backing.check_value(&value)?;
-        let (writes, pending_ttl) = self.expiry.writes(Write::Put { key: key(), value }, SUBJECT, ttl);
-        let txn = Txn {
-            guards: guard.into_iter().collect(),
-            writes,
-            reads: vec![Read::Get { key: key() }],
-            ask: Ask::IfRefused,
-            once: None,
-        };
-        let outcome = self.backing.commit(txn).await?;
-        if outcome.applied {
-            pending_ttl.begin(outcome.revision).await;
-        }
-        Ok(outcome)
+        self.expiry.put(&key(), SUBJECT, value, guard.into_iter().collect(), ttl).await
     }
 }
 

@@ -395,22 +395,15 @@ impl Primitive {
 
     /// Returns the locks, with holders and waiters, at most `max` locks and as many places each.
     pub async fn locks(&self, max: usize) -> Result<Vec<QueueState>, Error> {
-        Ok(match self {
-            Self::Lock(lock) => {
-                let queue = lock.queue(max).await?;
-                if queue.is_empty() { Vec::new() } else { vec![QueueState { key: String::new(), queue }] }
-            }
-            Self::Map(map) => map.locked(max).await?,
-            Self::CounterMap(map) => map.locked(max).await?,
-            Self::Counter(_)
-            | Self::Election(_)
-            | Self::IndexedMap(_)
-            | Self::List(_)
-            | Self::MultiMap(_)
-            | Self::Set(_)
-            | Self::Topic(_)
-            | Self::Value(_) => Vec::new(),
-        })
+        if let Self::Lock(lock) = self {
+            let queue = lock.queue(max).await?;
+            let lock = QueueState { key: String::new(), queue };
+            return Ok(if lock.queue.is_empty() { Vec::new() } else { vec![lock] });
+        }
+        match self.lock_table() {
+            Some(table) => table.list(max).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 

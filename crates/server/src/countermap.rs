@@ -112,7 +112,11 @@ impl countermap::counter_map_server::CounterMap for Services {
         let handover = HandOver::begin(self.runtime.env(), &request);
         let (map, request) = call!(self, CounterMap, request);
         let caller = handover.limit(map.caller());
-        let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
+        let grant = map
+            .lock_table()
+            .acquire(&caller, &request.keys, duration(request.timeout))
+            .await
+            .map_err(status)?;
         Ok(handover.answer(countermap::LockResponse {}, grant))
     }
 
@@ -121,7 +125,7 @@ impl countermap::counter_map_server::CounterMap for Services {
         request: Request<countermap::UnlockRequest>,
     ) -> Result<Response<countermap::UnlockResponse>, Status> {
         let (map, request) = call!(self, CounterMap, request);
-        map.unlock(&map.caller(), &request.keys).await.map_err(status)?;
+        map.lock_table().release(&map.caller(), &request.keys).await.map_err(status)?;
         Ok(Response::new(countermap::UnlockResponse {}))
     }
 

@@ -98,7 +98,11 @@ impl map::map_server::Map for Services {
         let handover = HandOver::begin(self.runtime.env(), &request);
         let (map, request) = call!(self, Map, request);
         let caller = handover.limit(map.caller());
-        let grant = map.grant(&caller, &request.keys, duration(request.timeout)).await.map_err(status)?;
+        let grant = map
+            .lock_table()
+            .acquire(&caller, &request.keys, duration(request.timeout))
+            .await
+            .map_err(status)?;
         Ok(handover.answer(map::LockResponse {}, grant))
     }
 
@@ -107,7 +111,7 @@ impl map::map_server::Map for Services {
         request: Request<map::UnlockRequest>,
     ) -> Result<Response<map::UnlockResponse>, Status> {
         let (map, request) = call!(self, Map, request);
-        map.unlock(&map.caller(), &request.keys).await.map_err(status)?;
+        map.lock_table().release(&map.caller(), &request.keys).await.map_err(status)?;
         Ok(Response::new(map::UnlockResponse {}))
     }
 

@@ -127,13 +127,13 @@ async fn calls_for_several_keys_that_are_dropped_at_any_step_leave_them_to_other
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b", "c"].map(str::to_owned);
     for polls in 1..POLLS_MAX {
-        map.lock(&caller(1), &keys[1..2], None).await.unwrap();
+        map.lock_table().acquire(&caller(1), &keys[1..2], None).await.unwrap();
         let two = caller(2);
-        let call = map.lock(&two, &keys, Some(Duration::from_millis(1)));
+        let call = map.lock_table().acquire(&two, &keys, Some(Duration::from_millis(1)));
         let ended = Cut::after(polls, call).await.is_some();
-        map.unlock(&caller(1), &keys[1..2]).await.unwrap();
-        soon(map.lock(&caller(3), &keys, None)).await.unwrap();
-        map.unlock(&caller(3), &keys).await.unwrap();
+        map.lock_table().release(&caller(1), &keys[1..2]).await.unwrap();
+        soon(map.lock_table().acquire(&caller(3), &keys, None)).await.unwrap();
+        map.lock_table().release(&caller(3), &keys).await.unwrap();
         if ended {
             assert_eq!(map.lock_table().orphans_swept(), 0);
             return;
@@ -284,9 +284,9 @@ async fn an_operator_frees_what_an_owner_left_that_is_not_here_any_more() {
     ground.membership.join().await.unwrap();
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b"].map(str::to_owned);
-    map.lock(&caller(1), &keys, None).await.unwrap();
+    map.lock_table().acquire(&caller(1), &keys, None).await.unwrap();
     assert_eq!(map.lock_table().expel(caller(2).owner).await, Ok(0));
     assert_eq!(map.lock_table().expel(caller(1).owner).await, Ok(2));
-    map.lock(&caller(2), &keys, Some(Duration::ZERO)).await.unwrap();
+    map.lock_table().acquire(&caller(2), &keys, Some(Duration::ZERO)).await.unwrap();
     assert_eq!(map.lock_table().holders(), [caller(2).owner; 2]);
 }

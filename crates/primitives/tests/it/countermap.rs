@@ -218,17 +218,19 @@ async fn keys_are_locked_by_sessions() {
     let map = open().await;
     let (one, two) = (caller(1), caller(2));
     let keys = ["a".to_owned(), "b".to_owned()];
-    map.lock(&one, &keys, None).await.unwrap();
-    map.lock(&two, &["c".to_owned()], None).await.unwrap();
-    let refused = map.lock(&two, &keys[1..], Some(Duration::ZERO)).await;
+    map.lock_table().acquire(&one, &keys, None).await.unwrap();
+    map.lock_table().acquire(&two, &["c".to_owned()], None).await.unwrap();
+    let refused = map.lock_table().acquire(&two, &keys[1..], Some(Duration::ZERO)).await;
     assert_eq!(reason(refused), Reason::LockTimeout);
-    assert_eq!(reason(map.unlock(&two, &keys[..1]).await), Reason::LockNotHeld);
-    assert_eq!(map.locked(10).await.unwrap().len(), 3);
-    let (waiting, ()) =
-        tokio::join!(soon(map.lock(&two, &keys, None)), map.lock_table().release_all(one.owner));
+    assert_eq!(reason(map.lock_table().release(&two, &keys[..1]).await), Reason::LockNotHeld);
+    assert_eq!(map.lock_table().list(10).await.unwrap().len(), 3);
+    let (waiting, ()) = tokio::join!(
+        soon(map.lock_table().acquire(&two, &keys, None)),
+        map.lock_table().release_all(one.owner)
+    );
     waiting.unwrap();
-    map.unlock(&two, &keys).await.unwrap();
-    let locked = map.locked(10).await.unwrap();
+    map.lock_table().release(&two, &keys).await.unwrap();
+    let locked = map.lock_table().list(10).await.unwrap();
     assert_eq!(locked.iter().map(|lock| lock.key.as_str()).collect::<Vec<_>>(), ["c"]);
     assert_eq!(map.size().await, Ok(0), "locks are no keys of the map");
 }

@@ -147,11 +147,11 @@ async fn a_session_gives_back_more_locks_than_a_transaction_has_room_for() {
     let one = caller(1);
     let names: Vec<String> = (0..300).map(|at| format!("k{at}")).collect();
     for name in &names {
-        map.lock(&one, std::slice::from_ref(name), None).await.unwrap();
+        map.lock_table().acquire(&one, std::slice::from_ref(name), None).await.unwrap();
     }
     soon(map.lock_table().release_all(one.owner)).await;
-    assert!(map.locked(10).await.unwrap().is_empty());
-    soon(map.lock(&caller(2), &names[..3], None)).await.unwrap();
+    assert!(map.lock_table().list(10).await.unwrap().is_empty());
+    soon(map.lock_table().acquire(&caller(2), &names[..3], None)).await.unwrap();
 }
 
 #[tokio::test]
@@ -281,22 +281,22 @@ async fn waiters_are_served_also_when_the_history_is_short() {
     let ground = Ground::on(forgetful_store(1), Env::real());
     let map = Arc::new(Map::open(ground.backing(Kind::Map)).await.unwrap());
     let key = ["a".to_owned()];
-    map.lock(&caller(0), &key, None).await.unwrap();
+    map.lock_table().acquire(&caller(0), &key, None).await.unwrap();
     let tasks = (1..=8u64).map(|session| {
         let (map, key) = (Arc::clone(&map), key.clone());
         tokio::spawn(async move {
             let caller = caller(session);
-            map.lock(&caller, &key, None).await.unwrap();
+            map.lock_table().acquire(&caller, &key, None).await.unwrap();
             // Many commits without a pause make every follower fall behind.
             for number in 0..20 {
                 map.put("b", format!("{session} {number}").into(), None, 0).await.unwrap();
             }
-            map.unlock(&caller, &key).await.unwrap();
+            map.lock_table().release(&caller, &key).await.unwrap();
         })
     });
     let tasks: Vec<_> = tasks.collect();
     settle().await;
-    map.unlock(&caller(0), &key).await.unwrap();
+    map.lock_table().release(&caller(0), &key).await.unwrap();
     for task in tasks {
         soon(task).await.unwrap();
     }
@@ -332,10 +332,10 @@ async fn too_many_keys_and_too_long_keys_are_refused() {
     let three = ["a", "b", "c"].map(str::to_owned);
     let long = ["five5".to_owned()];
     for keys in [&three[..], &long[..]] {
-        assert_eq!(reason(map.lock(&caller(1), keys, None).await), Reason::Invalid);
-        assert_eq!(reason(map.unlock(&caller(1), keys).await), Reason::Invalid);
+        assert_eq!(reason(map.lock_table().acquire(&caller(1), keys, None).await), Reason::Invalid);
+        assert_eq!(reason(map.lock_table().release(&caller(1), keys).await), Reason::Invalid);
     }
-    assert_eq!(map.locked(10).await, Ok(Vec::new()));
+    assert_eq!(map.lock_table().list(10).await, Ok(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -358,7 +358,7 @@ async fn calls_for_several_keys_never_wait_for_each_other_in_a_circle() {
                 let mut held: Vec<usize> = keys.iter().map(|key| key.parse().unwrap()).collect();
                 held.sort_unstable();
                 held.dedup();
-                map.lock(&caller, &keys, None).await.unwrap();
+                map.lock_table().acquire(&caller, &keys, None).await.unwrap();
                 for key in &held {
                     assert_eq!(inside[*key].fetch_add(1, Ordering::SeqCst), 0, "nobody else has the key");
                 }
@@ -366,14 +366,14 @@ async fn calls_for_several_keys_never_wait_for_each_other_in_a_circle() {
                 for key in &held {
                     inside[*key].fetch_sub(1, Ordering::SeqCst);
                 }
-                map.unlock(&caller, &keys).await.unwrap();
+                map.lock_table().release(&caller, &keys).await.unwrap();
             }
         })
     });
     for task in tasks.collect::<Vec<_>>() {
         soon(task).await.unwrap();
     }
-    assert_eq!(maps[0].locked(100).await, Ok(Vec::new()));
+    assert_eq!(maps[0].lock_table().list(100).await, Ok(Vec::new()));
 }
 
 #[tokio::test]
@@ -381,34 +381,36 @@ async fn keys_that_begin_alike_are_locked_apart() {
     let map = Map::open(Ground::real().backing(Kind::Map)).await.unwrap();
     for (session, key) in ["", "a", "aa", "a\0", "\u{1}"].into_iter().enumerate() {
         let caller = caller(session as u64);
-        map.lock(&caller, &[key.to_owned()], Some(Duration::ZERO)).await.unwrap();
+        map.lock_table().acquire(&caller, &[key.to_owned()], Some(Duration::ZERO)).await.unwrap();
     }
-    let keys: Vec<String> = map.locked(10).await.unwrap().into_iter().map(|lock| lock.key).collect();
+    let keys: Vec<String> =
+        map.lock_table().list(10).await.unwrap().into_iter().map(|lock| lock.key).collect();
     assert_eq!(keys.len(), 5);
     for (session, key) in ["", "a", "aa", "a\0", "\u{1}"].into_iter().enumerate() {
-        map.unlock(&caller(session as u64), &[key.to_owned()]).await.unwrap();
+        map.lock_table().release(&caller(session as u64), &[key.to_owned()]).await.unwrap();
     }
-    assert_eq!(map.locked(10).await, Ok(Vec::new()));
+    assert_eq!(map.lock_table().list(10).await, Ok(Vec::new()));
 }
 
 #[tokio::test]
 async fn a_call_that_waits_for_several_keys_gets_them_when_the_last_is_free() {
     let map = Arc::new(Map::open(Ground::real().backing(Kind::Map)).await.unwrap());
     let [a, b] = ["a", "b"].map(str::to_owned);
-    map.lock(&caller(1), std::slice::from_ref(&a), None).await.unwrap();
-    map.lock(&caller(2), std::slice::from_ref(&b), None).await.unwrap();
+    map.lock_table().acquire(&caller(1), std::slice::from_ref(&a), None).await.unwrap();
+    map.lock_table().acquire(&caller(2), std::slice::from_ref(&b), None).await.unwrap();
     let both = [a.clone(), b.clone()];
     let waiting = tokio::spawn({
         let (map, both) = (Arc::clone(&map), both.clone());
-        async move { map.lock(&caller(3), &both, None).await }
+        async move { map.lock_table().acquire(&caller(3), &both, None).await }
     });
-    eventually(async || map.locked(10).await.unwrap().iter().all(|lock| lock.queue.len() == 2)).await;
-    map.unlock(&caller(1), &[a]).await.unwrap();
+    eventually(async || map.lock_table().list(10).await.unwrap().iter().all(|lock| lock.queue.len() == 2))
+        .await;
+    map.lock_table().release(&caller(1), &[a]).await.unwrap();
     settle().await;
     assert!(!waiting.is_finished());
-    map.unlock(&caller(2), &[b]).await.unwrap();
+    map.lock_table().release(&caller(2), &[b]).await.unwrap();
     soon(waiting).await.unwrap().unwrap();
-    map.unlock(&caller(3), &both).await.unwrap();
+    map.lock_table().release(&caller(3), &both).await.unwrap();
 }
 
 #[tokio::test]

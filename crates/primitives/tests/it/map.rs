@@ -456,18 +456,24 @@ async fn all_keys_are_locked_or_none() {
     let map = open().await;
     let (one, two) = (caller(1), caller(2));
     let [a, b] = ["a", "b"].map(str::to_owned);
-    map.lock(&one, std::slice::from_ref(&a), None).await.unwrap();
+    map.lock_table().acquire(&one, std::slice::from_ref(&a), None).await.unwrap();
     let both = [b.clone(), a.clone()];
-    assert_eq!(reason(map.lock(&two, &both, seconds(0)).await), Reason::LockTimeout);
-    assert_eq!(reason(map.lock(&two, &both, Some(Duration::from_millis(5))).await), Reason::LockTimeout);
-    map.lock(&one, std::slice::from_ref(&b), seconds(0)).await.unwrap();
-    assert_eq!(reason(map.unlock(&two, &both).await), Reason::LockNotHeld);
-    map.unlock(&one, &both).await.unwrap();
-    map.lock(&two, &both, seconds(0)).await.unwrap();
-    assert_eq!(reason(map.unlock(&two, &[a.clone(), "c".to_owned()]).await), Reason::LockNotHeld);
-    assert_eq!(map.locked(10).await.unwrap().len(), 2, "a refused unlock unlocks nothing");
-    map.unlock(&two, std::slice::from_ref(&a)).await.unwrap();
-    assert_eq!(map.locked(10).await.unwrap().len(), 1);
+    assert_eq!(reason(map.lock_table().acquire(&two, &both, seconds(0)).await), Reason::LockTimeout);
+    assert_eq!(
+        reason(map.lock_table().acquire(&two, &both, Some(Duration::from_millis(5))).await),
+        Reason::LockTimeout
+    );
+    map.lock_table().acquire(&one, std::slice::from_ref(&b), seconds(0)).await.unwrap();
+    assert_eq!(reason(map.lock_table().release(&two, &both).await), Reason::LockNotHeld);
+    map.lock_table().release(&one, &both).await.unwrap();
+    map.lock_table().acquire(&two, &both, seconds(0)).await.unwrap();
+    assert_eq!(
+        reason(map.lock_table().release(&two, &[a.clone(), "c".to_owned()]).await),
+        Reason::LockNotHeld
+    );
+    assert_eq!(map.lock_table().list(10).await.unwrap().len(), 2, "a refused unlock unlocks nothing");
+    map.lock_table().release(&two, std::slice::from_ref(&a)).await.unwrap();
+    assert_eq!(map.lock_table().list(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -475,27 +481,27 @@ async fn a_key_named_twice_is_locked_once() {
     let map = open().await;
     let one = caller(1);
     let twice = ["a".to_owned(), "a".to_owned()];
-    map.lock(&one, &twice, seconds(0)).await.unwrap();
-    map.unlock(&one, &twice).await.unwrap();
-    assert_eq!(map.locked(10).await, Ok(Vec::new()));
+    map.lock_table().acquire(&one, &twice, seconds(0)).await.unwrap();
+    map.lock_table().release(&one, &twice).await.unwrap();
+    assert_eq!(map.lock_table().list(10).await, Ok(Vec::new()));
 }
 
 #[tokio::test]
 async fn locking_no_keys_is_refused() {
     let map = open().await;
-    assert_eq!(reason(map.lock(&caller(1), &[], None).await), Reason::Invalid);
-    assert_eq!(reason(map.unlock(&caller(1), &[]).await), Reason::Invalid);
+    assert_eq!(reason(map.lock_table().acquire(&caller(1), &[], None).await), Reason::Invalid);
+    assert_eq!(reason(map.lock_table().release(&caller(1), &[]).await), Reason::Invalid);
 }
 
 #[tokio::test]
 async fn a_lock_of_a_key_hinders_no_write_and_survives_clear() {
     let map = open().await;
     let key = ["a".to_owned()];
-    map.lock(&caller(1), &key, None).await.unwrap();
+    map.lock_table().acquire(&caller(1), &key, None).await.unwrap();
     assert_eq!(map.size().await, Ok(0));
     map.put("a", "1".into(), None, 0).await.unwrap();
     map.clear().await.unwrap();
-    assert_eq!(reason(map.lock(&caller(2), &key, seconds(0)).await), Reason::LockTimeout);
+    assert_eq!(reason(map.lock_table().acquire(&caller(2), &key, seconds(0)).await), Reason::LockTimeout);
 }
 
 #[tokio::test]
@@ -504,17 +510,17 @@ async fn locked_keys_are_listed_with_their_queues() {
     let map = open().await;
     let (one, two) = (caller(1), caller(2));
     let [a, b] = ["a", "b"].map(|key| vec![key.to_owned()]);
-    map.lock(&one, &a, None).await.unwrap();
-    map.lock(&two, &b, None).await.unwrap();
-    let mut waiting = Box::pin(map.lock(&two, &a, None));
+    map.lock_table().acquire(&one, &a, None).await.unwrap();
+    map.lock_table().acquire(&two, &b, None).await.unwrap();
+    let mut waiting = Box::pin(map.lock_table().acquire(&two, &a, None));
     assert!(futures::poll!(&mut waiting).is_pending());
-    let locked = map.locked(10).await.unwrap();
+    let locked = map.lock_table().list(10).await.unwrap();
     assert_eq!(locked.iter().map(|lock| lock.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     let owners: Vec<_> = locked[0].queue.iter().map(|holding| holding.owner).collect();
     assert_eq!(owners, [one.owner, two.owner]);
     assert!(locked[0].queue[0].token < locked[0].queue[1].token);
-    assert_eq!(map.locked(1).await.unwrap().len(), 1);
-    map.unlock(&one, &a).await.unwrap();
+    assert_eq!(map.lock_table().list(1).await.unwrap().len(), 1);
+    map.lock_table().release(&one, &a).await.unwrap();
     soon(waiting).await.unwrap();
 }
 
@@ -565,7 +571,7 @@ async fn refused_calls_are_no_events() {
     map.remove("b", 0).await.unwrap_err();
     map.put("a", "2".into(), None, 99).await.unwrap_err();
     map.commit(vec![put("c", "1"), insert("a", "2")]).await.unwrap_err();
-    map.lock(&caller(1), &["a".to_owned()], None).await.unwrap();
+    map.lock_table().acquire(&caller(1), &["a".to_owned()], None).await.unwrap();
     silent(&mut events).await;
 }
 

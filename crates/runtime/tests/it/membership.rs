@@ -84,14 +84,14 @@ async fn keys_of_a_killed_runtime_are_unlocked() {
     let (one, two) = (world.start().await, world.start().await);
     let (a, ab) = (["a".to_owned()], ["a".to_owned(), "b".to_owned()]);
     let map = one.client().create::<Map>("m").await;
-    map.lock(&map.caller(), &a, None).await.unwrap();
+    map.lock_table().acquire(&map.caller(), &a, None).await.unwrap();
     let counters = one.client().create::<CounterMap>("c").await;
-    counters.lock(&counters.caller(), &a, None).await.unwrap();
+    counters.lock_table().acquire(&counters.caller(), &a, None).await.unwrap();
     let (map, counters) =
         (two.client().create::<Map>("m").await, two.client().create::<CounterMap>("c").await);
     let waiting = tokio::spawn(async move {
-        map.lock(&map.caller(), &ab, None).await.unwrap();
-        counters.lock(&counters.caller(), &ab, None).await
+        map.lock_table().acquire(&map.caller(), &ab, None).await.unwrap();
+        counters.lock_table().acquire(&counters.caller(), &ab, None).await
     });
     settle().await;
     one.kill();
@@ -196,7 +196,7 @@ async fn who_holds_a_lock_in_a_runtime_that_wakes_too_late_is_cut_off() {
     let held = holder.create::<Lock>("l").await;
     held.lock(&held.caller(), None).await.unwrap();
     let map = of_keys.create::<Map>("m").await;
-    map.lock(&map.caller(), &["k".to_owned()], None).await.unwrap();
+    map.lock_table().acquire(&map.caller(), &["k".to_owned()], None).await.unwrap();
     let waits = waiter.create::<Lock>("l").await;
     let woken = wait(&waits).await;
     reader.create::<Map>("m").await;

@@ -39,12 +39,12 @@ async fn keys_that_a_killed_process_had_locked_are_free() {
     let holder = first.client();
     let map = holder.create::<Map>("m").await;
     map.put("a", "1".into(), None, 0).await.unwrap();
-    map.lock(&map.caller(), &["a".to_owned(), "b".to_owned()], None).await.unwrap();
+    map.lock_table().acquire(&map.caller(), &["a".to_owned(), "b".to_owned()], None).await.unwrap();
     first.kill();
 
     let client = world.start().await.client();
     let map = client.create::<Map>("m").await;
-    assert_eq!(map.locked(10).await, Ok(Vec::new()));
+    assert_eq!(map.lock_table().list(10).await, Ok(Vec::new()));
     assert_eq!(map.get("a").await.unwrap().value, "1");
 }
 
