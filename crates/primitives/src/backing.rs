@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{Error, Kind, Membership, Reason, keys};
 
-/// What a primitive stands on: a store, its keyspace there, who else works on it, the outside world, and the limits of
+/// The context of a primitive: a store, its keyspace there, the members of the store, the environment, and the limits of
 /// its arguments. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Backing {
@@ -40,7 +40,7 @@ pub struct Limits {
     pub waiters_max: usize,
 }
 
-/// What is left of a primitive that is not used.
+/// The content of a primitive that is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vacancy {
     /// Nothing: it is as if it had never been used.
@@ -61,7 +61,7 @@ pub(crate) struct Retry {
 #[derive(Debug)]
 pub(crate) struct Pages<'a> {
     backing: &'a Backing,
-    /// What was not read yet.
+    /// The part of the range that was not read yet.
     rest: Option<Range>,
     keys_only: bool,
 }
@@ -79,14 +79,14 @@ pub(crate) struct Page {
 struct Kinds(u64);
 
 /// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
-/// only because somebody else's succeeded, so this many in a row means a crowd that should back off.
+/// only because another one succeeded, so this many in a row mean that callers should back off.
 pub(crate) const ROUNDS_MAX: usize = 128;
 
 /// Entries read in one step of a walk over a range.
 pub(crate) const PAGE: usize = 1024;
 
 /// Runs `work` to its end, also when the caller goes away before that: what was sent to a store may be applied later, and
-/// somebody has to be there then. Its result is dropped in that case.
+/// the process has to handle that. The result is dropped in that case.
 pub(crate) async fn run_uncancellable<T: Send + 'static>(
     env: &Env,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -137,12 +137,12 @@ impl Backing {
         Self { store, kind, keyspace: kind.keyspace(name), membership, env, limits }
     }
 
-    /// Tells what the store holds of the primitive. Changes nothing.
+    /// Returns the content that the store has of the primitive. Changes nothing.
     pub async fn vacancy(&self) -> Result<Vacancy, Error> {
         Ok(self.look().await?.0)
     }
 
-    /// Gives back what the primitive costs its store, if it has no content. Not while it is watched, and harmless while it is used:
+    /// Releases what the primitive costs its store, if it has no content. Not while it is watched, and harmless while it is used:
     /// tokens, versions and revisions go on beyond those that it has had.
     pub async fn vacate(&self) -> Result<Vacancy, Error> {
         let (vacancy, residue) = self.look().await?;
@@ -171,7 +171,7 @@ impl Backing {
     }
 
     /// Deletes everything that the store holds of the primitive but the places in the queues of its locks, if `guards` hold; false
-    /// if they do not. One transaction: nobody sees a part of it, also after a crash.
+    /// if they do not. One transaction: no reader sees a part of it, also after a crash.
     pub(crate) async fn erase_if(&self, guards: Vec<Guard>) -> Result<bool, Error> {
         let queues = keys::all(keys::QUEUE);
         let before = Range { start: Bytes::new(), end: Some(queues.start) };
@@ -185,7 +185,7 @@ impl Backing {
         self.erase_if(Vec::new()).await.map(drop)
     }
 
-    /// Tells what the store holds, and the entries that mean nothing if there is nothing else.
+    /// Returns the content, and the entries that mean nothing if there is nothing else.
     async fn look(&self) -> Result<(Vacancy, Vec<Entry>), Error> {
         let residue = self.kind.residue();
         let limit = residue.len() + 1;
@@ -391,7 +391,7 @@ impl Pages<'_> {
         Ok(Some(Page { entries, revision: snapshot.revision }))
     }
 
-    /// Returns what was not read yet.
+    /// Returns the part of the range that was not read yet.
     pub(crate) fn into_rest(self) -> Option<Range> {
         self.rest
     }

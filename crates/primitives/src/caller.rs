@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! On whose behalf a call runs.
+//! The owner and the session on whose behalf a call runs.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use atomix_env::{Instant, Shutdown};
 
-/// Who owns a lock or a candidacy, as it is written into the store: a session of a member.
+/// The owner of a lock or a candidacy, as it is written into the store: a session of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// The runtime instance, drawn by chance when it starts.
@@ -19,10 +19,10 @@ pub struct Owner {
 /// The session that makes a call, and the signal that it wants nothing any more.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Who owns what the call takes.
+    /// The owner of what the call acquires.
     pub owner: Owner,
     /// Fires when the session ended or closed the primitive: waiting calls end, streams end, and what a call takes
-    /// after that is given back at once.
+    /// after that is released at once.
     pub closed: Shutdown,
     /// After this moment nothing is granted to the call, because the answer may come too late for its client. `None` if the
     /// client waits however long it takes. Only calls that take a lock or enter an election look at it.

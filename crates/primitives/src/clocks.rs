@@ -28,7 +28,7 @@ pub struct ClockOffset {
     pub uncertainty: u64,
 }
 
-/// What the wall clocks of the others say about that of this runtime.
+/// The result of the comparison of the wall clock of this runtime with those of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// No difference above the bound is certain.
@@ -39,7 +39,7 @@ pub(crate) enum Verdict {
     Ahead,
 }
 
-/// What is known of the wall clocks on a store.
+/// The state of the comparison of wall clocks on a store.
 #[derive(Debug)]
 pub(crate) struct Clocks {
     /// The difference that is allowed, in milliseconds.
@@ -71,7 +71,7 @@ impl Base {
         Self::new(wall, now, now)
     }
 
-    /// Tells whether a clock went on at its rate from an earlier base, which must be exact, like this one.
+    /// Returns whether a clock went on at its rate from an earlier base, which must be exact, like this one.
     pub(crate) fn is_steady(self, earlier: Self) -> bool {
         self.least.abs_diff(earlier.least) <= STEP
     }
@@ -103,7 +103,7 @@ impl Clocks {
         Self { max, departed: None, logged: Verdict::Agree, logged_at: None }
     }
 
-    /// Tells whether the wall clock of this runtime may decide that something is overdue. `others` are the clocks of all others,
+    /// Returns whether the wall clock of this runtime may decide that something is overdue. `others` are the clocks of all others,
     /// also those that were read only once.
     pub(crate) fn trust(&self, own: Base, mut others: impl Iterator<Item = Base>) -> bool {
         let ahead = |base: Base| base.verdict(own, self.max) == Verdict::Ahead;
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(base, Base { least: 95_000, most: 97_000 });
         let offset = base.offset(Base::exact(90_000, 2000));
         assert_eq!(offset, ClockOffset { millis: 8000, uncertainty: 1000 });
-        // Whatever a record says, and also if the moments are in the wrong order, there are bounds.
+        // For every value of a record, and also if the moments are in the wrong order, there are bounds.
         for wall in [0, u64::MAX] {
             let base = Base::new(wall, i64::MAX, i64::MIN);
             assert!(base.least <= base.most);

@@ -23,11 +23,11 @@ pub struct CounterMap {
 pub struct Event {
     /// The key.
     pub key: String,
-    /// What happened to it.
+    /// The change.
     pub change: EntryChange,
 }
 
-/// What happened to a key.
+/// A change of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum EntryChange {

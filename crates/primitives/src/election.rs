@@ -2,7 +2,7 @@
 //! A queue of candidates; who entered first leads.
 //!
 //! Behaviour: `contract/election.md`. The whole election is one record, changed by read and guarded write: every rule is
-//! a pure function on [`State`], and every change is one commit. The term grows by one each time somebody *becomes*
+//! a pure function on [`State`], and every change is one commit. The term grows by one each time a candidate *becomes*
 //! leader, and never otherwise. No call has an error of its own: what is not possible changes nothing, and the answer is
 //! the state after the call.
 
@@ -22,11 +22,11 @@ use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
 pub struct Election {
     backing: Backing,
     /// Calls of one runtime take turns, so that they do not fight for the record. What it was after the last one is tried
-    /// first: usually nobody else has changed it, and a change is one round trip.
+    /// first: usually no other runtime has changed it, and a change is one round trip.
     turn: Arc<Mutex<Turn>>,
 }
 
-/// What the calls of one runtime leave to the next one.
+/// The state that the calls of one runtime leave to the next one.
 #[derive(Debug, Default)]
 struct Turn {
     record: Option<Record>,
@@ -66,7 +66,7 @@ struct Unanswered {
     candidacy: Option<Candidacy>,
 }
 
-/// What is stored, as it was found or written.
+/// The stored record, as it was found or written.
 #[derive(Debug)]
 struct Record {
     state: State,
@@ -80,7 +80,7 @@ struct Record {
 pub struct Term {
     /// How many leaders there have been.
     pub term: u64,
-    /// The leader; empty if nobody leads.
+    /// The leader; empty if there is no leader.
     pub leader: String,
     /// The waiting candidates in order, without the leader.
     pub candidates: Vec<String>,
@@ -102,7 +102,7 @@ pub struct State {
     pub term: u64,
     /// The leader.
     pub leader: Option<Candidate>,
-    /// Who waits, in order.
+    /// The waiting candidates, in order.
     pub waiting: Vec<Candidate>,
 }
 
@@ -179,7 +179,7 @@ impl Election {
             return Err(Error::closed());
         }
         if let Err(error) = self.backing.membership().confirm(caller.owner.member).await {
-            // Whatever the others have not taken back yet is not to lead.
+            // Other members may not have removed this candidate yet; it must not lead.
             self.release_all(caller.owner).await;
             return Err(error);
         }
@@ -215,7 +215,7 @@ impl Election {
         self.apply(|state| state.demote(candidate)).await
     }
 
-    /// Removes a `candidate`, whoever entered it.
+    /// Removes a `candidate` of any session.
     pub async fn evict(&self, candidate: &str) -> Result<Term, Error> {
         self.apply(|state| state.evict(candidate)).await
     }
@@ -257,7 +257,7 @@ impl Election {
                 Ok(_) => return,
                 Err(error) if error.reason() == Reason::StoreClosed => return,
                 Err(error) => {
-                    tracing::warn!(%error, "candidates cannot be taken back, trying again");
+                    tracing::warn!(%error, "failed to remove candidates, trying again");
                     retry.pause(self.backing.env()).await;
                 }
             }
@@ -327,7 +327,7 @@ impl Election {
         Ok(changed.await?.0)
     }
 
-    /// Changes the record in one commit, or leaves it alone if nothing changes. Tells the term and whether a candidate is
+    /// Changes the record in one commit, or leaves it alone if nothing changes. Returns the term and whether a candidate is
     /// new.
     async fn change_in(
         &self,
@@ -348,10 +348,10 @@ impl Election {
             if changed.is_err() {
                 after = settled.clone();
             }
-            // A record that was written anew refuses a change that comes late: nobody would take it back any more.
+            // Rewrites the record, so that an in-flight update whose outcome is unknown fails its guard.
             if after == record.state && (changed.is_err() || !turn.doubt) {
                 if remembered {
-                    // Nothing will be written that tells whether it is still so.
+                    // No later write will show whether this is still so.
                     (record, remembered) = (self.read().await?, false);
                     continue;
                 }
@@ -479,7 +479,7 @@ impl Candidacy {
                 Err(error) if error.reason() == Reason::StoreClosed => return,
                 Err(error) => {
                     drop(turn);
-                    tracing::warn!(%error, "a candidate cannot be taken back, trying again");
+                    tracing::warn!(%error, "failed to remove a candidate, trying again");
                     retry.pause(election.backing.env()).await;
                 }
             }
@@ -620,7 +620,7 @@ impl State {
         }
     }
 
-    /// The leader and the first who waits change places, if somebody waits.
+    /// Swaps the leader and the first waiting candidate, if there is one.
     fn change_places(&mut self) {
         if !self.waiting.is_empty()
             && let Some(leader) = self.leader.take()
@@ -655,7 +655,7 @@ impl State {
         self.leader.iter().chain(&self.waiting).map(|candidate| Owner::BYTES + 4 + candidate.name.len()).sum()
     }
 
-    /// Term (8), whether somebody leads (1), then each candidate, the leader first: owner (16), length (4), name.
+    /// Term (8), whether there is a leader (1), then each candidate, the leader first: owner (16), length (4), name.
     fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(9 + self.bytes());
         bytes.put_u64(self.term);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a primitive may answer instead of a result.
+//! The errors of primitives.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,12 +13,12 @@ pub struct Error {
     message: Cow<'static, str>,
 }
 
-/// What the caller can do about an error. Each kind is one gRPC code.
+/// The kind of an error, by which a caller decides how to react. Each kind is one gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// What was asked for is not there.
+    /// The requested item does not exist.
     NotFound,
-    /// What was to be created is there already.
+    /// The item to be created exists already.
     AlreadyExists,
     /// The state is not as the caller assumed: read and decide.
     Conflict,
@@ -76,7 +76,7 @@ reasons! {
     KeyNotFound = "KEY_NOT_FOUND", NotFound;
     /// The value was never set, was deleted, or has expired.
     ValueNotSet = "VALUE_NOT_SET", NotFound;
-    /// Nobody holds the lock.
+    /// The lock has no holder.
     LockFree = "LOCK_FREE", NotFound;
     /// Something with this name is not known to the runtime (any more).
     NotKnown = "NOT_KNOWN", NotFound;
@@ -112,7 +112,7 @@ reasons! {
     StreamsFull = "STREAMS_FULL", Unavailable;
     /// The runtime holds as many primitives as it may.
     PrimitivesFull = "PRIMITIVES_FULL", Unavailable;
-    /// The runtime was silent for so long that others took it for dead: its sessions lost what they owned.
+    /// The runtime did not renew its record in time and other members expired it: its sessions lost what they owned.
     HostLost = "HOST_LOST", Unavailable;
     /// No routes have been set yet.
     NotProgrammed = "NOT_PROGRAMMED", Unavailable;
@@ -128,7 +128,7 @@ reasons! {
     OutcomeUnknown = "OUTCOME_UNKNOWN", OutcomeUnknown;
     /// The reader was too slow for the changes, or the history it needs is gone.
     WatchOverrun = "WATCH_OVERRUN", DataLoss;
-    /// What the store holds is damaged.
+    /// A stored record is damaged.
     StoreCorrupt = "STORE_CORRUPT", DataLoss;
     /// No route leads anywhere for this primitive.
     NoRoute = "NO_ROUTE", Denied;
@@ -158,12 +158,12 @@ impl Error {
 
     // The wording of these is that of the original, which applications show and compare: contract/README.md section 5.
 
-    /// What a read did not find.
+    /// The error of a read of a key that does not exist.
     pub(crate) fn key_not_found(key: &str) -> Self {
         Self::new(Reason::KeyNotFound, format!("key {} not found", printable(key)))
     }
 
-    /// What a write did not find.
+    /// The error of a write of a key that does not exist.
     pub(crate) fn key_to_write_not_found(key: &str) -> Self {
         Self::new(Reason::KeyNotFound, format!("key '{}' not found", printable(key)))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Expiry is a write.
 //!
-//! What expires is called a *subject*: a key, an element, an index. A subject with a TTL has a deadline key beside it.
+//! An item that expires is called a *subject*: a key, an element, an index. A subject with a TTL has a deadline key beside it.
 //! A deadline counts as long as the entry of its subject was not written after it: a write without a TTL need not look for
 //! one. When the time has come, one transaction deletes both under the guard that both are as they were timed, so a renewed
 //! subject stays. That transaction also writes the key [`keys::EXPIRED`], by which watches tell an
@@ -13,7 +13,7 @@
 //!
 //! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
 //! the keyspace open follows its deadlines, and times what it did not know of from the moment that it sees it: never too
-//! early, whatever the wall clocks of the machines say. (A store that goes with its process has neither.) Whoever wrote a deadline reaps
+//! early, independent of the wall clocks of the machines. (A store that goes with its process has neither.) The writer of a deadline reaps
 //! it on time; the others wait [`FOREIGN_REAP_DELAY`] longer and usually find nothing left to do. So an entry is served at most
 //! that long, and a round trip, after its time, as long as the store answers and one runtime has the keyspace open.
 //! Only a deadline of another runtime that is *read* depends on two wall clocks agreeing: it is early or late by as much as they
@@ -65,7 +65,7 @@ struct Timers {
     running: bool,
 }
 
-/// What a transaction makes of the time to live of its subject, to be noted when it has been applied.
+/// The change that a transaction makes to the time to live of its subject, to be noted when it has been applied.
 #[must_use]
 pub(crate) struct PendingTtl<'a> {
     expiry: &'a Expiry,
@@ -75,12 +75,12 @@ pub(crate) struct PendingTtl<'a> {
     deadline: bool,
 }
 
-/// Who wrote a deadline.
+/// The writer of a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writer {
     /// This runtime.
     Own,
-    /// Somebody who may be dead.
+    /// A runtime that may be dead.
     Unknown,
     /// Another runtime, which reaps it on time if it lives.
     Foreign,
@@ -141,8 +141,8 @@ impl Expiry {
         Ok(outcome)
     }
 
-    /// The write or deletion of the entry of `subject`, and what gives that the time to live `ttl` from now. Without one
-    /// there is usually nothing to add, because an older deadline ends when the entry is written.
+    /// Returns the write or deletion of the entry of `subject`, and the write that gives it the time to live `ttl` from now.
+    /// Without one there is usually nothing to add, because an older deadline ends when the entry is written.
     pub(crate) fn writes<'a>(
         &'a self,
         entry: Write,
@@ -158,7 +158,7 @@ impl Expiry {
         (writes, PendingTtl { expiry: self, subject, ttl, deadline })
     }
 
-    /// What gives `subject` the time to live `ttl` from now, or none, where its entry stays as it is.
+    /// Returns the write that gives `subject` the time to live `ttl` from now, or none, where its entry stays as it is.
     pub(crate) fn renewal<'a>(&'a self, subject: &'a [u8], ttl: Option<Duration>) -> (Write, PendingTtl<'a>) {
         (self.deadline(subject, ttl), PendingTtl { expiry: self, subject, ttl, deadline: true })
     }
@@ -219,7 +219,7 @@ impl PendingTtl<'_> {
     }
 }
 
-/// Tells whether a commit is an expiry, so that the removals in it are shown as expired.
+/// Returns whether a commit is an expiry, so that the removals in it are shown as expired.
 pub(crate) fn is_expiry(commit: &Commit) -> bool {
     commit.changes.iter().any(|change| change.key == keys::EXPIRED)
 }
@@ -280,7 +280,7 @@ impl Shared {
                         }
                         Err(error) if error.reason() == Reason::StoreClosed => return,
                         Err(error) => {
-                            tracing::warn!(%error, "times to live cannot be followed, trying again");
+                            tracing::warn!(%error, "failed to follow times to live, trying again");
                             retry.pause(self.backing.env()).await;
                         }
                     }
@@ -289,7 +289,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of the deadlines in a commit, whoever made it.
+    /// Takes note of the deadlines in a commit of any runtime.
     fn note(self: &Arc<Self>, commit: &Commit) {
         for change in &commit.changes {
             let Some(subject) = keys::rest(keys::DEADLINE, &change.key) else { continue };
@@ -325,7 +325,7 @@ impl Shared {
         }
     }
 
-    /// Works beside all calls until the keyspace is closed here.
+    /// Runs `work` in the background until the keyspace is closed here.
     fn background<F>(&self, name: &'static str, mut work: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,

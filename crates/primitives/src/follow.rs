@@ -140,7 +140,7 @@ impl<I, C> Listing<I, C> {
         Ok(Some(items))
     }
 
-    /// Tells whether the listing has shown the state of `key` as of `revision` or later.
+    /// Returns whether the listing has shown the state of `key` as of `revision` or later.
     fn listed(&self, key: &Bytes, revision: Revision) -> bool {
         let page = self.pages.iter().find(|(last, _)| last.as_ref().is_none_or(|last| key <= last));
         page.is_some_and(|(_, at)| revision <= *at)

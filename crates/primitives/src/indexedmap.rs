@@ -3,7 +3,7 @@
 //!
 //! Behaviour: `contract/indexedmap.md`. The entry lives under its index, and the key leads to the index. Indexes are
 //! given one after the other and never again; the last one given is an entry of its own, which a runtime remembers, so
-//! that an append that nobody contests is one transaction.
+//! that an append without contention is one transaction.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub struct Event {
     pub key: String,
     /// The position.
     pub index: u64,
-    /// What happened.
+    /// The change.
     pub change: EntryChange,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The eleven primitives, each written once over [`atomix_kv::Store`].
 //!
-//! Every primitive is a struct around a [`Backing`], which is its keyspace in whatever store the route chose. To
+//! Every primitive is a struct around a [`Backing`], which is its keyspace in the store that the route chose. To
 //! understand all eleven read [`Map`] first: plain calls are one transaction whose refusal explains itself through
 //! its reads, timeouts go through `expiry`, streams through `follow`, locks through `lock_table`.
 //!

@@ -3,7 +3,7 @@
 //!
 //! Behaviour: `contract/list.md`. Items lie in chunks; the root says which chunks there are, in order, and how many items
 //! each has. So a read is the root and one chunk, and a change writes the root and one chunk, wherever it is. Every
-//! change also writes what it did, because an insertion cannot be told from the chunks when neighbours are equal.
+//! change also writes what it did, because the chunks do not show the position of an insertion between equal neighbours.
 //!
 //! | Key | Value | Lives |
 //! |---|---|---|
@@ -44,11 +44,11 @@ pub struct Item {
 pub struct Event {
     /// The position.
     pub index: u32,
-    /// What happened there.
+    /// The change at that position.
     pub change: ItemChange,
 }
 
-/// What happened at a position.
+/// A change at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum ItemChange {
@@ -71,14 +71,14 @@ struct Chunk {
     items: u32,
 }
 
-/// Where an item lies: the chunk, by its place in the root, and the place in the chunk.
+/// The position of an item: the index of its chunk in the root, and its index in the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     chunk: usize,
     offset: usize,
 }
 
-/// What a call does to the items of one chunk.
+/// The change that a call makes to the items of one chunk.
 struct Edit {
     place: Place,
     index: u32,
@@ -191,7 +191,7 @@ impl List {
             if root.chunks.is_empty() {
                 return Ok(());
             }
-            // Chunk ids go on, so that no watch takes a new chunk for an old one. The old root tells the order of what
+            // Chunk ids go on, so that no watch takes a new chunk for an old one. The old root has the order of what
             // the watch sees deleted.
             let cleared = Root { next: root.next, chunks: Vec::new() };
             let txn = Txn::new()
@@ -244,7 +244,7 @@ impl List {
         item: impl Fn(Item) -> T + Send + 'static,
         change: impl Fn(&Commit) -> Result<Vec<T>, Error> + Send + 'static,
     ) -> Result<Events<T>, Error> {
-        // First the watch, then the items: what is committed in between is in both, and told apart by its revision.
+        // First the watch, then the items: what is committed in between is in both, and its revision shows that.
         let (watch, now) =
             if watch { Some(follow::begin(&self.backing).await?).unzip() } else { (None, None) };
         let (items, seen) = if list { self.snapshot().await? } else { (Vec::new(), now.unwrap_or_default()) };
@@ -278,7 +278,7 @@ impl List {
         Err(Error::contention())
     }
 
-    /// Reads a chunk, and tells whether the root is still the one that was `found`.
+    /// Reads a chunk, and returns whether the root is still the one that was `found`.
     async fn chunk(&self, found: Option<&Entry>, id: u64) -> Result<(bool, Vec<Bytes>), Error> {
         let reads = vec![Read::Get { key: root_key() }, Read::Get { key: chunk_key(id) }];
         let snapshot = self.backing.read(reads).await?;
@@ -407,7 +407,7 @@ impl Root {
         Ok(writes)
     }
 
-    /// Where to split: behind all but the last item at the end of the list, so that a list that is only appended to has
+    /// Returns the index at which to split: behind all but the last item at the end of the list, so that a list that is only appended to has
     /// full chunks; else in the middle of the bytes.
     fn split(&self, at: usize, items: &[Bytes], bytes: usize) -> usize {
         if at + 1 >= self.chunks.len() {
@@ -530,7 +530,7 @@ fn parse_operation(commit: &Commit, mut bytes: Bytes, as_inserted: bool) -> Opti
     Some(vec![Event { index, change }])
 }
 
-/// What a clear removed, from the last item to the first, so that every index is right when events are applied in order.
+/// Returns the events of a clear: the removed items, from the last item to the first, so that every index is right when events are applied in order.
 fn cleared(commit: &Commit) -> Option<Vec<Event>> {
     let before = |key: &Bytes| commit.changes.iter().find(|change| change.key == *key)?.previous.as_ref();
     let root = Root::parse(before(&root_key())?.value.clone())?;

@@ -20,7 +20,7 @@ const KEY: &str = "";
 // === impl Lock ===
 
 impl Lock {
-    /// Opens the lock. Gives back what dead members left before it returns.
+    /// Opens the lock. Releases what dead members left before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
         Ok(Self { table: LockTable::open(backing).await? })
     }
@@ -30,7 +30,7 @@ impl Lock {
     /// Waits in the order of arrival: for ever without a `timeout`, not at all with zero, else until the `timeout` is
     /// over, which is [`Reason::LockTimeout`]. [`Reason::Closed`] when the caller closes the primitive or its session
     /// ends; [`Reason::HostLost`] when others took this runtime for dead. Cancel safe: a dropped call leaves the queue, and
-    /// gives back what it was granted.
+    /// releases what it was granted.
     pub async fn lock(&self, caller: &Caller, timeout: Option<Duration>) -> Result<u64, Error> {
         Ok(self.grant(caller, timeout).await?.token())
     }
@@ -45,7 +45,7 @@ impl Lock {
         self.table.release(caller, &[KEY.to_owned()]).await
     }
 
-    /// Returns the token of the holder, whoever it is, or [`Reason::LockFree`].
+    /// Returns the token of the holder, of whichever session, or [`Reason::LockFree`].
     pub async fn token(&self) -> Result<u64, Error> {
         let holder = self.queue(1).await?;
         let free = || Error::new(Reason::LockFree, "lock not held");

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locks as queues.
 //!
-//! A lock is a queue of stamps; the oldest stamp holds it. To ask for a lock is to stamp the queue and look whether anybody
-//! else is there: one round trip if not. To give it back, or up, is to delete the stamp. So order is the
-//! order of arrival, every grant has a token that only grows (the revision of its stamp), and nobody can be granted
-//! what they have given up. Several locks are asked for in one transaction, which puts all their stamps at one point
+//! A lock is a queue of stamps; the owner of the oldest stamp holds it. A call acquires a lock by writing a stamp into the
+//! queue and reading whether there are others: one round trip if there are none. A release, or a waiter that gives up,
+//! deletes the stamp. So order is the order of arrival, every grant has a token that only grows (the revision of its stamp),
+//! and a call that gave up is never granted. Several locks are asked for in one transaction, which puts all their stamps at one point
 //! of the order: two such calls can never wait for each other.
 //!
-//! Who waits is woken by one watch per keyspace, whatever their number, and only when its turn has come.
+//! One watch per keyspace wakes all waiters, each only when it is granted.
 //!
 //! A stamp that this runtime wrote is owned here until the store has confirmed its deletion, and every deletion runs to
-//! its end whatever happens to the call that wanted it. A stamp whose commit was never answered may still arrive: `sweep`
+//! its end, also if its call is dropped. A stamp whose commit was never answered may still arrive: `sweep`
 //! looks for it.
 
 mod sweep;
@@ -39,7 +39,7 @@ pub struct LockTable {
     shared: Arc<Shared>,
 }
 
-/// A lock and who wants it.
+/// A lock with its holder and waiters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueState {
     /// The key that is locked; empty for a [`crate::Lock`].
@@ -48,14 +48,14 @@ pub struct QueueState {
     pub queue: Vec<Holding>,
 }
 
-/// A place in the queue of a lock.
+/// An entry in the queue of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holding {
-    /// The session that has the place.
+    /// The session that owns the entry.
     pub owner: Owner,
     /// The token: grows from grant to grant.
     pub token: u64,
-    /// When the place was taken, by the wall clock of its runtime.
+    /// When the entry was written, by the wall clock of its runtime.
     pub since: WallTime,
 }
 
@@ -102,7 +102,7 @@ struct Unlock<'a> {
     stamps: Vec<Stamped>,
 }
 
-/// How long the queues are still followed when nobody waits any more: long enough that a contended lock does not begin
+/// How long the queues are still followed when there are no waiters any more: long enough that a contended lock does not begin
 /// to follow anew at every hand-over.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long a call has to be ready to wait for news that it could also ask for.
@@ -111,7 +111,7 @@ const BRIEF: Duration = Duration::from_millis(50);
 // === impl LockTable ===
 
 impl LockTable {
-    /// Opens the locks. Gives back what dead members left before it returns.
+    /// Opens the locks. Releases what dead members left before it returns.
     pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
         let (suspicion, swept) = (Arc::default(), AtomicU64::new(0));
         let shared = Arc::new(Shared { backing, state: Mutex::default(), suspicion, swept });
@@ -147,8 +147,8 @@ impl LockTable {
         let ask = {
             let mut state = shared.state.lock();
             state.pending.insert(nonce);
-            // Who is there already will be seen to go. To ask again would be one more question for the store at every
-            // hand-over, and to etcd one that also finds what was deleted. A brief call may not have the time to see.
+            // If the view already shows a holder, skip the extra range read: the watch will show its release, and on etcd
+            // the read also scans tombstones. A call with a brief timeout may not have the time for that.
             timeout.is_some_and(|timeout| timeout < BRIEF) || !state.is_taken(&queues)
         };
         let mut ticket =
@@ -187,7 +187,7 @@ impl LockTable {
             granted = &mut turn => granted,
             () = caller.closed.cancelled() => Ok(Err(Error::closed())),
             () = lost.cancelled() => return Err(Error::host_lost()),
-            // The turn may have come in the very moment.
+            // The grant may have come in the very moment.
             () = timer => turn.try_recv().map_or_else(|_| Ok(Err(not_obtained())), Ok),
         };
         match granted {
@@ -197,13 +197,13 @@ impl LockTable {
             }
             Ok(Err(error)) => {
                 if error.reason() == Reason::Closed {
-                    // Others take a place away only from a member that they took for dead.
+                    // Other members delete stamps only of a member that they expired.
                     membership.ask(member).await?;
                 }
                 ticket.leave().await;
                 Err(error)
             }
-            // The sender lives in the waiter, which is removed only after it was told.
+            // The waiter owns the sender, and is removed only after it was resolved.
             Err(_) => Err(Error::new(Reason::Internal, "a waiting call was forgotten")),
         }
     }
@@ -232,7 +232,7 @@ impl LockTable {
         Err(Error::contention())
     }
 
-    /// Gives back whatever `owner` holds and waits for. Does not return before the store has confirmed it or was closed;
+    /// Releases all that `owner` holds and waits for. Does not return before the store has confirmed it or was closed;
     /// goes on if this call is dropped.
     pub async fn release_all(&self, owner: Owner) {
         let stamps = self.shared.state.lock().leave_all(owner);
@@ -266,7 +266,7 @@ impl LockTable {
         self.shared.swept.load(Ordering::Relaxed)
     }
 
-    /// Deletes all stamps of `owner`, who is not here any more, as an operator asks for. Returns how many there were.
+    /// Deletes all stamps of `owner`, a session that has ended, as an operator requested. Returns how many there were.
     pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
         let mut expelled = 0;
         let mut pages = self.shared.backing.pages(keys::all(keys::QUEUE), false);
@@ -281,7 +281,7 @@ impl LockTable {
         Ok(expelled)
     }
 
-    /// Counts the other runtimes that are alive and have places in the queues.
+    /// Counts the other runtimes that are alive and have entries in the queues.
     pub async fn elsewhere(&self) -> Result<usize, Error> {
         let backing = &self.shared.backing;
         let mut found = BTreeSet::new();
@@ -292,7 +292,7 @@ impl LockTable {
         Ok(backing.membership().alive_elsewhere(found).await?.len())
     }
 
-    /// Returns the owners in this runtime that were told that they hold something, some more than once.
+    /// Returns the owners in this runtime that were granted a lock, some more than once.
     pub fn holders(&self) -> Vec<Owner> {
         self.shared.state.lock().holders()
     }
@@ -364,12 +364,12 @@ impl Grant {
         self.token
     }
 
-    /// Returns whether a part of the grant was not given back yet.
+    /// Returns whether a part of the grant was not released yet.
     pub fn is_held(&self) -> bool {
         self.shared.state.lock().holds_any(self.owner, &self.stamps)
     }
 
-    /// Gives back what was granted, as far as it was not given back yet. A later grant of the same session is left alone.
+    /// Releases what was granted, as far as it was not released yet. A later grant of the same session is left alone.
     /// Returns at once; the deletion runs to its end in the background.
     pub fn revoke(&self) {
         let stamps = self.shared.state.lock().leave(self.owner, &self.stamps);
@@ -421,7 +421,7 @@ impl Ticket {
             };
             stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
         }
-        // Whoever else is in a queue came before.
+        // All other stamps in a queue came before.
         let alone = |(stamp, found): (&Stamp, &Found)| {
             !found.more() && found.entries().iter().all(|entry| entry.key == stamp.key)
         };
@@ -439,14 +439,14 @@ impl Ticket {
     }
 
     /// Turns the ticket into a grant: its session holds the locks. Not if the session ended meanwhile, and not after the
-    /// deadline of the caller, who may have given up by the time it is told.
+    /// deadline of the caller, which may have given up by the time of the answer.
     async fn grant(mut self, caller: &Caller, revision: Revision) -> Result<Grant, Error> {
         if caller.deadline.is_some_and(|deadline| self.shared.backing.env().now() >= deadline) {
             self.leave().await;
             return Err(not_obtained());
         }
         let Progress::Stamped(stamps) = &mut self.progress else {
-            return Err(Error::new(Reason::Internal, "a call was granted what it had not asked for"));
+            return Err(Error::new(Reason::Internal, "a call was granted a lock that it did not request"));
         };
         if !self.shared.state.lock().hold(self.owner, stamps) {
             return Err(Error::closed());
@@ -471,7 +471,7 @@ impl Drop for Ticket {
             Progress::Done => {}
             Progress::Sent => self.shared.mark_lost(self.nonce),
             Progress::Stamped(stamps) => {
-                // The waiter goes at once, so that it is not counted and not granted any more.
+                // The waiter is removed now, so that it is not counted and not granted any more.
                 let stamps = self.shared.state.lock().leave(self.owner, &stamps);
                 self.shared.delete_in_background(self.owner, stamps);
             }
@@ -509,7 +509,7 @@ impl Shared {
         let held = |head: &Option<Entry>| {
             let mine = head.as_ref().filter(|head| Owner::decode(&head.value) == Some(owner));
             let stamp = Stamped::of(mine.ok_or_else(not_held)?);
-            // A turn that has come is no grant before its call was told.
+            // A stamp that came first is no grant before its call was resolved.
             let known = state.owned.get(&(owner, stamp.key.clone()));
             if known.is_some_and(|owned| owned.phase != Phase::Held) { Err(not_held()) } else { Ok(stamp) }
         };
@@ -546,7 +546,7 @@ impl Shared {
                     }
                     Err(error) if error.kind() == ErrorKind::Closed => return,
                     Err(error) => {
-                        tracing::warn!(%error, "a lock cannot be given back, trying again");
+                        tracing::warn!(%error, "failed to release a lock, trying again");
                         retry.pause(self.backing.env()).await;
                     }
                 }
@@ -595,7 +595,7 @@ impl Shared {
         receiver
     }
 
-    /// Follows the queues until nobody has waited for a while.
+    /// Follows the queues until there were no waiters for a while.
     async fn follow(self: &Arc<Self>) {
         let mut retry = Retry::default();
         loop {
@@ -606,7 +606,7 @@ impl Shared {
                     return self.state.lock().fail_waiters(&error);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the queues of a lock cannot be followed, trying again");
+                    tracing::warn!(%error, "failed to follow the queues of a lock, trying again");
                     retry.pause(self.backing.env()).await;
                 }
             }
@@ -619,7 +619,7 @@ impl Shared {
         }
     }
 
-    /// Reads the queues and follows them. Ends without an error when nobody waits any more.
+    /// Reads the queues and follows them. Ends without an error when there are no waiters any more.
     async fn follow_queues(self: &Arc<Self>) -> Result<(), Error> {
         let (mut watch, _) = follow::begin(&self.backing).await?;
         let view = self.load().await?;
@@ -707,13 +707,13 @@ fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
     Some((stamp.slice(..5 + len), key))
 }
 
-/// Returns the number that tells the stamps of one call from all others.
+/// Returns the number that only the stamps of one call have.
 fn nonce(value: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*value.get(Owner::BYTES..)?.first_chunk()?))
 }
 
-/// Deletes all of these stamps or none. A store that lost what it had gives the same keys again, so the value tells whose
-/// a stamp is.
+/// Deletes all of these stamps or none. A store that lost what it had gives the same keys again, so the value shows
+/// the owner of a stamp.
 fn removal(stamps: &[Stamped]) -> Txn {
     let mut txn = Txn::new();
     for Stamped { key, value } in stamps {
@@ -727,7 +727,7 @@ fn head(queue: &Bytes) -> Read {
     Read::Scan { range: Range::prefix(queue.clone()), order: Order::Created, limit: 1, keys_only: false }
 }
 
-/// Asks who is in a queue, as far as to know whether it is more than one. Cheaper than the head, for which some stores sort.
+/// Returns the read that finds whether a queue has more than one entry. Cheaper than the head, for which some stores sort.
 fn contenders(queue: &Bytes) -> Read {
     Read::Scan { range: Range::prefix(queue.clone()), order: Order::Key, limit: 2, keys_only: true }
 }

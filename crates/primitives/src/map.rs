@@ -36,12 +36,12 @@ pub struct Versioned {
     pub version: u64,
 }
 
-/// What a write of one key did.
+/// The result of a write of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The version that the entry has now.
     pub version: u64,
-    /// What it held before.
+    /// The entry before the write.
     pub previous: Option<Versioned>,
 }
 
@@ -50,11 +50,11 @@ pub struct Stored {
 pub struct Event {
     /// The key.
     pub key: String,
-    /// What happened to it.
+    /// The change.
     pub change: EntryChange,
 }
 
-/// What happened to an entry.
+/// A change of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum EntryChange {
@@ -73,7 +73,7 @@ pub enum Operation {
     Remove { key: String, prev_version: u64 },
 }
 
-/// What an operation of a transaction did.
+/// The result of an operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
     /// A put, an insert or an update.
@@ -316,7 +316,7 @@ impl Operation {
         }
     }
 
-    /// Tells whether this fits the entry that is there, by the rules of the single call.
+    /// Returns whether this fits the entry that is there, by the rules of the single call.
     fn check(&self, entry: Option<&Entry>) -> Result<(), Error> {
         let version = |action: &str, prev_version: u64, entry: &Entry| {
             if prev_version == 0 || entry.modified.0 == prev_version {
@@ -341,7 +341,7 @@ impl Operation {
         }
     }
 
-    /// Tells whether this is a put of the bytes that are there.
+    /// Returns whether this is a put of the bytes that are there.
     fn repeats(&self, entry: Option<&Entry>) -> bool {
         matches!((self, entry), (Self::Put { value, .. }, Some(entry)) if entry.value == value)
     }

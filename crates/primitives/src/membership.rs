@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Membership: the runtimes that work on a store, and which of them are dead.
 //!
-//! Locks and candidacies carry the member that took them. What a dead member left behind is given back by the living: when
-//! a primitive is opened, and when a member is found dead.
+//! Locks and candidacies carry the member that took them. Live members release what a dead member left: when a
+//! primitive is opened, and when a member failure is found.
 //!
 //! A store that one runtime has for itself needs no record of that: every other member came before and is dead. On a
 //! shared store each member has a record, written before it owns anything and renewed every sixth of its timeout.
-//! **A member is dead when it has no record.** So the deletion of the record is the death certificate: it has one place in
-//! the order of commits, and a member whose record is gone never comes back under that name. Other members delete a record only
+//! **A member is dead when it has no record.** So the deletion of the record is the failure: it has one place in the
+//! order of commits, and a member whose record is gone never comes back under that name. Other members delete a record only
 //! under a guard on its revision, and only after it stayed the same for the whole timeout (and a tenth, because clocks
 //! do not run at quite the same rate) on their own monotonic clock, while they watched it. Wall clocks do not matter for that.
 //!
-//! A member that was stopped does not know how long. So whatever says that a session owns something first makes sure
-//! ([`Membership::confirm`]) that the last renewal was begun less than a timeout ago; if not, it renews, and that finds the
+//! A member that was stopped does not know how long. So every call that says that a session owns something first makes
+//! sure ([`Membership::confirm`]) that the last renewal was begun less than a timeout ago; if not, it renews, and that finds the
 //! record or finds it gone. Gone means that all is lost which this member owned here: it begins again under a new name.
 //!
 //! The records also show how far the wall clocks of the members are apart, see [`clocks`](crate::clocks). That decides whether
@@ -53,9 +53,9 @@ pub struct Membership {
     trusted: watch::Sender<bool>,
     /// Held while the record is written: calls that need a renewal share one.
     turn: tokio::sync::Mutex<()>,
-    /// Told when a member was found dead.
+    /// Notified when a member failure was found.
     failures: Notify,
-    /// What this member owns, to tell it from orphans.
+    /// The stamps that this member owns; all others under its name are orphans.
     stamp_owners: StampRegistry,
 }
 
@@ -74,10 +74,10 @@ pub struct MemberDetails {
     pub clock: Option<ClockOffset>,
 }
 
-/// Who may have left something in the store.
+/// The other members that may have left something in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Peers {
-    /// Nobody: the content goes with the process.
+    /// None: the content goes with the process.
     None,
     /// Members before this one, all of them dead.
     Earlier,
@@ -118,7 +118,7 @@ struct PeerRecord {
     changed: bool,
 }
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, Clone, Copy)]
 struct Record {
     id: u64,
@@ -131,7 +131,7 @@ struct Record {
 
 impl Membership {
     /// Makes the view that the member named `id` has of `store`. The name must never have been used before. `timeout` is how
-    /// long this member may be silent before the others take it for dead, `skew_max` the difference of wall clocks above which the
+    /// long this member may be silent before the others expire it, `skew_max` the difference of wall clocks above which the
     /// one that is ahead is not trusted. Writes nothing.
     pub fn new(
         store: &Arc<dyn Store>,
@@ -182,17 +182,17 @@ impl Membership {
         &self.stamp_owners
     }
 
-    /// Returns how long this member may be silent before the others take it for dead.
+    /// Returns how long this member may be silent before the others expire it.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Tells whether several members work on the store at the same time.
+    /// Returns whether several members work on the store at the same time.
     pub fn shared(&self) -> bool {
         self.peers == Peers::Concurrent
     }
 
-    /// Tells whether the store may hold what other members left.
+    /// Returns whether the store may hold what other members left.
     pub fn outlives(&self) -> bool {
         self.peers != Peers::None
     }
@@ -253,11 +253,11 @@ impl Membership {
         lost
     }
 
-    /// Returns those of `found` that are dead, whatever they left behind included. Being dead lasts.
+    /// Returns those of `found` that are dead. A dead member stays dead.
     pub async fn dead(&self, mut found: BTreeSet<u64>) -> Result<BTreeSet<u64>, atomix_kv::Error> {
         {
             let state = self.state.lock();
-            // One that was seen may have died since; then its death will be found, and this asked again.
+            // One that was seen may have died since; then its failure will be found, and this asked again.
             found.retain(|id| *id != state.id && !state.peers.contains_key(id));
         }
         match self.peers {
@@ -321,7 +321,7 @@ impl Membership {
         }
     }
 
-    /// Tells whether there is nothing left to renew: this member has left, or the store is gone.
+    /// Returns whether there is nothing left to renew: this member has left, or the store is gone.
     fn has_ended(&self) -> bool {
         self.state.lock().left || self.store.strong_count() == 0
     }
@@ -331,15 +331,15 @@ impl Membership {
         self.failures.notified().await;
     }
 
-    /// Deletes the record of this member, which is a death certificate like any other: to be called when its sessions have
-    /// given everything back. Later calls are refused.
+    /// Deletes the record of this member, which ends it like a failure: to be called when its sessions have released
+    /// everything. Later calls are refused.
     pub async fn leave(&self) {
         let (id, joined) = {
             let mut state = self.state.lock();
             (state.id, !std::mem::replace(&mut state.left, true) && state.renewed.is_some())
         };
         if joined {
-            // One that cannot be deleted is taken for dead after its timeout.
+            // If the deletion fails, the other members expire the record after its timeout.
             let _turn = self.turn.lock().await;
             let txn = Txn::new().write(Write::Delete { key: key(id) });
             if let Err(error) = self.commit(txn).await {
@@ -353,7 +353,7 @@ impl Membership {
         self.env.now().since(self.origin)
     }
 
-    /// Tells whether the wall clock of this member may decide that something is overdue: it is not ahead of that of another
+    /// Returns whether the wall clock of this member may decide that something is overdue: it is not ahead of that of another
     /// member. So is one that does not know another clock.
     pub fn trusts_clock(&self) -> bool {
         self.update_trust(&self.state.lock())
@@ -397,7 +397,7 @@ impl Membership {
         own.into_iter().chain(seen).collect()
     }
 
-    /// Tells whether the member has the name `id` and no doubt about it.
+    /// Returns whether the member certainly has the name `id`.
     fn confirmed(&self, id: u64) -> Result<bool, Error> {
         let state = self.state.lock();
         if state.id != id {
@@ -425,7 +425,7 @@ impl Membership {
         record.put_u64(millis(self.env.wall().since_unix()));
         let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.freeze() }).read(scan(None));
         if joined {
-            // Nobody else writes the record: if it is there, it was there all the time.
+            // Only this member writes the record: if it is there, it was there all the time.
             txn = txn.guard(Guard::Present { key: key(id) });
         }
         let outcome = self.commit(txn).await?;
@@ -468,7 +468,7 @@ impl Membership {
     fn compare_records(&self, entries: &[Entry], begun: i64) {
         let (now, read, own) = (self.env.now(), signed_millis(self.elapsed()), self.own_clock());
         let mut state = self.state.lock();
-        // Who did not look cannot say that nothing changed.
+        // After a gap in observation a peer cannot be claimed unchanged, so its failure timer restarts.
         let missed_checks = now.since(state.checked_at) > self.timeout / 2;
         state.checked_at = now;
         let (last, clock_then) = std::mem::replace(&mut state.last_check, (begun, own));
@@ -525,7 +525,7 @@ impl Membership {
         let now = self.env.now();
         let mut state = self.state.lock();
         if outcome.reads[0].entry().is_some() {
-            // What it says is read with the next check.
+            // The next check reads its content.
             if let Some(seen) = state.peers.get_mut(&id) {
                 seen.since = now;
             }

@@ -23,11 +23,11 @@ pub struct MultiMap {
 pub struct Event {
     /// The key.
     pub key: String,
-    /// What happened to one of its values.
+    /// The change of one of its values.
     pub change: PairChange,
 }
 
-/// What happened to a pair.
+/// A change of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum PairChange {
@@ -60,7 +60,7 @@ impl MultiMap {
         Ok(decode(entry.as_ref())?.into_iter().collect())
     }
 
-    /// Tells whether `key` has `value`.
+    /// Returns whether `key` has `value`.
     pub async fn contains(&self, key: &str, value: &str) -> Result<bool, Error> {
         self.backing.check_key(key)?;
         let entry = self.backing.get(entry_key(key)).await?;
@@ -81,12 +81,12 @@ impl MultiMap {
         .map(drop)
     }
 
-    /// Adds the `values` of `key` that are missing; tells whether there were any.
+    /// Adds the `values` of `key` that are missing; returns whether there were any.
     pub async fn put_all(&self, key: &str, values: Vec<String>) -> Result<bool, Error> {
         self.put_entries(vec![(key.to_owned(), values)]).await
     }
 
-    /// Adds the pairs that are missing, all in one step; tells whether there were any. A key may be named repeatedly.
+    /// Adds the pairs that are missing, all in one step; returns whether there were any. A key may be named repeatedly.
     pub async fn put_entries(&self, entries: Vec<(String, Vec<String>)>) -> Result<bool, Error> {
         let entries = self.grouped(entries)?;
         let names: Vec<&str> = entries.keys().map(String::as_str).collect();
@@ -131,7 +131,7 @@ impl MultiMap {
         Ok(before.difference(&after).cloned().collect())
     }
 
-    /// Removes those of `values` that `key` has; tells whether there were any. [`Reason::KeyNotFound`] if there
+    /// Removes those of `values` that `key` has; returns whether there were any. [`Reason::KeyNotFound`] if there
     /// is no such key.
     pub async fn remove_all(&self, key: &str, values: &[String]) -> Result<bool, Error> {
         self.check([(key, values)])?;
@@ -147,7 +147,7 @@ impl MultiMap {
         Ok(removed.iter().any(|(before, after)| before != after))
     }
 
-    /// Removes the pairs that exist, all in one step; tells whether there were any.
+    /// Removes the pairs that exist, all in one step; returns whether there were any.
     pub async fn remove_entries(&self, entries: Vec<(String, Vec<String>)>) -> Result<bool, Error> {
         let entries = self.grouped(entries)?;
         let names: Vec<&str> = entries.keys().map(String::as_str).collect();

@@ -41,7 +41,7 @@ impl Set {
         self.backing.count(keys::all(keys::ENTRY)).await
     }
 
-    /// Tells whether `element` is in the set. Cancel safe.
+    /// Returns whether `element` is in the set. Cancel safe.
     pub async fn contains(&self, element: &str) -> Result<bool, Error> {
         self.backing.check_element(element)?;
         Ok(self.backing.get(entry_key(element)).await?.is_some())

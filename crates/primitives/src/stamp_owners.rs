@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which stamps in a store belong to calls and sessions of this process.
+//! The stamps in a store that belong to calls and sessions of this process.
 //!
 //! A stamp that carries the name of this member and that nothing here owns is an orphan. A keyspace may be open more than
-//! once for a while (a primitive was closed and created again while calls still run), so that all who have it open are asked.
+//! once for a while (a primitive was closed and created again while calls still run), so every open instance is asked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -12,13 +12,13 @@ use std::sync::{Arc, Weak};
 use atomix_kv::{Entry, Keyspace};
 use parking_lot::Mutex;
 
-/// Knows which stamps of a keyspace are in use.
+/// The owner of stamps of a keyspace.
 pub(crate) trait StampOwner: Send + Sync {
-    /// Tells whether `entry` belongs to a call or a session, or waits for its deletion.
+    /// Returns whether `entry` belongs to a call or a session, or waits for its deletion.
     fn owns(&self, entry: &Entry) -> bool;
 }
 
-/// Everything that knows which stamps are in use, by keyspace.
+/// The owners of stamps, by keyspace.
 #[derive(Default)]
 pub(crate) struct StampRegistry(Mutex<HashMap<Keyspace, Vec<Weak<dyn StampOwner>>>>);
 
@@ -40,7 +40,7 @@ impl StampRegistry {
     }
 
     pub(crate) fn owns(&self, keyspace: &Keyspace, entry: &Entry) -> bool {
-        // Not asked under the lock: the last one to hold what is asked drops it, which comes back here.
+        // Not asked under the lock: dropping the last reference of an owner calls `forget`.
         let owners: Vec<Arc<dyn StampOwner>> =
             self.0.lock().get(keyspace).into_iter().flatten().filter_map(Weak::upgrade).collect();
         owners.iter().any(|owners| owners.owns(entry))

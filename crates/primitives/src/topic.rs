@@ -41,7 +41,7 @@ impl Topic {
         Self { backing }
     }
 
-    /// Publishes `payload`: it has its place in the order when this returns, whether somebody listens or not. A payload
+    /// Publishes `payload`: it has its place in the order when this returns, whether there are subscribers or not. A payload
     /// above the limit of values is [`crate::Reason::Invalid`]. A call that is dropped before it is ready has
     /// published or not.
     pub async fn publish(&self, payload: Bytes) -> Result<(), Error> {

@@ -27,14 +27,14 @@ pub struct Value {
 pub enum Event {
     /// It was unset before.
     Created {
-        /// What it is now.
+        /// The value after the change.
         value: Versioned,
     },
     /// It was set before.
     Updated {
-        /// What it is now.
+        /// The value after the change.
         value: Versioned,
-        /// What it was.
+        /// The value before the change.
         previous: Versioned,
     },
     /// It is unset now.

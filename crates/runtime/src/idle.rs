@@ -16,7 +16,7 @@ use futures::stream;
 
 use crate::{PrimitiveHandle, Runtime};
 
-/// What waits to be looked at.
+/// The primitives and keyspaces that wait to be closed.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
     /// Primitives that may have no session, each once: see [`PrimitiveHandle::set_queued`].
@@ -60,7 +60,7 @@ impl Runtime {
         self.queue(|idle| idle.names.push((handle.kind(), handle.name().to_owned())));
     }
 
-    /// Takes note that a primitive was closed here: its keyspace is given back if it is empty.
+    /// Takes note that a primitive was closed here: its keyspace is released if it is empty.
     pub(crate) fn closed_here(&self, handle: &PrimitiveHandle) {
         self.queue(|idle| idle.closed.push(handle.backing().clone()));
     }
@@ -76,7 +76,7 @@ impl Runtime {
         }
     }
 
-    /// Closes the primitives that have no session, and gives back the keyspaces of those that were closed before.
+    /// Closes the primitives that have no session, and releases the keyspaces of those that were closed before.
     pub(crate) async fn close_idle(&self) {
         let (names, closed) = {
             let mut idle = self.idle.lock();
@@ -85,7 +85,7 @@ impl Runtime {
         let vacate = async |backing: Backing| match backing.vacate().await {
             Ok(_) => {}
             Err(error) if error.reason() == Reason::StoreClosed => {}
-            Err(error) => tracing::debug!(%error, "an empty primitive cannot be given back"),
+            Err(error) => tracing::debug!(%error, "failed to release the keyspace of an empty primitive"),
         };
         stream::iter(closed).for_each_concurrent(AT_ONCE, vacate).await;
         let close = async |(kind, name): (Kind, String)| {

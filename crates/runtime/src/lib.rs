@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The runtime: which stores are connected, which primitive lives where, who is using what.
+//! The runtime: the connected stores, the primitives and their stores, and the sessions that use them.
 //!
 //! A call comes in with a [`Session`], finds its primitive with [`Runtime::find`] and works on that. Everything here
 //! can be asked by an operator ([`Runtime::explain`], [`Runtime::stores`], [`Runtime::primitives`], …).
@@ -42,14 +42,14 @@ use primitive::{InstanceCounter, Origin};
 use registry::StoreRegistry;
 use slot::Terms;
 
-/// What a runtime is made of.
+/// The settings of a runtime.
 #[derive(Debug)]
 pub struct Settings {
     /// The outside world.
     pub env: Env,
     /// The drivers that stores can be connected with.
     pub drivers: Vec<Arc<dyn Driver>>,
-    /// Who owns locks and candidacies.
+    /// The owner of locks and candidacies.
     pub identity: Identity,
     /// The limits of arguments.
     pub limits: Limits,
@@ -63,7 +63,7 @@ pub struct Settings {
     pub routes_max: usize,
     /// How long a replaced or disconnected store may take to end its calls.
     pub close_grace: Duration,
-    /// How long this runtime may be silent before others on a shared store take it for dead.
+    /// How long this runtime may be silent before the other members of a shared store expire it.
     pub session_timeout: Duration,
     /// How far the wall clocks of the runtimes on a shared store may differ.
     pub clock_skew_max: Duration,
@@ -74,7 +74,7 @@ pub struct Settings {
 pub struct Runtime {
     this: Weak<Runtime>,
     env: Env,
-    /// Drawn by chance: tells this instance from all others in what stores hold.
+    /// A random number that identifies this instance in stores.
     member: u64,
     identity: Identity,
     limits: Arc<Limits>,
@@ -100,7 +100,7 @@ pub struct Runtime {
     draining: Shutdown,
 }
 
-/// For how many sessions at a time a primitive is asked to give back what they own.
+/// For how many sessions at a time a primitive is asked to release what they own.
 const RELEASES: usize = 32;
 /// Tags of a primitive. They are kept for as long as it is known, here and in its store.
 const TAGS_MAX: usize = 100;
@@ -255,8 +255,8 @@ impl Runtime {
         self.close_session(session);
     }
 
-    /// Ends the sessions of those who lost a lock without knowing: a client takes a lock for lost when its connection
-    /// ends, and there is no other way to tell it.
+    /// Ends the sessions that lost a lock. A client takes a lock for lost when its connection ends, and there is no other
+    /// signal.
     pub(crate) fn disconnect_lock_losers(&self, holders: impl IntoIterator<Item = Owner>) {
         if self.identity == Identity::Runtime {
             return;
@@ -284,7 +284,7 @@ impl Runtime {
         sessions
     }
 
-    /// Tells whose an owner is, as stores name it.
+    /// Returns the session of an owner, as stores name it.
     pub fn owner_details(&self, owner: Owner) -> OwnerDetails {
         let slots = self.registry.slots();
         if !slots.iter().any(|slot| slot.membership().is_ok_and(|membership| membership.id() == owner.member))
@@ -344,8 +344,8 @@ impl Runtime {
         Ok(slot.reconnect().await?)
     }
 
-    /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is given back; the
-    /// connections of those who hold locks there are closed. A store that keeps its content remembers the primitives.
+    /// Disconnects a store. Its primitives are closed, their streams end, what sessions own there is released; the
+    /// connections of sessions that hold locks there are closed. A store that keeps its content remembers the primitives.
     pub async fn disconnect(&self, id: &StoreId) -> Result<(), Error> {
         let slot = self.registry.remove(id)?;
         self.disconnect_slot(&slot).await;
@@ -364,7 +364,7 @@ impl Runtime {
                 session.detach(handle);
             }
         }
-        // Before anybody else can have what they hold.
+        // Before another session can be granted what they hold.
         self.disconnect_lock_losers(gone.iter().flat_map(|handle| handle.primitive().holders()));
         if slot.membership().is_ok_and(|membership| membership.outlives()) {
             let release = async {
@@ -374,7 +374,7 @@ impl Runtime {
                     }
                 }
             };
-            // What a store that cannot be reached keeps is given back by those who outlive this member.
+            // The other members release what an unreachable store keeps.
             self.env.timeout(self.close_grace, release).await.ok();
         }
         slot.close().await;
@@ -382,7 +382,7 @@ impl Runtime {
 
     /// Waits until every store was tried once, well or not, but for `timeout` at most. Cancel safe.
     pub async fn stores_tried(&self, timeout: Duration) {
-        // Whoever is not reached by then is tried on in the background.
+        // Attempts that last longer go on in the background.
         let _late = self.env.timeout(timeout, self.registry.tried()).await;
     }
 
@@ -436,7 +436,7 @@ impl Runtime {
         self.routes.load_full()
     }
 
-    /// Tells where a primitive would be placed, and why. Creates nothing.
+    /// Explains where a primitive would be placed. Creates nothing.
     pub fn explain(
         &self,
         kind: Kind,
@@ -479,7 +479,7 @@ impl Runtime {
         Ok(handle.config())
     }
 
-    /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is given back
+    /// Ends the use of a primitive by `session`: its streams and waiting calls end, what it owns there is released
     /// before this returns. The primitive is forgotten when no session uses it any more, also by its store unless another
     /// runtime has it open; what sessions do there that never created it ends as well. The content stays.
     pub async fn close(&self, session: &Arc<Session>, kind: Kind, name: &str) {
@@ -490,10 +490,10 @@ impl Runtime {
         if handle.users() > 0 {
             return;
         }
-        // Before it is forgotten: candidacies of a session cannot be told from those after it is created again.
+        // Before it is forgotten: candidacies of a session look like those after it is created again.
         self.detach_non_users(&handle).await;
         if self.forget(&handle) {
-            // Who came in between.
+            // Sessions that came in between.
             self.detach_non_users(&handle).await;
             self.forget_remembered(&handle).await;
             self.closed_here(&handle);
@@ -502,7 +502,7 @@ impl Runtime {
         }
     }
 
-    /// Ends what sessions do on a primitive that nobody uses, and gives back what they own there.
+    /// Ends what sessions do on a primitive without users, and releases what they own there.
     async fn detach_non_users(&self, handle: &Arc<PrimitiveHandle>) {
         if !handle.is_attached() {
             return;
@@ -512,7 +512,7 @@ impl Runtime {
         self.give_back(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
     }
 
-    /// Gives back what `owners` own, also if this call is dropped: nobody else would.
+    /// Releases what `owners` own, also if this call is dropped.
     async fn give_back(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
         if !handle.primitive().owns() || owners.is_empty() {
             return;
@@ -531,7 +531,7 @@ impl Runtime {
             let _ended = env.supervised("release", Policy::Restart, all).await;
             drop(sender);
         });
-        // There is nothing to tell but the end.
+        // The sender is dropped at the end; it sends nothing.
         drop(done.await);
     }
 
@@ -568,7 +568,7 @@ impl Runtime {
         found
     }
 
-    /// Says why a call on a primitive that is not known is refused.
+    /// Returns the error of a call on a primitive that is not known.
     pub fn not_open(&self, kind: Kind, name: &str) -> Error {
         let lapsed = self.lapsed.lock();
         let store = lapsed.disconnected(kind, name).filter(|id| self.registry.find(id).is_none());
@@ -692,21 +692,21 @@ impl Runtime {
         Ok(())
     }
 
-    /// Forgets a primitive that nobody uses. True if it was known until now.
+    /// Forgets a primitive without users. True if it was known until now.
     fn forget(&self, handle: &Arc<PrimitiveHandle>) -> bool {
         let mut primitives = self.of_kind(handle.kind()).write();
-        // Somebody may have created it again in the meantime.
+        // A session may have created it again in the meantime.
         let known = primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle));
         handle.users() == 0 && known && self.remove(&mut primitives, handle)
     }
 
-    /// Forgets a primitive whoever uses it, if it is known.
+    /// Forgets a primitive with or without users, if it is known.
     fn forget_used(&self, handle: &Arc<PrimitiveHandle>) {
         let mut primitives = self.of_kind(handle.kind()).write();
         if primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle)) {
             self.remove(&mut primitives, handle);
         }
-        // Also one that no call has found: nobody attaches to it.
+        // Also one that no call has found, so that no session attaches to it.
         handle.set_forgotten();
     }
 
@@ -752,12 +752,12 @@ impl Runtime {
 
     // --- End ---
 
-    /// Tells that the runtime is about to end; see [`Runtime::is_draining`].
+    /// Starts to drain the runtime; see [`Runtime::is_draining`].
     pub fn drain(&self) {
         self.draining.cancel();
     }
 
-    /// Tells whether new calls are to be refused.
+    /// Returns whether new calls are to be refused.
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
@@ -767,13 +767,13 @@ impl Runtime {
         &self.draining
     }
 
-    /// Ends all streams and waiting calls, gives back what sessions own, and closes all stores.
+    /// Ends all streams and waiting calls, releases what sessions own, and closes all stores.
     pub async fn shut_down(&self) {
         self.drain();
         // Those that were idle before: their clients are gone and will not look for them.
         let close_idle = async {
             self.close_idle().await;
-            // And give back what they were.
+            // And release what they were.
             self.close_idle().await;
         };
         self.env.timeout(self.close_grace, close_idle).await.ok();
@@ -798,7 +798,7 @@ fn check_tags(tags: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the error of something that may be done again whatever became of it: nothing else was asked for.
+/// Makes the error of a step that may be repeated independent of its outcome.
 fn repeatable(error: Error) -> Error {
     if error.kind() == ErrorKind::OutcomeUnknown {
         return Error::new(Reason::StoreUnavailable, error.message().to_owned());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What operators do to primitives and stores: close, delete, disconnect if nothing is lost.
+//! The commands of operators on primitives and stores: close, delete, disconnect if nothing is lost.
 //!
 //! While a primitive is closed or deleted here, its name cannot be created again in this runtime. So the order is: end what sessions do
 //! there, wait for the calls that run, delete the content in one transaction, let the store forget the name. A crash in between
@@ -26,7 +26,7 @@ pub struct Deletion {
     pub kind: Kind,
     /// The name.
     pub name: String,
-    /// Where the content is; none for the store in which the primitive is open, else the one that remembers it, else the one to which
+    /// The store of the content; none for the store in which the primitive is open, else the one that remembers it, else the one to which
     /// the routes lead it.
     pub store: Option<StoreId>,
     /// The tags, for routes that look at them.
@@ -37,7 +37,7 @@ pub struct Deletion {
     pub dry_run: bool,
 }
 
-/// What a primitive has and is used for.
+/// The content and the use of a primitive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
     /// The store.
@@ -120,8 +120,8 @@ impl std::fmt::Display for Usage {
 // === impl Runtime ===
 
 impl Runtime {
-    /// Closes a primitive here for all sessions, as an operator: their streams and waiting calls end, what they own is given back, the
-    /// connections of those who hold locks are closed. The content stays; another runtime that has the primitive open is not
+    /// Closes a primitive here for all sessions, as an operator: their streams and waiting calls end, what they own is released, the
+    /// connections of sessions that hold locks are closed. The content stays; another runtime that has the primitive open is not
     /// concerned.
     ///
     /// Goes on if the call is dropped. [`Reason::NotKnown`] if it is neither open here nor remembered by a store.
@@ -132,7 +132,7 @@ impl Runtime {
 
     /// Closes a primitive as [`Runtime::close_primitive`] does, and deletes its content from the store in one transaction.
     ///
-    /// Nobody sees a part of the content, also after a crash. What was answered before this call is deleted; calls of this runtime
+    /// No reader sees a part of the content, also after a crash. Writes that were answered before this call are deleted; calls of this runtime
     /// that run are waited for, and later ones are refused until the primitive is created again. Writes by other runtimes and writes
     /// whose clients have gone come before or after it as a whole. Locks go on with larger tokens; the terms of an election, the
     /// indexes of an indexed map and the like begin again.
@@ -252,7 +252,7 @@ impl Runtime {
             self.calls_end(&handle).await?;
             handle.primitive().erase(handle.backing()).await?;
         } else {
-            // Nothing was found to lose. Whoever came since then has it.
+            // No content was found. A session that came since then has it.
             let came = || Error::new(Reason::InUse, "the primitive came into use meanwhile: look again");
             if is_open && !self.forget_idle(&handle) {
                 return Err(came());
@@ -285,7 +285,7 @@ impl Runtime {
         Ok(Ended { runtime, kind, name: name.to_owned() })
     }
 
-    /// Ends what sessions do on a primitive that cannot be created again yet, and gives back what they own there.
+    /// Ends what sessions do on a primitive that cannot be created again yet, and releases what they own there.
     async fn end_here(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         handle.set_ended();
         self.forget_used(handle);
@@ -293,14 +293,14 @@ impl Runtime {
         for session in &sessions {
             session.detach(handle);
         }
-        // Before anybody else can have what they hold.
+        // Before another session can be granted what they hold.
         self.disconnect_lock_losers(handle.primitive().holders());
         let owners = sessions.iter().map(|session| session.owner(handle)).collect();
         let given_back = self.env.timeout(self.close_grace, self.give_back(handle, owners)).await;
-        given_back.map_err(|_| self.late("what sessions own cannot be given back to the store"))
+        given_back.map_err(|_| self.late("what sessions own cannot be released in the store"))
     }
 
-    /// Waits for the calls that have found `handle`, which nobody finds any more.
+    /// Waits for the calls that have found `handle`, which no later call finds.
     async fn calls_end(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         let end = async {
             // The caller has one reference, and each stream; streams only read.

@@ -25,7 +25,7 @@ pub struct PrimitiveHandle {
     origin: Origin,
     remembered: AtomicBool,
     users: AtomicUsize,
-    /// Sessions that have anything to do with it, users among them.
+    /// Attached sessions, users among them.
     attachments: AtomicUsize,
     /// The primitives of the runtime that have sessions.
     in_use: Arc<AtomicUsize>,
@@ -51,11 +51,11 @@ pub(crate) struct InstanceCounter(AtomicU64);
 pub(crate) enum Origin {
     /// A session created it.
     Created,
-    /// It was created before this runtime was started. Who did is not known any more, so whoever calls it is a user.
+    /// It was created before this runtime was started. Its users are not known any more, so every caller is a user.
     Recalled,
 }
 
-/// What a route says about a primitive.
+/// The configuration of a primitive in its route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PrimitiveConfig {
     /// Clients should cache.
@@ -145,7 +145,7 @@ impl PrimitiveHandle {
         &self.store_id
     }
 
-    /// Returns what the route says about the primitive.
+    /// Returns the configuration of the primitive in its route.
     pub fn config(&self) -> PrimitiveConfig {
         self.config
     }
@@ -180,12 +180,12 @@ impl PrimitiveHandle {
         Owner { member: self.membership.id(), session }
     }
 
-    /// Returns what the primitive stands on.
+    /// Returns the backing of the primitive.
     pub(crate) fn backing(&self) -> &Backing {
         &self.backing
     }
 
-    /// Takes note whether it waits to be closed; tells whether it did.
+    /// Sets whether it waits to be closed; returns whether it did.
     pub(crate) fn set_queued(&self, queued: bool) -> bool {
         self.queued.swap(queued, Ordering::SeqCst)
     }
@@ -194,7 +194,7 @@ impl PrimitiveHandle {
         self.origin
     }
 
-    /// Tells whether the store remembers the primitive for this member.
+    /// Returns whether the store remembers the primitive for this member.
     pub(crate) fn is_remembered(&self) -> bool {
         self.remembered.load(Ordering::Acquire)
     }
@@ -208,7 +208,7 @@ impl PrimitiveHandle {
         self.id
     }
 
-    /// Tells that the name does not lead here any more, and never will again.
+    /// Marks that the name does not lead here any more, and never will again.
     pub(crate) fn set_forgotten(&self) {
         self.forgotten.store(true, Ordering::SeqCst);
     }
@@ -221,12 +221,12 @@ impl PrimitiveHandle {
         self.ended.store(true, Ordering::SeqCst);
     }
 
-    /// Tells whether an operator has closed or deleted it.
+    /// Returns whether an operator has closed or deleted it.
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Returns how many sessions have to do with it, users among them.
+    /// Returns how many sessions are attached, users among them.
     pub fn sessions(&self) -> usize {
         self.attachments.load(Ordering::SeqCst)
     }
@@ -243,7 +243,7 @@ impl PrimitiveHandle {
         }
     }
 
-    /// Tells whether any session has to do with it.
+    /// Returns whether a session is attached.
     pub(crate) fn is_attached(&self) -> bool {
         self.attachments.load(Ordering::SeqCst) > 0
     }
@@ -301,12 +301,12 @@ impl Primitive {
         }
     }
 
-    /// Tells whether sessions can own something in primitives of this kind.
+    /// Returns whether sessions can own something in primitives of this kind.
     pub fn owns(&self) -> bool {
         matches!(self, Self::Election(_)) || self.lock_table().is_some()
     }
 
-    /// Gives back whatever `owner` owns. Returns when the store has confirmed it.
+    /// Releases all that `owner` owns. Returns when the store has confirmed it.
     pub async fn release_all(&self, owner: Owner) {
         if let Self::Election(election) = self {
             election.release_all(owner).await;
@@ -315,7 +315,7 @@ impl Primitive {
         }
     }
 
-    /// Deletes what `owner` owns, who is not here any more, and returns how much it was.
+    /// Deletes what `owner`, a session that has ended, owns, and returns how much it was.
     pub(crate) async fn expel(&self, owner: Owner) -> Result<usize, Error> {
         if let Self::Election(election) = self {
             return election.expel(owner).await;
@@ -347,7 +347,7 @@ impl Primitive {
         if let Self::Election(election) = self { election.erase().await } else { backing.erase().await }
     }
 
-    /// Gives back what dead members left. Repeating it does no harm.
+    /// Releases what dead members left. Repeating it does no harm.
     pub(crate) async fn release_dead_owners(&self) -> Result<(), Error> {
         if let Self::Election(election) = self {
             election.release_dead_owners().await?;
@@ -357,7 +357,7 @@ impl Primitive {
         Ok(())
     }
 
-    /// Returns the owners in this runtime that were told that they hold a lock, some more than once.
+    /// Returns the owners in this runtime that were granted a lock, some more than once.
     pub(crate) fn holders(&self) -> Vec<Owner> {
         self.lock_table().map(LockTable::holders).unwrap_or_default()
     }

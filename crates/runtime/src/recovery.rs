@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime does because its stores outlive it and others work on them: it gives back what dead members left, and
-//! knows the primitives that were created before it was started.
+//! Recovery: a runtime releases what dead members left in its stores, and finds the primitives that were created before it
+//! was started.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use crate::primitive::Origin;
 use crate::{PrimitiveHandle, Runtime, Session, Slot, repeatable};
 
-/// How many primitives are looked through at a time when a member has died.
+/// How many primitives are recovered at a time after a member failure.
 const RECOVERIES_MAX: usize = 32;
-/// The pause before a burial is tried again.
+/// The pause before a recovery is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Gives back what dead members left in the primitives of a store, each time that one is found dead, until the store is
+/// Releases what dead members left in the primitives of a store, each time that one is found dead, until the store is
 /// disconnected or the runtime is gone. `progress` is the name of this member up to which everything is done; a task that is
 /// started again after a panic gets the one of the task before it.
 pub(crate) async fn watch_member_failures(
@@ -28,7 +28,7 @@ pub(crate) async fn watch_member_failures(
     progress: Arc<Mutex<Option<u64>>>,
 ) {
     let Some(membership) = slot.membership_known().await else { return };
-    // After a panic: the death that was being handled was not handled to its end.
+    // After a panic: the recovery from a failure was not completed.
     let mut due = progress.lock().is_some();
     let mut again = false;
     loop {
@@ -82,7 +82,7 @@ impl Runtime {
             },
         };
         if handle.origin() == Origin::Recalled {
-            // The session may be one of those that created it, of which nothing is known any more.
+            // The session may be one of those that created it, which are not known any more.
             session.attach(&handle);
             self.let_go(&handle);
         }
@@ -202,14 +202,15 @@ impl Runtime {
         }
     }
 
-    /// Gives back what dead members left in the open primitives of a store. `anew` if this member itself lost its name there:
-    /// then those who held locks under the old one are told, and the store has to remember the primitives under the new one.
+    /// Releases what dead members left in the open primitives of a store. `anew` if this member itself lost its name there:
+    /// then sessions that held locks under the old one are disconnected, and the store has to remember the primitives under
+    /// the new one.
     async fn release_dead_owners(&self, store: &StoreId, anew: bool) {
         let handles = self.primitives(None, usize::MAX, |handle| {
             handle.store_id() == store && (anew || handle.primitive().owns())
         });
         if anew {
-            // What was taken under the new name already is not lost.
+            // Locks that were granted under the new name already are not lost.
             let lost = |handle: &Arc<PrimitiveHandle>| {
                 let mut holders = handle.primitive().holders();
                 holders.retain(|owner| *owner != handle.owner(owner.session));
@@ -231,7 +232,7 @@ impl Runtime {
                 }
             };
             while let Err(error) = attempt().await {
-                tracing::warn!(%error, "what a dead member owned cannot be given back, trying again");
+                tracing::warn!(%error, "failed to release what a dead member owned, trying again");
                 self.env().sleep(RETRY).await;
             }
         };
@@ -245,7 +246,7 @@ pub(crate) fn known(slot: &Arc<Slot>) -> Option<Known> {
     Some(Known::new(Arc::clone(slot) as _, Arc::clone(membership)))
 }
 
-/// Tells whether the store outlives this process. It remembers all primitives then, else those with content that are closed.
+/// Returns whether the store outlives this process. It remembers all primitives then, else those with content that are closed.
 fn outlives(slot: &Slot) -> bool {
     slot.membership().is_ok_and(|membership| membership.outlives())
 }

@@ -36,7 +36,7 @@ pub struct DriverDetails {
     pub id: DriverId,
     /// Other names and versions that are accepted.
     pub aliases: Vec<DriverId>,
-    /// What its stores keep and where.
+    /// A description of what its stores keep and where.
     pub description: String,
 }
 
@@ -55,13 +55,13 @@ pub struct StoreDetails {
     pub since: WallTime,
     /// How many configurations have been in force.
     pub generation: u64,
-    /// What it promises, if it was ever reached.
+    /// Its profile, if it was ever reached.
     pub profile: Option<Profile>,
     /// The members that work on it, if it is shared.
     pub members: Vec<MemberDetails>,
     /// Whether the wall clock of this runtime decides that entries in it have expired.
     pub clock_trusted: bool,
-    /// What it said about itself when it was last checked and worked.
+    /// The facts of its last successful check.
     pub facts: Vec<(&'static str, String)>,
     /// How many primitives of this runtime it keeps.
     pub primitives: usize,

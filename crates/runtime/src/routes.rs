@@ -15,12 +15,12 @@ pub enum Routes {
     Later(Vec<LaterRoute>),
 }
 
-/// Where a primitive is placed.
+/// The store and the configuration that the routes give to a primitive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
     /// The store.
     pub store_id: StoreId,
-    /// What the route says about the primitive.
+    /// The configuration of the primitive in the route.
     pub config: Object,
 }
 
@@ -29,14 +29,14 @@ pub struct Placement {
 pub struct Explanation {
     /// The placement; `None` if no route leads anywhere.
     pub placement: Option<Placement>,
-    /// What was narrowed down, in order.
+    /// The steps of the decision, in order.
     pub steps: Vec<Step>,
 }
 
 /// One step of an explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What was looked at.
+    /// The part that was examined.
     pub name: &'static str,
     /// The candidates that were left.
     pub remaining: Vec<String>,
@@ -51,7 +51,7 @@ struct Candidate<'a> {
     rule: Option<&'a Rule>,
 }
 
-/// What is to be placed.
+/// The primitive to be placed.
 struct Subject<'a> {
     kind: Kind,
     version: &'a str,
@@ -84,7 +84,7 @@ impl Routes {
         })
     }
 
-    /// Places the primitive and tells how.
+    /// Places the primitive and explains how.
     pub fn explain(&self, kind: Kind, version: &str, name: &str, tags: &[String]) -> Explanation {
         let version = if version.is_empty() { VERSION } else { version };
         let subject = Subject { kind, version, name, tags };
@@ -166,7 +166,7 @@ impl Routes {
         )))
     }
 
-    /// Tells whether there is no route at all.
+    /// Returns whether there is no route at all.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Seed(routes) => routes.is_empty(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sessions: who owns locks and candidacies, and who uses which primitive.
+//! Sessions: the owners of locks and candidacies, and the primitives that they use.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,7 +23,7 @@ pub struct Session {
     peer: String,
     opened: Instant,
     end: Box<dyn Fn() + Send + Sync>,
-    /// What the session uses; `None` once it has ended.
+    /// The primitives that the session uses; `None` once it has ended.
     attachments: Mutex<Option<Attachments>>,
     calls: AtomicUsize,
     /// Those of them that wait for others or stream.
@@ -43,14 +43,14 @@ pub struct SessionHolding {
     pub token: u64,
 }
 
-/// Whose something is that is owned in a store, for operators.
+/// The session of an owner in a store, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerDetails {
     /// The name of the session; empty if it is one of another runtime.
     pub session: String,
     /// When the session began, if it is one of this runtime that lives.
     pub opened: Option<Instant>,
-    /// Whether the session is one of this runtime that has ended. What it owns is being given back, or an orphan.
+    /// Whether the session is one of this runtime that has ended. What it owns is being released, or an orphan.
     pub ended: bool,
 }
 
@@ -64,7 +64,7 @@ pub struct CallGuard {
 /// Not by name: a name that was closed and created again is another primitive, while calls on the old one may still run.
 type Attachments = HashMap<PrimitiveInstanceId, Attachment>;
 
-/// What a session does on a primitive. Dropping it ends waiting calls and streams.
+/// The use of a primitive by a session. Dropping it ends waiting calls and streams.
 struct Attachment {
     handle: Arc<PrimitiveHandle>,
     /// Whether the session created the primitive. A session may also work on what another one created.
@@ -106,7 +106,7 @@ impl Session {
         self.name.to_string()
     }
 
-    /// Returns who owns what the session takes in `handle`.
+    /// Returns the owner of what the session acquires in `handle`.
     pub fn owner(&self, handle: &PrimitiveHandle) -> Owner {
         handle.owner(self.id)
     }
@@ -161,8 +161,8 @@ impl Session {
         Caller { owner: self.owner(handle), closed, deadline: None }
     }
 
-    /// Returns what the session owns, at most `max` per primitive. All stores are asked at once; what one does not tell
-    /// within `timeout` is left out.
+    /// Returns what the session owns, at most `max` per primitive. All stores are asked at once; those that do not
+    /// answer within `timeout` are left out.
     pub async fn holdings(&self, env: &Env, timeout: Duration, max: usize) -> Vec<SessionHolding> {
         let ask = |handle: Arc<PrimitiveHandle>| async move {
             let asked = env.timeout(timeout, handle.primitive().holdings(self.owner(&handle), max));
@@ -254,7 +254,7 @@ impl Drop for Attachment {
     }
 }
 
-/// Finds or makes the attachment to `handle`. `None` if that is forgotten: nobody would end the attachment any more.
+/// Finds or makes the attachment to `handle`. `None` if that is forgotten: no later step would end the attachment.
 fn attachment_entry<'a>(
     attachments: &'a mut Attachments,
     handle: &Arc<PrimitiveHandle>,
@@ -262,8 +262,8 @@ fn attachment_entry<'a>(
     match attachments.entry(handle.id()) {
         Entry::Occupied(entry) => Some(entry.into_mut()),
         Entry::Vacant(entry) => {
-            // Counted first and asked then, as whoever forgets it marks it first and counts then: one of the two sees
-            // the other.
+            // Increments before it checks `forgotten`; `forget` sets the flag before it reads the count, so at least one
+            // side sees the other.
             let attachment = Attachment::new(Arc::clone(handle));
             if handle.is_forgotten() { None } else { Some(entry.insert(attachment)) }
         }

@@ -29,9 +29,9 @@ pub struct Slot {
     env: Env,
     terms: Terms,
     current: ArcSwapOption<Connected>,
-    /// What the store promises; known from the first connection on.
+    /// The profile of the store; known from the first connection on.
     profile: OnceLock<Profile>,
-    /// Who works on the store; known from the first connection on.
+    /// The members of the store; known from the first connection on.
     membership: SetOnce<Arc<Membership>>,
     status: Mutex<Status>,
     /// Of the last check that succeeded.
@@ -108,7 +108,7 @@ const CONNECT_PACE: Duration = Duration::from_millis(25);
 /// How often a connected store is asked whether it works.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Stands in until the first connection tells better.
+/// The placeholder profile until the first connection.
 static UNKNOWN: Profile = Profile {
     consistency: Consistency::Linearizable,
     durability: Durability::Process,
@@ -205,7 +205,7 @@ impl Slot {
         (status.state, status.error, self.env.wall_of(status.since))
     }
 
-    /// Tells whether the last attempt to connect found a mistake on this machine that no later attempt can find gone.
+    /// Returns whether the last attempt to connect found a mistake on this machine that no later attempt can find gone.
     pub fn is_misconfigured(&self) -> bool {
         self.misconfigured.load(Ordering::Acquire)
     }
@@ -220,12 +220,12 @@ impl Slot {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Returns what the store promises, if it was ever reached.
+    /// Returns the profile of the store, if it was ever reached.
     pub fn known_profile(&self) -> Option<&Profile> {
         self.profile.get()
     }
 
-    /// Returns who works on the store, or says that it was never reached.
+    /// Returns the membership of the store, or an error if the store was never reached.
     pub(crate) fn membership(&self) -> Result<&Arc<Membership>, Error> {
         match self.membership.get() {
             Some(membership) => Ok(membership),
@@ -236,7 +236,7 @@ impl Slot {
         }
     }
 
-    /// Waits for the first connection and returns who works on the store; nothing if it is disconnected before that.
+    /// Waits for the first connection and returns the membership of the store; nothing if it is disconnected before that.
     pub(crate) async fn membership_known(&self) -> Option<&Arc<Membership>> {
         tokio::select! {
             () = self.closed.cancelled() => None,
@@ -257,7 +257,7 @@ impl Slot {
         }
     }
 
-    /// Tells whether the store was disconnected.
+    /// Returns whether the store was disconnected.
     pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
@@ -360,7 +360,7 @@ impl Slot {
         }
     }
 
-    /// Begins to look who else works on the store, after the first connection.
+    /// Starts the membership of this runtime in the store, after the first connection.
     fn start_membership(&self) {
         let Some(this) = self.this.upgrade().filter(|_| self.membership.get().is_none()) else { return };
         let store: Arc<dyn Store> = this;
@@ -418,7 +418,7 @@ impl Slot {
         self.closed.cancel();
         self.set_state(StoreState::Closed, "");
         if let Some(membership) = self.membership.get() {
-            // An unreachable store finds out by itself: the record is not renewed any more.
+            // If the store is unreachable, the other members expire the record, which is not renewed any more.
             self.env.timeout(self.terms.grace, membership.leave()).await.ok();
         }
         if let Some(connected) = self.current.swap(None) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stamps of this runtime that belong to no call and no session, and how they are found.
+//! The search for orphans: stamps of this runtime that belong to no call and no session.
 //!
 //! A stamp whose commit was never answered may be in the store already, or arrive at any time: a member of a cluster that
 //! stood still applies what it has in its socket when it goes on, minutes later. Nothing in this process would delete it, and
 //! once it is first the lock is held for ever. So a primitive that lost an answer looks through its queues without end,
 //! with pauses that double: an orphan is found within about twice the time that it was late, and the cost for a primitive
-//! that is open for a day is thirty scans. An orphan that somebody here sees earlier, because a call waits behind it or
-//! finds the lock taken, begins the row of pauses anew.
+//! that is open for a day is thirty scans. An orphan that this runtime sees earlier, because a call waits behind it or
+//! finds the lock taken, resets the pause.
 //!
 //! An orphan is deleted when it was seen twice, or at once if its commit is one of those that were not answered.
 
@@ -39,7 +39,7 @@ async fn sweep(shared: Weak<Shared>, env: Env, suspicion: Arc<Notify>) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Closed => return,
             Err(error) => {
-                tracing::debug!(%error, "the queues of a lock cannot be looked through for orphans");
+                tracing::debug!(%error, "failed to search the queues of a lock for orphans");
             }
         }
         drop(strong);
@@ -85,7 +85,7 @@ impl Shared {
         self.backing.env().detach(sweep(Arc::downgrade(self), env, suspicion));
     }
 
-    /// Tells whether a stamp is of this member and belongs to nothing here.
+    /// Returns whether a stamp is of this member and belongs to nothing here.
     fn is_orphan(&self, entry: &Entry) -> bool {
         let membership = self.backing.membership();
         Owner::decode(&entry.value).is_some_and(|owner| owner.member == membership.id())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime knows of the queues of one keyspace, and whom it tells that its turn has come. No I/O.
+//! The queues of one keyspace as a runtime sees them, and the decision which waiter is granted. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::sync::oneshot;
 use super::{nonce, split};
 use crate::{Error, Owner, Reason, keys};
 
-/// Who waits and who holds, as far as this runtime is concerned.
+/// The waiters and holders of this runtime.
 #[derive(Default)]
 pub(super) struct State {
     /// By the key of every stamp that a waiting call of this runtime has.
     pub(super) waiting: HashMap<Bytes, Arc<Waiter>>,
-    /// The queues as of the last commit that was followed; only while somebody waits.
+    /// The queues as of the last commit that was followed; only while there are waiters.
     pub(super) view: Option<WaitQueueView>,
     pub(super) following: bool,
     /// The stamps of this runtime's sessions, from the answer to the commit that made them to the answer to the one that
@@ -40,9 +40,9 @@ pub(super) struct Owned {
 /// How far an owned stamp has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Its call has not been told that it holds the lock.
+    /// Its call has not been granted the lock.
     Waiting,
-    /// Its session was told that it holds the lock.
+    /// Its session was granted the lock.
     Held,
     /// It is to be deleted, and the store has not confirmed that.
     Leaving,
@@ -62,7 +62,7 @@ pub(super) struct WaitQueueView {
     pub(super) queues: HashMap<Bytes, BTreeMap<Revision, Bytes>>,
 }
 
-/// A call that waits for its turn in all of its queues.
+/// A call that waits until it is first in all of its queues.
 pub(super) struct Waiter {
     pub(super) stamps: Vec<Stamp>,
     /// The commit that made the stamps.
@@ -70,7 +70,7 @@ pub(super) struct Waiter {
     pub(super) grant: Mutex<Option<oneshot::Sender<Result<(), Error>>>>,
 }
 
-/// A place in a queue.
+/// The position of a waiter in a queue.
 #[derive(Clone)]
 pub(super) struct Stamp {
     pub(super) queue: Bytes,
@@ -134,7 +134,7 @@ impl State {
         true
     }
 
-    /// Tells whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
+    /// Returns whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
     pub(super) fn owns(&self, entry: &Entry) -> bool {
         let Some(owner) = Owner::decode(&entry.value) else { return false };
         let owned = self.owned.get(&(owner, entry.key.clone()));
@@ -162,19 +162,19 @@ impl State {
         owned.map(|entry| (entry.0.0, Stamped::owned(entry))).collect()
     }
 
-    /// Returns the owners that were told that they hold something, once for each place.
+    /// Returns the owners that were granted a lock, once for each stamp.
     pub(super) fn holders(&self) -> Vec<Owner> {
         let first = (Owner { member: 0, session: 0 }, Bytes::new());
         let held = self.owned.range(&first, None).filter(|(_, owned)| owned.phase == Phase::Held);
         held.map(|((owner, _), _)| *owner).collect()
     }
 
-    /// Returns the stamps with which `owner` was told to hold `queues`; `None` if one of them is not known here.
+    /// Returns the stamps with which `owner` was granted `queues`; `None` if one of them is not known here.
     pub(super) fn held(&self, owner: Owner, queues: &[Bytes]) -> Option<Vec<Stamped>> {
         queues.iter().map(|queue| self.held_in(owner, queue).next()).collect()
     }
 
-    /// Forgets that `owner` held `queues`, also with stamps that others took away.
+    /// Disowns the stamps with which `owner` held `queues`, also those that other members deleted.
     pub(super) fn disown_held(&mut self, owner: Owner, queues: &[Bytes]) {
         for queue in queues {
             let stamps: Vec<Stamped> = self.held_in(owner, queue).collect();
@@ -188,7 +188,7 @@ impl State {
         stamps.filter(|(_, owned)| owned.phase == Phase::Held).map(Stamped::owned)
     }
 
-    /// Tells whether somebody is in one of `queues`, as far as they are followed.
+    /// Returns whether one of `queues` has an entry, as far as they are followed.
     pub(super) fn is_taken(&self, queues: &[Bytes]) -> bool {
         self.view.as_ref().is_some_and(|view| queues.iter().any(|queue| view.head(queue).is_some()))
     }
@@ -239,7 +239,7 @@ impl State {
         for waiter in deleted {
             self.resolve(&waiter, Err(deleted_by_others()));
         }
-        // Also where somebody came: whoever seemed to be before may have gone earlier.
+        // Also where a stamp arrived: one that seemed to be before it may have been deleted earlier.
         for queue in touched {
             self.try_grant_head(&queue);
         }
@@ -247,12 +247,12 @@ impl State {
         Ok(arrived)
     }
 
-    /// Lets the next ones have what was given back with `stamps`, before the commit that deleted them is followed. Who
-    /// waits is behind the same stamps in the mirror as in the store, so that nobody is overtaken.
+    /// Grants the next waiters what was released with `stamps`, before the watch shows the commit that deleted them. A waiter
+    /// is behind the same stamps in the view as in the store, so no waiter overtakes another.
     pub(super) fn on_released(&mut self, stamps: &[Stamped]) {
         for Stamped { key, .. } in stamps {
             let (Some(view), Some((queue, _))) = (&mut self.view, split(key)) else { return };
-            // Nobody's turn comes when one leaves who is not the first.
+            // Removing a stamp that is not the head grants nothing.
             if let Some((created, first)) = view.first(&queue)
                 && first == key
             {
@@ -269,11 +269,11 @@ impl State {
         }
     }
 
-    /// Grants a waiter whose turn has come, or tells it that its place is gone.
+    /// Grants a waiter that is first in all of its queues, or fails it if one of its stamps was deleted.
     pub(super) fn try_grant(&mut self, waiter: &Arc<Waiter>) {
         let Some(view) = &self.view else { return };
-        // Not the revision tells whether the mirror has the stamps: transactions that a store packed together share that of
-        // the outcome, but are followed one after the other. With the stamps it has all that came before them.
+        // The revision does not show whether the view has the stamps: transactions that a store batched together share that
+        // of the outcome, but the watch shows them one after the other. With the stamps it has all that came before them.
         if !waiter.stamps.iter().all(|stamp| view.contains(stamp, waiter.revision)) {
             if view.revision >= waiter.revision {
                 self.resolve(waiter, Err(deleted_by_others()));
@@ -283,7 +283,7 @@ impl State {
         }
     }
 
-    /// Tells everybody who waits that nothing will come any more.
+    /// Fails all waiters with `error`.
     pub(super) fn fail_waiters(&mut self, error: &Error) {
         self.view = None;
         self.following = false;
@@ -296,7 +296,7 @@ impl State {
     fn resolve(&mut self, waiter: &Waiter, answer: Result<(), Error>) {
         self.remove_waiting(waiter.stamps.iter().map(|stamp| &stamp.key));
         if let Some(grant) = waiter.grant.lock().take() {
-            // A call that is gone gives its place up by itself.
+            // A dropped call deletes its stamps itself.
             drop(grant.send(answer));
         }
     }

@@ -39,7 +39,7 @@ async fn open(ground: &Ground) -> Arc<Lock> {
     Arc::new(Lock::open(ground.backing(Kind::Lock)).await.unwrap())
 }
 
-/// Drops the call of `step` after each number of polls, and says if one of them left the lock to nobody.
+/// Drops the call of `step` after each number of polls, and returns if one of them left the lock without an owner.
 async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String> {
     let ground = Ground::on(store, Env::real());
     let lock = open(&ground).await;
@@ -142,7 +142,7 @@ async fn calls_for_several_keys_that_are_dropped_at_any_step_leave_them_to_other
     panic!("the call never ended");
 }
 
-/// A lock whose last stamp is on its way to the store while its call was told that the outcome is not known.
+/// A lock whose last stamp is on its way to the store while its call ended with an unknown outcome.
 async fn late() -> (Arc<Faulty>, Arc<ManualClock>, Ground, Arc<Lock>) {
     let (faulty, clock) = (Faulty::new(store()), ManualClock::new());
     let ground = Ground::on(Arc::clone(&faulty) as _, Env::simulated(Arc::clone(&clock), 1));

@@ -85,7 +85,11 @@ async fn what_is_not_possible_changes_nothing_and_is_not_shown() {
 async fn a_demoted_leader_waits_as_the_first() {
     let election = open(&Ground::real()).await;
     election.enter(&caller(1), "A").await.unwrap();
-    assert_eq!(election.demote("A").await, Ok(term(1, "A", "")), "with nobody waiting nothing happens");
+    assert_eq!(
+        election.demote("A").await,
+        Ok(term(1, "A", "")),
+        "without a waiting candidate nothing happens"
+    );
     election.enter(&caller(2), "B").await.unwrap();
     election.enter(&caller(3), "C").await.unwrap();
     assert_eq!(election.demote("A").await, Ok(term(2, "B", "A C")));

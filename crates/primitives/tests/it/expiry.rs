@@ -27,7 +27,7 @@ async fn put(map: &Map, key: &str, ttl: Option<Duration>) {
     map.put(key, "1".into(), ttl, 0).await.unwrap();
 }
 
-/// Tells how many subjects are timed, which only the debug form shows.
+/// Returns how many subjects are timed, which only the debug form shows.
 fn timers(map: &Map) -> String {
     let shown = format!("{map:?}");
     let at = shown.find("timers: ").unwrap() + "timers: ".len();

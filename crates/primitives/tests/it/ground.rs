@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all tests stand on: a store, an outside world, callers, and patience.
+//! The common base of all tests: a store, an environment, callers, and timeouts.
 
 use std::fmt;
 use std::pin::Pin;
@@ -221,7 +221,7 @@ impl Faulty {
         self.held.store(true, Ordering::SeqCst);
     }
 
-    /// Keeps the commits from now on on their way to the store. They arrive there even if nobody waits for the answer.
+    /// Keeps the commits from now on on their way to the store. They arrive there even if no call waits for the answer.
     pub(crate) fn delay(&self) {
         self.late.store(true, Ordering::SeqCst);
     }

@@ -92,7 +92,7 @@ async fn of_64_contenders_one_holds_and_tokens_grow() {
             let caller = caller(session);
             for _ in 0..20 {
                 let token = lock.lock(&caller, None).await.unwrap();
-                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "nobody else is inside");
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "no other caller is inside");
                 assert!(last.swap(token, Ordering::SeqCst) < token);
                 tokio::task::yield_now().await;
                 grants.fetch_add(1, Ordering::SeqCst);
@@ -360,7 +360,7 @@ async fn calls_for_several_keys_never_wait_for_each_other_in_a_circle() {
                 held.dedup();
                 map.lock_table().acquire(&caller, &keys, None).await.unwrap();
                 for key in &held {
-                    assert_eq!(inside[*key].fetch_add(1, Ordering::SeqCst), 0, "nobody else has the key");
+                    assert_eq!(inside[*key].fetch_add(1, Ordering::SeqCst), 0, "no other caller has the key");
                 }
                 tokio::task::yield_now().await;
                 for key in &held {
@@ -454,7 +454,7 @@ async fn a_second_unlock_does_not_unlock_what_the_session_has_yet_to_be_granted(
     let mut waiting = Box::pin(lock.lock(&one, None));
     assert!(futures::poll!(&mut waiting).is_pending());
     settle().await;
-    // No pause between the two: the waiting call is first, but has not been told.
+    // No pause between the two: the waiting call is first, but has not been resolved.
     lock.unlock(&one).await.unwrap();
     assert_eq!(reason(lock.unlock(&one).await), Reason::LockNotHeld);
     let token = soon(waiting).await.unwrap();
@@ -472,7 +472,7 @@ async fn what_is_given_back_is_had_by_the_next_one_before_any_watch_has_told() {
     lock.unlock(&caller(1)).await.unwrap();
     assert!(futures::poll!(&mut waiting).is_ready());
     lock.unlock(&caller(2)).await.unwrap();
-    assert_eq!(faulty.reads(), reads, "who was told of a grant need not ask what to give back");
+    assert_eq!(faulty.reads(), reads, "a release after a grant needs no read");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The behaviour of the primitives, one module per primitive, on the store that `stores` chooses.
 
-#![allow(clippy::disallowed_methods, reason = "limits of patience are in real time, as are some facts")]
+#![allow(clippy::disallowed_methods, reason = "timeouts of tests are in real time, as are some facts")]
 #![allow(
     clippy::unwrap_used,
     reason = "all of this is test code, which clippy cannot tell outside of test functions"

@@ -688,7 +688,7 @@ async fn a_mirror_of_a_watching_listing_equals_the_map() {
         });
         let writers: Vec<_> = writers.collect();
         let mut entries = map.entries(&caller(1), true).await.unwrap();
-        // Whether an item is a removal can only be told by what the mirror holds of the same version.
+        // Only the entry of the same version in the mirror shows whether an item is a removal.
         let mut mirror: BTreeMap<String, Versioned> = BTreeMap::new();
         let mut apply = |(key, value): (String, Versioned)| match mirror.get(&key) {
             Some(known) if known.version == value.version => {

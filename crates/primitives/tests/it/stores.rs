@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-/// What a test asks for beyond what every store promises.
+/// The requirements of a test beyond those that every store fulfils.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Revisions without gaps.
@@ -116,7 +116,7 @@ pub(crate) fn lacks(need: Need) -> Option<&'static str> {
     }
 }
 
-/// Tells whether calls are answered at once.
+/// Returns whether calls are answered at once.
 pub(crate) fn immediate() -> bool {
     profile().durability == Durability::Process
 }

@@ -74,7 +74,7 @@ async fn a_runtime_that_is_ahead_deletes_nothing_early_and_expires_on_time_when_
     assert!(!trusts(&two));
     assert_eq!(seen.size().await, Ok(1));
 
-    // Nobody else is left to say what the time is.
+    // No other runtime is left to compare the clock with.
     one.kill();
     pass(&[&two], FOUND).await;
     assert_eq!((two.members().len(), trusts(&two)), (1, false));
@@ -136,7 +136,7 @@ async fn a_runtime_that_leaves_in_order_is_still_believed() {
     let three = start_ahead(&world, HOURS + 4 * SEEN).await;
     one.kill();
     pass(&[&two, &three], FOUND).await;
-    assert!(trusts(&two), "two against nobody");
+    assert!(trusts(&two), "two without another one");
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_jump_of_the_only_clock_ends_no_life_early_also_if_the_primitive_was_c
         let one = world.start().await;
         let client = one.client();
         put(&client.create::<Map>("m").await, "a").await;
-        // Its last user closes it, and it is read again when somebody creates it.
+        // Its last user closes it, and it is read again when a session creates it.
         client.close(Kind::Map, "m").await;
         pass(&[&one], Duration::from_secs(10)).await;
         ahead(&one, HOURS);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all tests stand on: one memory store for several runtimes, each with a time of its own, which can be cut off,
+//! The common base of all tests: one memory store for several runtimes, each with a time of its own, which can be cut off,
 //! stopped and killed.
 
 use std::sync::Arc;
@@ -323,7 +323,7 @@ impl Store for Way {
             self.check()?;
             let items = self.world.backend.watch(keyspace, from).await?;
             let cut = self.cut.subscribe();
-            // What happens meanwhile is brought when the way is mended.
+            // Events of the meantime come when the connection is restored.
             let passed = items.then(move |item| {
                 let mut cut = cut.clone();
                 async move {

@@ -205,7 +205,7 @@ async fn who_holds_a_lock_in_a_runtime_that_wakes_too_late_is_cut_off() {
     pass(&[&one, &two], TIMEOUT).await;
     assert_eq!(reason(soon(woken).await.unwrap()), Reason::HostLost);
     assert_eq!(one.connected(), [waiter.session.id(), reader.session.id()]);
-    // What it takes afterwards is its own.
+    // It owns the locks that it acquires afterwards.
     waits.lock(&waits.caller(), NOW).await.unwrap();
     pass(&[&one, &two], 3 * TIMEOUT).await;
     waits.unlock(&waits.caller()).await.unwrap();
@@ -267,7 +267,7 @@ async fn a_runtime_that_was_not_missed_keeps_what_it_owns() {
     let (one, two) = (world.start().await, world.start().await);
     let held = one.client().create::<Lock>("l").await;
     let token = held.lock(&held.caller(), None).await.unwrap();
-    // The store is away from both: nobody can tell who is dead.
+    // The store is away from both: no member can decide which one is dead.
     one.cut();
     two.cut();
     pass(&[&one, &two], 5 * TIMEOUT).await;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What operators do: close and delete primitives, disconnect stores if nothing is lost.
+//! The commands of operators: close and delete primitives, disconnect stores if nothing is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +172,7 @@ async fn what_sessions_of_other_runtimes_own_is_not_taken_away() {
     there.create::<Map>("m").await.put("k", "v".into(), None, 0).await.unwrap();
     let refused = delete(&one.runtime, Kind::Map, "m", false).await.unwrap_err();
     assert!(refused.message().contains("other-processes=`1`"), "{refused}");
-    // Content alone is nobody's: the other runtime goes on with an empty map.
+    // Content has no owner: the other runtime goes on with an empty map.
     delete(&one.runtime, Kind::Map, "m", true).await.unwrap();
     assert_eq!(there.call::<Map>("m").await.unwrap().size().await, Ok(0));
 }
@@ -235,7 +235,7 @@ async fn a_store_is_disconnected_only_if_nothing_is_lost() {
     node.runtime.disconnect_unless_lost(&store("s")).await.unwrap();
     assert_eq!(reason(node.runtime.disconnect_unless_lost(&store("s")).await), Reason::NotKnown);
 
-    // What is not lost is no reason.
+    // Content that is not lost is no reason.
     let node = World::alone().start().await;
     node.client().create::<Counter>("c").await.set(5).await.unwrap();
     node.runtime.disconnect_unless_lost(&store("s")).await.unwrap();

@@ -179,7 +179,7 @@ async fn a_close_in_one_runtime_leaves_the_clients_of_others_alone() {
     assert!(there.call::<Lock>("l").await.is_some());
     pass(&[&one, &two], 2 * TIMEOUT).await;
     there.close(Kind::Lock, "l").await;
-    assert!(there.call::<Lock>("l").await.is_none(), "nobody alive knows it any more");
+    assert!(there.call::<Lock>("l").await.is_none(), "no live member knows it any more");
     assert_eq!(world.count("known").await, 0);
 }
 

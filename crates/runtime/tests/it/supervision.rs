@@ -109,7 +109,7 @@ async fn entries_expire_although_the_tasks_that_watch_and_reap_them_panic() {
     written.put("other", "v".into(), ttl, 0).await.unwrap();
     pass(&[&one, &two], Duration::from_secs(1)).await;
     assert_eq!(seen.size().await, Ok(2));
-    // What its writer cannot reap any more is reaped by those who watched it.
+    // The runtimes that watched a deadline reap it when its writer cannot any more.
     one.kill();
     pass(&[&two], Duration::from_secs(30)).await;
     assert_eq!(seen.size().await, Ok(0));
