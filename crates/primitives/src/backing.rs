@@ -78,7 +78,7 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kinds(u64);
 
-/// How often a read-and-write loop starts again before it gives up with [`crate::Reason::Contention`]. A round fails
+/// The number of rounds of a read-and-write loop before it gives up with [`crate::Reason::Contention`]. A round fails
 /// only because another one succeeded, so this many in a row mean that callers should back off.
 pub(crate) const ROUNDS_MAX: usize = 128;
 

@@ -19,7 +19,7 @@ pub(crate) struct Base {
     pub(crate) most: i64,
 }
 
-/// How far the wall clock of another runtime is ahead of that of this one, in milliseconds; negative if it is behind.
+/// The difference by which the wall clock of another runtime is ahead of that of this one, in milliseconds; negative if it is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockOffset {
     /// The estimate.

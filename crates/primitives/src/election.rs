@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A queue of candidates; who entered first leads.
+//! A queue of candidates; the one that entered first leads.
 //!
 //! Behaviour: `contract/election.md`. The whole election is one record, changed by read and guarded write: every rule is
 //! a pure function on [`State`], and every change is one commit. The term grows by one each time a candidate *becomes*
@@ -38,7 +38,7 @@ struct Turn {
     settling: bool,
     /// The last call that entered each candidate, for those of this runtime.
     entered: BTreeMap<(Owner, String), Entered>,
-    /// How many calls entered a candidate.
+    /// The number of calls that entered a candidate.
     calls: u64,
 }
 
@@ -78,7 +78,7 @@ struct Record {
 /// The election as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Term {
-    /// How many leaders there have been.
+    /// The number of leaders so far.
     pub term: u64,
     /// The leader; empty if there is no leader.
     pub leader: String,
@@ -86,7 +86,7 @@ pub struct Term {
     pub candidates: Vec<String>,
 }
 
-/// A candidate and who entered it.
+/// A candidate and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// The name.
@@ -98,7 +98,7 @@ pub struct Candidate {
 /// The election as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
-    /// How many leaders there have been.
+    /// The number of leaders so far.
     pub term: u64,
     /// The leader.
     pub leader: Option<Candidate>,
@@ -123,7 +123,7 @@ impl Election {
     /// again changes nothing; another session that enters under the name of a waiting candidate takes its place over. An
     /// empty name stands for one that only this session has.
     ///
-    /// [`Reason::WaitersFull`] if too many wait; [`Reason::HostLost`] if others took this runtime for dead meanwhile;
+    /// [`Reason::WaitersFull`] if too many wait; [`Reason::HostLost`] if other members expired this runtime meanwhile;
     /// [`Reason::DeadlineExceeded`] if the deadline of the caller passed: nothing was entered then. Cancel safe: what a
     /// dropped call brings in is taken back.
     pub async fn enter(&self, caller: &Caller, candidate: &str) -> Result<Term, Error> {
@@ -210,7 +210,7 @@ impl Election {
         self.apply(|state| state.promote(candidate)).await
     }
 
-    /// Moves a `candidate` one place back; the leader changes places with the first who waits.
+    /// Moves a `candidate` one position back; the leader is swapped with the first waiting one.
     pub async fn demote(&self, candidate: &str) -> Result<Term, Error> {
         self.apply(|state| state.demote(candidate)).await
     }
@@ -264,7 +264,7 @@ impl Election {
         }
     }
 
-    /// Takes back all candidates of `owner`, who is not here any more, as an operator asks for. Returns how many there were.
+    /// Removes all candidates of `owner`, a session that has ended, as an operator requested. Returns how many there were.
     pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
         let expelled = self.state().await?.candidates().filter(|candidate| candidate.owner == owner).count();
         self.apply(|state| state.release(|other| other == owner)).await?;
@@ -542,7 +542,7 @@ impl State {
         }
     }
 
-    /// Returns the leader and then those who wait.
+    /// Returns the leader and then the waiting candidates.
     fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         self.leader.iter().chain(&self.waiting)
     }

@@ -86,7 +86,7 @@ enum Writer {
     Foreign,
 }
 
-/// How long after its time a subject is reaped that another runtime wrote.
+/// The delay after which a subject of another runtime is reaped.
 const FOREIGN_REAP_DELAY: Duration = Duration::from_millis(250);
 
 // === impl Expiry ===
@@ -422,7 +422,7 @@ impl Shared {
         if let Some((_, timed)) = timers.subjects.get(&subject)
             && (*timed > revision || (*timed == revision && by != Writer::Own))
         {
-            // Notes may be taken out of order; the younger deadline counts, and who wrote it knows best.
+            // Notes may be taken out of order; the younger deadline counts, and its writer knows it best.
             return;
         }
         timers.forget(&subject);

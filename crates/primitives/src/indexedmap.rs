@@ -51,7 +51,7 @@ pub struct Event {
     pub change: EntryChange,
 }
 
-/// How an entry is named. What is zero or empty does not name it.
+/// The name of an entry: an index, a key or both. Zero and empty mean that it is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address<'a> {
     /// The key.

@@ -49,7 +49,7 @@ impl Known {
         self.write(kind, name, Write::Delete { key: key(kind, name, self.membership.id()) }).await
     }
 
-    /// Returns the tags of the primitive, if anybody ever made it known and it was not forgotten.
+    /// Returns the tags of the primitive, if a member made it known and none forgot it since.
     pub async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Vec<String>>, Error> {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: 1, keys_only: false };
@@ -69,7 +69,7 @@ impl Known {
     /// Writes the entry of this member, and deletes those of dead ones.
     async fn write(&self, kind: Kind, name: &str, write: Write) -> Result<(), Error> {
         let range = Range::prefix(prefix(kind, name));
-        // More than a page of members is left to those who come later.
+        // More than a page of members is left to later writes.
         let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
         let outcome = self.store.commit(&self.keyspace, Txn::new().write(write).read(scan)).await?;
         let entries = outcome.reads[0].entries();

@@ -29,7 +29,7 @@ impl Lock {
     ///
     /// Waits in the order of arrival: for ever without a `timeout`, not at all with zero, else until the `timeout` is
     /// over, which is [`Reason::LockTimeout`]. [`Reason::Closed`] when the caller closes the primitive or its session
-    /// ends; [`Reason::HostLost`] when others took this runtime for dead. Cancel safe: a dropped call leaves the queue, and
+    /// ends; [`Reason::HostLost`] when other members expired this runtime. Cancel safe: a dropped call leaves the queue, and
     /// releases what it was granted.
     pub async fn lock(&self, caller: &Caller, timeout: Option<Duration>) -> Result<u64, Error> {
         Ok(self.grant(caller, timeout).await?.token())

@@ -73,7 +73,7 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the task that looks for orphans.
     suspicion: Arc<Notify>,
-    /// How many orphans were deleted.
+    /// The number of orphans that were deleted.
     swept: AtomicU64,
 }
 
@@ -85,7 +85,7 @@ struct Ticket {
     progress: Progress,
 }
 
-/// How far a [`Ticket`] has come.
+/// The progress of a [`Ticket`].
 enum Progress {
     /// The store has not answered: the stamps may be there, or arrive later.
     Sent,
@@ -102,10 +102,10 @@ struct Unlock<'a> {
     stamps: Vec<Stamped>,
 }
 
-/// How long the queues are still followed when there are no waiters any more: long enough that a contended lock does not begin
+/// The time that the queues are still followed without waiters: long enough that a contended lock does not begin
 /// to follow anew at every hand-over.
 const LINGER: Duration = Duration::from_secs(5);
-/// How long a call has to be ready to wait for news that it could also ask for.
+/// A call with a shorter timeout reads the queues itself and does not wait for the watch.
 const BRIEF: Duration = Duration::from_millis(50);
 
 // === impl LockTable ===

@@ -66,11 +66,11 @@ pub struct MemberDetails {
     pub id: u64,
     /// Whether it is the one that was asked.
     pub own: bool,
-    /// How long ago this member saw its last renewal.
+    /// The time since this member saw its last renewal.
     pub age: Duration,
-    /// How long it may be silent.
+    /// The time that it may be silent.
     pub timeout: Duration,
-    /// How far its wall clock is ahead of that of this member, once its record was seen to change.
+    /// The difference by which its wall clock is ahead of that of this member, once its record was seen to change.
     pub clock: Option<ClockOffset>,
 }
 
@@ -85,7 +85,7 @@ enum Peers {
     Concurrent,
 }
 
-/// How often a record is renewed in its timeout, and those of the others are read. A dead member is found after 1.1 timeouts
+/// The number of times that a record is renewed in its timeout, and those of the others are read. A dead member is found after 1.1 timeouts
 /// and at most one such pause.
 const RENEWALS: u32 = 6;
 
@@ -566,7 +566,7 @@ impl fmt::Debug for Membership {
 // === impl PeerRecord ===
 
 impl PeerRecord {
-    /// When the member is dead if nothing changes.
+    /// Returns the time at which the member is dead if its record does not change.
     fn due(&self) -> Instant {
         self.since + self.timeout + self.timeout / 10
     }
@@ -575,7 +575,7 @@ impl PeerRecord {
 // === impl Record ===
 
 impl Record {
-    /// How long the member waits between two renewals.
+    /// Returns the pause between two renewals.
     fn pause(self) -> i64 {
         signed_millis(self.timeout / RENEWALS)
     }

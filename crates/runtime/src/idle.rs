@@ -42,11 +42,11 @@ struct Entry {
     disconnected: Option<StoreId>,
 }
 
-/// How long a primitive without sessions stays open.
+/// The time that a primitive without sessions stays open.
 const LINGER: Duration = Duration::from_secs(2);
-/// How many primitives are closed at a time.
+/// The number of primitives that are closed at a time.
 const AT_ONCE: usize = 32;
-/// How many are found again, and the bytes of their names and tags.
+/// The number of closed primitives that are found again, and the bytes of their names and tags.
 const LAPSED_MAX: usize = 4096;
 const LAPSED_BYTES_MAX: usize = 1 << 20;
 

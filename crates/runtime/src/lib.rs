@@ -61,11 +61,11 @@ pub struct Settings {
     pub stores_max: usize,
     /// Routes in one program, and rules or services in all of them together.
     pub routes_max: usize,
-    /// How long a replaced or disconnected store may take to end its calls.
+    /// The time in which a replaced or disconnected store ends its calls.
     pub close_grace: Duration,
-    /// How long this runtime may be silent before the other members of a shared store expire it.
+    /// The time that this runtime may be silent before the other members of a shared store expire it.
     pub session_timeout: Duration,
-    /// How far the wall clocks of the runtimes on a shared store may differ.
+    /// The allowed difference of the wall clocks of the runtimes on a shared store.
     pub clock_skew_max: Duration,
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct PrimitiveInstanceId(u64);
 #[derive(Debug, Default)]
 pub(crate) struct InstanceCounter(AtomicU64);
 
-/// How a primitive became open.
+/// The event that opened a primitive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// A session created it.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::primitive::Origin;
 use crate::{PrimitiveHandle, Runtime, Session, Slot, repeatable};
 
-/// How many primitives are recovered at a time after a member failure.
+/// The number of primitives that are recovered at a time after a member failure.
 const RECOVERIES_MAX: usize = 32;
 /// The pause before a recovery is tried again.
 const RETRY: Duration = Duration::from_millis(500);

@@ -47,13 +47,13 @@ pub struct StoreDetails {
     pub id: StoreId,
     /// The driver that made it.
     pub driver: DriverId,
-    /// How it is.
+    /// Its state.
     pub state: StoreState,
     /// Why it is not ready.
     pub error: String,
     /// Since when it is so.
     pub since: WallTime,
-    /// How many configurations have been in force.
+    /// The number of configurations that have been in force.
     pub generation: u64,
     /// Its profile, if it was ever reached.
     pub profile: Option<Profile>,
@@ -63,7 +63,7 @@ pub struct StoreDetails {
     pub clock_trusted: bool,
     /// The facts of its last successful check.
     pub facts: Vec<(&'static str, String)>,
-    /// How many primitives of this runtime it keeps.
+    /// The number of primitives of this runtime that it keeps.
     pub primitives: usize,
 }
 

@@ -24,7 +24,7 @@ pub struct Placement {
     pub config: Object,
 }
 
-/// How a placement was found.
+/// The decision that led to a placement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
     /// The placement; `None` if no route leads anywhere.

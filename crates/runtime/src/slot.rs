@@ -45,7 +45,7 @@ pub struct Slot {
     closed: Shutdown,
 }
 
-/// How a store is.
+/// The state of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreState {
     /// Never reached; the runtime keeps trying.
@@ -105,7 +105,7 @@ const CONNECT_RETRY_MIN: Duration = Duration::from_millis(50);
 const CONNECT_RETRY_MAX: Duration = Duration::from_millis(500);
 /// All stores that are tried make one attempt in this time, so that many dead ones do not keep the process busy.
 const CONNECT_PACE: Duration = Duration::from_millis(25);
-/// How often a connected store is asked whether it works.
+/// The interval of checks of a connected store.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The placeholder profile until the first connection.

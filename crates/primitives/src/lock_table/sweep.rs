@@ -27,7 +27,7 @@ use crate::{Owner, keys};
 /// The first pause between two looks for orphans, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_hours(1);
-/// How many commits without an answer are remembered. Stamps of others are deleted too, a pause later.
+/// The number of commits without an answer that are remembered. Stamps of others are deleted too, a pause later.
 const LOST_MAX: usize = 1024;
 
 /// Looks for orphans until the primitive is gone or its store is closed.

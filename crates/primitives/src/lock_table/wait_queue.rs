@@ -37,7 +37,7 @@ pub(super) struct Owned {
     pub(super) phase: Phase,
 }
 
-/// How far an owned stamp has come.
+/// The phase of an owned stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Its call has not been granted the lock.
