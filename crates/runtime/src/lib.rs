@@ -12,6 +12,7 @@ mod recovery;
 mod registry;
 mod routes;
 mod session;
+mod session_table;
 mod slot;
 
 pub use decode::{decode_config, parse_primitive_config};
@@ -23,7 +24,7 @@ pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use idle::{Idle, Lapsed};
 use operate::Ending;
 use primitive::{InstanceCounter, Origin};
 use registry::StoreRegistry;
+use session_table::SessionTable;
 use slot::Terms;
 
 /// The settings of a runtime.
@@ -74,9 +76,6 @@ pub struct Settings {
 pub struct Runtime {
     this: Weak<Runtime>,
     env: Env,
-    /// A random number that identifies this instance in stores.
-    member: u64,
-    identity: Identity,
     limits: Arc<Limits>,
     name_bytes_max: usize,
     primitives_max: usize,
@@ -93,10 +92,7 @@ pub struct Runtime {
     idle: Mutex<Idle>,
     lapsed: Mutex<Lapsed>,
     ending: Ending,
-    sessions: Mutex<HashMap<u64, Arc<Session>>>,
-    next_session: AtomicU64,
-    /// The one owner when the identity is the runtime's.
-    shared: Option<Arc<Session>>,
+    sessions: SessionTable,
     draining: Shutdown,
 }
 
@@ -140,14 +136,7 @@ impl Runtime {
     /// Makes a runtime without stores and routes.
     pub fn new(settings: Settings) -> Arc<Self> {
         let env = settings.env;
-        let member = env.random();
-        let shared = match settings.identity {
-            Identity::Connection => None,
-            Identity::Runtime => {
-                let owner = Owner { member, session: 0 };
-                Some(Arc::new(Session::new(0, owner, "runtime".to_owned(), env.now(), Box::new(|| {}))))
-            }
-        };
+        let sessions = SessionTable::new(env.random(), settings.identity, env.now());
         let close_grace = settings.close_grace;
         let terms = Terms {
             grace: close_grace,
@@ -157,8 +146,6 @@ impl Runtime {
         };
         Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
-            member,
-            identity: settings.identity,
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
             primitives_max: settings.primitives_max,
@@ -173,9 +160,7 @@ impl Runtime {
             idle: Mutex::default(),
             lapsed: Mutex::default(),
             ending: Ending::default(),
-            sessions: Mutex::new(shared.iter().map(|session| (0, Arc::clone(session))).collect()),
-            next_session: AtomicU64::new(1),
-            shared,
+            sessions,
             draining: Shutdown::new(),
             env,
         })
@@ -196,24 +181,14 @@ impl Runtime {
     /// Begins the session of a connection. `end` must close the connection; it is called when an operator ends the
     /// session.
     pub fn open_session(&self, peer: String, end: Box<dyn Fn() + Send + Sync>) -> Arc<Session> {
-        if let Some(shared) = &self.shared {
-            return Arc::clone(shared);
-        }
-        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let owner = Owner { member: self.member, session: id };
-        let session = Arc::new(Session::new(id, owner, peer, self.env.now(), end));
-        self.sessions.lock().insert(id, Arc::clone(&session));
-        session
+        self.sessions.open(peer, self.env.now(), end)
     }
 
     /// Ends the session of a connection that is gone: its waiting calls and streams end, and what it owns is given
     /// back in the background. The primitives that it created stay known while they have content or other sessions, and for a while
     /// without.
     pub fn close_session(&self, session: &Arc<Session>) {
-        if self.identity == Identity::Runtime {
-            return;
-        }
-        if self.sessions.lock().remove(&session.id()).is_none() {
+        if !self.sessions.remove(session) {
             return;
         }
         for handle in session.end() {
@@ -225,21 +200,20 @@ impl Runtime {
     /// Ends a session as an operator: its connection is closed, which ends the session. If the session has ended already and
     /// something that it owned is still in a store, that is deleted.
     pub async fn end_session(&self, id: &str) -> Result<(), Error> {
-        let session = self.sessions.lock().values().find(|session| session.name() == id).cloned();
+        let session = self.sessions.find(id);
         let unknown = || Error::new(Reason::NotKnown, format!("no such session: id=`{id}`"));
-        if self.identity == Identity::Runtime && session.is_some() {
+        if self.sessions.is_shared() && session.is_some() {
             return Err(Error::invalid("the session is that of the whole runtime: stop the runtime instead"));
         }
         if let Some(session) = session {
             self.disconnect_session(&session);
             return Ok(());
         }
-        let owner =
-            id.parse().ok().filter(|owner: &Owner| owner.member == self.member).ok_or_else(unknown)?;
-        if self.expel(owner.session).await? == 0 { Err(unknown()) } else { Ok(()) }
+        let ended = self.sessions.parse(id).ok_or_else(unknown)?;
+        if self.expel(ended).await? == 0 { Err(unknown()) } else { Ok(()) }
     }
 
-    /// Deletes what a session that is not here any more owns in the stores. Returns how much it was.
+    /// Deletes what a session that has ended owns in the stores. Returns how much it was.
     async fn expel(&self, session: u64) -> Result<usize, Error> {
         let handles = self.primitives(None, usize::MAX, |handle| handle.primitive().owns());
         let expel = |handle: Arc<PrimitiveHandle>| async move {
@@ -258,13 +232,12 @@ impl Runtime {
     /// Ends the sessions that lost a lock. A client takes a lock for lost when its connection ends, and there is no other
     /// signal.
     pub(crate) fn disconnect_lock_losers(&self, holders: impl IntoIterator<Item = Owner>) {
-        if self.identity == Identity::Runtime {
+        if self.sessions.is_shared() {
             return;
         }
         let holders: HashSet<u64> = holders.into_iter().map(|owner| owner.session).collect();
         for session in holders {
-            let session = self.sessions.lock().get(&session).cloned();
-            if let Some(session) = session {
+            if let Some(session) = self.sessions.get(session) {
                 tracing::warn!(
                     session = session.name(),
                     peer = session.peer(),
@@ -277,11 +250,7 @@ impl Runtime {
 
     /// Returns the sessions, by number, after the one numbered `after`.
     pub fn sessions(&self, after: Option<u64>, max: usize) -> Vec<Arc<Session>> {
-        let later = |session: &&Arc<Session>| after.is_none_or(|after| session.id() > after);
-        let mut sessions: Vec<_> = self.sessions.lock().values().filter(later).cloned().collect();
-        sessions.sort_by_key(|session| session.id());
-        sessions.truncate(max);
-        sessions
+        self.sessions.list(after, max)
     }
 
     /// Returns the session of an owner, as stores name it.
@@ -292,8 +261,8 @@ impl Runtime {
             return OwnerDetails { session: String::new(), opened: None, ended: false };
         }
         // Sessions are named after the runtime, and not after the name that it has in a store.
-        let session = Owner { member: self.member, ..owner }.to_string();
-        let opened = self.sessions.lock().get(&owner.session).map(|session| session.opened());
+        let session = self.sessions.owner(owner.session).to_string();
+        let opened = self.sessions.get(owner.session).map(|session| session.opened());
         OwnerDetails { session, opened, ended: opened.is_none() }
     }
 
@@ -507,7 +476,7 @@ impl Runtime {
         if !handle.is_attached() {
             return;
         }
-        let mut sessions: Vec<_> = self.sessions.lock().values().cloned().collect();
+        let mut sessions = self.sessions.all();
         sessions.retain(|session| session.detach_non_user(handle));
         self.give_back(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
     }
