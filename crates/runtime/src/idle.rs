@@ -112,7 +112,7 @@ impl Runtime {
         if handle.backing().vacancy().await? == Vacancy::Expiring {
             return Ok(false);
         }
-        if !self.forget_idle(handle) {
+        if !self.primitives.forget_idle(handle) {
             return Ok(false);
         }
         // Asked again: nothing writes through this one any more.
@@ -126,15 +126,6 @@ impl Runtime {
         }
         self.closed_here(handle);
         Ok(true)
-    }
-
-    /// Closes a primitive here if neither a session nor a call uses it.
-    pub(crate) fn forget_idle(&self, handle: &Arc<PrimitiveHandle>) -> bool {
-        let mut primitives = self.of_kind(handle.kind()).write();
-        // The table has one reference and the caller one; a call finds its own under this lock.
-        let unused = !handle.is_attached() && Arc::strong_count(handle) == 2;
-        let known = primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle));
-        unused && known && self.remove(&mut primitives, handle)
     }
 }
 

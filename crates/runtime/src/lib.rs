@@ -8,6 +8,7 @@ mod decode;
 mod idle;
 mod operate;
 mod primitive;
+mod primitive_table;
 mod recovery;
 mod registry;
 mod routes;
@@ -23,8 +24,7 @@ pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
 pub use slot::{Slot, StoreState};
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -34,12 +34,13 @@ use atomix_env::{Env, Policy, Shutdown};
 use atomix_kv::{BackupStream, Driver, Durability, Store as _, printable};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
 use futures::{StreamExt, stream};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use idle::{Idle, Lapsed};
 use operate::Ending;
-use primitive::{InstanceCounter, Origin};
+use primitive::Origin;
+use primitive_table::PrimitiveTable;
 use registry::StoreRegistry;
 use session_table::SessionTable;
 use slot::Terms;
@@ -78,17 +79,11 @@ pub struct Runtime {
     env: Env,
     limits: Arc<Limits>,
     name_bytes_max: usize,
-    primitives_max: usize,
     routes_max: usize,
     close_grace: Duration,
     registry: StoreRegistry,
     routes: ArcSwapOption<Routes>,
-    /// By kind (in the order of [`Kind::ALL`]) and name.
-    primitives: [RwLock<HashMap<String, Arc<PrimitiveHandle>>>; Kind::ALL.len()],
-    primitives_count: AtomicUsize,
-    /// Those that have sessions.
-    in_use: Arc<AtomicUsize>,
-    instances: InstanceCounter,
+    primitives: PrimitiveTable,
     idle: Mutex<Idle>,
     lapsed: Mutex<Lapsed>,
     ending: Ending,
@@ -148,15 +143,11 @@ impl Runtime {
             this: Weak::clone(this),
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
-            primitives_max: settings.primitives_max,
             routes_max: settings.routes_max,
             close_grace,
             registry: StoreRegistry::new(env.clone(), settings.drivers, settings.stores_max, terms),
             routes: ArcSwapOption::empty(),
-            primitives: std::array::from_fn(|_| RwLock::default()),
-            primitives_count: AtomicUsize::new(0),
-            in_use: Arc::default(),
-            instances: InstanceCounter::default(),
+            primitives: PrimitiveTable::new(settings.primitives_max),
             idle: Mutex::default(),
             lapsed: Mutex::default(),
             ending: Ending::default(),
@@ -184,8 +175,8 @@ impl Runtime {
         self.sessions.open(peer, self.env.now(), end)
     }
 
-    /// Ends the session of a connection that is gone: its waiting calls and streams end, and what it owns is given
-    /// back in the background. The primitives that it created stay known while they have content or other sessions, and for a while
+    /// Ends the session of a connection that is gone: its waiting calls and streams end, and what it owns is released
+    /// in the background. The primitives that it created stay known while they have content or other sessions, and for a while
     /// without.
     pub fn close_session(&self, session: &Arc<Session>) {
         if !self.sessions.remove(session) {
@@ -323,7 +314,7 @@ impl Runtime {
 
     async fn disconnect_slot(&self, slot: &Slot) {
         let id = slot.id();
-        let gone = self.forget_all(|handle| handle.store_id() == id);
+        let gone = self.primitives.forget_all(|handle| handle.store_id() == id);
         for handle in &gone {
             self.lapsed.lock().push(handle, Some(id.clone()));
         }
@@ -375,7 +366,7 @@ impl Runtime {
     pub fn stores(&self) -> Vec<StoreDetails> {
         let mut stores = self.registry.stores();
         for store in &mut stores {
-            store.primitives = self.count(|handle| *handle.store_id() == store.id);
+            store.primitives = self.primitives.count(|handle| *handle.store_id() == store.id);
         }
         stores
     }
@@ -461,7 +452,7 @@ impl Runtime {
         }
         // Before it is forgotten: candidacies of a session look like those after it is created again.
         self.detach_non_users(&handle).await;
-        if self.forget(&handle) {
+        if self.primitives.forget(&handle) {
             // Sessions that came in between.
             self.detach_non_users(&handle).await;
             self.forget_remembered(&handle).await;
@@ -506,7 +497,32 @@ impl Runtime {
 
     /// Finds a primitive that was created.
     pub fn find(&self, kind: Kind, name: &str) -> Option<Arc<PrimitiveHandle>> {
-        self.of_kind(kind).read().get(name).cloned()
+        self.primitives.find(kind, name)
+    }
+
+    /// Finds a primitive for a call of `session`: one that was created in this runtime, or that a store remembers from
+    /// before. Asks stores only for what is not known.
+    ///
+    /// Cancel safe. [`Reason::StoreUnavailable`] if a store that might know the primitive cannot be asked.
+    pub async fn find_for(
+        &self,
+        session: &Arc<Session>,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
+        let handle = match self.find(kind, name) {
+            Some(handle) => handle,
+            None => match self.recall(kind, name).await? {
+                Some(handle) => handle,
+                None => return Ok(None),
+            },
+        };
+        if handle.origin() == Origin::Recalled {
+            // The session may be one of those that created it, which are not known any more.
+            session.attach(&handle);
+            self.let_go(&handle);
+        }
+        Ok(Some(handle))
     }
 
     /// Returns the primitives that `wanted` chooses, by kind and name, after the given one.
@@ -516,25 +532,7 @@ impl Runtime {
         max: usize,
         wanted: impl Fn(&PrimitiveHandle) -> bool,
     ) -> Vec<Arc<PrimitiveHandle>> {
-        let mut found = Vec::new();
-        for kind in Kind::ALL {
-            let later =
-                |handle: &PrimitiveHandle| after.is_none_or(|after| (handle.kind(), handle.name()) > after);
-            let mut of_kind: Vec<_> = self
-                .of_kind(kind)
-                .read()
-                .values()
-                .filter(|handle| later(handle) && wanted(handle))
-                .cloned()
-                .collect();
-            of_kind.sort_by(|one, other| one.name().cmp(other.name()));
-            found.extend(of_kind);
-            if found.len() >= max {
-                break;
-            }
-        }
-        found.truncate(max);
-        found
+        self.primitives.list(after, max, wanted)
     }
 
     /// Returns the error of a call on a primitive that is not known.
@@ -569,16 +567,8 @@ impl Runtime {
         name: &str,
         tags: &[String],
     ) -> Result<Arc<PrimitiveHandle>, Error> {
-        let max = self.primitives_max;
-        if self.in_use.load(Ordering::Relaxed) >= max {
-            return Err(Error::new(
-                Reason::PrimitivesFull,
-                format!(
-                    "too many primitives are in use: close some or raise `limits.primitives-max`: max=`{max}`"
-                ),
-            ));
-        }
-        if self.primitives_count.load(Ordering::Relaxed) >= max.saturating_mul(2) {
+        self.primitives.check_room()?;
+        if self.primitives.is_crowded() {
             // Those whose sessions have ended make room at once.
             self.close_idle().await;
         }
@@ -592,18 +582,11 @@ impl Runtime {
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
         self.first_attempt(&slot).await?;
         let handle = self.opened(&slot, config, kind, name, tags).await?;
-        let handle = Arc::new(handle.with_origin(origin));
-        let mut primitives = self.of_kind(kind).write();
-        self.ending.check(kind, name)?;
-        // A store that was disconnected meanwhile has had its primitives forgotten already.
-        if slot.is_closed() {
-            return Err(unconnected());
-        }
-        let handle = Arc::clone(primitives.entry(name.to_owned()).or_insert_with(|| {
-            self.primitives_count.fetch_add(1, Ordering::Relaxed);
-            handle
-        }));
-        drop(primitives);
+        let handle = self.primitives.insert(Arc::new(handle.with_origin(origin)), || {
+            self.ending.check(kind, name)?;
+            // A store that was disconnected meanwhile has had its primitives forgotten already.
+            if slot.is_closed() { Err(unconnected()) } else { Ok(()) }
+        })?;
         // A caller that goes away before it uses the primitive leaves it to this.
         self.let_go(&handle);
         Ok(handle)
@@ -623,8 +606,7 @@ impl Runtime {
         let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
         let backing = Backing::new(store, Arc::clone(&membership), kind, name, env, limits);
         let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
-        let (name, tags, in_use) = (name.to_owned(), tags.to_vec(), Arc::clone(&self.in_use));
-        let id = self.instances.next();
+        let (name, tags, (id, in_use)) = (name.to_owned(), tags.to_vec(), self.primitives.new_instance());
         Ok(PrimitiveHandle::new(
             id,
             kind,
@@ -659,64 +641,6 @@ impl Runtime {
             )));
         }
         Ok(())
-    }
-
-    /// Forgets a primitive without users. True if it was known until now.
-    fn forget(&self, handle: &Arc<PrimitiveHandle>) -> bool {
-        let mut primitives = self.of_kind(handle.kind()).write();
-        // A session may have created it again in the meantime.
-        let known = primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle));
-        handle.users() == 0 && known && self.remove(&mut primitives, handle)
-    }
-
-    /// Forgets a primitive with or without users, if it is known.
-    fn forget_used(&self, handle: &Arc<PrimitiveHandle>) {
-        let mut primitives = self.of_kind(handle.kind()).write();
-        if primitives.get(handle.name()).is_some_and(|known| Arc::ptr_eq(known, handle)) {
-            self.remove(&mut primitives, handle);
-        }
-        // Also one that no call has found, so that no session attaches to it.
-        handle.set_forgotten();
-    }
-
-    /// Takes a primitive out of its table. Always true.
-    fn remove(
-        &self,
-        primitives: &mut HashMap<String, Arc<PrimitiveHandle>>,
-        handle: &PrimitiveHandle,
-    ) -> bool {
-        handle.set_forgotten();
-        primitives.remove(handle.name());
-        if primitives.capacity() > 1024 && primitives.len() < primitives.capacity() / 8 {
-            primitives.shrink_to(2 * primitives.len());
-        }
-        self.primitives_count.fetch_sub(1, Ordering::Relaxed);
-        true
-    }
-
-    fn forget_all(&self, unwanted: impl Fn(&PrimitiveHandle) -> bool) -> Vec<Arc<PrimitiveHandle>> {
-        let mut gone = Vec::new();
-        for primitives in &self.primitives {
-            let mut primitives = primitives.write();
-            gone.extend(primitives.extract_if(|_, handle| unwanted(handle)).map(|(_, handle)| {
-                handle.set_forgotten();
-                handle
-            }));
-        }
-        self.primitives_count.fetch_sub(gone.len(), Ordering::Relaxed);
-        gone
-    }
-
-    fn count(&self, wanted: impl Fn(&PrimitiveHandle) -> bool) -> usize {
-        self.primitives
-            .iter()
-            .map(|primitives| primitives.read().values().filter(|handle| wanted(handle)).count())
-            .sum()
-    }
-
-    fn of_kind(&self, kind: Kind) -> &RwLock<HashMap<String, Arc<PrimitiveHandle>>> {
-        // A fieldless enum counts from zero, in the order of `Kind::ALL`.
-        &self.primitives[kind as usize]
     }
 
     // --- End ---

@@ -152,7 +152,7 @@ impl Runtime {
             let primitive = |keyspace: &Keyspace| Kind::of_keyspace(keyspace).is_some();
             let lost = slot.seal_if_empty(&primitive).await?;
             if lost > 0 {
-                let used = self.count(|handle| handle.store_id() == id && handle.is_attached());
+                let used = self.primitives.count(|handle| handle.store_id() == id && handle.is_attached());
                 let id = printable(&id.to_string());
                 return Err(Error::new(
                     Reason::InUse,
@@ -254,7 +254,7 @@ impl Runtime {
         } else {
             // No content was found. A session that came since then has it.
             let came = || Error::new(Reason::InUse, "the primitive came into use meanwhile: look again");
-            if is_open && !self.forget_idle(&handle) {
+            if is_open && !self.primitives.forget_idle(&handle) {
                 return Err(came());
             }
             if handle.backing().vacate().await? != Vacancy::Empty {
@@ -288,7 +288,7 @@ impl Runtime {
     /// Ends what sessions do on a primitive that cannot be created again yet, and releases what they own there.
     async fn end_here(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         handle.set_ended();
-        self.forget_used(handle);
+        self.primitives.forget_used(handle);
         let sessions = self.sessions(None, usize::MAX);
         for session in &sessions {
             session.detach(handle);

@@ -12,7 +12,7 @@ use futures::stream;
 use parking_lot::Mutex;
 
 use crate::primitive::Origin;
-use crate::{PrimitiveHandle, Runtime, Session, Slot, repeatable};
+use crate::{PrimitiveHandle, Runtime, Slot, repeatable};
 
 /// The number of primitives that are recovered at a time after a member failure.
 const RECOVERIES_MAX: usize = 32;
@@ -64,33 +64,8 @@ pub(crate) async fn watch_member_failures(
 // === impl Runtime ===
 
 impl Runtime {
-    /// Finds a primitive for a call of `session`: one that was created in this runtime, or that a store remembers from
-    /// before. Asks stores only for what is not known.
-    ///
-    /// Cancel safe. [`atomix_primitives::Reason::StoreUnavailable`] if a store that might know the primitive cannot be asked.
-    pub async fn find_for(
-        &self,
-        session: &Arc<Session>,
-        kind: Kind,
-        name: &str,
-    ) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
-        let handle = match self.find(kind, name) {
-            Some(handle) => handle,
-            None => match self.recall(kind, name).await? {
-                Some(handle) => handle,
-                None => return Ok(None),
-            },
-        };
-        if handle.origin() == Origin::Recalled {
-            // The session may be one of those that created it, which are not known any more.
-            session.attach(&handle);
-            self.let_go(&handle);
-        }
-        Ok(Some(handle))
-    }
-
     /// Opens a primitive that was created before this runtime was started, in the store to which the routes lead.
-    async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
+    pub(crate) async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Arc<PrimitiveHandle>>, Error> {
         let Some(routes) = self.routes() else { return Ok(None) };
         if self.check_name(name).is_err() {
             return Ok(None);
