@@ -368,8 +368,7 @@ impl Kinds {
         if self == Self::answered(found) {
             return Ok(());
         }
-        let message =
-            "the store gave answers of other kinds than was asked for: report it with the store's name";
+        let message = "the store answered with results of another kind than requested: report it with the driver of the store";
         Err(atomix_kv::Error::new(ErrorKind::Internal, message))
     }
 }

@@ -96,7 +96,7 @@ reasons! {
     LockNotHeld = "LOCK_NOT_HELD", Conflict;
     /// Something would be lost or interrupted that has content or users.
     InUse = "IN_USE", Conflict;
-    /// Others changed the same thing again and again; nothing was applied.
+    /// Concurrent changes conflicted with the call too often; nothing was applied.
     Contention = "CONTENTION", Conflict;
     /// An argument breaks a rule or a limit.
     Invalid = "INVALID_ARGUMENT", Invalid;
@@ -194,14 +194,14 @@ impl Error {
     }
 
     pub(crate) fn contention() -> Self {
-        Self::new(Reason::Contention, "others changed it again and again, nothing was applied: try again")
+        Self::new(
+            Reason::Contention,
+            "concurrent changes conflicted too often, nothing was applied: try again",
+        )
     }
 
     pub(crate) fn damaged(what: &'static str) -> Self {
-        Self::new(
-            Reason::StoreCorrupt,
-            format!("the store holds something that cannot be read: what=`{what}`"),
-        )
+        Self::new(Reason::StoreCorrupt, format!("a stored record is damaged: record=`{what}`"))
     }
 
     /// Returns the stable reason.

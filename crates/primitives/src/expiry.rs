@@ -296,7 +296,9 @@ impl Shared {
             match change.current.as_ref().map(|entry| (ttl(entry), entry.modified)) {
                 // From now on: the deadline is by the wall clock of another machine.
                 Some((Some(ttl), revision)) => self.time(subject, ttl, revision, Writer::Foreign),
-                Some((None, _)) => tracing::warn!("a deadline cannot be read: its subject will not expire"),
+                Some((None, _)) => {
+                    tracing::warn!("a deadline record is damaged: its subject will not expire")
+                }
                 None => self.removed(&subject, commit.revision),
             }
         }
@@ -359,7 +361,7 @@ impl Shared {
                 Ok(()) => retry = Retry::default(),
                 Err(error) if error.kind() == ErrorKind::Closed => return,
                 Err(error) => {
-                    tracing::warn!(%error, "an entry cannot expire, trying again");
+                    tracing::warn!(%error, "failed to expire an entry, trying again");
                     retry.pause(env).await;
                 }
             }

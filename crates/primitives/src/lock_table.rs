@@ -115,8 +115,8 @@ impl LockTable {
     pub(crate) async fn open(backing: Backing) -> Result<Self, Error> {
         let (suspicion, swept) = (Arc::default(), AtomicU64::new(0));
         let shared = Arc::new(Shared { backing, state: Mutex::default(), suspicion, swept });
-        let living: Weak<dyn StampOwner> = Arc::downgrade(&shared) as _;
-        shared.backing.membership().stamp_owners().register(shared.backing.keyspace(), living);
+        let owner: Weak<dyn StampOwner> = Arc::downgrade(&shared) as _;
+        shared.backing.membership().stamp_owners().register(shared.backing.keyspace(), owner);
         let table = Self { shared };
         table.release_dead_owners().await?;
         Ok(table)
@@ -125,7 +125,7 @@ impl LockTable {
     /// Takes the locks of all `keys`, or none. Waits in the order of arrival for at most `timeout`, else
     /// [`Reason::LockTimeout`]; without a `timeout` until the deadline of the caller, if it has one; with zero not at all.
     /// Grants nothing after the deadline of the caller. [`Reason::HostLost`] if other members expired this one meanwhile:
-    /// nothing is granted then, whatever the queues contain.
+    /// nothing is granted then, independent of the queues.
     ///
     /// Cancel safe: a dropped call leaves the queues and keeps nothing.
     pub async fn acquire(

@@ -304,7 +304,7 @@ impl Membership {
                     Err(error) if error.kind() == ErrorKind::Closed && self.has_ended() => return,
                     Err(error) => {
                         // Closed may be the connection alone, when another one takes its place.
-                        tracing::warn!(%error, "this member cannot renew its record");
+                        tracing::warn!(%error, "failed to renew the record of this member, trying again");
                         renewal = self.env.now() + self.timeout / 16;
                     }
                 }
@@ -343,7 +343,7 @@ impl Membership {
             let _turn = self.turn.lock().await;
             let txn = Txn::new().write(Write::Delete { key: key(id) });
             if let Err(error) = self.commit(txn).await {
-                tracing::warn!(%error, "this member cannot delete its record");
+                tracing::warn!(%error, "failed to delete the record of this member");
             }
         }
     }

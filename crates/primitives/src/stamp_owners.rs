@@ -25,14 +25,14 @@ pub(crate) struct StampRegistry(Mutex<HashMap<Keyspace, Vec<Weak<dyn StampOwner>
 // === impl StampRegistry ===
 
 impl StampRegistry {
-    pub(crate) fn register(&self, keyspace: &Keyspace, owners: Weak<dyn StampOwner>) {
-        self.0.lock().entry(keyspace.clone()).or_default().push(owners);
+    pub(crate) fn register(&self, keyspace: &Keyspace, owner: Weak<dyn StampOwner>) {
+        self.0.lock().entry(keyspace.clone()).or_default().push(owner);
     }
 
     /// Forgets those of `keyspace` that are gone.
     pub(crate) fn forget(&self, keyspace: &Keyspace) {
         if let Slot::Occupied(mut slot) = self.0.lock().entry(keyspace.clone()) {
-            slot.get_mut().retain(|owners| owners.strong_count() > 0);
+            slot.get_mut().retain(|owner| owner.strong_count() > 0);
             if slot.get().is_empty() {
                 slot.remove();
             }
@@ -43,7 +43,7 @@ impl StampRegistry {
         // Not asked under the lock: dropping the last reference of an owner calls `forget`.
         let owners: Vec<Arc<dyn StampOwner>> =
             self.0.lock().get(keyspace).into_iter().flatten().filter_map(Weak::upgrade).collect();
-        owners.iter().any(|owners| owners.owns(entry))
+        owners.iter().any(|owner| owner.owns(entry))
     }
 }
 

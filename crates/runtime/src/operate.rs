@@ -297,7 +297,7 @@ impl Runtime {
         self.disconnect_lock_losers(handle.primitive().holders());
         let owners = sessions.iter().map(|session| session.owner(handle)).collect();
         let given_back = self.env.timeout(self.close_grace, self.give_back(handle, owners)).await;
-        given_back.map_err(|_| self.late("what sessions own cannot be released in the store"))
+        given_back.map_err(|_| self.late("failed to release in the store what sessions own"))
     }
 
     /// Waits for the calls that have found `handle`, which no later call finds.
@@ -309,7 +309,7 @@ impl Runtime {
             }
         };
         let ended = self.env.timeout(self.close_grace, end).await;
-        ended.map_err(|_| self.late("calls on the primitive do not end"))
+        ended.map_err(|_| self.late("calls on the primitive did not end in time"))
     }
 
     fn late(&self, what: &str) -> Error {
@@ -343,7 +343,7 @@ impl Runtime {
         {
             return Ok(Some(placement.store_id));
         }
-        let mut trouble = None;
+        let mut last_error = None;
         for slot in self.registry.slots() {
             self.first_attempt(&slot).await?;
             let Some(known) = known(&slot) else { continue };
@@ -351,10 +351,10 @@ impl Runtime {
                 Ok(Some(_)) => return Ok(Some(slot.id().clone())),
                 Ok(None) => {}
                 Err(error) if error.reason() == Reason::StoreClosed => {}
-                Err(error) => trouble = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        trouble.map_or(Ok(None), Err)
+        last_error.map_or(Ok(None), Err)
     }
 
     /// Opens a primitive for an operator alone: no call finds it.

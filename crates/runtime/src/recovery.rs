@@ -78,7 +78,7 @@ impl Runtime {
             self.remember(&handle).await?;
             return Ok(Some(handle));
         }
-        let mut trouble = None;
+        let mut last_error = None;
         for slot in self.registry.slots() {
             self.first_attempt(&slot).await?;
             let tags = match known(&slot) {
@@ -103,10 +103,10 @@ impl Runtime {
                 Ok(None) => {}
                 // A store that is disconnected in this moment knows nothing any more.
                 Err(error) if error.reason() == Reason::StoreClosed => {}
-                Err(error) => trouble = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        trouble.map_or(Ok(None), Err)
+        last_error.map_or(Ok(None), Err)
     }
 
     /// Lets the store remember a primitive that is open, if it outlives this process.

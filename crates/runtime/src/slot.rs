@@ -432,7 +432,7 @@ impl Slot {
             return;
         }
         if !error.is_empty() {
-            tracing::warn!(store = %self.id, ?state, error, "store has trouble");
+            tracing::warn!(store = %self.id, ?state, error, "store is not ready");
         }
         let since = if status.state == state { status.since } else { self.env.now() };
         *status = Status { state, error: error.to_owned(), since };
