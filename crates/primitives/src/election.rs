@@ -265,10 +265,10 @@ impl Election {
     }
 
     /// Removes all candidates of `owner`, a session that has ended, as an operator requested. Returns how many there were.
-    pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
-        let expelled = self.state().await?.candidates().filter(|candidate| candidate.owner == owner).count();
+    pub async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
+        let removed = self.state().await?.candidates().filter(|candidate| candidate.owner == owner).count();
         self.apply(|state| state.release(|other| other == owner)).await?;
-        Ok(expelled)
+        Ok(removed)
     }
 
     /// Counts the other runtimes that are alive and have candidates.

@@ -297,7 +297,7 @@ impl Shared {
                 // From now on: the deadline is by the wall clock of another machine.
                 Some((Some(ttl), revision)) => self.time(subject, ttl, revision, Writer::Foreign),
                 Some((None, _)) => {
-                    tracing::warn!("a deadline record is damaged: its subject will not expire")
+                    tracing::warn!("a deadline record is damaged: its subject will not expire");
                 }
                 None => self.removed(&subject, commit.revision),
             }

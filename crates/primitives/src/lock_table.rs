@@ -267,18 +267,18 @@ impl LockTable {
     }
 
     /// Deletes all stamps of `owner`, a session that has ended, as an operator requested. Returns how many there were.
-    pub async fn expel(&self, owner: Owner) -> Result<usize, Error> {
-        let mut expelled = 0;
+    pub async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
+        let mut removed = 0;
         let mut pages = self.shared.backing.pages(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
             let theirs = page.entries.iter().filter(|entry| Owner::decode(&entry.value) == Some(owner));
             let theirs: Vec<Stamped> = theirs.map(Stamped::of).collect();
             for chunk in theirs.chunks(self.shared.backing.writes_at_once()) {
-                expelled += self.shared.remove(chunk).await?;
+                removed += self.shared.remove(chunk).await?;
                 self.shared.state.lock().disown(owner, chunk);
             }
         }
-        Ok(expelled)
+        Ok(removed)
     }
 
     /// Counts the other runtimes that are alive and have entries in the queues.

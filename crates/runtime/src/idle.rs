@@ -52,7 +52,7 @@ const LAPSED_BYTES_MAX: usize = 1 << 20;
 
 impl Runtime {
     /// Takes note that a session let go of `handle`.
-    pub(crate) fn let_go(&self, handle: &PrimitiveHandle) {
+    pub(crate) fn queue_if_idle(&self, handle: &PrimitiveHandle) {
         // The clients of a runtime that ends look for their primitives at its successor.
         if handle.is_attached() || self.is_draining() || handle.set_queued(true) {
             return;
@@ -61,7 +61,7 @@ impl Runtime {
     }
 
     /// Takes note that a primitive was closed here: its keyspace is released if it is empty.
-    pub(crate) fn closed_here(&self, handle: &PrimitiveHandle) {
+    pub(crate) fn queue_reclaim(&self, handle: &PrimitiveHandle) {
         self.queue(|idle| idle.closed.push(handle.backing().clone()));
     }
 
@@ -96,10 +96,10 @@ impl Runtime {
             }
             match self.retire(&handle).await {
                 Ok(true) => {}
-                Ok(false) => self.let_go(&handle),
+                Ok(false) => self.queue_if_idle(&handle),
                 Err(error) => {
                     tracing::debug!(%error, "a primitive without sessions cannot be closed yet");
-                    self.let_go(&handle);
+                    self.queue_if_idle(&handle);
                 }
             }
         };
@@ -124,7 +124,7 @@ impl Runtime {
             // Also if the store cannot be asked: it may have content.
             self.remember_content(handle).await;
         }
-        self.closed_here(handle);
+        self.queue_reclaim(handle);
         Ok(true)
     }
 }

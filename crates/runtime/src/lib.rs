@@ -183,7 +183,7 @@ impl Runtime {
             return;
         }
         for handle in session.end() {
-            self.let_go(&handle);
+            self.queue_if_idle(&handle);
             self.release(session, handle);
         }
     }
@@ -201,17 +201,18 @@ impl Runtime {
             return Ok(());
         }
         let ended = self.sessions.parse(id).ok_or_else(unknown)?;
-        if self.expel(ended).await? == 0 { Err(unknown()) } else { Ok(()) }
+        if self.remove_owner(ended).await? == 0 { Err(unknown()) } else { Ok(()) }
     }
 
     /// Deletes what a session that has ended owns in the stores. Returns how much it was.
-    async fn expel(&self, session: u64) -> Result<usize, Error> {
+    async fn remove_owner(&self, session: u64) -> Result<usize, Error> {
         let handles = self.primitives(None, usize::MAX, |handle| handle.primitive().owns());
-        let expel = |handle: Arc<PrimitiveHandle>| async move {
-            handle.primitive().expel(handle.owner(session)).await
+        let remove_owner = |handle: Arc<PrimitiveHandle>| async move {
+            handle.primitive().remove_owner(handle.owner(session)).await
         };
-        let expelled: Vec<_> = stream::iter(handles).map(expel).buffer_unordered(RELEASES).collect().await;
-        expelled.into_iter().sum()
+        let removed: Vec<_> =
+            stream::iter(handles).map(remove_owner).buffer_unordered(RELEASES).collect().await;
+        removed.into_iter().sum()
     }
 
     /// Closes the connection of a session, which ends the session.
@@ -446,7 +447,7 @@ impl Runtime {
         self.lapsed.lock().remove(kind, name);
         let Some(handle) = self.find(kind, name) else { return self.forget_recalled(kind, name).await };
         session.detach(&handle);
-        self.give_back(&handle, vec![session.owner(&handle)]).await;
+        self.release_owned(&handle, vec![session.owner(&handle)]).await;
         if handle.users() > 0 {
             return;
         }
@@ -456,9 +457,9 @@ impl Runtime {
             // Sessions that came in between.
             self.detach_non_users(&handle).await;
             self.forget_remembered(&handle).await;
-            self.closed_here(&handle);
+            self.queue_reclaim(&handle);
         } else {
-            self.let_go(&handle);
+            self.queue_if_idle(&handle);
         }
     }
 
@@ -469,11 +470,11 @@ impl Runtime {
         }
         let mut sessions = self.sessions.all();
         sessions.retain(|session| session.detach_non_user(handle));
-        self.give_back(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
+        self.release_owned(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
     }
 
     /// Releases what `owners` own, also if this call is dropped.
-    async fn give_back(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
+    async fn release_owned(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
         if !handle.primitive().owns() || owners.is_empty() {
             return;
         }
@@ -520,7 +521,7 @@ impl Runtime {
         if handle.origin() == Origin::Recalled {
             // The session may be one of those that created it, which are not known any more.
             session.attach(&handle);
-            self.let_go(&handle);
+            self.queue_if_idle(&handle);
         }
         Ok(Some(handle))
     }
@@ -588,7 +589,7 @@ impl Runtime {
             if slot.is_closed() { Err(unconnected()) } else { Ok(()) }
         })?;
         // A caller that goes away before it uses the primitive leaves it to this.
-        self.let_go(&handle);
+        self.queue_if_idle(&handle);
         Ok(handle)
     }
 

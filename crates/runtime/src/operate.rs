@@ -127,7 +127,7 @@ impl Runtime {
     /// Goes on if the call is dropped. [`Reason::NotKnown`] if it is neither open here nor remembered by a store.
     pub async fn close_primitive(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
         let name = name.to_owned();
-        self.beside(move |this| async move { this.close_now(kind, &name).await }).await
+        self.run_uncancellable(move |this| async move { this.close_now(kind, &name).await }).await
     }
 
     /// Closes a primitive as [`Runtime::close_primitive`] does, and deletes its content from the store in one transaction.
@@ -141,7 +141,7 @@ impl Runtime {
     /// sessions of other runtimes own something there: they would not know of the loss. Goes on if the call is dropped, and may
     /// be repeated. [`Reason::NotKnown`] if there is nothing to delete.
     pub async fn delete_primitive(&self, deletion: Deletion) -> Result<Usage, Error> {
-        self.beside(move |this| async move { this.delete_now(&deletion).await }).await
+        self.run_uncancellable(move |this| async move { this.delete_now(&deletion).await }).await
     }
 
     /// Disconnects a store as [`Runtime::disconnect`] does, unless content would be lost: [`Reason::InUse`] if the store lives
@@ -169,7 +169,7 @@ impl Runtime {
     }
 
     /// Runs `work` to its end, also if this call is dropped: what was begun must not stay half done.
-    async fn beside<T, F>(&self, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, Error>
+    async fn run_uncancellable<T, F>(&self, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -194,10 +194,10 @@ impl Runtime {
             return Ok(Usage { store, entries: 0, sessions: 0, streams: 0, waiters: 0, elsewhere: 0 });
         };
         let usage = Usage::of(&handle);
-        self.end_here(&handle).await?;
+        self.end_use(&handle).await?;
         self.lapsed.lock().remove(kind, name);
         self.forget_remembered(&handle).await;
-        self.closed_here(&handle);
+        self.queue_reclaim(&handle);
         drop(ended);
         log("closed", kind, name, &usage.store);
         Ok(usage)
@@ -215,7 +215,7 @@ impl Runtime {
         let is_open = here.is_some();
         let handle = match here {
             Some(handle) => handle,
-            None => self.stand_in(&slot, kind, name).await?,
+            None => self.open_unlisted(&slot, kind, name).await?,
         };
         let remembered = known(&slot);
         let mut usage = Usage::of(&handle);
@@ -248,8 +248,8 @@ impl Runtime {
             return Err(Error::new(Reason::InUse, message));
         }
         if *force {
-            self.end_here(&handle).await?;
-            self.calls_end(&handle).await?;
+            self.end_use(&handle).await?;
+            self.wait_for_calls(&handle).await?;
             handle.primitive().erase(handle.backing()).await?;
         } else {
             // No content was found. A session that came since then has it.
@@ -268,7 +268,7 @@ impl Runtime {
         if self.find(kind, name).is_none() {
             self.lapsed.lock().remove(kind, name);
         }
-        self.closed_here(&handle);
+        self.queue_reclaim(&handle);
         drop(ended);
         log("deleted", kind, name, &store);
         Ok(usage)
@@ -286,7 +286,7 @@ impl Runtime {
     }
 
     /// Ends what sessions do on a primitive that cannot be created again yet, and releases what they own there.
-    async fn end_here(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
+    async fn end_use(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         handle.set_ended();
         self.primitives.forget_used(handle);
         let sessions = self.sessions(None, usize::MAX);
@@ -296,12 +296,12 @@ impl Runtime {
         // Before another session can be granted what they hold.
         self.disconnect_lock_losers(handle.primitive().holders());
         let owners = sessions.iter().map(|session| session.owner(handle)).collect();
-        let given_back = self.env.timeout(self.close_grace, self.give_back(handle, owners)).await;
-        given_back.map_err(|_| self.late("failed to release in the store what sessions own"))
+        let released = self.env.timeout(self.close_grace, self.release_owned(handle, owners)).await;
+        released.map_err(|_| self.too_slow("failed to release in the store what sessions own"))
     }
 
     /// Waits for the calls that have found `handle`, which no later call finds.
-    async fn calls_end(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
+    async fn wait_for_calls(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         let end = async {
             // The caller has one reference, and each stream; streams only read.
             while Arc::strong_count(handle) > 1 + handle.streams() {
@@ -309,10 +309,10 @@ impl Runtime {
             }
         };
         let ended = self.env.timeout(self.close_grace, end).await;
-        ended.map_err(|_| self.late("calls on the primitive did not end in time"))
+        ended.map_err(|_| self.too_slow("calls on the primitive did not end in time"))
     }
 
-    fn late(&self, what: &str) -> Error {
+    fn too_slow(&self, what: &str) -> Error {
         let grace = self.close_grace.as_secs();
         let message =
             format!("{what}: it is closed here, nothing was deleted: repeat it: waited=`{grace} s`");
@@ -358,7 +358,7 @@ impl Runtime {
     }
 
     /// Opens a primitive for an operator alone: no call finds it.
-    async fn stand_in(
+    async fn open_unlisted(
         &self,
         slot: &Arc<Slot>,
         kind: Kind,

@@ -316,12 +316,12 @@ impl Primitive {
     }
 
     /// Deletes what `owner`, a session that has ended, owns, and returns how much it was.
-    pub(crate) async fn expel(&self, owner: Owner) -> Result<usize, Error> {
+    pub(crate) async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
         if let Self::Election(election) = self {
-            return election.expel(owner).await;
+            return election.remove_owner(owner).await;
         }
         match self.lock_table() {
-            Some(table) => table.expel(owner).await,
+            Some(table) => table.remove_owner(owner).await,
             None => Ok(0),
         }
     }

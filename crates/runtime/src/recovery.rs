@@ -37,9 +37,9 @@ pub(crate) async fn watch_member_failures(
         let once_more = again;
         let later = async {
             if once_more {
-                slot.env().sleep(membership.timeout()).await
+                slot.env().sleep(membership.timeout()).await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         again = if std::mem::take(&mut due) {

@@ -101,11 +101,11 @@ impl State {
     pub(super) fn leave(&mut self, owner: Owner, stamps: &[Stamped]) -> Vec<Stamped> {
         let mut left = Vec::with_capacity(stamps.len());
         for stamp in stamps {
-            let Some(owned) = self.owned_as(owner, stamp) else { continue };
-            if owned.phase == Phase::Leaving {
+            let Some(known) = self.owned_as(owner, stamp) else { continue };
+            if known.phase == Phase::Leaving {
                 continue;
             }
-            owned.phase = Phase::Leaving;
+            known.phase = Phase::Leaving;
             left.push(stamp.clone());
             if let Some(waiter) = self.waiting.get(&stamp.key).cloned() {
                 self.resolve(&waiter, Err(Error::closed()));
@@ -137,8 +137,8 @@ impl State {
     /// Returns whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
     pub(super) fn owns(&self, entry: &Entry) -> bool {
         let Some(owner) = Owner::decode(&entry.value) else { return false };
-        let owned = self.owned.get(&(owner, entry.key.clone()));
-        owned.is_some_and(|owned| owned.value == entry.value)
+        let known = self.owned.get(&(owner, entry.key.clone()));
+        known.is_some_and(|known| known.value == entry.value)
             || nonce(&entry.value).is_some_and(|nonce| self.pending.contains(&nonce))
     }
 

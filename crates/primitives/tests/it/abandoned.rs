@@ -285,8 +285,8 @@ async fn an_operator_frees_what_an_owner_left_that_is_not_here_any_more() {
     let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
     let keys = ["a", "b"].map(str::to_owned);
     map.lock_table().acquire(&caller(1), &keys, None).await.unwrap();
-    assert_eq!(map.lock_table().expel(caller(2).owner).await, Ok(0));
-    assert_eq!(map.lock_table().expel(caller(1).owner).await, Ok(2));
+    assert_eq!(map.lock_table().remove_owner(caller(2).owner).await, Ok(0));
+    assert_eq!(map.lock_table().remove_owner(caller(1).owner).await, Ok(2));
     map.lock_table().acquire(&caller(2), &keys, Some(Duration::ZERO)).await.unwrap();
     assert_eq!(map.lock_table().holders(), [caller(2).owner; 2]);
 }
