@@ -11,6 +11,7 @@ mod primitive;
 mod primitive_table;
 mod recovery;
 mod registry;
+mod router;
 mod routes;
 mod session;
 mod session_table;
@@ -28,7 +29,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Policy, Shutdown};
 use atomix_kv::{BackupStream, Driver, Durability, Store as _, printable};
@@ -42,6 +42,7 @@ use operate::Ending;
 use primitive::Origin;
 use primitive_table::PrimitiveTable;
 use registry::StoreRegistry;
+use router::Router;
 use session_table::SessionTable;
 use slot::Terms;
 
@@ -79,10 +80,9 @@ pub struct Runtime {
     env: Env,
     limits: Arc<Limits>,
     name_bytes_max: usize,
-    routes_max: usize,
     close_grace: Duration,
     registry: StoreRegistry,
-    routes: ArcSwapOption<Routes>,
+    router: Router,
     primitives: PrimitiveTable,
     idle: Mutex<Idle>,
     lapsed: Mutex<Lapsed>,
@@ -143,10 +143,9 @@ impl Runtime {
             this: Weak::clone(this),
             limits: Arc::new(settings.limits),
             name_bytes_max: settings.name_bytes_max,
-            routes_max: settings.routes_max,
             close_grace,
             registry: StoreRegistry::new(env.clone(), settings.drivers, settings.stores_max, terms),
-            routes: ArcSwapOption::empty(),
+            router: Router::new(settings.routes_max),
             primitives: PrimitiveTable::new(settings.primitives_max),
             idle: Mutex::default(),
             lapsed: Mutex::default(),
@@ -381,20 +380,12 @@ impl Runtime {
 
     /// Sets the routes for primitives that are created from now on. An empty set takes all routes away.
     pub fn program(&self, routes: Routes) -> Result<(), Error> {
-        if let Some((_, error)) = routes.mistakes().into_iter().next() {
-            return Err(error);
-        }
-        routes.check_size(self.routes_max)?;
-        let routes = (!routes.is_empty()).then(|| Arc::new(routes));
-        if self.routes.load().as_deref() != routes.as_deref() {
-            self.routes.store(routes);
-        }
-        Ok(())
+        self.router.program(routes)
     }
 
     /// Returns the routes, if there are any.
     pub fn routes(&self) -> Option<Arc<Routes>> {
-        self.routes.load_full()
+        self.router.load()
     }
 
     /// Explains where a primitive would be placed. Creates nothing.
@@ -405,8 +396,7 @@ impl Runtime {
         name: &str,
         tags: &[String],
     ) -> Result<Explanation, Error> {
-        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
-        Ok(routes.explain(kind, version, name, tags))
+        Ok(self.router.require()?.explain(kind, version, name, tags))
     }
 
     // --- Primitives ---
@@ -555,8 +545,7 @@ impl Runtime {
     }
 
     async fn open(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Arc<PrimitiveHandle>, Error> {
-        let routes = self.routes.load_full().ok_or_else(not_programmed)?;
-        let placement = routes.place(kind, name, tags)?;
+        let placement = self.router.place(kind, name, tags)?;
         self.open_at(placement, Origin::Created, kind, name, tags).await
     }
 
@@ -698,11 +687,4 @@ fn repeatable(error: Error) -> Error {
         return Error::new(Reason::StoreUnavailable, error.message().to_owned());
     }
     error
-}
-
-fn not_programmed() -> Error {
-    Error::new(
-        Reason::NotProgrammed,
-        "no routes are set: call Program, or give routes in the configuration file",
-    )
 }

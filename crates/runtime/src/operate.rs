@@ -331,8 +331,7 @@ impl Runtime {
         if let Some(store) = self.remembered_in(*kind, name).await? {
             return Ok(store);
         }
-        let routes = self.routes().ok_or_else(crate::not_programmed)?;
-        Ok(routes.place(*kind, name, tags)?.store_id)
+        Ok(self.router.place(*kind, name, tags)?.store_id)
     }
 
     /// Finds the store that remembers a primitive which is not open here.
