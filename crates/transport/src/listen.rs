@@ -47,13 +47,19 @@ impl Listener {
     /// Binds an address of the network; port 0 takes a free one. A host name that stands for several addresses is
     /// bound at the first that is possible. Cancel safe.
     pub async fn tcp(host: &str, port: u16) -> io::Result<Self> {
-        Self::bind_tcp(host, port, false).await
-    }
-
-    /// As [`Listener::tcp`], and lets other listeners of this user bind the same address, between which the kernel
-    /// divides the connections: for one runtime on each core, each with its own listener. Cancel safe.
-    pub async fn tcp_shared(host: &str, port: u16) -> io::Result<Self> {
-        Self::bind_tcp(host, port, true).await
+        // An IPv6 address may stand in brackets, which separate it from its port.
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "host has no address");
+        for address in tokio::net::lookup_host((host, port)).await? {
+            match bind_address(address) {
+                Ok(listener) => {
+                    let address = listener.local_addr()?;
+                    return Ok(Self(Kind::Tcp(listener, address)));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// As [`Listener::unix_with`], with the default rights. Cancel safe.
@@ -87,22 +93,6 @@ impl Listener {
             Kind::Tcp(_, address) => Some(*address),
             Kind::Unix(..) => None,
         }
-    }
-
-    async fn bind_tcp(host: &str, port: u16, shared: bool) -> io::Result<Self> {
-        // Brackets are how an address of version 6 is told from its port.
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "host has no address");
-        for address in tokio::net::lookup_host((host, port)).await? {
-            match bind_address(address, shared) {
-                Ok(listener) => {
-                    let address = listener.local_addr()?;
-                    return Ok(Self(Kind::Tcp(listener, address)));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 
     /// Takes the next connection. Cancel safe.
@@ -179,13 +169,10 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind_address(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for the connections of the process before.
     socket.set_reuseaddr(true)?;
-    if shared {
-        socket.set_reuseport(true)?;
-    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

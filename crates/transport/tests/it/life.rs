@@ -451,12 +451,11 @@ fn only_a_socket_that_is_stale_is_replaced() {
 }
 
 #[test]
-fn listeners_can_share_a_port() {
+fn a_port_that_is_taken_is_refused() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let one = Listener::tcp_shared("127.0.0.1", 0).await.unwrap();
+        let one = Listener::tcp("127.0.0.1", 0).await.unwrap();
         let port = one.address().unwrap().port();
-        Listener::tcp_shared("127.0.0.1", port).await.unwrap();
         let taken = Listener::tcp("127.0.0.1", port).await.unwrap_err();
         assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     });
