@@ -9,7 +9,7 @@ use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, Shutdown};
 use atomix_kv::{
-    Consistency, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn,
+    Consistency, Durability, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
@@ -207,11 +207,10 @@ impl Store for Distant {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             travel().await;
-            let answer = self.store.read(keyspace, reads, level).await;
+            let answer = self.store.read(keyspace, reads).await;
             travel().await;
             answer
         })

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Ask, Change, Commit, Engine, Error, ErrorKind, Keyspace, Level, Limits, Outcome, Read, Revision,
-    Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Ask, Change, Commit, Engine, Error, ErrorKind, Keyspace, Limits, Outcome, Read, Revision, Snapshot,
+    Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use futures::StreamExt;
 
@@ -156,7 +156,7 @@ async fn read(
         Some(foreign) => foreign.reads_for_store(reads.to_vec()),
         None => reads.to_vec(),
     };
-    let mut snapshot = store.read(keyspace, asked, Level::Latest).await.map_err(kind);
+    let mut snapshot = store.read(keyspace, asked).await.map_err(kind);
     let expected: Result<Snapshot, ErrorKind> =
         model.engine.read(reads, &store.profile().limits).map_err(kind);
     if let (Some(foreign), Ok(answer)) = (&mut model.foreign, &snapshot) {

@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atomix_kv::{
-    Error, Found, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
-    WatchStream,
+    Error, Found, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -199,11 +198,10 @@ impl Store for Planted {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let asked = format!("{reads:?}");
-            let mut snapshot = self.store.read(keyspace, reads, level).await?;
+            let mut snapshot = self.store.read(keyspace, reads).await?;
             if let Some(bug) = self.bug(keyspace) {
                 self.spoil_snapshot(bug, keyspace, &asked, &mut snapshot);
             }

@@ -110,21 +110,19 @@ fn guard(dice: &mut Dice, engine: &Engine, entries: &[Entry]) -> Guard {
     if !entries.is_empty() && dice.index(2) == 0 {
         let entry = pick(dice, entries);
         let key = entry.key;
-        return match dice.index(5) {
+        return match dice.index(4) {
             0 => Guard::Present { key },
-            1 => Guard::CreatedAt { key, revision: entry.created },
-            2 => Guard::ModifiedAt { key, revision: entry.modified },
-            3 => Guard::ValueIs { key, value: entry.value },
+            1 => Guard::ModifiedAt { key, revision: entry.modified },
+            2 => Guard::ValueIs { key, value: entry.value },
             _ => Guard::ValueIsNot { key, value: value(dice) },
         };
     }
     let (key, revision) = (key(dice), Revision(dice.bits() % (engine.revision().0 + 2)));
-    match dice.index(6) {
+    match dice.index(5) {
         0 => Guard::Absent { key },
         1 => Guard::Present { key },
-        2 => Guard::CreatedAt { key, revision },
-        3 => Guard::ModifiedAt { key, revision },
-        4 => Guard::ValueIs { key, value: value(dice) },
+        2 => Guard::ModifiedAt { key, revision },
+        3 => Guard::ValueIs { key, value: value(dice) },
         _ => Guard::ValueIsNot { key, value: value(dice) },
     }
 }

@@ -72,7 +72,7 @@ impl Translation {
     pub(crate) fn txn_for_store(&self, mut txn: Txn) -> Txn {
         for guard in &mut txn.guards {
             match guard {
-                Guard::CreatedAt { key, revision } | Guard::ModifiedAt { key, revision } => {
+                Guard::ModifiedAt { key, revision } => {
                     *revision = self.revision_for_store(*revision);
                     self.key_for_store(key);
                 }

@@ -191,9 +191,6 @@ impl Engine {
         match guard {
             Guard::Absent { key } => record(key).is_none(),
             Guard::Present { key } => record(key).is_some(),
-            Guard::CreatedAt { key, revision } => {
-                record(key).is_some_and(|record| record.created == *revision)
-            }
             Guard::ModifiedAt { key, revision } => {
                 record(key).is_some_and(|record| record.modified == *revision)
             }

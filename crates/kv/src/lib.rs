@@ -49,4 +49,4 @@ pub use settings::{
     HIDDEN, Secret, fold, parse_config, printable, redact, rename_fields, without_credentials,
 };
 pub use sorted::Sorted;
-pub use store::{BackupStream, Health, Level, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};
+pub use store::{BackupStream, Health, Reconfigured, Store, WatchFrom, WatchItem, WatchStream};

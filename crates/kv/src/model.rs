@@ -46,8 +46,6 @@ pub enum Guard {
     Absent { key: Bytes },
     /// There is an entry at `key`.
     Present { key: Bytes },
-    /// The entry at `key` exists and was created by `revision`.
-    CreatedAt { key: Bytes, revision: Revision },
     /// The entry at `key` exists and was last written by `revision`.
     ModifiedAt { key: Bytes, revision: Revision },
     /// The entry at `key` exists and has this value.
@@ -289,7 +287,6 @@ impl Guard {
         match self {
             Self::Absent { key }
             | Self::Present { key }
-            | Self::CreatedAt { key, .. }
             | Self::ModifiedAt { key, .. }
             | Self::ValueIs { key, .. }
             | Self::ValueIsNot { key, .. } => key,

@@ -26,15 +26,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Behaviour
     /// - absent keyspace: like an empty one, at a revision before its first commit, mostly zero; it is not created.
-    /// - [`Level::Latest`]: reflects every commit that was answered before the call.
+    /// - fresh: reflects every commit that was answered before the call.
     /// - broken limit: [`crate::ErrorKind::Invalid`].
     /// - cancelled: nothing happened.
-    fn read<'a>(
-        &'a self,
-        keyspace: &'a Keyspace,
-        reads: Vec<Read>,
-        level: Level,
-    ) -> BoxFuture<'a, Result<Snapshot, Error>>;
+    fn read<'a>(&'a self, keyspace: &'a Keyspace, reads: Vec<Read>)
+    -> BoxFuture<'a, Result<Snapshot, Error>>;
 
     /// Applies `txn` if its guards hold, and answers its reads, in one atomic step.
     ///
@@ -161,16 +157,6 @@ fn within(range: &Range, item: Result<WatchItem, Error>) -> Option<Result<WatchI
         return None;
     }
     Some(Ok(WatchItem::Commit(Arc::new(Commit { revision: commit.revision, changes }))))
-}
-
-/// How fresh a read must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Level {
-    /// Reflects every commit that was answered before the read began.
-    #[default]
-    Latest,
-    /// Any state not older than what this store handle has shown before.
-    Local,
 }
 
 /// Where a watch begins.

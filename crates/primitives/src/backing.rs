@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Entry, ErrorKind, Found, Guard, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot, Store,
-    Txn, WatchFrom, WatchStream, Write,
+    Entry, ErrorKind, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Store, Txn,
+    WatchFrom, WatchStream, Write,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -232,7 +232,7 @@ impl Backing {
     /// Reads, with the store's own error. Every answer is of the kind that its question asks for.
     pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_kv::Error> {
         let asked = Kinds::asked(&reads);
-        let snapshot = self.store.read(&self.keyspace, reads, Level::Latest).await?;
+        let snapshot = self.store.read(&self.keyspace, reads).await?;
         asked.check(&snapshot.reads)?;
         Ok(snapshot)
     }

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Keyspace, Level, Order, Range, Read, Store, Txn, Write};
+use atomix_kv::{Entry, Keyspace, Order, Range, Read, Store, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::PAGE;
@@ -53,7 +53,7 @@ impl Known {
     pub async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Vec<String>>, Error> {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: 1, keys_only: false };
-        let snapshot = self.store.read(&self.keyspace, vec![scan], Level::Latest).await?;
+        let snapshot = self.store.read(&self.keyspace, vec![scan]).await?;
         snapshot.reads[0].entries().first().map(tags).transpose()
     }
 
@@ -61,7 +61,7 @@ impl Known {
     pub async fn elsewhere(&self, kind: Kind, name: &str) -> Result<usize, Error> {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
-        let snapshot = self.store.read(&self.keyspace, vec![scan], Level::Latest).await?;
+        let snapshot = self.store.read(&self.keyspace, vec![scan]).await?;
         let members = snapshot.reads[0].entries().iter().filter_map(member).collect();
         Ok(self.membership.alive_elsewhere(members).await?.len())
     }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use atomix_env::{Env, Instant, Shutdown};
 use atomix_kv::{
-    Durability, Entry, ErrorKind, Guard, Keyspace, Level, Order, Outcome, Read, Revision, Store, Txn, Write,
+    Durability, Entry, ErrorKind, Guard, Keyspace, Order, Outcome, Read, Revision, Store, Txn, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -271,7 +271,7 @@ impl Membership {
         let store = self.store()?;
         for chunk in found.chunks(store.profile().limits.reads_max.clamp(1, PAGE)) {
             let reads = chunk.iter().map(|id| Read::Get { key: key(*id) }).collect();
-            let snapshot = store.read(&self.keyspace, reads, Level::Latest).await?;
+            let snapshot = store.read(&self.keyspace, reads).await?;
             let absent = chunk.iter().zip(&snapshot.reads).filter(|(_, found)| found.entry().is_none());
             dead.extend(absent.map(|(id, _)| *id));
         }
@@ -438,7 +438,7 @@ impl Membership {
         let (mut entries, mut more) = (found.entries().to_vec(), found.more());
         while more {
             let rest = vec![scan(entries.last())];
-            let snapshot = self.store()?.read(&self.keyspace, rest, Level::Latest).await?;
+            let snapshot = self.store()?.read(&self.keyspace, rest).await?;
             entries.extend_from_slice(snapshot.reads[0].entries());
             more = snapshot.reads[0].more();
         }

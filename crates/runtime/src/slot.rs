@@ -11,9 +11,9 @@ use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Instant, Policy, Shutdown, WallTime};
 use atomix_kv::{
-    BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Level,
-    Limits, Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom,
-    WatchItem, WatchStream,
+    BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Limits,
+    Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem,
+    WatchStream,
 };
 use atomix_primitives::Membership;
 use futures::future::BoxFuture;
@@ -485,9 +485,8 @@ impl Store for Slot {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
-        Box::pin(async move { self.connected()?.store.read(keyspace, reads, level).await })
+        Box::pin(async move { self.connected()?.store.read(keyspace, reads).await })
     }
 
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {

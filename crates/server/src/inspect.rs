@@ -455,7 +455,7 @@ mod tests {
 
     use atomix_config::{Config, DriverId, LaterRoute, Object, Rule};
     use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
-    use atomix_kv::{Health, Keyspace, Level, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
+    use atomix_kv::{Health, Keyspace, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
     use atomix_kv_testkit::HandOut;
     use atomix_primitives::Lock;
     use atomix_runtime::{Runtime, TypedPrimitive};
@@ -488,11 +488,10 @@ mod tests {
             &'a self,
             keyspace: &'a Keyspace,
             reads: Vec<Read>,
-            level: Level,
         ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
             Box::pin(async move {
                 self.thawed().await;
-                self.store.read(keyspace, reads, level).await
+                self.store.read(keyspace, reads).await
             })
         }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use atomix_driver_disk::DiskDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Keyspace, Level, Range, Read, Store, StoreConfig, Txn, Write};
+use atomix_kv::{Context, Driver, Keyspace, Range, Read, Store, StoreConfig, Txn, Write};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use redb::{Database, ReadableTable, TableDefinition};
@@ -145,7 +145,7 @@ async fn million(env: &Env, path: &Path) -> anyhow::Result<()> {
         let start = env.now();
         let store = open(env, path).await?;
         let count = vec![Read::Count { range: Range::prefix("") }];
-        let found = store.read(&keyspace, count, Level::Latest).await?.reads[0].count();
+        let found = store.read(&keyspace, count).await?.reads[0].count();
         let files = std::fs::read_dir(path)?.filter_map(Result::ok).map(|file| file.file_name());
         let files: Vec<String> = files.filter_map(|name| name.into_string().ok()).collect();
         println!("open with {found} entries ({round}): {:?}, files {files:?}", env.now().since(start));

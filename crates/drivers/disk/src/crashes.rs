@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Error, ErrorKind, Guard, HistoryRoom, Keyspace, Level, Order, Range, Read, Revision, Store, Txn,
+    Commit, Error, ErrorKind, Guard, HistoryRoom, Keyspace, Order, Range, Read, Revision, Store, Txn,
     WatchFrom, WatchItem, Write, number,
 };
 use atomix_kv_testkit::Dice;
@@ -90,7 +90,7 @@ async fn run(store: &DiskStore, from: u64, filler: usize) -> Told {
         // While the commit is on its way: the same request again, a read, and a refusal, which is a read as well.
         let count = Read::Count { range: Range::prefix("q") };
         let again = store.commit(&name, transaction(at, filler));
-        let read = store.read(&name, vec![count.clone()], Level::Latest);
+        let read = store.read(&name, vec![count.clone()]);
         let refusal = Txn::new().guard(Guard::Present { key: "nothing".into() }).read(count);
         let refusal = store.commit(&name, refusal);
         let (outcome, again, read, refusal) = futures::join!(commit, again, read, refusal);
@@ -142,7 +142,7 @@ async fn held_after(store: &DiskStore) -> (Held, u64) {
     let scan = Read::Scan { range: Range::prefix("q"), order: Order::Created, limit: 1000, keys_only: false };
     let get = |key: &'static str| Read::Get { key: key.into() };
     let reads = vec![scan, get("from"), get("to"), get("k")];
-    let snapshot = store.read(&name, reads, Level::Latest).await.unwrap();
+    let snapshot = store.read(&name, reads).await.unwrap();
     let applied: Vec<u64> = snapshot.reads[0]
         .entries()
         .iter()
@@ -343,7 +343,7 @@ fn delete_all() -> Txn {
 
 async fn entries(store: &DiskStore) -> u64 {
     let count = Read::Count { range: Range::prefix("") };
-    store.read(&keyspace(), vec![count], Level::Latest).await.unwrap().reads[0].count()
+    store.read(&keyspace(), vec![count]).await.unwrap().reads[0].count()
 }
 
 /// Waits until the store takes what grows.
@@ -479,7 +479,7 @@ async fn a_watch_resumes_over_deletions_whose_values_are_not_in_the_log() {
 /// The transactions of a store from which something was deleted.
 async fn held_loosely(store: &DiskStore) -> Vec<u64> {
     let scan = Read::Scan { range: Range::prefix("q"), order: Order::Created, limit: 1000, keys_only: false };
-    let snapshot = store.read(&keyspace(), vec![scan], Level::Latest).await.unwrap();
+    let snapshot = store.read(&keyspace(), vec![scan]).await.unwrap();
     let text = |value: &Bytes| String::from_utf8(value.to_vec()).unwrap();
     snapshot.reads[0].entries().iter().map(|entry| text(&entry.value).parse().unwrap()).collect()
 }

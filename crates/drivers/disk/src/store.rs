@@ -9,8 +9,8 @@ use std::time::Duration;
 use atomix_env::{Env, Policy};
 use atomix_kv::{
     BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryRoom, Keyspace,
-    Level, Limits, Outcome, Profile, Read, Reconfigured, Rotation, Snapshot, Store, StoreConfig, Txn,
-    WatchFrom, WatchStream, growth,
+    Limits, Outcome, Profile, Read, Reconfigured, Rotation, Snapshot, Store, StoreConfig, Txn, WatchFrom,
+    WatchStream, growth,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
@@ -222,7 +222,6 @@ impl Store for DiskStore {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        _level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             loop {
@@ -528,7 +527,7 @@ mod tests {
         drop(store);
         let (store, _env) = haunted(&disk, &Arc::default());
         let reads = ["before", "during", "after"].map(|key| Read::Get { key: key.into() });
-        let found = store.read(&Keyspace::new("map/it"), reads.to_vec(), Level::Latest).await.unwrap();
+        let found = store.read(&Keyspace::new("map/it"), reads.to_vec()).await.unwrap();
         let there = |at: usize| found.reads[at].entry().is_some();
         assert_eq!((there(0), there(1) || !during, there(2)), (true, true, false));
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use atomix_driver_etcd::direct::Client;
 use atomix_driver_etcd::{EtcdStore, Settings};
 use atomix_env::{Env, Instant};
-use atomix_kv::{Error, Keyspace, Level, Read, Store, Txn, Write};
+use atomix_kv::{Error, Keyspace, Read, Store, Txn, Write};
 use atomix_kv_testkit::servers::etcd::Etcd;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         Arc::new(move |caller, call| {
             let store = Arc::clone(&store);
             let reads = vec![Read::Get { key: key(caller, call) }];
-            Box::pin(async move { store.read(&one_map(0), reads, Level::Latest).await.map(drop) })
+            Box::pin(async move { store.read(&one_map(0), reads).await.map(drop) })
         })
     };
 

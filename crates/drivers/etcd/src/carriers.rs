@@ -167,17 +167,6 @@ impl Reads {
         Self { core }
     }
 
-    /// Asks the member at hand, which may lag behind.
-    pub(crate) async fn local(
-        &self,
-        mut ranges: Vec<RangeRequest>,
-    ) -> Result<(Revision, Vec<RangeResponse>), Error> {
-        for range in &mut ranges {
-            range.serializable = true;
-        }
-        self.send_smaller(ranges).await
-    }
-
     async fn send(&self, ranges: Vec<RangeRequest>) -> Result<(Revision, Vec<RangeResponse>), Failure> {
         let success = ranges.into_iter().map(RequestOp::from).collect();
         let request = TxnRequest { success, ..TxnRequest::default() };

@@ -292,10 +292,9 @@ impl Guards {
             .guards
             .iter()
             .filter_map(|guard| match guard {
-                Guard::Present { key }
-                | Guard::CreatedAt { key, .. }
-                | Guard::ModifiedAt { key, .. }
-                | Guard::ValueIs { key, .. } => Some(key),
+                Guard::Present { key } | Guard::ModifiedAt { key, .. } | Guard::ValueIs { key, .. } => {
+                    Some(key)
+                }
                 Guard::Absent { .. } | Guard::ValueIsNot { .. } => None,
             })
             .collect();
@@ -305,7 +304,6 @@ impl Guards {
             let compare = match guard {
                 Guard::Absent { key } => created(at(key), 0, Is::Equal),
                 Guard::Present { key } => created(at(key), 0, Is::NotEqual),
-                Guard::CreatedAt { key, revision } => created(at(key), existing(*revision), Is::Equal),
                 Guard::ModifiedAt { key, revision } => modified(at(key), existing(*revision)),
                 Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value }
                     if is_large(value) && pins.contains_key(key) =>
@@ -408,9 +406,7 @@ pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
         Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value } => {
             is_large(value).then(|| key.clone())
         }
-        Guard::Absent { .. } | Guard::Present { .. } | Guard::CreatedAt { .. } | Guard::ModifiedAt { .. } => {
-            None
-        }
+        Guard::Absent { .. } | Guard::Present { .. } | Guard::ModifiedAt { .. } => None,
     });
     added.chain(compared).collect()
 }

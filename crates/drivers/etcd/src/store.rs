@@ -10,8 +10,8 @@ use std::time::Duration;
 use atomix_env::{Env, Instant};
 use atomix_kv::emulate::Batcher;
 use atomix_kv::{
-    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome, Profile, Range,
-    Read, Reconfigured, Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Range, Read,
+    Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::{BoxFuture, ready};
@@ -57,8 +57,6 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) link: Link,
     profile: Profile,
-    /// The latest revision that was shown to anybody.
-    seen: AtomicU64,
     /// What no other store puts into the names of its stamps.
     nonce: u64,
     stamps: AtomicU64,
@@ -92,11 +90,11 @@ impl EtcdStore {
     async fn follow(&self, part: Part, from: WatchFrom) -> Result<WatchStream, Error> {
         self.check_open()?;
         let _running = self.running.token();
-        let latest = self.answer(&part.space, Vec::new(), Level::Latest).await?.revision;
+        let latest = self.answer(&part.space, Vec::new()).await?.revision;
         self.hub.watch(&part, from, latest)
     }
 
-    async fn answer(&self, space: &Space, reads: Vec<Read>, level: Level) -> Result<Snapshot, Error> {
+    async fn answer(&self, space: &Space, reads: Vec<Read>) -> Result<Snapshot, Error> {
         self.core.limits().check_reads(&reads)?;
         let asked = plan::questions(space, &reads, plan::PAGE);
         let mut ops: Vec<RangeRequest> = asked.iter().flatten().cloned().collect();
@@ -104,7 +102,7 @@ impl EtcdStore {
             // Something must be asked to learn the revision.
             ops.push(RangeRequest { count_only: true, ..plan::get(space.together_key()) });
         }
-        let (revision, answers) = self.ask(ops, level).await?;
+        let (revision, answers) = self.reads.run(Questions(ops)).await?;
         let mut answers = answers.into_iter();
         let reads = reads
             .iter()
@@ -117,26 +115,11 @@ impl EtcdStore {
         Ok(Snapshot { revision, reads })
     }
 
-    async fn ask(
-        &self,
-        ops: Vec<RangeRequest>,
-        level: Level,
-    ) -> Result<(Revision, Vec<RangeResponse>), Error> {
-        if level == Level::Local {
-            let (revision, answers) = self.reads.carrier().local(ops.clone()).await?;
-            // A member that lags behind what was shown before does not answer.
-            if revision >= self.core.seen() {
-                return Ok((revision, answers));
-            }
-        }
-        self.reads.run(Questions(ops)).await
-    }
-
     async fn health(&self) -> Result<Health, Error> {
         let connection = self.core.link.connection().await?;
         let status = self.core.link.status(&connection).await?;
         let space = Space::new(&self.core.settings.prefix, &Keyspace::new("check"));
-        let latest = self.answer(&space, Vec::new(), Level::Latest).await?;
+        let latest = self.answer(&space, Vec::new()).await?;
         let mut facts = vec![
             ("endpoint", connection.endpoint().to_owned()),
             ("version", status.version),
@@ -162,12 +145,11 @@ impl Store for EtcdStore {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             self.check_open()?;
             let _running = self.running.token();
-            self.answer(&self.core.space(keyspace), reads, level).await
+            self.answer(&self.core.space(keyspace), reads).await
         })
     }
 
@@ -296,7 +278,6 @@ impl Core {
             env,
             settings,
             profile,
-            seen: AtomicU64::new(0),
             stamps: AtomicU64::new(0),
             lease: tokio::sync::Mutex::default(),
             names_full: Mutex::default(),
@@ -321,29 +302,16 @@ impl Core {
         key.freeze()
     }
 
-    /// Takes note of a revision that is going to be shown.
-    pub(crate) fn saw(&self, revision: Revision) {
-        self.seen.fetch_max(revision.0, Ordering::AcqRel);
-    }
-
-    pub(crate) fn seen(&self) -> Revision {
-        Revision(self.seen.load(Ordering::Acquire))
-    }
-
     /// Sends one transaction. `answer_max` bounds the bytes of its answer.
     pub(crate) async fn txn(&self, request: TxnRequest, answer_max: usize) -> Result<TxnResponse, Failure> {
-        let response = self
-            .link
-            .call(request, move |connection, request| {
-                Box::pin(async move {
-                    let origin = connection.origin();
-                    let client = KvClient::with_origin(connection, origin);
-                    client.max_decoding_message_size(answer_max).txn(request).await
-                })
+        let call = self.link.call(request, move |connection, request| {
+            Box::pin(async move {
+                let origin = connection.origin();
+                let client = KvClient::with_origin(connection, origin);
+                client.max_decoding_message_size(answer_max).txn(request).await
             })
-            .await?;
-        self.saw(plan::at(response.header.as_ref()));
-        Ok(response)
+        });
+        call.await
     }
 
     /// Asks for one range, outside of any pack.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{ErrorKind, Keyspace, Level, Txn, WatchFrom, WatchItem, WatchStream, Write};
+use atomix_kv::{ErrorKind, Keyspace, Txn, WatchFrom, WatchItem, WatchStream, Write};
 use atomix_kv_testkit::servers::etcd::Etcd;
 use futures::StreamExt;
 use futures::future::join_all;
@@ -70,7 +70,7 @@ async fn a_user_works_within_their_role_and_is_refused_beyond() {
     let error = store.commit(&other, put()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("role"), "{error}");
-    let read = store.read(&other, vec![], Level::Latest).await;
+    let read = store.read(&other, vec![]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(store.watch(&other, WatchFrom::Now).await.err().unwrap().kind(), ErrorKind::Denied);
 }
@@ -84,11 +84,7 @@ async fn who_shares_a_round_trip_with_somebody_who_is_refused_is_not_refused() {
         async move {
             let refused = at % 3 == 0;
             let keyspace = Keyspace::new(format!("{}/{at}", if refused { "set" } else { "map" }));
-            (
-                refused,
-                store.commit(&keyspace, put()).await,
-                store.read(&keyspace, vec![], Level::Latest).await,
-            )
+            (refused, store.commit(&keyspace, put()).await, store.read(&keyspace, vec![]).await)
         }
     });
     for (refused, committed, read) in join_all(calls).await {

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Env, TaskFaults};
-use atomix_kv::{
-    ErrorKind, Keyspace, Level, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number,
-};
+use atomix_kv::{ErrorKind, Keyspace, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number};
 use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
 use atomix_kv_testkit::servers::proxy::Proxy;
 use bytes::Bytes;
@@ -190,13 +188,13 @@ async fn a_store_that_cannot_be_reached_says_so_and_comes_back() {
     // The first may have gone out before the loss was seen.
     drop(store.commit(&keyspace(), put("a")).await);
     assert_eq!(store.commit(&keyspace(), put("b")).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let read = store.read(&keyspace(), vec![], Level::Latest).await;
+    let read = store.read(&keyspace(), vec![]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
     etcd.restart().await;
     store.commit(&keyspace(), put("c")).await.unwrap();
     let reads = vec![Read::Get { key: "b".into() }];
-    let snapshot = store.read(&keyspace(), reads, Level::Latest).await.unwrap();
+    let snapshot = store.read(&keyspace(), reads).await.unwrap();
     assert!(snapshot.reads[0].entry().is_none(), "it was said not to be applied");
 }
 
@@ -279,7 +277,7 @@ async fn a_follower_far_behind_is_brought_up_from_the_history_of_etcd() {
     let etcd = Etcd::start(&[]).await;
     let config = json!({"endpoints": [etcd.endpoint()], "history-commits-max": 16});
     let store = connect(config).await.unwrap();
-    let begun = store.read(&keyspace(), vec![], Level::Latest).await.unwrap().revision;
+    let begun = store.read(&keyspace(), vec![]).await.unwrap().revision;
     // Somebody keeps the window of the keyspace at its newest end.
     let _standing = store.watch(&keyspace(), WatchFrom::Now).await.unwrap();
     let keyspace_written = keyspace();
@@ -357,7 +355,7 @@ async fn a_full_etcd_refuses_writes_takes_deletes_and_works_again_after_its_oper
         deleted.unwrap();
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Full);
     }
-    let latest = store.read(&keyspace(), vec![], Level::Latest).await.unwrap().revision;
+    let latest = store.read(&keyspace(), vec![]).await.unwrap().revision;
     etcd.compact(latest.0 / 64).await;
     etcd.post("/v3/maintenance/defragment", "{}").await;
     etcd.disarm().await;
@@ -407,7 +405,7 @@ async fn an_answer_too_large_at_once_is_asked_for_in_parts() {
     loop {
         let order = atomix_kv::Order::Key;
         let scan = Read::Scan { range: range.clone(), order, limit: 1000, keys_only: false };
-        let snapshot = store.read(&keyspace(), vec![scan], Level::Latest).await.unwrap();
+        let snapshot = store.read(&keyspace(), vec![scan]).await.unwrap();
         let entries = snapshot.reads[0].entries();
         assert!(!entries.is_empty());
         seen += entries.len();
@@ -462,7 +460,7 @@ async fn two_runtimes_on_one_prefix_add_to_the_same_numbers() {
     });
     join_all(adds).await;
     let reads = vec![Read::Get { key: "n".into() }];
-    let snapshot = stores[0].read(&keyspace(), reads, Level::Latest).await.unwrap();
+    let snapshot = stores[0].read(&keyspace(), reads).await.unwrap();
     assert_eq!(number(&snapshot.reads[0].entry().unwrap().value), Some(400));
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Level, Limits,
-    Machine, Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Rotation, Snapshot, Spaces,
-    Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Limits, Machine,
+    Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Rotation, Snapshot, Spaces, Store,
+    StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -197,7 +197,6 @@ impl Store for MemoryStore {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        _level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         let snapshot = self.check_open().and_then(|()| {
             let (space, limits) = (self.spaces.find(keyspace), &self.profile.limits);

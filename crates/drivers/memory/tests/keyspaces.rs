@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_kv::{Keyspace, Level, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
+use atomix_kv::{Keyspace, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
 use futures::{FutureExt, StreamExt};
 
 /// More than are kept without a look.
@@ -60,14 +60,14 @@ fn empty_keyspaces_are_given_back_and_no_revision_comes_twice() {
     assert!(fact(&store, "bytes") < 3 << 20, "{}", fact(&store, "bytes"));
     // What holds, remembers or is watched is there as it was.
     let get = vec![Read::Get { key: "k".into() }];
-    let there = now(store.read(&Keyspace::new("kept"), get.clone(), Level::Latest)).unwrap();
+    let there = now(store.read(&Keyspace::new("kept"), get.clone())).unwrap();
     assert_eq!((there.revision, there.reads[0].entry().is_some()), (kept, true));
     assert_eq!(commit(&store, "named", delete().once("name")), named);
     let seen = commit(&store, "watched", put()).revision;
     let Some(Ok(WatchItem::Commit(shown))) = now(watch.next()) else { panic!("it is shown") };
     assert_eq!(shown.revision, seen);
     // What was given back goes on beyond where it was, also for those who only read.
-    let before = now(store.read(&Keyspace::new("0"), get, Level::Latest)).unwrap().revision;
+    let before = now(store.read(&Keyspace::new("0"), get)).unwrap().revision;
     assert!(before > first);
     assert!(commit(&store, "0", put()).revision > before);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_kv::{ErrorKind, Keyspace, Level, Range, Read, Store, Txn, Write};
+use atomix_kv::{ErrorKind, Keyspace, Range, Read, Store, Txn, Write};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -42,7 +42,7 @@ fn a_commit_is_counted_or_refused() {
         let holding = now(store.seal_if_empty(&|_| true)).unwrap();
         let written = writer.join().unwrap();
         let count = vec![Read::Count { range: Range::prefix("") }];
-        let found = now(store.read(&Keyspace::new("map/a"), count, Level::Latest)).unwrap().reads[0].count();
+        let found = now(store.read(&Keyspace::new("map/a"), count)).unwrap().reads[0].count();
         if holding == 0 {
             assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
             assert_eq!(found, 0);

@@ -16,8 +16,8 @@ use std::time::Duration;
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_kv::{
-    Context, Driver, Keyspace, Level, Order, Range, Read, Store, StoreConfig, Txn, WatchFrom, WatchItem,
-    Write, Written,
+    Context, Driver, Keyspace, Order, Range, Read, Store, StoreConfig, Txn, WatchFrom, WatchItem, Write,
+    Written,
 };
 use atomix_kv_testkit::servers::redis::Redis;
 use bytes::Bytes;
@@ -208,7 +208,7 @@ fn get(store: &Arc<dyn Store>) -> Call {
         let store = Arc::clone(&store);
         Box::pin(async move {
             let (keyspace, reads) = (Keyspace::new("bench/map"), vec![Read::Get { key: key(number) }]);
-            let snapshot = store.read(&keyspace, reads, Level::Latest).await.expect("redis is there");
+            let snapshot = store.read(&keyspace, reads).await.expect("redis is there");
             assert!(snapshot.reads[0].entry().is_some());
         })
     })

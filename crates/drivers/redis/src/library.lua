@@ -274,9 +274,6 @@ local function holds(guards, p)
       held = not record
     elseif code == 112 then -- p: present
       held = record
-    elseif code == 99 then -- c: created at
-      held = record and sub(record, 1, 8) == sub(program, p, p + 7)
-      p = p + 8
     elseif code == 109 then -- m: modified at
       held = record and sub(record, 9, 16) == sub(program, p, p + 7)
       p = p + 8

@@ -344,10 +344,6 @@ impl<'a> Writer<'a> {
         match guard {
             Guard::Absent { key } => self.code(b'a', key),
             Guard::Present { key } => self.code(b'p', key),
-            Guard::CreatedAt { key, revision } => {
-                self.code(b'c', key);
-                self.program.put_u64(revision.0);
-            }
             Guard::ModifiedAt { key, revision } => {
                 self.code(b'm', key);
                 self.program.put_u64(revision.0);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use atomix_env::{Policy, Shutdown};
 use atomix_kv::{
-    Error, Health, Keyspace, Level, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store,
-    StoreConfig, Txn, WatchFrom, WatchStream,
+    Error, Health, Keyspace, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store, StoreConfig,
+    Txn, WatchFrom, WatchStream,
 };
 use futures::future::BoxFuture;
 use redis::Value;
@@ -113,7 +113,6 @@ impl Store for RedisStore {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        _level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let _running = self.core.enter()?;

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{
-    ErrorKind, Level, Reconfigured, Revision, StoreConfig, Txn, WatchFrom, WatchItem, Written, number,
-};
+use atomix_kv::{ErrorKind, Reconfigured, Revision, StoreConfig, Txn, WatchFrom, WatchItem, Written, number};
 use futures::StreamExt;
 
 use super::{Ground, add, after, bytes, cases, delete, get, put, stamp};
@@ -68,7 +66,7 @@ async fn a_closed_store_refuses_everything_and_ends_its_watches(ground: Ground) 
     ground.store.close(Duration::from_secs(1)).await;
     assert_eq!(ground.end(&mut watch).await, ErrorKind::Closed);
     assert_eq!(ground.refused(Txn::new().write(put("k", "2"))).await, ErrorKind::Closed);
-    let read = ground.store.read(&ground.keyspace, vec![get("k")], Level::Latest).await;
+    let read = ground.store.read(&ground.keyspace, vec![get("k")]).await;
     assert_eq!(read.expect_err("it is closed").kind(), ErrorKind::Closed);
     assert!(ground.store.watch(&ground.keyspace, WatchFrom::Now).await.is_err());
     assert_eq!(ground.store.check().await.expect_err("it is closed").kind(), ErrorKind::Closed);

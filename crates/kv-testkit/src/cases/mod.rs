@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Entry, Error, ErrorKind, Found, Keyspace, Level, Order, Outcome, Range, Read, Revision, Snapshot,
-    Store, StoreConfig, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Commit, Entry, Error, ErrorKind, Found, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Store,
+    StoreConfig, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -123,7 +123,7 @@ impl Ground {
     }
 
     pub(crate) async fn read(&self, reads: Vec<Read>) -> Snapshot {
-        self.store.read(&self.keyspace, reads, Level::Latest).await.expect("the read is valid")
+        self.store.read(&self.keyspace, reads).await.expect("the read is valid")
     }
 
     pub(crate) async fn find(&self, read: Read) -> Found {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads: entries, scans, counts, moments.
 
-use atomix_kv::{Found, Level, Order, Range, Read, Txn, Write};
+use atomix_kv::{Found, Order, Range, Read, Txn, Write};
 use bytes::Bytes;
 use futures::future::join;
 
@@ -16,7 +16,6 @@ cases! {
     a_range_takes_its_start_and_leaves_its_end;
     counts_count_any_range;
     all_reads_of_a_call_are_of_one_moment;
-    every_level_of_reading_answers;
 }
 
 async fn an_absent_keyspace_reads_like_an_empty_one(ground: Ground) {
@@ -133,13 +132,4 @@ async fn all_reads_of_a_call_are_of_one_moment(ground: Ground) {
         }
     };
     join(write, read).await;
-}
-
-async fn every_level_of_reading_answers(ground: Ground) {
-    ground.put("a", "1").await;
-    for level in [Level::Latest, Level::Local] {
-        let snapshot =
-            ground.store.read(&ground.keyspace, vec![get("a")], level).await.expect("the read is valid");
-        assert_eq!(snapshot.reads[0].entry().expect("it was put").value, "1");
-    }
 }

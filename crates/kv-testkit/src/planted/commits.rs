@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Entry, Error, Found, Guard, Keyspace, Level, Outcome, Read, Revision, Txn, Write, Written};
+use atomix_kv::{Entry, Error, Found, Guard, Keyspace, Outcome, Read, Revision, Txn, Write, Written};
 use bytes::Bytes;
 
 use super::{Bug, Planted};
@@ -109,7 +109,7 @@ impl Planted {
                 limit: 1,
                 keys_only: true,
             };
-            let found = self.store.read(keyspace, vec![last], Level::Latest).await;
+            let found = self.store.read(keyspace, vec![last]).await;
             if let Ok(snapshot) = found
                 && let Some(last) = snapshot.reads[0].entries().first()
             {
@@ -125,7 +125,7 @@ impl Planted {
             match write {
                 Write::Put { key, .. } | Write::Delete { key } => {
                     let get = Read::Get { key: key.clone() };
-                    let before = self.store.read(keyspace, vec![get], Level::Latest).await?;
+                    let before = self.store.read(keyspace, vec![get]).await?;
                     undo = undo.write(match before.reads[0].entry() {
                         Some(entry) => Write::Put { key: key.clone(), value: entry.value.clone() },
                         None => Write::Delete { key: key.clone() },

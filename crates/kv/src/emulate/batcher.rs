@@ -87,11 +87,6 @@ impl<C: Carrier> Batcher<C> {
         Self { shared: Arc::new(Shared { carrier, env, patience, state: Mutex::new(state) }) }
     }
 
-    /// Returns what carries the packs.
-    pub fn carrier(&self) -> &C {
-        &self.shared.carrier
-    }
-
     /// Sends a request and returns its answer.
     ///
     /// # Behaviour

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atomix_env::{Env, ManualClock, WallTime};
-use atomix_kv::{Level, Range, Read};
+use atomix_kv::{Range, Read};
 use atomix_primitives::map::{EntryChange, Event, Operation};
 use atomix_primitives::{Kind, Map, Reason};
 use bytes::Bytes;
@@ -38,7 +38,7 @@ fn timers(map: &Map) -> String {
 async fn deadlines(ground: &Ground) -> u64 {
     let count = Read::Count { range: Range::prefix("t") };
     let keyspace = Kind::Map.keyspace("it");
-    ground.store.read(&keyspace, vec![count], Level::Latest).await.unwrap().reads[0].count()
+    ground.store.read(&keyspace, vec![count]).await.unwrap().reads[0].count()
 }
 
 #[tokio::test]

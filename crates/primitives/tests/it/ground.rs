@@ -11,7 +11,7 @@ use std::time::Duration;
 use atomix_driver_memory::{MemoryStore, Settings};
 use atomix_env::{Env, ManualClock, Shutdown};
 use atomix_kv::{
-    Durability, ErrorKind, Health, Keyspace, Level, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
+    Durability, ErrorKind, Health, Keyspace, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
 use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Membership, Owner, Reason};
@@ -248,13 +248,12 @@ impl Store for Faulty {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             self.profile.limits.check_reads(&reads)?;
             self.travel().await;
-            let snapshot = self.inner.read(keyspace, reads, level).await;
+            let snapshot = self.inner.read(keyspace, reads).await;
             self.travel().await;
             snapshot
         })
@@ -366,9 +365,8 @@ impl Store for Amnesiac {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
-        Box::pin(async move { self.inner().read(keyspace, reads, level).await })
+        Box::pin(async move { self.inner().read(keyspace, reads).await })
     }
 
     fn commit<'a>(

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Env, ManualClock};
-use atomix_kv::{Level, Order, Range, Read, Revision, Txn, Write};
+use atomix_kv::{Order, Range, Read, Revision, Txn, Write};
 use atomix_primitives::{Error, Kind, Limits, Lock, Map, Reason};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -31,7 +31,7 @@ async fn take_last_stamp_away(ground: &Ground) {
     let keyspace = Kind::Lock.keyspace("it");
     let range = Range::prefix("l");
     let last = Read::Scan { range, order: Order::KeyDescending, limit: 1, keys_only: true };
-    let found = ground.store.read(&keyspace, vec![last], Level::Latest).await.unwrap();
+    let found = ground.store.read(&keyspace, vec![last]).await.unwrap();
     let key = found.reads[0].entries()[0].key.clone();
     ground.store.commit(&keyspace, Txn::new().write(Write::Delete { key })).await.unwrap();
 }
@@ -217,10 +217,8 @@ async fn a_call_that_is_dropped_on_its_way_to_the_store_leaves_no_stamp_when_it_
     assert_eq!(lock.queue(10).await, Ok(Vec::new()), "it has not arrived");
     faulty.answer();
     let keyspace = Kind::Lock.keyspace("it");
-    eventually(async || {
-        ground.store.read(&keyspace, Vec::new(), Level::Latest).await.unwrap().revision >= Revision(2)
-    })
-    .await;
+    eventually(async || ground.store.read(&keyspace, Vec::new()).await.unwrap().revision >= Revision(2))
+        .await;
     places(&lock, 0).await;
     soon(lock.lock(&caller(2), None)).await.unwrap();
 }

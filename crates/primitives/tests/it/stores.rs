@@ -17,8 +17,8 @@ use atomix_driver_etcd::EtcdDriver;
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_kv::{
-    Context, Driver, Durability, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store,
-    Txn, WatchFrom, WatchStream,
+    Context, Driver, Durability, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn,
+    WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::Subject;
 use atomix_kv_testkit::servers::etcd::Etcd;
@@ -233,11 +233,10 @@ impl Store for Kept {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             self.travel().await;
-            let answer = self.store.read(keyspace, reads, level).await;
+            let answer = self.store.read(keyspace, reads).await;
             self.travel().await;
             answer
         })

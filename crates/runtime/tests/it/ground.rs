@@ -10,7 +10,7 @@ use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock, TaskFaults};
 use atomix_kv::{
-    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Level, Limits, Outcome, Profile, Read,
+    Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Read,
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use atomix_kv_testkit::HandOut;
@@ -150,7 +150,7 @@ impl World {
     pub(crate) async fn count(&self, keyspace: &str) -> u64 {
         let count = Read::Count { range: atomix_kv::Range::prefix("") };
         let keyspace = Keyspace::new(keyspace.to_owned());
-        self.backend.read(&keyspace, vec![count], Level::Latest).await.unwrap().reads[0].count()
+        self.backend.read(&keyspace, vec![count]).await.unwrap().reads[0].count()
     }
 }
 
@@ -299,11 +299,10 @@ impl Store for Way {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             self.check()?;
-            self.world.backend.read(keyspace, reads, level).await
+            self.world.backend.read(keyspace, reads).await
         })
     }
 

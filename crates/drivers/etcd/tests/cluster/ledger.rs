@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Entry, ErrorKind, Keyspace, Level, Order, Range, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write,
+    Entry, ErrorKind, Keyspace, Order, Range, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write,
     Written, number,
 };
 use bytes::Bytes;
@@ -124,7 +124,7 @@ impl Ledger {
     }
 
     async fn latest(&self) -> Revision {
-        self.store.read(&self.keyspace, vec![], Level::Latest).await.unwrap().revision
+        self.store.read(&self.keyspace, vec![]).await.unwrap().revision
     }
 
     async fn commit(&self, key: &'static str) {
@@ -198,7 +198,7 @@ impl Ledger {
         let (mut range, mut all) = (Range::prefix(""), BTreeMap::new());
         loop {
             let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: 1000, keys_only: false };
-            let snapshot = self.store.read(&self.keyspace, vec![scan], Level::Latest).await.unwrap();
+            let snapshot = self.store.read(&self.keyspace, vec![scan]).await.unwrap();
             let entries = snapshot.reads[0].entries();
             all.extend(entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
             match entries.last() {

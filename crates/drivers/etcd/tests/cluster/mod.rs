@@ -18,7 +18,7 @@ use atomix_env::Env;
 use std::time::Duration;
 
 use atomix_kv::{
-    Context, Driver, Error, Health, Keyspace, Level, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
+    Context, Driver, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
     WatchStream,
 };
 use atomix_kv_testkit::servers::etcd::Etcd;
@@ -97,9 +97,8 @@ impl Store for Compacting {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-        level: Level,
     ) -> BoxFuture<'a, Result<Snapshot, Error>> {
-        self.store.read(keyspace, reads, level)
+        self.store.read(keyspace, reads)
     }
 
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {

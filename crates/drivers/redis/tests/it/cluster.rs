@@ -4,9 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use atomix_kv::{
-    ErrorKind, Keyspace, Level, Read, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
-};
+use atomix_kv::{ErrorKind, Keyspace, Read, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write};
 use atomix_kv_testkit::servers::redis::{Cluster, Redis};
 use futures::StreamExt;
 use serde_json::json;
@@ -98,7 +96,7 @@ async fn a_keyspace_whose_slot_moves_is_found_again_and_its_watch_goes_on() {
         node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
     }
     assert_eq!(put(&store, &keyspace, "after").await, Revision(3));
-    let read = store.read(&keyspace, vec![Read::Get { key: "k".into() }], Level::Latest).await.unwrap();
+    let read = store.read(&keyspace, vec![Read::Get { key: "k".into() }]).await.unwrap();
     assert_eq!(read.reads[0].entry().unwrap().value, "after");
     for revision in 1..=3 {
         assert_eq!(next(&mut watch).await.unwrap().revision, Revision(revision));

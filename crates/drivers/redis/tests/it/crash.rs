@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Consistency, Durability, ErrorKind, Keyspace, Level, Order, Range, Read, Store, Txn, Write, number,
+    Consistency, Durability, ErrorKind, Keyspace, Order, Range, Read, Store, Txn, Write, number,
 };
 use atomix_kv_testkit::servers::proxy::{Half, Proxy};
 use bytes::Bytes;
@@ -54,7 +54,7 @@ async fn load(store: &Arc<dyn Store>, told: &Told, caller: usize, stop: &AtomicB
 async fn recovered(store: &Arc<dyn Store>) {
     let env = Env::real();
     for _ in 0..1000 {
-        if store.read(&keyspace(), vec![], Level::Latest).await.is_ok() {
+        if store.read(&keyspace(), vec![]).await.is_ok() {
             return;
         }
         env.sleep(Duration::from_millis(20)).await;
@@ -68,7 +68,7 @@ async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
     let mut range = Range::prefix("s/");
     loop {
         let read = Read::Scan { range: range.clone(), order: Order::Created, limit: 1000, keys_only: false };
-        let snapshot = store.read(&keyspace(), vec![read], Level::Latest).await.unwrap();
+        let snapshot = store.read(&keyspace(), vec![read]).await.unwrap();
         for entry in snapshot.reads[0].entries() {
             *applied.entry(entry.value.clone()).or_default() += 1;
             range = range.after(&entry.key);
@@ -98,7 +98,7 @@ async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
         }
     }
     assert!(applied.keys().all(|name| by_request.contains_key(name)), "nothing was invented");
-    let sum = store.read(&keyspace(), vec![Read::Get { key: "n".into() }], Level::Latest).await.unwrap();
+    let sum = store.read(&keyspace(), vec![Read::Get { key: "n".into() }]).await.unwrap();
     let counted = sum.reads[0].entry().and_then(|entry| number(&entry.value)).unwrap_or(0);
     assert_eq!(usize::try_from(counted).unwrap(), applied.len(), "no request was applied by half");
     (answered, refused, lost)
@@ -149,7 +149,7 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
     ground.redis.pause();
     assert_eq!(ask("stopped").await, Some(ErrorKind::OutcomeUnknown));
     assert_eq!(ask("still stopped").await, Some(ErrorKind::Unavailable));
-    let read = store.read(&keyspace(), vec![], Level::Latest).await;
+    let read = store.read(&keyspace(), vec![]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
     ground.redis.resume();
@@ -178,16 +178,13 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
             told.by_request.lock().insert(name.clone(), kind);
             proxy.pass();
             recovered(&store).await;
-            let once = store
-                .read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }], Level::Latest)
-                .await;
+            let once = store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }]).await;
             assert!(once.is_ok());
         }
     }
     let (_, _, lost) = settle(&store, &told).await;
     assert_eq!(lost, 6);
-    let count =
-        store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }], Level::Latest).await;
+    let count = store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }]).await;
     assert_eq!(count.unwrap().reads[0].count(), 3, "applied where only the answer was cut");
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A server that has no memory left.
 
-use atomix_kv::{ErrorKind, Keyspace, Level, Range, Read, Txn, Write};
+use atomix_kv::{ErrorKind, Keyspace, Range, Read, Txn, Write};
 use serde_json::json;
 
 use crate::ground::{Ground, connect};
@@ -30,7 +30,7 @@ async fn a_full_server_refuses_writes_and_takes_deletes() {
     };
     assert_eq!(full.kind(), ErrorKind::Full, "{full}");
     let count = vec![Read::Count { range: Range::prefix("k") }];
-    let snapshot = store.read(&keyspace, count.clone(), Level::Latest).await.unwrap();
+    let snapshot = store.read(&keyspace, count.clone()).await.unwrap();
     assert_eq!(snapshot.reads[0].count(), written as u64, "a refused write leaves nothing");
     // Who comes now can still connect, and make room.
     let other = connect(config).await.unwrap();

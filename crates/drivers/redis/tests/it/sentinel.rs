@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Consistency, ErrorKind, Keyspace, Level, Read, Revision, Store, StoreConfig, Txn, Write};
+use atomix_kv::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreConfig, Txn, Write};
 use atomix_kv_testkit::servers::redis::{Redis, Sentinels, eventually};
 use serde_json::json;
 
@@ -57,7 +57,7 @@ async fn after_a_failover_the_store_goes_on_with_the_new_master_and_so_do_its_wa
     recovered(&store).await;
     assert_ne!(sentinels.master_port(), Some(first));
     let read = vec![Read::Get { key: "k".into() }];
-    let snapshot = store.read(&Keyspace::new("map/it"), read, Level::Latest).await.unwrap();
+    let snapshot = store.read(&Keyspace::new("map/it"), read).await.unwrap();
     assert_eq!(snapshot.reads[0].entry().unwrap().value, "19");
     for revision in 1..=21 {
         assert_eq!(next(&mut watch).await.unwrap().revision, Revision(revision), "also across the failover");
@@ -85,7 +85,7 @@ async fn a_failover_that_takes_back_commits_ends_the_watches_that_saw_them() {
     recovered(&store).await;
     assert!(matches!(next(&mut watch).await, Err(ErrorKind::Compacted { .. })));
     let read = vec![Read::Get { key: "k".into() }];
-    let snapshot = store.read(&Keyspace::new("map/it"), read, Level::Latest).await.unwrap();
+    let snapshot = store.read(&Keyspace::new("map/it"), read).await.unwrap();
     assert_eq!(snapshot.reads[0].entry().unwrap().value, "0", "the others are gone");
 }
 
@@ -108,7 +108,7 @@ async fn an_answer_waits_for_replicas_if_it_shall() {
     let error = store.commit(&keyspace, txn()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     // What a read shows is not on the replica, either.
-    let read = store.read(&keyspace, vec![Read::Get { key: "k".into() }], Level::Latest).await;
+    let read = store.read(&keyspace, vec![Read::Get { key: "k".into() }]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     replica.resume();
     store.commit(&keyspace, txn()).await.unwrap();
