@@ -32,6 +32,8 @@ mod profile;
 mod settings;
 mod sorted;
 mod store;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use atomix_env::Machine;
 
