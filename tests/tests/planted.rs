@@ -12,7 +12,7 @@ use atomix_kv::{
     Consistency, Durability, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_kv_testkit::HandOut;
+use atomix_kv_testkit::FixedStoreDriver;
 use atomix_kv_testkit::planted::{Bug, Planted};
 use atomix_runtime::{Routes, Runtime};
 use atomix_tests::record::{self, Kind, Options, Summary, Violations};
@@ -101,7 +101,7 @@ fn shared() -> Arc<dyn Store> {
 async fn serve(store: Arc<dyn Store>) -> Served {
     let anywhere = || vec![Listen::tcp("127.0.0.1", 0)];
     let config = Config { listen: anywhere(), control: anywhere(), ..Config::default() };
-    let driver = HandOut::new(move || Arc::clone(&store));
+    let driver = FixedStoreDriver::new(move || Arc::clone(&store));
     let settings = atomix_runtime::Settings::new(&config, Env::real(), vec![Arc::new(driver)]);
     let runtime = Runtime::new(settings);
     let store = StoreId { namespace: String::new(), name: "s".to_owned() };

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Work that may block for ever, such as reading a file of a network file system that is away.
 //!
-//! It runs on threads that nothing waits for: neither a thread that serves clients nor the end of the process. Those who
-//! ask for the same work while it runs share one thread, so that asking again and again does not pile up threads.
+//! It runs on threads that nothing waits for: neither a thread that serves clients nor the end of the
+//! process. Callers that request the same work while it runs share one thread, so that repeated requests do
+//! not pile up threads.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use crate::Env;
 /// The largest file that [`Env::read_file`] reads, in bytes: 1 MiB.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// How long [`Env::blocking`] waits: 5 s.
+/// Timeout of [`Env::blocking`]: 5 s.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Threads that may be at work at the same time. One that is stuck stays until what it waits for is back.
@@ -29,7 +30,7 @@ const THREADS_MAX: usize = 64;
 type Key = (TypeId, String);
 type Shared = Arc<dyn Any + Send + Sync>;
 
-/// The work that runs, and those who wait for it.
+/// The running work, and its waiting callers.
 #[derive(Default)]
 pub(crate) struct Blocking {
     running: Mutex<HashMap<Key, Vec<oneshot::Sender<Shared>>>>,
@@ -45,8 +46,8 @@ struct Running {
 // === impl Env ===
 
 impl Env {
-    /// Runs `work` on a thread of its own and returns its result, the same one for all who ask for work of this type and
-    /// `name` while it runs.
+    /// Runs `work` on a separate thread and returns its result, the same one for all callers with work of
+    /// this type and `name` while it runs.
     ///
     /// # Errors
     /// - [`ErrorKind::TimedOut`]: not done within 5 s; the thread goes on.

@@ -14,11 +14,11 @@ use futures::future::BoxFuture;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 
-/// A point in wall time, counted from the Unix epoch. Jumps when somebody sets the machine's clock.
+/// A point in wall time, counted from the Unix epoch. Jumps when the machine's clock is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(Duration);
 
-/// Tells the time and waits for it.
+/// Returns the time and waits for it.
 pub trait Clock: Send + Sync + 'static {
     /// Returns the monotonic time. It never goes back.
     fn now(&self) -> Instant;

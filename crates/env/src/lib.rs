@@ -8,24 +8,24 @@
 mod blocking;
 mod clock;
 mod entropy;
-mod home;
 mod machine;
 mod per_worker;
 mod supervise;
 mod task;
+mod wake;
 mod workers;
 
 pub use blocking::FILE_BYTES_MAX;
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;
-pub use home::AtHome;
 pub use machine::{Machine, MemoryLimit, MemorySource, OpenFiles, Stored, raise_open_files};
 pub use per_worker::PerWorker;
 pub use supervise::{Policy, TaskFaults};
 pub use task::{Spawner, Task};
+pub use wake::BatchedWakeTask;
 pub use workers::Workers;
 
-/// Tells everything that holds a clone to stop. `shutdown.cancelled()` is cancel safe.
+/// Signals everything that holds a clone to stop. `shutdown.cancelled()` is cancel safe.
 pub use tokio_util::sync::CancellationToken as Shutdown;
 
 use std::future::Future;
@@ -51,7 +51,7 @@ struct World {
     blocking: Arc<blocking::Blocking>,
 }
 
-/// Says that a call of [`Env::timeout`] did not end in time.
+/// The error of a call of [`Env::timeout`] that did not end in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
@@ -150,7 +150,7 @@ impl Env {
         duration.mul_f64(0.8 + 0.4 * unit)
     }
 
-    /// Starts a task that nobody will abort: cheaper than [`Env::spawn`].
+    /// Starts a task that is never aborted: cheaper than [`Env::spawn`].
     pub fn detach<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -32,14 +32,14 @@ pub struct MemoryLimit {
     pub source: MemorySource,
 }
 
-/// Where a [`MemoryLimit`] comes from.
+/// The source of a [`MemoryLimit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemorySource {
     /// The control group of the process, or one above it: a container, a pod, a service.
     Cgroup,
     /// All memory of the machine.
     Machine,
-    /// The system does not say it; the value is an assumption.
+    /// The system does not report it; the value is an assumption.
     Assumed,
 }
 
@@ -59,7 +59,7 @@ pub struct OpenFiles {
     pub now: u64,
 }
 
-/// Memory is assumed where the system does not say how much there is.
+/// Assumed memory of a system that does not report it.
 const ASSUMED_BYTES: u64 = 4 << 30;
 /// The files of a machine that a test simulates.
 const SIMULATED_FILES: u64 = 65_536;
@@ -239,7 +239,8 @@ fn limits_up_to(folder: &Path, top: &Path) -> Vec<u64> {
         .collect()
 }
 
-/// Raises the soft limit of open files to the hard limit. Says so if the system refuses; then the limit is as it was.
+/// Raises the soft limit of open files to the hard limit. Returns an error if the system refuses; then the
+/// limit is unchanged.
 pub fn raise_open_files() -> io::Result<OpenFiles> {
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_container_finds_its_group_at_the_mount_point() {
-        // With a namespace of its own the path is `/`; without, mount and path begin with the same folders.
+        // With a separate namespace the path is `/`; without, mount and path begin with the same folders.
         for (mount, group) in [
             (V2.to_owned(), "0::/\n"),
             (V2.replacen(" / ", " /docker/1 ", 1), "0::/docker/1\n"),

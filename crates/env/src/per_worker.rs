@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What each thread of [`Workers`] has of its own.
+//! State of each thread of [`Workers`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use crate::{Env, Instant, Workers};
 
-/// Things that belong to a thread of [`Workers`] each, such as connections, so that who uses one need not wake another
-/// thread. Each is made on its thread when that asks for it. Clones share them. Cheap to clone.
+/// Values that belong to one thread of [`Workers`] each, such as connections, so that using one need not wake
+/// another thread. Each is made on its thread when that asks for it. Clones share them. Cheap to clone.
 #[derive(Debug)]
 pub struct PerWorker<T> {
     each: Arc<[Mutex<Own<T>>]>,
@@ -18,11 +18,11 @@ pub struct PerWorker<T> {
 #[derive(Debug)]
 struct Own<T> {
     made: Option<T>,
-    /// When it was begun to make the last one.
+    /// The time of the last attempt to make one.
     begun: Option<Instant>,
 }
 
-/// How long a thread stays without if nothing could be made, or if what was made was of no use.
+/// Pause of a thread after a value could not be made or was not usable.
 const PAUSE: Duration = Duration::from_secs(10);
 
 // === impl PerWorker ===

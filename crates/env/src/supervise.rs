@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Supervision of tasks and threads that must live: `docs/adr/0026-supervision.md` says which they are.
+//! Supervision of tasks and threads that must not end: `docs/adr/0026-supervision.md` lists them.
 //!
 //! A task that panics would end in silence: its output is dropped, and nothing waits for it. A supervised task is started
 //! again after a backoff, or it fails the process: [`Env::failed`] then resolves, and the program ends with a message.
@@ -58,17 +58,17 @@ struct FaultState {
 #[derive(Default)]
 struct Backoff {
     next: Duration,
-    /// When it was started last; `None` before the first panic.
+    /// The time of its last start; `None` before the first panic.
     started: Option<Instant>,
 }
 
-/// How often restarts of tasks of one name are logged.
+/// Interval of the log lines about restarts of tasks of one name.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 // === impl Env ===
 
 impl Env {
-    /// Runs the future that `make` makes on a task of its own, until it returns or the [`Task`] is aborted. After a panic
+    /// Runs the future that `make` makes on a separate task, until it returns or the [`Task`] is aborted. After a panic
     /// `policy` applies; with [`Policy::Restart`] `make` is called again.
     ///
     /// To return is the orderly end: a task that must not end has to loop.
@@ -116,7 +116,7 @@ impl Env {
         }
     }
 
-    /// Runs `work`, which may block, on a thread of its own until it returns. After a panic `policy` applies; with
+    /// Runs `work`, which may block, on a separate thread until it returns. After a panic `policy` applies; with
     /// [`Policy::Restart`] `work` is called again on the same thread. The thread is not waited for when the process ends.
     /// An error if there is no thread to be had.
     pub fn supervise_thread(
@@ -141,7 +141,7 @@ impl Env {
         })
     }
 
-    /// Says that the process cannot go on because of `task`. The first failure counts.
+    /// Reports that the process cannot continue because of `task`. The first failure counts.
     pub fn fail(&self, task: &str, why: &str) {
         let message = format!("task `{task}` has failed and cannot be started again: {why}");
         tracing::error!(task, error = why, "a task has failed: the process must end");
@@ -168,7 +168,7 @@ impl Env {
         }
     }
 
-    /// Returns the same outside world, in which supervised tasks panic when `faults` says so.
+    /// Returns the same environment, in which supervised tasks panic on request of `faults`.
     #[must_use]
     pub fn with_faults(&self, faults: Arc<TaskFaults>) -> Self {
         self.with_supervision(Supervision { faults: Some(faults), ..Supervision::default() })

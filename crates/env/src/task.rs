@@ -8,7 +8,7 @@ pub trait Spawner: Send + Sync + 'static {
     /// Runs `future` to its end beside the caller.
     fn spawn(&self, future: BoxFuture<'static, ()>);
 
-    /// Runs `work`, which may block for as long as it likes, on a thread of its own. An error if there is no thread to
+    /// Runs `work`, which may block for as long as it likes, on a separate thread. An error if there is no thread to
     /// be had.
     fn thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::home::Mailbox;
 use crate::supervise::message;
+use crate::wake::Mailbox;
 
 /// Threads with a single-threaded runtime each. What is begun on one stays there with all that it spawns, so a call
 /// never moves to another core in its middle. Cheap to clone; the threads end with the last clone, and what still runs
@@ -46,8 +46,8 @@ impl Workers {
         Ok(Self { each: each.collect::<io::Result<_>>()?, _stop: guard })
     }
 
-    /// Returns the number of the thread that asks among those that were started together, from zero; `None` on a thread
-    /// that is none of them. Who keeps something for each thread finds it by this.
+    /// Returns the index of the calling thread among those that were started together, from zero; `None` on
+    /// any other thread. The index identifies per-thread state.
     pub fn current() -> Option<usize> {
         NUMBER.get()
     }
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// A task that tells the thread of what it spawns, and runs until it is told to end.
+    /// Starts a task that passes the spawned tasks of the thread on, and runs until it is cancelled.
     fn begin(workers: &Workers) -> (Option<usize>, CancellationToken) {
         let (tell, told) = mpsc::channel();
         let end = CancellationToken::new();

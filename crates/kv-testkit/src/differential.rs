@@ -18,8 +18,8 @@ use crate::{Dice, Subject};
 
 /// Steps of one program; each program runs on a fresh store.
 const STEPS: usize = 200;
-/// Longer than any store takes to bring what it has promised.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Generous limit for an event that must come.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits at the end of a program.
 const LAST: u64 = 8;
 
@@ -28,9 +28,9 @@ const LAST: u64 = 8;
 pub struct Mismatch {
     /// The seed of the run, to be replayed with `ATOMIX_DIFF_SEED`.
     pub seed: u64,
-    /// What the program does.
+    /// The steps of the program.
     pub steps: Vec<String>,
-    /// What differs.
+    /// The difference.
     pub difference: String,
 }
 
@@ -71,7 +71,7 @@ pub fn from_environment_or(transactions: u64) -> (u64, usize) {
 struct Model {
     engine: Engine,
     commits: Vec<Commit>,
-    /// What the store calls the engine's revisions and stamps, if it has names of its own.
+    /// The names of the store for the engine's revisions and stamps, if it has its own.
     foreign: Option<Translation>,
 }
 
@@ -88,23 +88,23 @@ async fn play(subject: &dyn Subject, program: &[Step]) -> Result<(), String> {
     let mut watching = Vec::new();
     for (at, step) in program.iter().enumerate() {
         let (keyspace, model) = (&names[step.keyspace], &mut models[step.keyspace]);
-        let told = |difference: String| format!("step {at}: {difference}");
+        let reported = |difference: String| format!("step {at}: {difference}");
         match &step.act {
-            Act::Commit(txn) => commit(store.as_ref(), keyspace, model, txn).await.map_err(told)?,
-            Act::Read(reads) => read(store.as_ref(), keyspace, model, reads).await.map_err(told)?,
-            // What a foreign store will call a revision is not known before it is there.
+            Act::Commit(txn) => commit(store.as_ref(), keyspace, model, txn).await.map_err(reported)?,
+            Act::Read(reads) => read(store.as_ref(), keyspace, model, reads).await.map_err(reported)?,
+            // The name of a revision in a foreign store is known only once it exists.
             Act::Watch(from) if model.foreign.is_some() && *from > model.engine.revision() => {}
             Act::Watch(from) => {
                 let after = model.foreign.as_ref().map_or(*from, |foreign| foreign.revision_for_store(*from));
                 match store.watch(keyspace, WatchFrom::After(after)).await {
                     Ok(watch) => watching.push(Watching { keyspace: step.keyspace, from: *from, watch }),
-                    Err(error) => return Err(told(format!("a watch cannot begin: {error}"))),
+                    Err(error) => return Err(reported(format!("a watch cannot begin: {error}"))),
                 }
             }
         }
     }
-    // Commits that every watch must bring, some of them after its beginning: one that was kept from a watch before shows
-    // at once, as another in its place, and not only when patience is over.
+    // Commits that every watch must show, some of them after its beginning: one that was kept from a watch
+    // before shows immediately, as another in its place, and not only at the timeout.
     let furthest = watching.iter().map(|watching| watching.from).max().unwrap_or_default();
     for (name, model) in names.iter().zip(&mut models) {
         for _ in 0..LAST + furthest.0.saturating_sub(model.engine.revision().0) {
@@ -122,7 +122,7 @@ async fn play(subject: &dyn Subject, program: &[Step]) -> Result<(), String> {
                 None => seen,
             };
             if *seen != *commit {
-                return Err(told("a watch brings another commit", &seen, commit));
+                return Err(reported("a watch brings another commit", &seen, commit));
             }
         }
     }
@@ -142,7 +142,7 @@ async fn commit(store: &dyn Store, keyspace: &Keyspace, model: &mut Model, txn: 
         foreign.note(engine, answer)?;
         outcome = outcome.map(|outcome| foreign.outcome(outcome));
     }
-    if outcome == expected { Ok(()) } else { Err(told("another outcome", &outcome, &expected)) }
+    if outcome == expected { Ok(()) } else { Err(reported("another outcome", &outcome, &expected)) }
 }
 
 /// Reads on both sides and compares the answers.
@@ -163,16 +163,16 @@ async fn read(
         foreign.note_read(answer)?;
         snapshot = snapshot.map(|snapshot| foreign.snapshot(snapshot));
     }
-    if snapshot == expected { Ok(()) } else { Err(told("another answer", &snapshot, &expected)) }
+    if snapshot == expected { Ok(()) } else { Err(reported("another answer", &snapshot, &expected)) }
 }
 
-fn told(what: &str, store: &dyn fmt::Debug, engine: &dyn fmt::Debug) -> String {
+fn reported(what: &str, store: &dyn fmt::Debug, engine: &dyn fmt::Debug) -> String {
     format!("{what}\n  store:  {store:?}\n  engine: {engine:?}")
 }
 
 async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, String> {
     loop {
-        match Env::real().timeout(PATIENCE, watch.next()).await {
+        match Env::real().timeout(WAIT_TIMEOUT, watch.next()).await {
             Err(_) => return Err("a watch does not bring a commit".to_owned()),
             Ok(None) => return Err("a watch ended without a reason".to_owned()),
             Ok(Some(Err(error))) => return Err(format!("a watch ended: {error}")),

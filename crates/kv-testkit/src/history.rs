@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Judges recorded histories: can all that clients were told be explained by one object that does one call at a time?
+//! Judges recorded histories: can all answers be explained by one object that does one call at a time?
 //!
-//! A history has one object: a key of a map, a counter, a lock. Objects do not know of each other, so that each can be
-//! judged alone (linearizability is local), and a long run is many short histories. What streams showed is judged by
-//! [`feed`].
+//! A history has one object: a key of a map, a counter, a lock. Objects do not know of each other, so that
+//! each can be judged alone (linearizability is local), and a long run is many short histories. [`feed`]
+//! judges streams.
 //!
 //! ```
 //! use atomix_kv_testkit::history::{Call, History, Number, Verdict, number};
@@ -50,24 +50,25 @@ use serde::{Deserialize, Serialize};
 
 /// An object that does one call at a time. Its value is its state.
 pub trait Model: Clone + Eq + Hash + Debug + Serialize + DeserializeOwned {
-    /// What can be asked of it.
+    /// The calls of the object.
     type Op: Clone + PartialEq + Debug + Serialize + DeserializeOwned;
-    /// What it can answer.
+    /// The answers of the object.
     type Answer: Clone + Debug + Serialize + DeserializeOwned;
 
-    /// Returns the state after `op`, or `None` if `op` cannot be answered by `answer` in this state. Without an answer
-    /// nobody knows it: returns the state if the call has an effect, which is told apart from a refusal by nothing else.
+    /// Returns the state after `op`, or `None` if `op` cannot be answered by `answer` in this state. Without
+    /// an answer: returns the state if the call has an effect, because only that distinguishes it from a
+    /// refusal.
     fn step(&self, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self>;
 
-    /// Tells whether `op` changes nothing, whatever is answered. What only reads and can be next may as well be next, which
-    /// spares the search all other ways.
+    /// Returns whether `op` changes nothing, with any answer. A call that only reads and can be next may as
+    /// well be next, which spares the search all other ways.
     fn only_reads(op: &Self::Op) -> bool {
         let _ = op;
         false
     }
 
-    /// Tells whether `op` can never be answered by `answer` any more, whatever is called before: because a number that only
-    /// grows is past the one that was told. Spares the search what leads nowhere.
+    /// Returns whether `op` can never be answered by `answer` any more, after any other calls: because a
+    /// number that only grows is past the reported one. Spares the search dead ends.
     fn is_over(&self, op: &Self::Op, answer: &Self::Answer) -> bool {
         let _ = (op, answer);
         false
@@ -79,13 +80,13 @@ pub trait Model: Clone + Eq + Hash + Debug + Serialize + DeserializeOwned {
 /// Calls that were certainly refused, and reads that were not answered, have no effect and are not recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call<O, A> {
-    /// Who called.
+    /// The client.
     pub client: u32,
     /// It took effect after this, if at all.
     pub began: u64,
     /// It took effect before this, if at all.
     pub ended: Option<u64>,
-    /// What was asked.
+    /// The call.
     pub op: O,
     /// The answer. Without one the call took effect or did not.
     pub answer: Option<A>,
@@ -109,7 +110,7 @@ impl<O, A> Call<O, A> {
         Self { client, began: during.start, ended: Some(during.end), op, answer: Some(answer) }
     }
 
-    /// A call whose outcome nobody knows. It may take effect at any later time.
+    /// A call without a known outcome. It may take effect at any later time.
     pub fn lost(client: u32, began: u64, op: O) -> Self {
         Self { client, began, ended: None, op, answer: None }
     }

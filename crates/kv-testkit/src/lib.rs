@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Proves that a store keeps the floor's promises.
+//! Proves that a store keeps the guarantees of `atomix-kv`.
 //!
 //! A driver runs the conformance suite with one call, as the `main` of a test without harness, and the differential test
 //! with another. This is all that `tests/conformance.rs` of a driver needs (`harness = false` in its manifest):
@@ -27,7 +27,7 @@
 mod cases;
 mod dice;
 mod differential;
-mod hand_out;
+mod fixed_store;
 pub mod history;
 pub mod planted;
 mod program;
@@ -37,7 +37,7 @@ mod translation;
 
 pub use dice::Dice;
 pub use differential::{Mismatch, differential, from_environment, from_environment_or};
-pub use hand_out::HandOut;
+pub use fixed_store::FixedStoreDriver;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -57,8 +57,8 @@ pub trait Subject: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok((self.open().await?, StoreConfig::new())) })
     }
 
-    /// Tells whether the store has revisions and names of stamps of its own, in the order of the engine's. Else they are
-    /// compared exactly: revisions count 1, 2, 3, ….
+    /// Returns whether the store names revisions and stamps itself, in the order of the engine's. Else they
+    /// are compared exactly: revisions count 1, 2, 3, ….
     fn is_foreign(&self) -> bool {
         false
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stores with a planted bug, to prove that the differential test and the judge of histories find it.
 //!
-//! A bug of a store shows as a bug of the primitives above it: a guard that is forgotten on the queue of a lock is an
-//! unlock by somebody else, an item that is kept from a watch is a waiter whom nobody wakes. So bugs of all kinds are
-//! planted here, and nowhere in the product.
+//! A bug of a store shows as a bug of the primitives above it: a guard that is forgotten on the queue of a
+//! lock is an unlock by another session, an item that is kept from a watch is a waiter that is never woken.
+//! So bugs of all kinds are planted here, and nowhere in the product.
 #![allow(clippy::wildcard_enum_match_arm, reason = "each place is about some of the bugs")]
 
 mod commits;
@@ -20,12 +20,12 @@ use atomix_kv::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-/// What is wrong with a [`Planted`] store. "Now and then" is every so many calls, so that a run can be repeated.
+/// The bug of a [`Planted`] store. "Now and then" is every so many calls, so that a run can be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     /// `ValueIsNot` counts as held.
     ForgottenGuard,
-    /// A replaced value is not told.
+    /// A replaced value is not reported.
     LostPrevious,
     /// Every third commit is kept from watches.
     WatchGap,
@@ -57,11 +57,11 @@ pub enum Bug {
     TornWrite,
     /// A deletion is answered and not done, now and then.
     LostDelete,
-    /// A stamp is told to have the revision of the one before it, now and then.
+    /// A stamp is reported with the revision of the one before it, now and then.
     ReusedToken,
-    /// A stamp is told to be the only one although it is not, now and then.
+    /// A stamp is reported as the only one although it is not, now and then.
     SelfGranted,
-    /// Stamps are told to be by whoever stamped last, and `ValueIs` counts as held.
+    /// Stamps are reported as those of the last writer, and `ValueIs` counts as held.
     StolenOwner,
     /// Every second deletion of a stamp is kept from watches.
     LostWakeup,
@@ -71,7 +71,7 @@ pub enum Bug {
     SwappedEvents,
     /// Watches bring the changes of one key as those of another, now and then.
     WrongKey,
-    /// Watches bring a value that nobody wrote, now and then.
+    /// Watches show a value that was never written, now and then.
     WrongValue,
     /// Watches leave out the first commit after they began.
     LateWatch,
@@ -79,7 +79,7 @@ pub enum Bug {
     TornEvent,
     /// A tenth of every time to live is stored.
     EarlyTtl,
-    /// What expires does so five seconds later.
+    /// Entries expire five seconds late.
     LateTtl,
     /// Times to live are forgotten.
     NoTtl,
@@ -104,16 +104,16 @@ impl Bug {
 pub struct Planted {
     store: Arc<dyn Store>,
     bug: Bug,
-    /// What the names of the keyspaces begin with that have the bug.
+    /// The prefix of the keyspaces that have the bug.
     within: Bytes,
     calls: AtomicU64,
     memory: Mutex<Memory>,
 }
 
-/// What a bug needs to remember.
+/// State of a bug.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Answers to reads, by what was asked.
+    /// Answers to reads, by the reads.
     answers: HashMap<String, Snapshot>,
     /// The revision of the last stamp of each keyspace, and its value.
     stamps: HashMap<Keyspace, (atomix_kv::Revision, Bytes)>,
@@ -139,7 +139,7 @@ impl Planted {
         keyspace.as_bytes().starts_with(&self.within).then_some(self.bug)
     }
 
-    /// Tells whether it is this call's turn, which is every so many times.
+    /// Returns whether it is this call's turn, which is every so many times.
     fn turn(&self, every: u64) -> bool {
         self.calls.fetch_add(1, Ordering::Relaxed) % every == every - 1
     }

@@ -15,7 +15,7 @@ pub(crate) struct Step {
     pub(crate) act: Act,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Act {
     Commit(Txn),

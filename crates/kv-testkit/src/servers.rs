@@ -16,23 +16,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A server of ours. It is killed when this is dropped, and also when the test is killed.
+/// A server process of a test. It is killed when this is dropped, and also when the test is killed.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Kills the server when the test is gone without having done so. The end of its input tells it.
+    /// Kills the server when the test ends without doing so. The end of its input is the signal.
     guard: Child,
 }
 
-/// How long a server may take until it answers.
+/// Timeout of the start of a server.
 const START: Duration = Duration::from_mins(2);
-/// How long it may take for one answer.
+/// Timeout of one answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
 // === impl Process ===
 
 impl Process {
-    /// Starts `program`. What it says is shown if `ATOMIX_TEST_SERVER_OUTPUT` is set.
+    /// Starts `program`. Its output is shown if `ATOMIX_TEST_SERVER_OUTPUT` is set.
     pub fn start<A: AsRef<OsStr>>(
         program: &str,
         arguments: impl IntoIterator<Item = A>,
@@ -71,7 +71,8 @@ impl Process {
 
     /// Kills the server without a warning and waits until it is gone.
     pub fn kill(&mut self) {
-        // The guard first, so that it kills nobody who comes to have the same id. Who has ended by itself is gone as well.
+        // The guard first, so that it kills no later process with the same id. A process that has ended by
+        // itself is gone as well.
         for child in [&mut self.guard, &mut self.child] {
             drop(child.kill());
             drop(child.wait());
@@ -105,7 +106,7 @@ impl Drop for Process {
     }
 }
 
-/// Returns a port that nobody listens on, another one each time. It lies below those that the system gives to connections:
+/// Returns a free port, another one each time. It lies below those that the system gives to connections:
 /// one of them may take such a port while a server that is to come back to it is away.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
@@ -142,14 +143,14 @@ async fn exchange(port: u16, method: &str, path: &str, body: &str) -> std::io::R
     status.zip(body).ok_or_else(|| std::io::Error::other("no HTTP"))
 }
 
-/// How long is waited for a server, and what for.
-struct Patience {
+/// Waits for a server, with a time limit.
+struct Waiting {
     what: &'static str,
     env: Env,
     begun: Instant,
 }
 
-impl Patience {
+impl Waiting {
     fn new(what: &'static str) -> Self {
         let env = Env::real();
         Self { what, begun: env.now(), env }

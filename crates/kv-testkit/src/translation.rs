@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Between the engine's revisions and stamps and those of a foreign store.
 //!
-//! A foreign store may leave gaps between revisions and may name stamps as it likes, but both must be in the order of the
-//! engine's. Here the pairs are noted as they appear, and whatever breaks the order is told as a difference.
+//! A foreign store may leave gaps between revisions and may name stamps as it likes, but both must be in the
+//! order of the engine's. The pairs are recorded as they appear, and every violation of the order is reported
+//! as a difference.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use atomix_kv::{
 };
 use bytes::Bytes;
 
-/// What one keyspace's revisions and stamps are on the other side.
+/// The revisions and stamps of one keyspace on the other side.
 #[derive(Debug, Default)]
 pub(crate) struct Translation {
     /// The store's revision of each of the engine's commits; the engine's first is one.
@@ -68,7 +69,7 @@ impl Translation {
         }
     }
 
-    /// Returns the transaction as the store must be asked.
+    /// Returns the transaction with the names of the store.
     pub(crate) fn txn_for_store(&self, mut txn: Txn) -> Txn {
         for guard in &mut txn.guards {
             match guard {
@@ -94,7 +95,7 @@ impl Translation {
         txn
     }
 
-    /// Returns the reads as the store must be asked.
+    /// Returns the reads with the names of the store.
     pub(crate) fn reads_for_store(&self, mut reads: Vec<Read>) -> Vec<Read> {
         for read in &mut reads {
             match read {
@@ -105,7 +106,7 @@ impl Translation {
         reads
     }
 
-    /// Returns an outcome of the store as the engine would have said it.
+    /// Returns an outcome of the store with the names of the engine.
     pub(crate) fn outcome(&self, outcome: Outcome) -> Outcome {
         Outcome {
             revision: self.moment(outcome.revision),
@@ -115,7 +116,7 @@ impl Translation {
         }
     }
 
-    /// Returns a snapshot of the store as the engine would have said it.
+    /// Returns a snapshot of the store with the names of the engine.
     pub(crate) fn snapshot(&self, snapshot: Snapshot) -> Snapshot {
         Snapshot {
             revision: self.moment(snapshot.revision),
@@ -123,7 +124,7 @@ impl Translation {
         }
     }
 
-    /// Returns a commit of the store as the engine would have said it.
+    /// Returns a commit of the store with the names of the engine.
     pub(crate) fn commit(&self, commit: &Commit) -> Commit {
         let change = |change: &Change| Change {
             key: self.key(change.key.clone()),

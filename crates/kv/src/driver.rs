@@ -16,7 +16,7 @@ use crate::{Error, Store, printable};
 /// The configuration of a store as the operator wrote it: one JSON object.
 pub type StoreConfig = serde_json::Map<String, serde_json::Value>;
 
-/// What a driver may use of the outside world.
+/// The parts of the outside world that a driver may use.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// Time, chance and tasks.
@@ -38,8 +38,8 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
         &[]
     }
 
-    /// Returns the drivers of the original in whose place this one can be used, although their configurations differ:
-    /// names without a domain, folded as by [`crate::fold`]. They are named to those who ask for them.
+    /// names without a domain, folded as by [`crate::fold`]. Errors name this driver when one of them is
+    /// requested.
     fn replaces(&self) -> &'static [&'static str] {
         &[]
     }
@@ -75,7 +75,7 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
         self.files(config).iter().try_for_each(|file| readable(file))
     }
 
-    /// Tells whether a store is a part of this machine alone, so that [`crate::ErrorKind::Config`] from [`Driver::connect`] is a
+    /// Returns whether a store is a part of this machine alone, so that [`crate::ErrorKind::Config`] from [`Driver::connect`] is a
     /// mistake as one of [`Driver::preflight`] is: no later attempt finds it gone. Default: no.
     fn is_local(&self) -> bool {
         false
@@ -111,25 +111,24 @@ fn readable(path: &Path) -> Result<(), Error> {
 
 /// Reads durations in configurations: text such as `"5s"`, `"250ms"` or `"1m30s"` (units `ns`, `us`, `ms`, `s`, `m`, `h`,
 /// `d`), or an integer of nanoseconds as the original's drivers had it. For
-/// `#[serde(deserialize_with = "atomix_kv::span")]`.
-pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// `#[serde(deserialize_with = "atomix_kv::deserialize_duration")]`.
+pub fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Span {
+    enum DurationField {
         Nanoseconds(u64),
         Text(String),
     }
     const RIGHT: &str = "a duration is a text such as `1m30s` or a number of nanoseconds";
-    match Span::deserialize(deserializer).map_err(|_| D::Error::custom(RIGHT))? {
-        Span::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
-        Span::Text(text) => {
-            parse_span(&text).ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{}`", printable(&text))))
-        }
+    match DurationField::deserialize(deserializer).map_err(|_| D::Error::custom(RIGHT))? {
+        DurationField::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
+        DurationField::Text(text) => parse_go_duration(&text)
+            .ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{}`", printable(&text)))),
     }
 }
 
 /// Numbers with units, one after the other, as Go writes them. `None` if it is something else.
-fn parse_span(text: &str) -> Option<Duration> {
+fn parse_go_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut sum) = (text, Duration::ZERO);
     loop {
         let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
@@ -174,7 +173,7 @@ mod tests {
             ("-1s", None),
             ("1e400s", None),
         ] {
-            assert_eq!(parse_span(text), millis.map(Duration::from_millis), "{text}");
+            assert_eq!(parse_go_duration(text), millis.map(Duration::from_millis), "{text}");
         }
     }
 }

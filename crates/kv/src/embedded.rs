@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What stores share that keep their engines in this process.
+//! Shared parts of the stores that keep their engines in this process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,11 +13,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::once::Once;
 use crate::{
-    Change, Engine, Error, ErrorKind, HistoryRoom, Keyspace, Limits, Outcome, StoreConfig, Txn, Write, fold,
+    Change, Engine, Error, ErrorKind, HistoryBudget, Keyspace, Limits, Outcome, StoreConfig, Txn, Write, fold,
 };
 
 /// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
-pub struct Spaces<T> {
+pub struct ShardedMap<T> {
     shards: Vec<RwLock<HashMap<Keyspace, Arc<T>>>>,
     hasher: RandomState,
 }
@@ -26,22 +26,22 @@ pub struct Spaces<T> {
 ///
 /// The default of `bytes-max` is for all embedded stores of the process together, because they share its memory.
 #[derive(Debug)]
-pub struct Room {
+pub struct MemoryBudget {
     stored: Stored,
     machine: Machine,
     /// The bytes of named requests among them.
     named: AtomicUsize,
 }
 
-/// When the named requests of a store are forgotten.
+/// Schedules the removal of old named requests of a store.
 #[derive(Debug)]
 pub struct Rotation {
     env: Env,
     last: Mutex<Instant>,
 }
 
-/// What an entry and a keyspace cost beside their keys and values, roughly. Counted, so that many empty ones fill the
-/// store as well.
+/// The approximate cost of an entry and of a keyspace beside their keys and values. Counted, so that many
+/// empty ones fill the store as well.
 const ENTRY_BYTES: usize = 384;
 const KEYSPACE_BYTES: usize = 1024;
 
@@ -50,9 +50,9 @@ const NAMED_PART: usize = 8;
 
 const SHARDS: usize = 16;
 
-// === impl Spaces ===
+// === impl ShardedMap ===
 
-impl<T> Spaces<T> {
+impl<T> ShardedMap<T> {
     /// Returns what is kept for `keyspace`, if it was opened before.
     pub fn find(&self, keyspace: &Keyspace) -> Option<Arc<T>> {
         self.shard(keyspace).read().get(keyspace).cloned()
@@ -76,7 +76,7 @@ impl<T> Spaces<T> {
         }
     }
 
-    /// Gives back those that `keep` does not want: nobody finds them any more.
+    /// Removes those that `keep` does not want: [`ShardedMap::find`] does not return them any more.
     pub fn retain(&self, mut keep: impl FnMut(&Keyspace, &T) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.write();
@@ -104,7 +104,7 @@ impl<T> Spaces<T> {
         self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
-    /// Tells whether none is kept.
+    /// Returns whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -123,21 +123,21 @@ fn shrink<T>(shard: &mut HashMap<Keyspace, Arc<T>>) {
     }
 }
 
-impl<T> Default for Spaces<T> {
+impl<T> Default for ShardedMap<T> {
     fn default() -> Self {
         Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl<T> fmt::Debug for Spaces<T> {
+impl<T> fmt::Debug for ShardedMap<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spaces").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("ShardedMap").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
-// === impl Room ===
+// === impl MemoryBudget ===
 
-impl Room {
+impl MemoryBudget {
     /// Makes the count of an empty store.
     pub fn new(machine: &Machine) -> Self {
         Self { stored: machine.stored(), machine: machine.clone(), named: AtomicUsize::new(0) }
@@ -177,11 +177,11 @@ impl Room {
     }
 
     /// Returns the [`ErrorKind::Full`] of a transaction that may grow the store beyond `bytes_max`, for
-    /// [`Room::apply`]. None for a transaction that only deletes.
+    /// [`MemoryBudget::apply`]. None for a transaction that only deletes.
     pub fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
-        let growth = growth(txn);
+        let max_growth = max_growth(txn);
         let bytes = self.counted(bytes_max);
-        (growth > 0 && bytes + growth > bytes_max).then(|| {
+        (max_growth > 0 && bytes + max_growth > bytes_max).then(|| {
             Error::new(
                 ErrorKind::Full,
                 format!(
@@ -210,10 +210,10 @@ impl Room {
         {
             self.check_named(name, bytes_max)?;
         }
-        let Some(full) = full else { return self.weigh(engine, |engine| engine.apply(txn, limits)) };
+        let Some(full) = full else { return self.track(engine, |engine| engine.apply(txn, limits)) };
         let (before, revision) = (weight(engine), engine.revision());
         let named = txn.once.as_ref().filter(|name| !engine.remembers(name));
-        self.weigh(engine, |engine| {
+        self.track(engine, |engine| {
             let (outcome, changes) = engine.apply(txn, limits)?;
             if weight(engine) < before || (changes.is_empty() && named.is_none()) {
                 return Ok((outcome, changes));
@@ -256,7 +256,7 @@ impl Room {
     }
 
     /// Counts what `change` does to `engine`.
-    pub fn weigh<T>(&self, engine: &mut Engine, change: impl FnOnce(&mut Engine) -> T) -> T {
+    pub fn track<T>(&self, engine: &mut Engine, change: impl FnOnce(&mut Engine) -> T) -> T {
         let (before, named) = (weight(engine), engine.named_bytes());
         let done = change(engine);
         // Wrapping, because the difference may be negative.
@@ -268,8 +268,8 @@ impl Room {
     }
 }
 
-impl Default for Room {
-    /// A count of its own, on a simulated machine.
+impl Default for MemoryBudget {
+    /// A separate count, on a simulated machine.
     fn default() -> Self {
         Self::new(&Machine::default())
     }
@@ -284,7 +284,7 @@ pub fn complete(config: &mut StoreConfig, machine: &Machine) {
 
 /// Fills in `histories-bytes-max` as [`complete`] does, for a store elsewhere.
 pub fn complete_histories(config: &mut StoreConfig, machine: &Machine) {
-    let share = machine.memory_share(16).min(HistoryRoom::BYTES_MAX);
+    let share = machine.memory_share(16).min(HistoryBudget::BYTES_MAX);
     set_default(config, "histories-bytes-max", share);
 }
 
@@ -310,7 +310,7 @@ impl Rotation {
         Self { env, last }
     }
 
-    /// Tells whether [`Engine::rotate_named`] is due for all keyspaces of the store. Asked from time to time, it is true
+    /// Returns whether [`Engine::rotate_named`] is due for all keyspaces of the store. Asked from time to time, it is true
     /// once a minute at most.
     pub fn due(&self) -> bool {
         let (now, mut last) = (self.env.now(), self.last.lock());
@@ -323,7 +323,7 @@ impl Rotation {
 }
 
 /// Returns the bytes by which a transaction makes a store grow at most; zero if it only deletes and has no name.
-pub fn growth(txn: &Txn) -> usize {
+pub fn max_growth(txn: &Txn) -> usize {
     let named = txn.once.as_ref().map_or(0, |name| Once::cost(name));
     let written: usize = txn
         .writes
@@ -356,10 +356,10 @@ mod tests {
         Txn::new().write(Write::Put { key: "key".into(), value: vec![7; bytes].into() })
     }
 
-    /// Writes a value into a new engine that belongs to `room`.
-    fn fill(room: &Room, bytes: usize) {
+    /// Writes a value into a new engine that belongs to `budget`.
+    fn fill(budget: &MemoryBudget, bytes: usize) {
         let mut engine = Engine::new();
-        room.weigh(&mut engine, |engine| engine.apply(&put(bytes), &Limits::default())).unwrap();
+        budget.track(&mut engine, |engine| engine.apply(&put(bytes), &Limits::default())).unwrap();
     }
 
     #[test]
@@ -378,9 +378,11 @@ mod tests {
     fn the_default_is_for_all_stores_of_the_process_together() {
         let machine = Machine::simulated(8 * MIB);
         let default = default_bytes_max(&machine);
-        let (one, other) = (Room::new(&machine), Room::new(&machine));
+        let (one, other) = (MemoryBudget::new(&machine), MemoryBudget::new(&machine));
         fill(&one, 2 << 20);
-        let full = |room: &Room, bytes_max| room.full(&put(1 << 20), bytes_max).map(|error| error.kind());
+        let full = |budget: &MemoryBudget, bytes_max| {
+            budget.full(&put(1 << 20), bytes_max).map(|error| error.kind())
+        };
         assert_eq!(full(&one, default), Some(ErrorKind::Full));
         assert_eq!(full(&other, default), Some(ErrorKind::Full));
         assert_eq!(full(&other, 2 << 20), None);
@@ -390,12 +392,12 @@ mod tests {
 
     #[test]
     fn content_larger_than_the_memory_is_not_read_to_the_end() {
-        let room = Room::new(&Machine::simulated(MIB));
-        fill(&room, 900_000);
-        room.check_memory(1).unwrap();
-        fill(&room, 200_000);
-        let error = room.check_memory(1).unwrap_err();
+        let budget = MemoryBudget::new(&Machine::simulated(MIB));
+        fill(&budget, 900_000);
+        budget.check_memory(1).unwrap();
+        fill(&budget, 200_000);
+        let error = budget.check_memory(1).unwrap_err();
         assert!(error.to_string().contains("memory-limit=`1048576` source=`machine`"), "{error}");
-        room.check_memory(1 << 30).unwrap();
+        budget.check_memory(1 << 30).unwrap();
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What drivers of remote stores share: fewer round trips for the same promises.
+//! Batching and summing for drivers of remote stores: fewer round trips, the same guarantees.
 
 mod batcher;
 mod combiner;
 
-pub use batcher::{Batcher, Carrier};
+pub use batcher::{BatchSender, Batcher};
 pub use combiner::{Adder, Combiner, Sum, added, addition};

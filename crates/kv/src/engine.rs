@@ -15,8 +15,8 @@ pub struct Engine {
     table: Sorted<Bytes, Record>,
     revision: Revision,
     bytes: usize,
-    /// Entries by the first byte of their key. Primitives put each kind of key under a byte of its own, so the size
-    /// of a map is known without walking it.
+    /// Entries by the first byte of their key. Each kind of key of a primitive has its own first byte, so the
+    /// size of a map is known without walking it.
     counts: Vec<(u8, u64)>,
     /// Most keyspaces never see a named request.
     once: Option<Box<Once>>,
@@ -52,12 +52,12 @@ impl Engine {
         self.table.len()
     }
 
-    /// Tells whether there is no entry.
+    /// Returns whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Tells whether the keyspace holds no entry and remembers no named request.
+    /// Returns whether the keyspace holds no entry and remembers no named request.
     pub fn is_vacant(&self) -> bool {
         self.is_empty() && self.named_bytes() == 0
     }
@@ -106,8 +106,8 @@ impl Engine {
         self.table.get_key_value(key).map(|(key, record)| entry(key, record))
     }
 
-    /// Makes the changes of a commit again that an engine has made before, as a host does that reads its log. Repeating
-    /// it, also over a later state, ends in the state after the last commit that is repeated.
+    /// Applies the changes of a commit again, as recovery from a log does. Repeating it, also over a later
+    /// state, ends in the state after the last commit that is repeated.
     pub fn redo(&mut self, commit: &Commit) {
         for change in &commit.changes {
             self.set(&change.key, change.current.as_ref());
@@ -115,8 +115,8 @@ impl Engine {
         self.revision = self.revision.max(commit.revision);
     }
 
-    /// Takes the changes of the latest commit back, and returns to the `revision` before it, as a host does that could
-    /// not store it.
+    /// Reverts the changes of the latest commit and returns to the `revision` before it, for a store that
+    /// could not persist the commit.
     pub fn undo(&mut self, changes: &[Change], revision: Revision) {
         for change in changes.iter().rev() {
             self.set(&change.key, change.previous.as_ref());
@@ -144,7 +144,7 @@ impl Engine {
         self.once.as_ref().map_or(0, |once| once.bytes())
     }
 
-    /// Tells whether the outcome of the request of this name is remembered.
+    /// Returns whether the outcome of the request of this name is remembered.
     pub fn remembers(&self, name: &Bytes) -> bool {
         self.once.as_ref().is_some_and(|once| once.contains(name))
     }
@@ -199,7 +199,7 @@ impl Engine {
         }
     }
 
-    /// Refuses additions to what is no number before anything is written.
+    /// Refuses additions to a value that is not a number, before anything is written.
     fn check_numbers(&self, writes: &[Write]) -> Result<(), Error> {
         for write in writes {
             if let Write::Add { key, .. } = write
@@ -347,8 +347,8 @@ fn page<'a>(
     Found::Entries { entries, more: false }
 }
 
-/// Copies a value that is to stay. What a caller hands over is mostly a part of a message that it received, and would keep
-/// the buffer of the whole message alive.
+/// Copies a value for storage. A caller's value is mostly a slice of a received message and would keep the
+/// buffer of the whole message alive.
 fn owned(value: &Bytes) -> Bytes {
     Bytes::copy_from_slice(value)
 }

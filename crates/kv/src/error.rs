@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a store may answer instead of an outcome. Each kind says what to do next.
+//! Errors of stores. Each kind defines the next step of the caller.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::Revision;
 
-/// Why a store did not do what it was asked.
+/// The reason why a store did not carry out a request.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -14,7 +14,7 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What kind of answer an [`Error`] is, named by what it means for the caller.
+/// The kind of an [`Error`], named by its meaning for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Certainly not applied; the same call may succeed later.
@@ -38,9 +38,9 @@ pub enum ErrorKind {
     Unsupported,
     /// The store refuses the credentials of the runtime. Tell an operator.
     Denied,
-    /// What was read is damaged. Tell an operator.
+    /// Stored data is damaged. An operator has to act.
     Corrupt,
-    /// A mistake of ours. Tell us.
+    /// A defect of this program. Report it.
     Internal,
 }
 
@@ -69,11 +69,13 @@ impl Error {
         Self::new(ErrorKind::Config, message)
     }
 
-    /// Makes an [`ErrorKind::Config`] for a new configuration of a connected store that leads to other content, because of
-    /// these fields. Watches would go on with the revisions of another order, and locks be gone.
-    pub fn elsewhere(fields: &str) -> Self {
+    /// Makes an [`ErrorKind::Config`] for a new configuration of a connected store that would change the
+    /// location of its data, because of these fields. Watches would continue with revisions of another order,
+    /// and locks would be lost.
+    pub fn location_change(fields: &str) -> Self {
         Self::config(format!(
-            "{fields} would lead to other content: disconnect the store, then connect it with this configuration"
+            "{fields} identifies the data and cannot change on a connected store: disconnect the store, then \
+             connect it with this configuration"
         ))
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The window of recent commits of one keyspace, and those who follow it.
+//! The window of recent commits of one keyspace, and its followers.
 //!
 //! Followers hold a position, not a queue: a thousand of them share the same commits, a slow one costs nothing, and
 //! one that falls out of the window ends with [`ErrorKind::Compacted`](crate::ErrorKind::Compacted).
@@ -17,25 +17,25 @@ use slab::Slab;
 
 use crate::{Commit, Error, ErrorKind, Revision, WatchFrom, WatchItem, WatchStream};
 
-/// Keeps the last commits of a keyspace and brings them to watches. Cheap to clone.
+/// Keeps the last commits of a keyspace and delivers them to watches. Cheap to clone.
 #[derive(Clone)]
 pub struct History {
     window: Arc<Mutex<Window>>,
 }
 
-/// The bytes of all histories of a store, and how many there may be. Beyond, each history keeps what its followers have not
-/// seen yet and its last few commits: a store with a great many keyspaces must not fill the memory with what nobody may
-/// ever ask for. Cheap to clone; all histories of a store share one.
+/// The byte budget of all histories of a store. Beyond it, each history keeps only the commits that its
+/// followers have not read yet and its last few: a store with many keyspaces must not fill the memory with
+/// commits that no watch will request. Cheap to clone; all histories of a store share one.
 #[derive(Debug, Clone)]
-pub struct HistoryRoom(Arc<Tally>);
+pub struct HistoryBudget(Arc<BudgetInner>);
 
 #[derive(Debug)]
-struct Tally {
+struct BudgetInner {
     bytes: AtomicUsize,
     bytes_max: AtomicUsize,
 }
 
-/// How much history is kept for watches that fall behind. What somebody who follows has not seen of the newest commit is
+/// The amount of history for watches that fall behind. Commits that an active follower has not read yet are
 /// always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -46,19 +46,19 @@ pub struct Retention {
 }
 
 struct Window {
-    /// Consecutive as they were committed; all of them are newer than `floor`.
+    /// In commit order without gaps; all of them are newer than `floor`.
     commits: VecDeque<Arc<Commit>>,
     bytes: usize,
     /// Every commit after this revision is in the window.
     floor: Revision,
     tip: Revision,
     followers: Slab<Position>,
-    /// Why nothing comes any more.
+    /// The reason why no more commits come.
     end: Option<(ErrorKind, String)>,
-    room: HistoryRoom,
+    budget: HistoryBudget,
 }
 
-/// How far a follower is.
+/// The progress of a follower.
 struct Position {
     seen: Revision,
     /// It has seen everything and waits for more.
@@ -75,17 +75,17 @@ struct Follower {
     ended: bool,
 }
 
-/// How many commits a follower takes at once. Bounds what a follower that stops reading keeps alive.
+/// Commits that a follower takes per batch. Bounds the memory that a follower holds after it stops reading.
 const TAKE_MAX: usize = 64;
-/// How many commits, and bytes of them, a history keeps when there is no room for what its followers have seen.
-const FEW: usize = 8;
-const FEW_BYTES: usize = 8 << 10;
+/// Commits, and their bytes, that a history keeps for reconnecting watches when the budget is exceeded.
+const MIN_RETAINED: usize = 8;
+const MIN_RETAINED_BYTES: usize = 8 << 10;
 
 // === impl History ===
 
 impl History {
-    /// Makes an empty window that begins at `tip`, one of those that share `room`.
-    pub fn new(tip: Revision, room: &HistoryRoom) -> Self {
+    /// Makes an empty window that begins at `tip`, one of those that share `budget`.
+    pub fn new(tip: Revision, budget: &HistoryBudget) -> Self {
         let window = Window {
             commits: VecDeque::new(),
             bytes: 0,
@@ -93,7 +93,7 @@ impl History {
             tip,
             followers: Slab::new(),
             end: None,
-            room: room.clone(),
+            budget: budget.clone(),
         };
         Self { window: Arc::new(Mutex::new(window)) }
     }
@@ -108,15 +108,15 @@ impl History {
         window.change(|window| {
             window.bytes += bytes(&commit);
             window.commits.push_back(Arc::new(commit));
-            // Twice as many as below: hosts that trim in another thread than they push in shall forget there.
-            window.trim(retention, 2 * FEW);
+            // Twice the limit of `trim`: stores that trim on another thread than they push on shall free memory there.
+            window.trim(retention, 2 * MIN_RETAINED);
         });
         window.wake();
     }
 
     /// Forgets what `retention` does not allow.
     pub fn trim(&self, retention: Retention) {
-        self.window.lock().change(|window| window.trim(retention, FEW));
+        self.window.lock().change(|window| window.trim(retention, MIN_RETAINED));
     }
 
     /// Forgets all commits up to and including `revision`.
@@ -128,8 +128,9 @@ impl History {
         });
     }
 
-    /// Puts older commits back in front: those after `floor` up to and including [`History::floor`], in order. For hosts
-    /// that keep more history elsewhere than in this window. Nothing happens if the window reaches back as far already.
+    /// Puts older commits back in front: those after `floor` up to and including [`History::floor`], in
+    /// order. For stores that keep more history elsewhere than in this window. Does nothing if the window
+    /// reaches back as far already.
     pub fn extend_back(&self, floor: Revision, commits: Vec<Arc<Commit>>) {
         let mut window = self.window.lock();
         if floor >= window.floor {
@@ -137,7 +138,7 @@ impl History {
         }
         window.change(|window| {
             for commit in commits.into_iter().rev() {
-                // The window may have been extended by somebody else meanwhile.
+                // Another caller may have extended the window meanwhile.
                 if commit.revision <= window.floor {
                     window.bytes += bytes(&commit);
                     window.commits.push_front(commit);
@@ -205,8 +206,8 @@ impl History {
         self.end(&Error::closed());
     }
 
-    /// Ends all followers with what `error` says once they have seen everything, and refuses new ones with it. The first
-    /// end counts.
+    /// Ends all followers with a copy of `error` once they have read everything, and refuses new ones with
+    /// it. The first end counts.
     pub fn end(&self, error: &Error) {
         let mut window = self.window.lock();
         window.end.get_or_insert_with(|| (error.kind(), error.to_string()));
@@ -247,20 +248,21 @@ impl Window {
         change(self);
         if self.bytes != before {
             // Wraps around where it became less.
-            self.room.0.bytes.fetch_add(self.bytes.wrapping_sub(before), Ordering::Relaxed);
+            self.budget.0.bytes.fetch_add(self.bytes.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 
-    /// Forgets what `retention` does not allow, and all but `few` of what everybody has seen if there is no room for more.
+    /// Drops the commits beyond `retention`, and all but `few` of those that every follower has read if the
+    /// budget is exceeded.
     fn trim(&mut self, retention: Retention, few: usize) {
-        let no_room = self.room.is_full();
+        let over_budget = self.budget.is_full();
         let mut seen = None;
         while let Some(oldest) = self.commits.front() {
             let len = self.commits.len();
             let refused = len > retention.commits_max || self.bytes > retention.bytes_max;
             if !(refused && len > 1) {
-                let spared = refused || no_room && (len > few || self.bytes > FEW_BYTES);
-                // Who begins to follow begins after the newest one.
+                let spared = refused || over_budget && (len > few || self.bytes > MIN_RETAINED_BYTES);
+                // New followers start at the tip, so commits that all followers have read can be dropped.
                 let everybody = || self.followers.iter().map(|(_, position)| position.seen).min();
                 if !spared || oldest.revision > *seen.get_or_insert_with(|| everybody().unwrap_or(self.tip)) {
                     break;
@@ -268,7 +270,7 @@ impl Window {
             }
             self.drop_oldest();
         }
-        if no_room && self.commits.len() <= few {
+        if over_budget && self.commits.len() <= few {
             self.commits.shrink_to(2 * few);
         }
     }
@@ -280,12 +282,13 @@ impl Window {
         }
     }
 
-    /// Counts the commits after `revision`. Who follows has usually missed the last few, which lie close together.
+    /// Counts the commits after `revision`. Followers usually lag by a few commits: scan those linearly
+    /// before falling back to binary search.
     fn after(&self, revision: Revision) -> usize {
-        const FEW: usize = 16;
-        let newest = self.commits.iter().rev().take(FEW);
+        const LINEAR_SCAN_MAX: usize = 16;
+        let newest = self.commits.iter().rev().take(LINEAR_SCAN_MAX);
         let newer = newest.take_while(|commit| commit.revision > revision).count();
-        if newer < FEW {
+        if newer < LINEAR_SCAN_MAX {
             return newer;
         }
         self.commits.len() - self.commits.partition_point(|commit| commit.revision <= revision)
@@ -310,15 +313,15 @@ impl Drop for Window {
     }
 }
 
-// === impl HistoryRoom ===
+// === impl HistoryBudget ===
 
-impl HistoryRoom {
-    /// What is allowed where nothing else is said: 64 MiB.
+impl HistoryBudget {
+    /// The default: 64 MiB.
     pub const BYTES_MAX: usize = 64 << 20;
 
     /// Allows so many bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Tally { bytes: AtomicUsize::new(0), bytes_max: AtomicUsize::new(bytes_max) }))
+        Self(Arc::new(BudgetInner { bytes: AtomicUsize::new(0), bytes_max: AtomicUsize::new(bytes_max) }))
     }
 
     /// Allows so many bytes from now on. A history that has too much forgets it when it changes.
@@ -336,7 +339,7 @@ impl HistoryRoom {
     }
 }
 
-impl Default for HistoryRoom {
+impl Default for HistoryBudget {
     fn default() -> Self {
         Self::new(Self::BYTES_MAX)
     }
@@ -356,7 +359,7 @@ impl Follower {
         self.taken.extend(window.commits.range(next..).take(TAKE_MAX).cloned());
         if let Some(last) = self.taken.back() {
             window.followers[self.slot].seen = last.revision;
-            window.change(|window| window.trim(Retention::ALL, FEW));
+            window.change(|window| window.trim(Retention::ALL, MIN_RETAINED));
             return Some(Ok(()));
         }
         if let Some(error) = window.end() {
@@ -402,7 +405,7 @@ impl Drop for Follower {
         let mut window = self.window.lock();
         window.followers.remove(self.slot);
         // Nothing may ever change here again.
-        window.change(|window| window.trim(Retention::ALL, FEW));
+        window.change(|window| window.trim(Retention::ALL, MIN_RETAINED));
     }
 }
 
@@ -444,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_follower_sees_every_commit_once_and_in_order() {
-        let history = History::new(Revision(5), &HistoryRoom::default());
+        let history = History::new(Revision(5), &HistoryBudget::default());
         let mut now = history.follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut now), Some(1005));
         assert_eq!(next(&mut now), None);
@@ -461,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_falls_out_of_the_window_ends_with_compacted() {
-        let history = History::new(Revision(0), &HistoryRoom::default());
+        let history = History::new(Revision(0), &HistoryBudget::default());
         let mut slow = history.follow(WatchFrom::Now).unwrap();
         slow.next().now_or_never();
         let retention = Retention { commits_max: 2, ..Retention::default() };
@@ -479,8 +482,8 @@ mod tests {
     #[test]
     fn what_everybody_has_seen_is_forgotten_when_all_of_it_is_too_much() {
         let one = bytes(&commit(1));
-        let room = HistoryRoom::new(30 * one);
-        let histories = [(); 3].map(|()| History::new(Revision(0), &room));
+        let budget = HistoryBudget::new(30 * one);
+        let histories = [(); 3].map(|()| History::new(Revision(0), &budget));
         let mut follower = histories[0].follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut follower), Some(1000));
         for at in 1..=100 {
@@ -489,11 +492,15 @@ mod tests {
             }
         }
         let kept = |at: usize| histories[at].kept().1.len();
-        assert_eq!([0, 1, 2].map(kept), [100, 2 * FEW, 2 * FEW], "what is not seen yet stays");
+        assert_eq!(
+            [0, 1, 2].map(kept),
+            [100, 2 * MIN_RETAINED, 2 * MIN_RETAINED],
+            "what is not seen yet stays"
+        );
         for at in 1..=100 {
             assert_eq!(next(&mut follower), Some(at));
         }
-        assert_eq!(kept(0), FEW, "it was seen");
+        assert_eq!(kept(0), MIN_RETAINED, "it was seen");
         let error = histories[0].follow(WatchFrom::After(Revision(90))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(92) });
         for history in &histories {
@@ -502,9 +509,13 @@ mod tests {
         for at in 101..=103 {
             histories[1].push(commit(at), Retention::default());
         }
-        assert_eq!([0, 1, 2].map(kept), [FEW, FEW + 3, FEW], "there is room again");
+        assert_eq!(
+            [0, 1, 2].map(kept),
+            [MIN_RETAINED, MIN_RETAINED + 3, MIN_RETAINED],
+            "there is room again"
+        );
         drop((follower, histories));
-        assert_eq!(room.bytes(), 0, "every byte was counted once");
+        assert_eq!(budget.bytes(), 0, "every byte was counted once");
     }
 
     #[test]
@@ -515,7 +526,7 @@ mod tests {
             let change = Change { key: "k".into(), previous: None, current: Some(entry) };
             Commit { revision: Revision(at), changes: vec![change] }
         };
-        let history = History::new(Revision(0), &HistoryRoom::new(0));
+        let history = History::new(Revision(0), &HistoryBudget::new(0));
         let mut follower = history.follow(WatchFrom::Now).unwrap();
         assert_eq!(next(&mut follower), Some(1000));
         let retention = Retention { bytes_max: 9_000, ..Retention::default() };
@@ -531,7 +542,7 @@ mod tests {
 
     #[test]
     fn closing_ends_followers_after_what_they_have_not_seen() {
-        let history = History::new(Revision(0), &HistoryRoom::default());
+        let history = History::new(Revision(0), &HistoryBudget::default());
         let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
         history.push(commit(1), Retention::default());
         history.close();
@@ -543,7 +554,7 @@ mod tests {
 
     #[test]
     fn followers_end_with_the_first_reason_that_was_given() {
-        let history = History::new(Revision(0), &HistoryRoom::default());
+        let history = History::new(Revision(0), &HistoryBudget::default());
         let mut follower = history.follow(WatchFrom::After(Revision(0))).unwrap();
         history.end(&Error::compacted(Revision(7)));
         history.close();
@@ -555,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_extended_back_serves_who_could_not_begin() {
-        let history = History::new(Revision(5), &HistoryRoom::default());
+        let history = History::new(Revision(5), &HistoryBudget::default());
         history.push(commit(6), Retention::default());
         assert!(history.follow(WatchFrom::After(Revision(2))).is_err());
         let older: Vec<Arc<Commit>> = (3..=5).map(|at| Arc::new(commit(at))).collect();
@@ -572,7 +583,7 @@ mod tests {
 
     #[test]
     fn only_a_window_that_lags_behind_its_store_is_followed_from_beyond_its_tip() {
-        let history = History::new(Revision(1), &HistoryRoom::default());
+        let history = History::new(Revision(1), &HistoryBudget::default());
         history.push(commit(2), Retention::default());
         let error = history.follow(WatchFrom::After(Revision(3))).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Compacted { oldest: Revision(2) });
@@ -584,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_dropped_follower_leaves_no_trace() {
-        let history = History::new(Revision(0), &HistoryRoom::default());
+        let history = History::new(Revision(0), &HistoryBudget::default());
         drop(history.follow(WatchFrom::Now).unwrap());
         assert_eq!(history.window.lock().followers.len(), 0);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The floor: one small transactional, watchable key-value trait under all primitives.
+//! One small transactional, watchable key-value trait, on which all primitives are built.
 //!
 //! A [`Driver`] makes [`Store`]s; a store keeps *keyspaces*, each an ordered table of entries with a history of
 //! commits. All primitives are written once against [`Store`]; all stores behave as [`Engine`] does, which is the
@@ -37,11 +37,11 @@ pub mod tls;
 
 pub use atomix_env::Machine;
 
-pub use driver::{Context, Driver, StoreConfig, span};
-pub use embedded::{Room, Rotation, Spaces, complete, complete_histories, growth};
+pub use driver::{Context, Driver, StoreConfig, deserialize_duration};
+pub use embedded::{MemoryBudget, Rotation, ShardedMap, complete, complete_histories, max_growth};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
-pub use history::{History, HistoryRoom, Retention};
+pub use history::{History, HistoryBudget, Retention};
 pub use model::{
     Ask, Change, Commit, Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Txn,
     Write, Written, number, number_bytes,

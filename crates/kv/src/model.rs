@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a transaction says and what comes back: plain values, the same for every store.
+//! Transactions, reads and their results: plain values, the same for every store.
 
 use std::fmt;
 
@@ -61,7 +61,7 @@ pub enum Write {
     Put { key: Bytes, value: Bytes },
     /// Adds to a number (see [`number`]), wrapping around; an absent entry counts as zero.
     Add { key: Bytes, delta: i64 },
-    /// Creates an entry under a key that nobody else has: `prefix` and a suffix that the store chooses.
+    /// Creates an entry under a new unique key: `prefix` and a suffix that the store chooses.
     /// Entries stamped under one prefix are ordered by [`Order::Created`].
     Stamp { prefix: Bytes, value: Bytes },
     /// Deletes an entry. An absent one is no change.
@@ -76,7 +76,7 @@ pub enum Read {
     /// The entry at `key`.
     Get { key: Bytes },
     /// The first entries of a range. May bring fewer than `limit` when their values are large, at least one;
-    /// [`Found::Entries`] tells whether there are more.
+    /// [`Found::Entries`] has a flag for the rest.
     Scan { range: Range, order: Order, limit: usize, keys_only: bool },
     /// The number of entries in a range.
     Count { range: Range },
@@ -93,13 +93,14 @@ pub enum Order {
     Created,
 }
 
-/// When the reads of a transaction are asked.
+/// Condition under which the reads of a transaction are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Ask {
     /// In any case.
     #[default]
     Always,
-    /// Only if the guards do not hold, to say why. An answer that nobody wants is work for the store.
+    /// Only if the guards do not hold, to explain the refusal. An answer that the caller drops is work for
+    /// the store.
     IfRefused,
 }
 
@@ -111,11 +112,11 @@ pub enum Ask {
 pub struct Txn {
     /// The conditions.
     pub guards: Vec<Guard>,
-    /// What happens when all conditions hold.
+    /// The writes, applied when all conditions hold.
     pub writes: Vec<Write>,
-    /// What is asked in the same step.
+    /// The reads of the same atomic step.
     pub reads: Vec<Read>,
-    /// Whether it is asked of a transaction that applies, too.
+    /// Whether the reads are answered also when the transaction applies.
     pub ask: Ask,
     /// The caller's name for this very request. A second transaction of that name is not applied: it is answered
     /// with the outcome of the first. Remembered for at least 5 minutes. When no more can be remembered
@@ -123,7 +124,7 @@ pub struct Txn {
     pub once: Option<Bytes>,
 }
 
-/// What a transaction did.
+/// The result of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The revision of this commit if it changed something, else the latest revision that the reads reflect.
@@ -136,7 +137,7 @@ pub struct Outcome {
     pub reads: Vec<Found>,
 }
 
-/// What a write did.
+/// The result of a write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Written {
     /// Answer to [`Write::Put`].
@@ -151,7 +152,7 @@ pub enum Written {
     RangeDeleted { count: u64 },
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// Answer to [`Read::Get`].
@@ -171,7 +172,7 @@ pub struct Snapshot {
     pub reads: Vec<Found>,
 }
 
-/// What happened to one key in one commit.
+/// The change of one key in one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The key.
@@ -268,12 +269,12 @@ impl Range {
         Self { start: self.start.clone(), end: Some(end) }
     }
 
-    /// Tells whether `key` lies in the range.
+    /// Returns whether `key` lies in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.start <= key && self.end.as_ref().is_none_or(|end| key < end.as_ref())
     }
 
-    /// Tells whether no key can lie in the range.
+    /// Returns whether no key can lie in the range.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }
@@ -322,7 +323,7 @@ impl Found {
         }
     }
 
-    /// Tells whether a [`Read::Scan`] left entries out. False if this answers another read.
+    /// Returns whether a [`Read::Scan`] left entries out. False if this answers another read.
     pub fn more(&self) -> bool {
         match self {
             Self::Entries { more, .. } => *more,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The named requests that an engine remembers.
 //!
-//! They are kept in generations. A host begins a new one every [`Once::PERIOD`], and the oldest goes as a whole: no request
-//! is looked at again, and each is remembered for [`Once::KEPT`] at least and a period longer at most.
+//! They are kept in generations. The store begins a new one every [`Once::PERIOD`] and drops the oldest as a
+//! whole: no request is looked at again, and each is remembered for [`Once::KEPT`] at least and a period
+//! longer at most.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -36,9 +37,9 @@ const NAME_BYTES: usize = 96;
 // === impl Once ===
 
 impl Once {
-    /// How often a host begins a new generation.
+    /// The time between two generations.
     pub(crate) const PERIOD: Duration = Duration::from_mins(1);
-    /// How long a request is remembered at least.
+    /// The minimum time for which a request is remembered.
     pub(crate) const KEPT: Duration = Duration::from_mins(Self::GENERATIONS as u64 - 1);
     const GENERATIONS: usize = 6;
 
@@ -78,7 +79,7 @@ impl Once {
         }
     }
 
-    /// Begins a new generation and forgets the oldest. Tells whether any request is left.
+    /// Begins a new generation and forgets the oldest. Returns whether any request is left.
     pub(crate) fn rotate(&mut self) -> bool {
         self.generations.push_back(HashMap::new());
         while self.generations.len() > Self::GENERATIONS {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a store promises.
+//! The guarantees of a store.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use bytes::Bytes;
 
 use crate::{Error, Read};
 
-/// What a store promises. Declared by the driver, checked by the conformance kit, shown to operators.
+/// The guarantees of a store. Declared by the driver, checked by the conformance kit, shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// What a read may show.
+    /// The freshness of reads.
     pub consistency: Consistency,
-    /// What survives.
+    /// The survival of acknowledged commits.
     pub durability: Durability,
-    /// Whether other runtimes can work on the same keyspaces through stores of their own.
+    /// Whether other runtimes can work on the same keyspaces through their own stores.
     pub shared: bool,
     /// The sizes that the store accepts.
     pub limits: Limits,
 }
 
-/// What a read may show.
+/// The freshness of reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// Every read shows every commit that was answered before it began.
@@ -31,28 +31,29 @@ pub enum Consistency {
     UntilFailover,
 }
 
-/// What survives.
+/// The survival of acknowledged commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing survives the end of the process.
     Process,
-    /// Nothing survives the end of the backend's process. The end of ours takes nothing.
+    /// Nothing survives the end of the backend's process. The end of the runtime's process loses nothing.
     Backend,
-    /// The backend writes snapshots now and then, or leaves it to its machine when to write: a crash of it takes what was
-    /// answered since.
+    /// The backend writes snapshots now and then, or leaves it to its machine when to write: a crash of it
+    /// loses the commits acknowledged since.
     Snapshots,
-    /// The backend does not tell.
+    /// The backend does not report it.
     Unknown,
-    /// What was answered is synced to the disk of this machine: it survives a killed process and a power cut.
+    /// Acknowledged commits are synced to the disk of this machine: they survive a killed process and a power
+    /// cut.
     Disk,
-    /// What was answered is synced to the disk of this machine within this time: a killed process or a power cut takes
-    /// at most what was answered in it.
+    /// Commits are synced to the disk of this machine within this time: a killed process or a power cut loses
+    /// at most the commits acknowledged in it.
     Interval(Duration),
-    /// What was answered is synced to the disks of a majority of the backend's servers.
+    /// Acknowledged commits are synced to the disks of a majority of the backend's servers.
     Quorum,
 }
 
-/// The sizes that a store accepts. What is beyond is refused before it reaches the store.
+/// The sizes that a store accepts. Larger requests are refused before they reach the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a key or of a keyspace's name.
@@ -116,7 +117,7 @@ pub(crate) fn check_len(what: &str, len: usize, max: usize) -> Result<(), Error>
 }
 
 impl Default for Limits {
-    /// What the engine's own hosts accept: far above what the primitives are allowed to send.
+    /// The limits of the embedded stores: far above the needs of the primitives.
     fn default() -> Self {
         Self {
             key_bytes_max: 128 * 1024,

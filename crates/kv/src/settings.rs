@@ -49,7 +49,7 @@ pub fn rename_fields(
         let ours = known.unwrap_or(name);
         if renamed.insert(ours.to_owned(), value.clone()).is_some() {
             let name = printable(name);
-            return Err(Error::config(format!("store configuration is wrong: `{name}` says `{ours}` again")));
+            return Err(Error::config(format!("store configuration is wrong: `{name}` sets `{ours}` again")));
         }
     }
     Ok(renamed)
@@ -171,7 +171,7 @@ struct Rest<'a> {
 /// Why a configuration is not what a type wants.
 #[derive(Debug)]
 struct Wrong {
-    /// Where; empty until it is known, and if it is the whole.
+    /// The path; empty until it is known, and if the whole value is wrong.
     path: String,
     why: String,
 }
@@ -419,7 +419,7 @@ mod tests {
         places: Vec<String>,
         password: Option<String>,
         size: u8,
-        #[serde(deserialize_with = "crate::span")]
+        #[serde(deserialize_with = "crate::deserialize_duration")]
         wait: Duration,
         mode: Mode,
         inner: Option<Inner>,
@@ -530,7 +530,7 @@ mod tests {
         let expected = json!({"dial-time": 1, "tls": "a", "else": 3});
         assert_eq!(Value::Object(renamed(config).unwrap()), expected);
         let twice = renamed(json!({"TLS": 1, "addr": 2})).unwrap_err().to_string();
-        assert!(twice.contains("says `tls` again"), "{twice}");
+        assert!(twice.contains("sets `tls` again"), "{twice}");
     }
 
     #[test]

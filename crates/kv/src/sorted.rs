@@ -5,8 +5,8 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 
-/// A map in the order of its keys, for those that exist in great number and mostly hold an entry or two. A few entries are
-/// a list of just their size; a node of a tree has room for eleven.
+/// A map in the order of its keys, for maps that exist in great number and mostly hold an entry or two. A few
+/// entries are a list of exactly their size; a node of a tree has space for eleven.
 #[derive(Debug, Clone)]
 pub struct Sorted<K, V>(Kept<K, V>);
 
@@ -23,7 +23,7 @@ enum Entries<'a, K, V> {
 }
 
 /// Beyond this many a tree is faster.
-const FEW: usize = 8;
+const LIST_MAX: usize = 8;
 
 // === impl Sorted ===
 
@@ -41,7 +41,7 @@ impl<K: Ord, V> Sorted<K, V> {
         }
     }
 
-    /// Tells whether there is no entry.
+    /// Returns whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -84,7 +84,7 @@ impl<K: Ord, V> Sorted<K, V> {
         match &mut self.0 {
             Kept::Few(list) => match find(list, &key) {
                 Ok(at) => return Some(std::mem::replace(&mut list[at].1, value)),
-                Err(at) if list.len() < FEW => {
+                Err(at) if list.len() < LIST_MAX => {
                     list.reserve_exact(1);
                     list.insert(at, (key, value));
                 }

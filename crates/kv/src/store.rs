@@ -19,7 +19,7 @@ use crate::{
 /// Every method may be called from many tasks at once. A future that is dropped before it is ready may or may not
 /// have taken effect on the store; it never takes effect by half.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Returns what the store promises.
+    /// Returns the guarantees of the store.
     fn profile(&self) -> &Profile;
 
     /// Answers `reads`, all of one moment.
@@ -39,8 +39,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - repeated with the same [`Txn::once`]: the outcome of the first, nothing changes again.
     /// - an [`crate::Write::Add`] to a value that is no number, a broken limit, a key written twice:
     ///   [`crate::ErrorKind::Invalid`], nothing changed.
-    /// - no room: [`crate::ErrorKind::Full`] unless the transaction only deletes. Stores in this process also apply what
-    ///   makes the keyspace smaller.
+    /// - no space: [`crate::ErrorKind::Full`] unless the transaction only deletes. Stores in this process
+    ///   also apply transactions that make the keyspace smaller.
     /// - the answer was lost: [`crate::ErrorKind::OutcomeUnknown`], never `Unavailable`.
     /// - cancelled: applied as a whole or not at all, which one is not known.
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>>;
@@ -48,8 +48,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Follows the commits of a keyspace.
     ///
     /// # Behaviour
-    /// - the stream brings every commit after the beginning, once, in order, whole; see [`WatchFrom`].
-    /// - it never skips: when commits cannot be brought any more it ends with
+    /// - the stream delivers every commit after the beginning, once, in order, whole; see [`WatchFrom`].
+    /// - it never skips: when commits cannot be delivered any more it ends with
     ///   [`crate::ErrorKind::Compacted`]; when the store is closed with [`crate::ErrorKind::Closed`].
     /// - beginning before the history that is kept: [`crate::ErrorKind::Compacted`].
     /// - beginning after a revision that the store does not have: [`crate::ErrorKind::Compacted`] with the latest. What had
@@ -61,9 +61,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         from: WatchFrom,
     ) -> BoxFuture<'a, Result<WatchStream, Error>>;
 
-    /// Follows a part of a keyspace: as [`Store::watch`], but of the commits only the changes in `range` are shown, and no
-    /// commit without any. Commits of one moment may be shown as one, with the revision of the last. For those who follow
-    /// little of what happens: a store that can leaves the rest where it is.
+    /// Follows a part of a keyspace: as [`Store::watch`], but of the commits only the changes in `range` are
+    /// shown, and no commit without any. Commits of one moment may be shown as one, with the revision of the
+    /// last. For followers of a small part of the changes: a store that can filters on its side.
     ///
     /// # Behaviour
     /// - a range that has no keys: [`crate::ErrorKind::Invalid`].
@@ -78,7 +78,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
                 return Err(Error::invalid("a watch of a range without keys"));
             }
             let watch = self.watch(keyspace, from).await?;
-            Ok(watch.filter_map(move |item| ready(within(&range, item))).boxed())
+            Ok(watch.filter_map(move |item| ready(filter_to_range(&range, item))).boxed())
         })
     }
 
@@ -88,7 +88,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Behaviour
     /// - an entry, a remembered request ([`Txn::once`]) or a watch: nothing happens. A remote store may not know of a watch
     ///   whose connection is interrupted at this moment; that watch ends with [`crate::ErrorKind::Compacted`].
-    /// - used again: revisions go on beyond all that the keyspace has had.
+    /// - used again: revisions continue beyond all that the keyspace has had.
     /// - a watch that begins later after a revision that was given back: [`crate::ErrorKind::Compacted`], unless there were
     ///   no commits after it.
     /// - cancelled: happens as a whole or not at all.
@@ -105,17 +105,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Behaviour
     /// - [`Reconfigured::InPlace`]: all of it is in force, nothing was interrupted.
     /// - [`Reconfigured::Connect`]: nothing changed; the caller connects a new store and swaps.
-    /// - bad configuration, or one that leads to other content: [`crate::ErrorKind::Config`], nothing changed.
+    /// - bad configuration, or one that changes the location of the data: [`crate::ErrorKind::Config`], nothing changed.
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let _ = config;
         Box::pin(std::future::ready(Ok(Reconfigured::Connect)))
     }
 
-    /// Copies everything that the store keeps into one file, given away in pieces, from which the driver can make a store
-    /// again. Calls go on meanwhile.
+    /// Copies the content of the store into one file, streamed in pieces, from which the driver can make a store
+    /// again. Calls continue meanwhile.
     ///
     /// # Behaviour
-    /// - what was answered before the call is in it; of what is answered during the call a beginning, without gaps.
+    /// - commits answered before the call are in it; of those answered during the call a prefix, without gaps.
     /// - the stream ends without an error only when the file is complete.
     /// - a driver that cannot: [`crate::ErrorKind::Unsupported`].
     /// - dropped: the copy ends.
@@ -127,8 +127,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Err(error)))
     }
 
-    /// Refuses all later commits, if no keyspace that `counts` chooses holds an entry. For stores whose content ends with them:
-    /// what is asked before such a store is closed stays true until it is.
+    /// Refuses all later commits, if no keyspace that `counts` chooses holds an entry. For stores whose content
+    /// ends with them: a check before such a store is closed stays true until it is.
     ///
     /// # Behaviour
     /// - returns how many of those keyspaces hold entries; with zero the store is sealed, else nothing has changed.
@@ -148,8 +148,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
 
-/// Leaves of a commit what is in `range`.
-fn within(range: &Range, item: Result<WatchItem, Error>) -> Option<Result<WatchItem, Error>> {
+/// Returns the changes of a commit that are in `range`.
+fn filter_to_range(range: &Range, item: Result<WatchItem, Error>) -> Option<Result<WatchItem, Error>> {
     let Ok(WatchItem::Commit(commit)) = &item else { return Some(item) };
     let inside = |change: &&Change| range.contains(&change.key);
     let changes: Vec<Change> = commit.changes.iter().filter(inside).cloned().collect();
@@ -159,21 +159,21 @@ fn within(range: &Range, item: Result<WatchItem, Error>) -> Option<Result<WatchI
     Some(Ok(WatchItem::Commit(Arc::new(Commit { revision: commit.revision, changes }))))
 }
 
-/// Where a watch begins.
+/// The start of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// At the latest revision, which is told by a [`WatchItem::Progress`] as the first item.
+    /// At the latest revision, which the first item, a [`WatchItem::Progress`], carries.
     Now,
     /// After this revision: the first commit that can come is the next one.
     After(Revision),
 }
 
-/// What a watch brings.
+/// An item of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchItem {
     /// All changes of one commit.
     Commit(Arc<Commit>),
-    /// Everything up to this revision has been brought.
+    /// Every commit up to this revision has been delivered.
     Progress(Revision),
 }
 
@@ -183,14 +183,14 @@ pub type WatchStream = BoxStream<'static, Result<WatchItem, Error>>;
 /// The pieces of a backup. Ends after the first error.
 pub type BackupStream = BoxStream<'static, Result<Bytes, Error>>;
 
-/// What a store says about itself when it works.
+/// The answer of a store to a health check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
     /// Facts for an operator, such as `("entries", "12")`.
     pub facts: Vec<(&'static str, String)>,
 }
 
-/// What became of a new configuration.
+/// The result of applying a new configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reconfigured {
     /// It is in force.

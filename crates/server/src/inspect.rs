@@ -456,7 +456,7 @@ mod tests {
     use atomix_config::{Config, DriverId, LaterRoute, Object, Rule};
     use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
     use atomix_kv::{Health, Keyspace, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
-    use atomix_kv_testkit::HandOut;
+    use atomix_kv_testkit::FixedStoreDriver;
     use atomix_primitives::Lock;
     use atomix_runtime::{Runtime, TypedPrimitive};
     use futures::future::BoxFuture;
@@ -535,7 +535,7 @@ mod tests {
         });
         let handed: Arc<dyn Store> = Arc::clone(&freezer) as _;
         let drivers: Vec<Arc<dyn atomix_kv::Driver>> =
-            vec![Arc::new(MemoryDriver), Arc::new(HandOut::new(move || Arc::clone(&handed)))];
+            vec![Arc::new(MemoryDriver), Arc::new(FixedStoreDriver::new(move || Arc::clone(&handed)))];
         let settings = atomix_runtime::Settings::new(&Config::default(), Env::real(), drivers);
         let runtime = Runtime::new(settings);
         for (store, driver) in [("near", "memory"), ("far", "test")] {

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use atomix_env::AtHome;
+use atomix_env::BatchedWakeTask;
 use bytes::{Buf, Bytes};
 use h2::server::{Builder, Connection as H2, Handshake, SendResponse};
 use h2::{Ping, PingPong, Reason, SendStream};
@@ -201,7 +201,7 @@ where
             let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
             // A call that panics ends alone, as a task would; the hook has told it.
             if let Ok(Poll::Pending) = catch_unwind(poll) {
-                self.connection.env.detach(AtHome::new(call));
+                self.connection.env.detach(BatchedWakeTask::new(call));
             }
         }
     }

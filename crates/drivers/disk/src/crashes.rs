@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Error, ErrorKind, Guard, HistoryRoom, Keyspace, Order, Range, Read, Revision, Store, Txn,
+    Commit, Error, ErrorKind, Guard, HistoryBudget, Keyspace, Order, Range, Read, Revision, Store, Txn,
     WatchFrom, WatchItem, Write, number,
 };
 use atomix_kv_testkit::Dice;
@@ -25,7 +25,7 @@ use crate::space::Space;
 use crate::store::DiskStore;
 use crate::{Settings, Syncing};
 
-/// What a client was told.
+/// The answers that a client got.
 #[derive(Debug, Default)]
 struct Told {
     done: Vec<u64>,
@@ -36,7 +36,7 @@ struct Told {
     errors: Vec<Error>,
 }
 
-/// What a store holds.
+/// The content of a store.
 #[derive(Debug)]
 struct Held {
     /// The transactions, in the order in which they were applied.
@@ -55,7 +55,7 @@ pub(crate) fn settings(log_bytes_max: u64) -> Settings {
         bytes_max: 16 << 20,
         history_commits_max: 4096,
         history_bytes_max: 4 << 20,
-        histories_bytes_max: HistoryRoom::BYTES_MAX,
+        histories_bytes_max: HistoryBudget::BYTES_MAX,
         history_age_max: Duration::from_hours(1),
         log_bytes_max,
     }
@@ -81,7 +81,7 @@ fn transaction(at: u64, filler: usize) -> Txn {
         .once(text)
 }
 
-/// Commits as many transactions as a run has, whatever becomes of them.
+/// Commits as many transactions as a run has, with any outcome.
 async fn run(store: &DiskStore, from: u64, filler: usize) -> Told {
     let mut told = Told::default();
     let name = keyspace();
@@ -198,7 +198,7 @@ async fn repeat(store: &DiskStore, held: &Held) {
     assert_eq!(again.commits, held.commits);
 }
 
-/// How many operations a run without faults has.
+/// Returns the number of operations of a run without faults.
 async fn operations(settings: &Settings, filler: usize) -> u64 {
     let disk = Disk::default();
     let store = open(&disk, settings.clone()).unwrap();
@@ -334,7 +334,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_it_again_when_there_is_room() 
     assert_eq!(held_loosely(&left).await.last(), Some(&500));
 }
 
-/// Deletes whatever the transactions of a run have left.
+/// Deletes the entries that the transactions of a run have left.
 fn delete_all() -> Txn {
     let delete = |key: &'static str| Write::Delete { key: key.into() };
     let queue = Write::DeleteRange { range: Range::prefix("q") };
@@ -386,7 +386,7 @@ async fn a_disk_that_is_full_from_any_operation_on_loses_nothing_and_takes_delet
                 if let Some(at) = found.applied.last() {
                     // A repeated request needs no room, a deletion little.
                     again.commit(&keyspace(), transaction(*at, 300)).await.unwrap();
-                    // What a crash left incomplete may have been removed, so there may be room again.
+                    // The start may have removed incomplete files of the crash, so there may be space again.
                     let more = again.commit(&keyspace(), transaction(500, 300)).await;
                     assert!(more.err().is_none_or(|error| error.kind() == ErrorKind::Full), "{context}");
                     again
@@ -399,7 +399,7 @@ async fn a_disk_that_is_full_from_any_operation_on_loses_nothing_and_takes_delet
                 let last = open(&kept, settings.clone()).unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert_eq!(entries(&last).await, 0, "{context}");
                 drop(last);
-                // Room that others have made is used at once by the next start.
+                // Space that was freed is used immediately by the next start.
                 let free = open(&kept.after_kill(), settings.clone()).unwrap();
                 free.commit(&keyspace(), transaction(900, 300)).await.unwrap();
                 assert_eq!(entries(&free).await, 4, "{context}");
@@ -535,7 +535,8 @@ async fn flipped_bits_and_cut_tails_are_found_and_nothing_wrong_is_served() {
         match open(&left, settings(1 << 20)) {
             Ok(left) => {
                 let held = held(&left).await;
-                // What fills a frame up is never read, nor what stands in a log behind the beginning of the next one.
+                // Padding of a frame is never read, nor the part of a log behind the beginning of the next
+                // one.
                 check(&told, &held, &format!("seed {seed} in {name}"));
             }
             Err(error) => assert!(
@@ -554,7 +555,7 @@ async fn a_file_that_is_missing_is_found() {
             let store = open(&whole, settings(log_bytes_max)).unwrap();
             assert_eq!(run(&store, 1 + round * RUN, 300).await.done.len() as u64, RUN);
             store.close(Duration::from_secs(5)).await;
-            // A snapshot may still be under way, which on a real disk keeps the folder locked.
+            // A snapshot may still be running, which on a real disk keeps the folder locked.
             whole = whole.after_kill();
         }
         let names = whole.list().unwrap().into_iter();
@@ -686,16 +687,20 @@ async fn commits_are_forgotten_when_they_are_old() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_overtaken_by_trouble_does_not_count() {
+async fn a_snapshot_across_a_disk_error_does_not_count() {
     for at in 0..40 {
         let disk = Disk::default();
         let store = open(&disk, settings(1 << 20)).unwrap();
         let mut told = run(&store, 1, 100).await;
-        // The trouble comes at some point of the snapshot, and takes a commit back that the snapshot may have seen.
+        // The disk fails at some point of the snapshot, which rolls a commit back that the snapshot may have
+        // seen.
         let journal = store.journal();
         let fail = Some((disk.operations() + at, 2, io::ErrorKind::Other));
         disk.set(Faults { fail, ..Faults::default() });
-        #[allow(clippy::disallowed_methods, reason = "a snapshot blocks, and is to be overtaken")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a snapshot blocks, and the failure must come during it"
+        )]
         let copying = std::thread::spawn(move || crate::snapshot::snapshot(&journal));
         let more = run(&store, 1000, 100).await;
         told.done.extend(more.done);
@@ -704,7 +709,7 @@ async fn a_snapshot_that_is_overtaken_by_trouble_does_not_count() {
         let copying = copying.join().expect("no panic");
         for left in [disk.after_kill(), disk.after_power_cut(&mut Dice::new(at))] {
             let left = open(&left, settings(1 << 20)).unwrap_or_else(|error| panic!("{at}: {error}"));
-            check(&told, &held(&left).await, &format!("trouble at {at}, {copying:?}"));
+            check(&told, &held(&left).await, &format!("failure at {at}, {copying:?}"));
         }
     }
 }
@@ -814,5 +819,5 @@ async fn a_small_store_holds_any_number_of_names_one_after_the_other() {
         store.commit(&name, Txn::new().write(put)).await.unwrap();
         store.commit(&name, Txn::new().write(Write::Delete { key: "k".into() })).await.unwrap();
     }
-    assert!(store.journal().content.room.bytes() <= 64 << 10);
+    assert!(store.journal().content.budget.bytes() <= 64 << 10);
 }

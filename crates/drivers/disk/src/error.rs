@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the disk says, in the words of the floor.
+//! Maps errors of the disk to errors of the store.
 
 use std::io;
 
 use atomix_kv::{Error, ErrorKind};
 
-/// Says that a file holds what cannot have been written like that, and what to do.
+/// Returns the error of a file with invalid content, and the next step of the operator.
 pub(crate) fn damaged(file: &str, at: u64, what: &str) -> Error {
     Error::new(
         ErrorKind::Corrupt,
@@ -15,7 +15,7 @@ pub(crate) fn damaged(file: &str, at: u64, what: &str) -> Error {
     )
 }
 
-/// Says the same of a backup.
+/// Returns the same error for a backup.
 pub(crate) fn damaged_backup(file: &str, at: u64, what: &str) -> Error {
     Error::new(
         ErrorKind::Corrupt,
@@ -23,17 +23,17 @@ pub(crate) fn damaged_backup(file: &str, at: u64, what: &str) -> Error {
     )
 }
 
-/// Says that a backup could not be read.
+/// Returns the error of a backup that could not be read.
 pub(crate) fn unreadable_backup(file: &str, error: io::Error) -> Error {
     Error::unavailable(format!("backup cannot be read: file=`{file}`")).caused_by(error)
 }
 
-/// Says that a file could not be read when the store was opened.
+/// Returns the error of a file that could not be read when the store was opened.
 pub(crate) fn unreadable(file: &str, error: io::Error) -> Error {
     Error::unavailable(format!("store cannot be read: file=`{file}`")).caused_by(error)
 }
 
-/// Tells whether the disk has no room, for anybody or for this user.
+/// Returns whether the disk has no space, in all or for this user.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The few things that the store asks of a file system, so that a test can stand between and let them fail.
+//! The few operations on a file system that the store needs, so that a test can make them fail.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
@@ -66,7 +66,7 @@ pub(crate) struct Folder {
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// The file whose lock says that the folder is in use. Holds the process id, for people.
+/// The file whose lock marks the folder as in use. Holds the process id, for operators.
 pub(crate) const LOCK: &str = "lock";
 
 /// Returns whether a store of this process has locked the folder.
@@ -85,8 +85,8 @@ impl Folder {
     /// keeps its mode; if users beside its owner and group may read it, that is logged.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(path);
-        made.map_err(|error| trouble(path, "make", error))?;
-        let found = fs::metadata(path).map_err(|error| trouble(path, "read", error))?.permissions().mode();
+        made.map_err(|error| failure(path, "make", error))?;
+        let found = fs::metadata(path).map_err(|error| failure(path, "read", error))?.permissions().mode();
         if found & 0o007 != 0 {
             tracing::warn!(
                 dir = %path.display(),
@@ -108,7 +108,7 @@ impl Folder {
 
     fn lock(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
         let file = path.join(LOCK);
-        let mut lock = options.open(&file).map_err(|error| trouble(&file, "open", error))?;
+        let mut lock = options.open(&file).map_err(|error| failure(&file, "open", error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -121,7 +121,7 @@ impl Folder {
                     holder.trim()
                 )));
             }
-            Err(TryLockError::Error(error)) => return Err(trouble(&file, "lock", error)),
+            Err(TryLockError::Error(error)) => return Err(failure(&file, "lock", error)),
         }
         // Best effort: on a full disk the store still opens.
         drop(lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())));
@@ -222,7 +222,7 @@ pub(crate) fn usable(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn trouble(path: &Path, what: &str, error: io::Error) -> Error {
+fn failure(path: &Path, what: &str, error: io::Error) -> Error {
     let message = format!("cannot {what} the folder of the store: path=`{}`", path.display());
     // A missing right, a file in the way or a file system that takes no folder is for an operator to mend. A store that was connected by
     // hand is tried again until then.

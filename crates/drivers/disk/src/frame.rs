@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames: how every file of the store is cut, so that damage is found and told from a write that was cut short.
+//! Frames: the unit of every file of the store, which separates damage from a write that was cut short.
 //!
 //! A frame is a head of 32 bytes, a payload, and zeros up to the next multiple of 32: so no head crosses a sector. All
 //! numbers are little endian.
@@ -26,11 +26,11 @@ use std::ops::Range;
 
 use crate::files::File;
 
-/// What a frame holds.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// What the file is. The first frame of every file.
+    /// The kind of the file. The first frame of every file.
     Header = 1,
     /// The commits of one sync.
     Batch = 2,
@@ -55,7 +55,7 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// What stands at a place of a file.
+/// The content at a position of a file.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A whole frame.
@@ -80,7 +80,7 @@ pub(crate) struct Reader<'a> {
     window_at: u64,
 }
 
-/// What the head says.
+/// The content of a head.
 struct Head {
     kind: Kind,
     zeros: u32,
@@ -105,7 +105,7 @@ pub(crate) fn room(len: usize) -> usize {
 /// Appends a frame to `buffer`, whose first byte goes to `start` in the file. `unsynced` frames before it may still be
 /// lost.
 ///
-/// A payload of 4 GiB or more is a mistake of the caller, who bounds what it collects.
+/// A payload of 4 GiB or more is a defect of the caller, which bounds its batches.
 pub(crate) fn put(
     buffer: &mut Vec<u8>,
     start: u64,
@@ -136,7 +136,7 @@ pub(crate) fn put(
 /// Counts the sectors of the payload of a frame at `at` that are nothing but zeros, as those are that were never written.
 fn zero_sectors(at: u64, payload: &[u8]) -> u32 {
     let start = at + HEAD as u64;
-    // What shares its sector with the head is there as the head is.
+    // The part in the sector of the head is as valid as the head.
     let shared = usize::try_from(start.next_multiple_of(SECTOR as u64) - start).expect("below a sector");
     let rest = payload.get(shared..).unwrap_or_default();
     let zeros = rest.chunks(SECTOR).filter(|sector| sector.iter().all(|byte| *byte == 0)).count();
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
         Ok(Found::Frame(Frame { kind: head.kind, payload }))
     }
 
-    /// Tells `Nothing`, unless a frame further on says that the one here was whole once.
+    /// Returns `Nothing`, unless a later frame shows that the one here was complete once.
     fn nothing(&mut self) -> io::Result<Found> {
         let (mut at, salt) = (self.at, self.salt);
         while at + HEAD as u64 <= self.len {
@@ -370,7 +370,7 @@ mod tests {
                 bytes[len..2 * len].fill(0);
                 let (found, end) = read(&bytes);
                 prop_assert_eq!(found.len(), 1);
-                // The third frame, written in time, says by its zero that all before it was synced.
+                // The third frame, written in time, shows by its zero that all before it was synced.
                 prop_assert!(matches!(end, Found::Damage(_)));
                 bytes[2 * len..3 * len].fill(0);
                 let (_, end) = read(&bytes);
@@ -382,7 +382,7 @@ mod tests {
         fn a_flipped_bit_is_damage(payloads in payloads(), at in 0usize..1_000_000, bit in 0u8..8) {
             let (mut bytes, starts) = written(&payloads);
             let frame = at % starts.len();
-            // Of the zeros that fill a frame up nobody reads anything.
+            // The padding of a frame is never read.
             let len = HEAD + payloads[frame].len();
             let place = starts[frame] + at % len;
             bytes[place] ^= 1 << bit;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The way of a commit to the disk.
+//! The path of a commit to the disk.
 //!
-//! A commit is applied in memory and put into the batch that is filled. One thread (`writer.rs`) takes the batch, writes
-//! it, syncs, and only then answers; what comes meanwhile fills the next one. Whoever reads what is not on the disk yet
-//! waits for the same sync. A batch that cannot be stored is taken back in memory, with everything after it.
+//! A commit is applied in memory and put into the open batch. One thread
+//! (`writer.rs`) takes the batch, writes it, syncs, and only then answers; later commits fill the next batch.
+//! Readers of data that is not on the disk yet wait for the same sync. A batch that cannot be stored is
+//! rolled back in memory, with everything after it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::frame;
 use crate::recover::Content;
 use crate::space::Space;
 
-/// What callers and the threads of a store share.
+/// State that callers and the threads of a store share.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) env: Env,
@@ -44,13 +45,13 @@ pub(crate) struct Journal {
     backlog: AtomicUsize,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) work: Condvar,
-    pub(crate) keeping: Mutex<Keeping>,
-    pub(crate) kept: Condvar,
+    pub(crate) checkpoint: Mutex<CheckpointRequest>,
+    pub(crate) checkpoint_wanted: Condvar,
     /// Held while a snapshot or a backup is made: the logs that it needs stay.
     pub(crate) copying: Mutex<()>,
 }
 
-/// What a new configuration may change in place.
+/// Settings that a new configuration may change in place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
     pub(crate) bytes_max: usize,
@@ -59,31 +60,31 @@ pub(crate) struct Tuning {
     pub(crate) log_bytes_max: u64,
 }
 
-/// What the writer is asked for.
+/// Requests to the writer.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// The number of the batch that is filled.
+    /// The number of the open batch.
     pub(crate) number: u64,
-    pub(crate) filling: Batch,
-    /// Those who wait for the batch that is being written.
-    pub(crate) flying: Vec<oneshot::Sender<Verdict>>,
-    /// Those who want a new log to begin.
+    pub(crate) open_batch: Batch,
+    /// Waiting callers of the batch that is being written.
+    pub(crate) in_flight: Vec<oneshot::Sender<Verdict>>,
+    /// Callers that wait for a new log.
     pub(crate) rolls: Vec<oneshot::Sender<Result<Rolled, Error>>>,
-    /// Those who want everything up to now to be on the disk.
+    /// Callers that wait until all batches are on the disk.
     pub(crate) syncs: Vec<oneshot::Sender<Result<(), Error>>>,
     pub(crate) stop: bool,
-    /// The writer has ended: nobody answers any more.
+    /// The writer has ended: requests get no answer any more.
     pub(crate) ended: bool,
-    /// How often commits were taken back. What was copied across such a moment may hold what never was.
-    pub(crate) undone: u64,
-    /// Why the last batch could not be stored; `None` when it could.
-    pub(crate) trouble: Option<String>,
+    /// The number of rollbacks. A copy that was made across one may hold commits that were rolled back.
+    pub(crate) rollbacks: u64,
+    /// The failure of the last batch; `None` if it was stored.
+    pub(crate) failure: Option<String>,
     /// The first batches of the logs that are needed, and their bytes.
     pub(crate) logs: VecDeque<u64>,
     pub(crate) log_bytes: u64,
 }
 
-/// Where a copy of everything begins.
+/// The position at which a copy of everything begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rolled {
     /// The number of the next batch.
@@ -94,9 +95,9 @@ pub(crate) struct Rolled {
     pub(crate) bytes_before: u64,
 }
 
-/// What the keeper (`keeper.rs`) is asked for.
+/// Requests to the checkpoint thread (`keeper.rs`).
 #[derive(Debug, Default)]
-pub(crate) struct Keeping {
+pub(crate) struct CheckpointRequest {
     pub(crate) wanted: bool,
     pub(crate) stop: bool,
 }
@@ -108,7 +109,7 @@ pub(crate) struct Batch {
     pub(crate) applied: Vec<Applied>,
     /// Whether any of them may grow the store.
     pub(crate) grows: bool,
-    /// Those who have read what the batch changes.
+    /// Callers that have read the changes of the batch.
     pub(crate) readers: Vec<oneshot::Sender<Verdict>>,
 }
 
@@ -124,14 +125,14 @@ pub(crate) struct Applied {
 /// Whether a batch is on the disk.
 pub(crate) type Verdict = Result<(), Refusal>;
 
-/// Why a batch was not stored.
+/// The reason why a batch was not stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) kind: ErrorKind,
     pub(crate) message: Arc<str>,
 }
 
-/// Bytes that may wait for the writer. More means that the disk stands still.
+/// Maximum of bytes that wait for the writer. More means that the disk does not respond.
 const BACKLOG_MAX: usize = 64 << 20;
 
 // === impl Journal ===
@@ -151,14 +152,14 @@ impl Journal {
     ) -> Self {
         let queue = Queue {
             number: next,
-            filling: Batch::default(),
-            flying: Vec::new(),
+            open_batch: Batch::default(),
+            in_flight: Vec::new(),
             rolls: Vec::new(),
             syncs: Vec::new(),
             stop: false,
             ended: false,
-            undone: 0,
-            trouble: None,
+            rollbacks: 0,
+            failure: None,
             logs: logs.0.into(),
             log_bytes: logs.1,
         };
@@ -178,8 +179,8 @@ impl Journal {
             backlog: AtomicUsize::new(0),
             queue: Mutex::new(queue),
             work: Condvar::new(),
-            keeping: Mutex::default(),
-            kept: Condvar::new(),
+            checkpoint: Mutex::default(),
+            checkpoint_wanted: Condvar::new(),
             copying: Mutex::new(()),
         }
     }
@@ -188,7 +189,7 @@ impl Journal {
         if self.closed.load(Ordering::Acquire) { Err(Error::closed()) } else { Ok(()) }
     }
 
-    /// Refuses before anything is applied what the disk will not take, because too much waits.
+    /// Refuses a commit before it is applied if too many bytes wait for the disk.
     pub(crate) fn check_disk(&self) -> Result<(), Error> {
         let backlog = self.backlog.load(Ordering::Relaxed);
         if backlog > BACKLOG_MAX {
@@ -208,7 +209,7 @@ impl Journal {
         Refusal { kind: ErrorKind::Full, message: message.into() }
     }
 
-    /// Puts a commit into the batch that is filled. Called under the lock of the engine, so that the commits of a
+    /// Puts a commit into the open batch. Called under the lock of the engine, so that the commits of a
     /// keyspace are in order.
     pub(crate) fn push(
         &self,
@@ -221,10 +222,10 @@ impl Journal {
         let (answer, receiver) = oneshot::channel();
         let mut queue = self.queue.lock();
         space.set_batch(queue.number);
-        let first = queue.filling.applied.is_empty();
-        queue.filling.payload.extend_from_slice(record);
-        queue.filling.grows |= grows;
-        queue.filling.applied.push(Applied { space: Arc::clone(space), commit, named, answer });
+        let first = queue.open_batch.applied.is_empty();
+        queue.open_batch.payload.extend_from_slice(record);
+        queue.open_batch.grows |= grows;
+        queue.open_batch.applied.push(Applied { space: Arc::clone(space), commit, named, answer });
         // Before the writer can take it off again.
         self.backlog.fetch_add(record.len(), Ordering::Relaxed);
         drop(queue);
@@ -246,9 +247,9 @@ impl Journal {
         }
         let (sender, receiver) = oneshot::channel();
         if batch == queue.number {
-            queue.filling.readers.push(sender);
+            queue.open_batch.readers.push(sender);
         } else {
-            queue.flying.push(sender);
+            queue.in_flight.push(sender);
         }
         Some(receiver)
     }
@@ -258,23 +259,24 @@ impl Journal {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Takes the batch that was filled.
+    /// Takes the open batch.
     pub(crate) fn take(&self, queue: &mut Queue) -> Option<(u64, Batch)> {
-        if queue.filling.applied.is_empty() {
+        if queue.open_batch.applied.is_empty() {
             return None;
         }
-        let mut batch = std::mem::take(&mut queue.filling);
+        let mut batch = std::mem::take(&mut queue.open_batch);
         self.backlog.fetch_sub(batch.payload.len(), Ordering::Relaxed);
-        queue.flying = std::mem::take(&mut batch.readers);
+        queue.in_flight = std::mem::take(&mut batch.readers);
         let number = queue.number;
         queue.number += 1;
         Some((number, batch))
     }
 
-    /// Shows a batch that is on the disk: to watches, then to those who wait.
+    /// Publishes a batch that is on the disk: to watches, then to its callers.
     pub(crate) fn publish(&self, number: u64, batch: Batch, bytes: usize) {
-        // Commits are forgotten by those who commit (`DiskStore::apply`), and here only if they do not keep up: memory that one
-        // thread allocates for ever and another one frees for ever makes both wait for each other in the allocator.
+        // Committing threads trim the history (`DiskStore::apply`), and this one only if they do not keep up:
+        // memory that one thread always allocates and another one always frees makes both contend in the
+        // allocator.
         let Retention { commits_max, bytes_max } = self.tuning.read().retention;
         let retention =
             Retention { commits_max: commits_max.saturating_mul(2), bytes_max: bytes_max.saturating_mul(2) };
@@ -287,9 +289,9 @@ impl Journal {
         }
         let mut queue = self.queue.lock();
         self.durable.store(number, Ordering::Release);
-        queue.trouble = None;
+        queue.failure = None;
         queue.log_bytes += frame::room(bytes) as u64;
-        answers.append(&mut queue.flying);
+        answers.append(&mut queue.in_flight);
         drop(queue);
         for answer in answers {
             // A caller that is gone has its commit all the same.
@@ -297,22 +299,22 @@ impl Journal {
         }
     }
 
-    /// Takes a batch back that could not be stored, and what was applied after it.
-    pub(crate) fn undo(&self, number: u64, batch: Batch, refusal: &Refusal) {
+    /// Rolls back a batch that could not be stored, and the commits after it.
+    pub(crate) fn roll_back(&self, number: u64, batch: Batch, refusal: &Refusal) {
         let gate = self.gate.write();
         let mut queue = self.queue.lock();
-        let later = std::mem::take(&mut queue.filling);
+        let later = std::mem::take(&mut queue.open_batch);
         self.backlog.fetch_sub(later.payload.len(), Ordering::Relaxed);
-        let readers: Vec<_> = queue.flying.drain(..).chain(later.readers).chain(batch.readers).collect();
+        let readers: Vec<_> = queue.in_flight.drain(..).chain(later.readers).chain(batch.readers).collect();
         queue.number = number;
-        queue.undone += 1;
-        queue.trouble = Some(refusal.message.to_string());
+        queue.rollbacks += 1;
+        queue.failure = Some(refusal.message.to_string());
         drop(queue);
         for applied in batch.applied.iter().chain(&later.applied).rev() {
-            applied.space.undo(&applied.commit, applied.named.as_ref(), &self.content.room);
+            applied.space.undo(&applied.commit, applied.named.as_ref(), &self.content.budget);
         }
         drop(gate);
-        // What was never written is certainly not applied.
+        // Commits that were never written are certainly not applied.
         let kind =
             if refusal.kind == ErrorKind::OutcomeUnknown { ErrorKind::Unavailable } else { refusal.kind };
         let never = Refusal { kind, message: Arc::clone(&refusal.message) };
@@ -329,13 +331,13 @@ impl Journal {
         }
     }
 
-    /// Asks for a new log. On a full disk the log goes on. Blocks.
+    /// Begins a new log. On a full disk the current log continues. Blocks.
     pub(crate) fn roll(&self) -> Result<Rolled, Error> {
         self.ask(|queue, sender| queue.rolls.push(sender))
     }
 
     /// Waits until everything that was applied before is on the disk. Blocks.
-    pub(crate) fn settle(&self) -> Result<(), Error> {
+    pub(crate) fn flush(&self) -> Result<(), Error> {
         self.ask(|queue, sender| queue.syncs.push(sender))
     }
 
@@ -352,31 +354,31 @@ impl Journal {
         receiver.blocking_recv().unwrap_or_else(|_| Err(Error::closed()))
     }
 
-    /// Asks for a snapshot, soon.
+    /// Requests a snapshot, soon.
     pub(crate) fn want_snapshot(&self) {
-        self.keeping.lock().wanted = true;
-        self.kept.notify_one();
+        self.checkpoint.lock().wanted = true;
+        self.checkpoint_wanted.notify_one();
     }
 
-    /// Lets everybody go who waits for a batch that will never be written.
+    /// Drops all waiting callers: no batch will be written any more.
     pub(crate) fn abandon(&self) {
         self.closed.store(true, Ordering::Release);
         let _gate = self.gate.write();
         let mut queue = self.queue.lock();
         queue.ended = true;
-        queue.filling = Batch::default();
-        queue.flying.clear();
+        queue.open_batch = Batch::default();
+        queue.in_flight.clear();
         queue.rolls.clear();
         queue.syncs.clear();
     }
 
-    /// Tells the threads to end when everything is written.
+    /// Stops the threads once everything is written.
     pub(crate) fn stop(&self) {
         self.closed.store(true, Ordering::Release);
         self.queue.lock().stop = true;
         self.work.notify_one();
-        self.keeping.lock().stop = true;
-        self.kept.notify_one();
+        self.checkpoint.lock().stop = true;
+        self.checkpoint_wanted.notify_one();
     }
 }
 

@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Error, Machine, Retention, Store, StoreConfig, fold, parse_config, span};
+use atomix_kv::{
+    Context, Driver, Error, Machine, Retention, Store, StoreConfig, deserialize_duration, fold, parse_config,
+};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -47,11 +49,11 @@ pub struct DiskDriver;
 pub struct Settings {
     /// The folder of the store. It is made if it is not there, and used by one process at a time.
     pub dir: String,
-    /// When a commit is answered.
+    /// The moment at which a commit is answered.
     #[serde(default)]
     pub durability: Syncing,
     /// With `interval`: how long what was answered may not be on the disk yet. Default 100 ms; 1 ms to 1 h.
-    #[serde(default = "defaults::sync_interval", deserialize_with = "span")]
+    #[serde(default = "defaults::sync_interval", deserialize_with = "deserialize_duration")]
     pub sync_interval: Duration,
     /// Bytes of keys and values in the whole store, with 384 for each entry and 1,024 for each keyspace; all of it is kept
     /// in memory. Writes beyond are refused, deletes still work. The driver's default is three eighths of the memory of
@@ -68,9 +70,9 @@ pub struct Settings {
     /// commits. The driver's default is a sixteenth of the memory of the process, at most 64 MiB.
     #[serde(default = "defaults::histories_bytes_max")]
     pub histories_bytes_max: usize,
-    /// How long a commit is kept for watches at least; at most a quarter longer. The time of a process, not of the wall.
-    /// Default 1 h; 1 s to 30 d.
-    #[serde(default = "defaults::history_age_max", deserialize_with = "span")]
+    /// The minimum time for which a commit is kept for watches; at most a quarter longer. Measured while the
+    /// process runs. Default 1 h; 1 s to 30 d.
+    #[serde(default = "defaults::history_age_max", deserialize_with = "deserialize_duration")]
     pub history_age_max: Duration,
     /// Bytes of logs after which a snapshot replaces them. Default 64 MiB; at least 1 MiB.
     #[serde(default = "defaults::log_bytes_max")]
@@ -90,22 +92,22 @@ const FIELDS: [&str; 9] = [
     "log-bytes-max",
 ];
 
-/// When a commit is answered.
+/// The moment at which a commit is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Syncing {
-    /// When it is on the disk. Commits that arrive during a sync share the next one.
+    /// After it is on the disk. Commits that arrive during a sync share the next one.
     #[default]
     Sync,
-    /// When it is written; it is on the disk within [`Settings::sync_interval`].
+    /// After it is written; it is on the disk within [`Settings::sync_interval`].
     Interval,
 }
 
-/// What a field is when it is left out.
+/// The default values of the fields.
 mod defaults {
     use std::time::Duration;
 
-    use atomix_kv::{HistoryRoom, Retention};
+    use atomix_kv::{HistoryBudget, Retention};
 
     pub(super) fn sync_interval() -> Duration {
         Duration::from_millis(100)
@@ -124,7 +126,7 @@ mod defaults {
     }
 
     pub(super) fn histories_bytes_max() -> usize {
-        HistoryRoom::BYTES_MAX
+        HistoryBudget::BYTES_MAX
     }
 
     pub(super) fn history_age_max() -> Duration {
@@ -195,10 +197,10 @@ impl Driver for DiskDriver {
     }
 }
 
-/// How long a store waits for its predecessor in the same process to give the folder back.
+/// The time for which a store waits until its predecessor in the same process releases the folder.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 
-/// Reads a store on a thread of its own.
+/// Reads a store on a separate thread.
 async fn open(env: &Env, settings: Settings) -> Result<DiskStore, Error> {
     let (sender, opened) = oneshot::channel();
     let own = env.clone();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be done with the files of a store that nobody has open.
+//! Operations on the files of a store that no process has open.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::files::{Files, Folder, LOCK};
 use crate::recover::{Content, read_snapshot, recover, snapshot_name};
 use crate::segment::unfinished;
 
-/// What a store or a backup holds.
+/// The content of a store or a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Primitives and the runtime's own records.
@@ -25,11 +25,12 @@ pub struct Report {
     pub batches: u64,
 }
 
-/// What an empty folder may hold: what file systems keep in the root of a volume, and the lock of an empty store.
+/// Names that an empty folder may hold: entries of file systems in the root of a volume, and the lock of an
+/// empty store.
 const NOTHING: [&str; 2] = ["lost+found", LOCK];
 
 /// Reads everything in the folder of a store, or in a backup file, and changes nothing. Damage is
-/// [`atomix_kv::ErrorKind::Corrupt`] and says where; a store that is open in a process is
+/// [`atomix_kv::ErrorKind::Corrupt`] with the position; a store that is open in a process is
 /// [`atomix_kv::ErrorKind::Unavailable`].
 pub fn verify(path: &Path) -> Result<Report, Error> {
     if path.is_dir() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the payloads of frames hold, in the encoding of `postcard` (a public, stable wire format).
+//! The payloads of frames, in the encoding of `postcard` (a public, stable wire format).
 
 use atomix_kv::{Change, Commit, Entry, Error, ErrorKind, Keyspace, Outcome, Revision};
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame;
 
-/// What a file is. The payload of its first frame.
+/// The kind of a file. The payload of its first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) version: u32,
@@ -232,7 +232,8 @@ pub(crate) fn one<'de, T: Deserialize<'de>>(payload: &'de [u8]) -> Result<T, Err
     postcard::from_bytes(payload).map_err(|error| strange().caused_by(error))
 }
 
-/// The checksum held, so this was written so: by a mistake of ours, or by another program.
+/// The checksum is right, so the file was written like this: by a defect of this program, or by another
+/// program.
 fn strange() -> Error {
     Error::new(ErrorKind::Corrupt, "store holds a record that cannot be read")
 }

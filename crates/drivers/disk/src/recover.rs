@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use atomix_kv::{
-    Engine, Entry, Error, HistoryRoom, Keyspace, Machine, Outcome, Retention, Revision, Room, Spaces,
+    Engine, Entry, Error, HistoryBudget, Keyspace, Machine, MemoryBudget, Outcome, Retention, Revision,
+    ShardedMap,
 };
 use bytes::Bytes;
 
@@ -20,7 +21,7 @@ use crate::record::{self, End, Header, Role, Section, SnapshotEnd, StoredCommit,
 use crate::segment::Segment;
 use crate::space::Space;
 
-/// A store as its folder tells it.
+/// A store as read from its folder.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) content: Content,
@@ -42,9 +43,9 @@ pub(crate) struct Recovered {
 /// The keyspaces, as far as they have been read.
 #[derive(Debug)]
 pub(crate) struct Content {
-    pub(crate) spaces: Spaces<Space>,
-    pub(crate) room: Room,
-    pub(crate) histories: HistoryRoom,
+    pub(crate) spaces: ShardedMap<Space>,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) histories: HistoryBudget,
     /// New keyspaces begin beyond all revisions of those that were given back, so that no token comes twice. Kept in snapshots;
     /// commits of the log after a snapshot raise it again when their keyspaces are found empty.
     floor: AtomicU64,
@@ -127,7 +128,7 @@ pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, 
     Ok(recovered)
 }
 
-/// How the name of a file ends that is not complete yet.
+/// The suffix of a file that is not complete yet.
 pub(crate) const UNFINISHED: &str = ".unfinished";
 
 // === impl Recovered ===
@@ -173,8 +174,8 @@ impl Recovered {
             }
         }
         self.log_bytes += reading.reader.at();
-        // What was read may be shown from now on, so it has to survive a power cut that comes now. Only the last log can
-        // hold what was never synced.
+        // The content may be shown from now on, so it has to survive a power cut. Only the last log can hold
+        // frames that were never synced.
         if last {
             file.sync().map_err(|error| unreadable(name, error))?;
             let ((salt, number), at) = (reading.reader.place(), reading.reader.at());
@@ -188,10 +189,10 @@ impl Recovered {
 // === impl Content ===
 
 impl Content {
-    pub(crate) fn new(tuning: &Tuning, histories: HistoryRoom, machine: &Machine) -> Self {
+    pub(crate) fn new(tuning: &Tuning, histories: HistoryBudget, machine: &Machine) -> Self {
         Self {
-            spaces: Spaces::default(),
-            room: Room::new(machine),
+            spaces: ShardedMap::default(),
+            budget: MemoryBudget::new(machine),
             histories,
             floor: AtomicU64::new(0),
             swept: AtomicUsize::new(0),
@@ -203,7 +204,7 @@ impl Content {
     /// Returns a keyspace; makes it if it is new.
     pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
         self.spaces.open(name, || {
-            self.room.add_keyspace(name);
+            self.budget.add_keyspace(name);
             Space::new(name.clone(), self.floor(), &self.histories)
         })
     }
@@ -236,7 +237,7 @@ impl Content {
         self.swept.store(self.spaces.len(), Ordering::Relaxed);
     }
 
-    /// Tells whether so many keyspaces were made since the last sweep that a store without room shall look for empty ones.
+    /// Returns whether so many keyspaces were made since the last sweep that a store without room shall look for empty ones.
     pub(crate) fn may_sweep(&self) -> bool {
         self.spaces.len() >= self.swept.load(Ordering::Relaxed) + SWEEP_FULL
     }
@@ -245,24 +246,24 @@ impl Content {
         let Some(revision) = space.give_back(durable) else { return true };
         // Under the lock under which the next keyspace of this name is made: it begins there.
         self.raise_floor(revision);
-        self.room.remove_keyspace(&space.name);
+        self.budget.remove_keyspace(&space.name);
         false
     }
 
     fn batch(&self, payload: &[u8]) -> Result<(), Error> {
         record::each(payload, |stored: StoredCommit| {
             let space = self.open(&Keyspace::new(stored.keyspace.clone()));
-            space.redo(stored, self.retention, &self.room);
+            space.redo(stored, self.retention, &self.budget);
             Ok(())
         })?;
-        self.room.check_memory(self.bytes_max)
+        self.budget.check_memory(self.bytes_max)
     }
 
     fn section(&self, payload: &[u8]) -> Result<Arc<Space>, Error> {
         let section: Section = record::one(payload)?;
         let name = section.keyspace.clone();
         Ok(self.spaces.open(&name, || {
-            self.room.add_keyspace(&name);
+            self.budget.add_keyspace(&name);
             Space::of_section(section, &self.histories)
         }))
     }
@@ -272,9 +273,9 @@ impl Default for Content {
     /// For tools that read a folder once, however large it is.
     fn default() -> Self {
         Self {
-            spaces: Spaces::default(),
-            room: Room::default(),
-            histories: HistoryRoom::default(),
+            spaces: ShardedMap::default(),
+            budget: MemoryBudget::default(),
+            histories: HistoryBudget::default(),
             floor: AtomicU64::new(0),
             swept: AtomicUsize::new(0),
             retention: Retention::default(),
@@ -283,7 +284,7 @@ impl Default for Content {
     }
 }
 
-/// Reads a snapshot or a backup, which must be complete. `backup` says which of them errors are about.
+/// Reads a snapshot or a backup, which must be complete. `backup` selects the text of errors.
 pub(crate) fn read_snapshot(
     file: &dyn File,
     name: &str,
@@ -303,10 +304,10 @@ pub(crate) fn read_snapshot(
             (Kind::Entries, Some(space)) => {
                 let mut engine = space.engine.lock();
                 record::each(payload, |entry: Entry| {
-                    content.room.weigh(&mut engine, |engine| engine.restore(&entry));
+                    content.budget.track(&mut engine, |engine| engine.restore(&entry));
                     Ok(())
                 })?;
-                content.room.check_memory(content.bytes_max)?;
+                content.budget.check_memory(content.bytes_max)?;
             }
             (Kind::Commits, Some(space)) => record::each(payload, |stored: StoredCommit| {
                 space.history.push(stored.commit(|_, _| None).0, content.retention);
@@ -315,7 +316,7 @@ pub(crate) fn read_snapshot(
             (Kind::Named, Some(space)) => {
                 let mut engine = space.engine.lock();
                 record::each(payload, |(name, outcome): (Bytes, Outcome)| {
-                    content.room.weigh(&mut engine, |engine| engine.remember(&name, &outcome));
+                    content.budget.track(&mut engine, |engine| engine.remember(&name, &outcome));
                     Ok(())
                 })?;
             }

@@ -16,10 +16,10 @@ pub(crate) const LOG: &str = "reserve-log";
 /// The reserve for a snapshot.
 pub(crate) const SNAPSHOT: &str = "reserve-snapshot";
 
-/// What is set aside for each.
+/// The bytes that are set aside for each.
 const LOG_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 const SNAPSHOT_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
-/// What is set aside at least: a disk that does not have it is full.
+/// The minimum that is set aside: a disk without it is full.
 const BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// Makes sure that the reserves are there.

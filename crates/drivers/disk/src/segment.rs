@@ -19,7 +19,7 @@ pub(crate) struct Segment {
     first: u64,
     file: Arc<dyn File>,
     salt: u32,
-    /// Where the next frame is written, and its number.
+    /// The position and the number of the next frame.
     at: u64,
     number: u64,
     /// Up to where room was taken on the disk.
@@ -36,8 +36,8 @@ const STEPS: [u64; 4] =
 // === impl Segment ===
 
 impl Segment {
-    /// Makes the log that begins with batch `first`, under a name that nobody reads yet. With `reserve` it may be made of
-    /// the room that is set aside for it.
+    /// Makes the log that begins with batch `first`, under a temporary name. With `reserve` it may use the
+    /// space that is set aside for it.
     pub(crate) fn prepare(files: &dyn Files, store: u128, first: u64, reserve: bool) -> io::Result<Self> {
         let name = log_name(first);
         let (file, end) = match Self::create(files, &unfinished(&name)) {
@@ -80,9 +80,9 @@ impl Segment {
         Ok(Self { name: log_name(first), first, file, salt, at, number, end, unsynced: 0 })
     }
 
-    /// Notes at the end of the log that another one goes on with batch `next`, so that it is missed when somebody removes
-    /// it, and gives back the room that was not used. Does nothing if there is no room, and is not synced: a start needs
-    /// the note only when the other one is gone.
+    /// Notes at the end of the log that another one continues with batch `next`, so that recovery detects its
+    /// removal, and gives back the unused space. Does nothing if there is no space, and is not synced: a
+    /// start needs the note only when the other log is gone.
     pub(crate) fn close(&mut self, next: u64) -> io::Result<()> {
         let mut payload = Vec::new();
         record::append(&mut payload, &End { next });
@@ -104,8 +104,9 @@ impl Segment {
         Ok(())
     }
 
-    /// Gives the log its name. From now on it counts, whatever this answers, and the log before ends where it begins. As it
-    /// has its header and its room already, a log that is found without them was damaged.
+    /// Gives the log its name. From now on it is in use, also if this returns an error, and the log before
+    /// ends where it begins. It has its header and its space already, so a log that is found without them was
+    /// damaged.
     pub(crate) fn adopt(&self, files: &dyn Files) -> io::Result<()> {
         files.rename(&unfinished(&self.name), &self.name)?;
         files.sync()

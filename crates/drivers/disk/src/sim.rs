@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk in memory that can be told to fail, and whose power can be cut.
+//! A disk in memory with injected failures and power cuts.
 //!
-//! What was written and not synced survives a power cut sector by sector, by chance; names that were changed since the
-//! last sync of the folder up to some point in their order.
+//! Unsynced writes survive a power cut sector by sector, at random; changed names survive since the last sync
+//! of the folder up to some point in their order.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,14 +19,14 @@ pub(crate) struct Disk {
     state: Arc<Mutex<State>>,
 }
 
-/// What goes wrong, counted in operations that change something.
+/// Injected failures, counted in operations that change something.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
     /// From this operation on, for so many, everything fails like this.
     pub(crate) fail: Option<(u64, u64, io::ErrorKind)>,
     /// Nothing works from this operation on: the machine is off, or the process is dead.
     pub(crate) dead_at: Option<u64>,
-    /// Syncs from this one on do nothing and say that they have.
+    /// Syncs from this one on do nothing and return success.
     pub(crate) lies_from: Option<u64>,
     /// Bytes that the disk has room for.
     pub(crate) capacity: Option<u64>,
@@ -66,12 +66,12 @@ impl Disk {
         self.state.lock().faults = faults;
     }
 
-    /// How many operations have changed something, or tried to.
+    /// The number of operations that have changed something, or tried to.
     pub(crate) fn operations(&self) -> u64 {
         self.state.lock().operations
     }
 
-    /// What is left when the power is cut now.
+    /// Returns the disk after a power cut.
     pub(crate) fn after_power_cut(&self, dice: &mut Dice) -> Self {
         let state = self.state.lock();
         let kept = dice.index(state.renamed.len() + 1);
@@ -95,7 +95,8 @@ impl Disk {
         Self::of(names.iter().map(|(name, content)| (name.clone(), survive(content, dice))).collect())
     }
 
-    /// What is left when the process is killed now: all that was written. A power cut may still take what was not synced.
+    /// Returns the disk after a kill of the process: all writes are there. A power cut may still lose
+    /// unsynced ones.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.state.lock();
         let copy = |content: &Arc<Mutex<Content>>| {
@@ -105,7 +106,7 @@ impl Disk {
         Self::of(state.names.iter().map(|(name, content)| (name.clone(), copy(content))).collect())
     }
 
-    /// Changes the bytes of a file behind everybody's back.
+    /// Changes the bytes of a file without an operation of the store.
     pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let state = self.state.lock();
         change(&mut state.names[name].lock().bytes);
@@ -144,7 +145,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Tells whether a sync is a lie.
+    /// Returns whether a sync only pretends to succeed.
     fn lies(&self) -> bool {
         let mut state = self.state.lock();
         state.syncs += 1;

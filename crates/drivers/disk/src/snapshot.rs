@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writing everything at once, while commits go on.
+//! Writes the whole content, while commits continue.
 //!
 //! A snapshot is begun when a new log is. Each keyspace is copied page by page, and its lock is held for a page only, so
 //! the copy is of no single moment: what was committed meanwhile may be in it or not, or by half. That does no harm,
@@ -26,7 +26,7 @@ use crate::reserve;
 use crate::segment::unfinished;
 use crate::space::Space;
 
-/// Where frames go.
+/// The destination of frames.
 pub(crate) trait Sink {
     /// Takes the next bytes.
     fn take(&mut self, bytes: Vec<u8>) -> Result<(), Error>;
@@ -35,7 +35,7 @@ pub(crate) trait Sink {
 /// Numbers frames and gives them away in pieces.
 struct Copy<'a> {
     sink: &'a mut dyn Sink,
-    /// How many bytes were given away.
+    /// Bytes written so far.
     given: u64,
     salt: u32,
     number: u64,
@@ -61,12 +61,14 @@ const PAGE: usize = 256;
 /// Writes a snapshot, and removes what it replaces. Blocks.
 pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
     let _copying = journal.copying.lock();
-    let undone = journal.queue.lock().undone;
+    let rollbacks = journal.queue.lock().rollbacks;
     let rolled = journal.roll()?;
     let full = journal.full.load(Ordering::Acquire);
     let name = snapshot_name(rolled.base);
-    let written = match write(journal, rolled, &name, undone, full) {
-        Err(error) if error.kind() == ErrorKind::Full && !full => write(journal, rolled, &name, undone, true),
+    let written = match write(journal, rolled, &name, rollbacks, full) {
+        Err(error) if error.kind() == ErrorKind::Full && !full => {
+            write(journal, rolled, &name, rollbacks, true)
+        }
         written => written,
     };
     written?;
@@ -79,7 +81,7 @@ pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
     let snapshots = journal.files.list().map_err(failed)?;
     let snapshots = snapshots.into_iter().filter(|other| other.starts_with("snapshot-") && *other < name);
     for file in old.into_iter().chain(snapshots) {
-        // What cannot be removed now is not read again, and removed when the store is opened the next time.
+        // A file that cannot be removed now is not read again, and removed at the next start.
         drop(journal.files.remove(&file));
     }
     // The reserve is set aside in the room that has just become free.
@@ -89,7 +91,7 @@ pub(crate) fn snapshot(journal: &Journal) -> Result<(), Error> {
 
 /// Writes the file of a snapshot. With `reserve` it is written into the room that is set aside for it, and without the
 /// commits that are kept for watches, which may hold all that was deleted.
-fn write(journal: &Journal, rolled: Rolled, name: &str, undone: u64, reserve: bool) -> Result<(), Error> {
+fn write(journal: &Journal, rolled: Rolled, name: &str, rollbacks: u64, reserve: bool) -> Result<(), Error> {
     let temporary = unfinished(name);
     let files = journal.files.as_ref();
     let mut sink = FileSink::create(files, &temporary, reserve).map_err(failed)?;
@@ -97,7 +99,7 @@ fn write(journal: &Journal, rolled: Rolled, name: &str, undone: u64, reserve: bo
     let mut named = false;
     let written = dump(journal, Role::Snapshot, rolled.base, !reserve, &mut sink)
         .and_then(|mut copy| {
-            journal.settle()?;
+            journal.flush()?;
             copy.finish(SnapshotEnd { next: rolled.base, log: rolled.log })
         })
         .and_then(|()| {
@@ -105,11 +107,11 @@ fn write(journal: &Journal, rolled: Rolled, name: &str, undone: u64, reserve: bo
                 file.shrink(sink.at).map_err(failed)?;
             }
             file.sync().map_err(failed)?;
-            if journal.queue.lock().undone != undone {
-                return Err(Error::unavailable("a snapshot was overtaken by trouble with the disk"));
+            if journal.queue.lock().rollbacks != rollbacks {
+                return Err(Error::unavailable("snapshot aborted after a disk error"));
             }
             files.rename(&temporary, name).map_err(failed)?;
-            // From now on it counts, whatever this answers.
+            // From now on the snapshot is in use, also if this returns an error.
             named = true;
             files.sync().map_err(failed)
         });
@@ -123,7 +125,7 @@ fn write(journal: &Journal, rolled: Rolled, name: &str, undone: u64, reserve: bo
             None => files.remove(&temporary),
         });
     }
-    // What was used of the reserve is set aside again, and more when the content has grown.
+    // Refill the reserve, and extend it if the content has grown.
     journal.reserve_used.store(true, Ordering::Release);
     written
 }
@@ -136,14 +138,14 @@ fn failed(error: io::Error) -> Error {
 /// Gives a backup away, piece by piece. Blocks.
 pub(crate) fn backup(journal: &Journal, sink: &mut dyn Sink) -> Result<(), Error> {
     let _copying = journal.copying.lock();
-    let undone = journal.queue.lock().undone;
+    let rollbacks = journal.queue.lock().rollbacks;
     let Rolled { base, log: first, .. } = journal.roll()?;
     let mut copy = dump(journal, Role::Backup, base, true, sink)?;
-    journal.settle()?;
+    journal.flush()?;
     let (logs, after) = {
         let queue = journal.queue.lock();
-        if queue.undone != undone {
-            return Err(Error::unavailable("the backup was overtaken by trouble with the disk: try again"));
+        if queue.rollbacks != rollbacks {
+            return Err(Error::unavailable("backup aborted after a disk error: try again"));
         }
         (queue.logs.iter().copied().filter(|log| *log >= first).collect::<Vec<_>>(), journal.durable() + 1)
     };

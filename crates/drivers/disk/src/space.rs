@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use atomix_kv::{Commit, Engine, History, HistoryRoom, Keyspace, Retention, Revision, Room};
+use atomix_kv::{Commit, Engine, History, HistoryBudget, Keyspace, MemoryBudget, Retention, Revision};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -29,18 +29,18 @@ pub(crate) struct Space {
 // === impl Space ===
 
 impl Space {
-    /// How often the age of commits is looked at in the time that they are kept for.
+    /// The number of checks of the age of commits within the time for which they are kept.
     pub(crate) const TICKS: usize = 4;
 
     /// Makes an empty keyspace whose revisions begin after `floor`.
-    pub(crate) fn new(name: Keyspace, floor: Revision, histories: &HistoryRoom) -> Self {
+    pub(crate) fn new(name: Keyspace, floor: Revision, histories: &HistoryBudget) -> Self {
         let mut engine = Engine::new();
         engine.restore_revision(floor);
         Self::with(name, engine, History::new(floor, histories))
     }
 
     /// Makes a keyspace of a snapshot, whose history begins after `floor`.
-    pub(crate) fn of_section(section: Section, histories: &HistoryRoom) -> Self {
+    pub(crate) fn of_section(section: Section, histories: &HistoryBudget) -> Self {
         let mut engine = Engine::new();
         engine.restore_revision(section.revision);
         Self::with(section.keyspace, engine, History::new(section.floor, histories))
@@ -67,7 +67,7 @@ impl Space {
         self.batch.store(batch, Ordering::Release);
     }
 
-    /// Tells whether the keyspace was given back.
+    /// Returns whether the keyspace was given back.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
@@ -84,28 +84,28 @@ impl Space {
     }
 
     /// Takes back a commit that could not be stored.
-    pub(crate) fn undo(&self, commit: &Commit, named: Option<&Bytes>, room: &Room) {
+    pub(crate) fn undo(&self, commit: &Commit, named: Option<&Bytes>, budget: &MemoryBudget) {
         let mut engine = self.engine.lock();
         if !commit.changes.is_empty() {
             let before = Revision(commit.revision.0 - 1);
-            room.weigh(&mut engine, |engine| engine.undo(&commit.changes, before));
+            budget.track(&mut engine, |engine| engine.undo(&commit.changes, before));
         }
         if let Some(name) = named {
-            room.weigh(&mut engine, |engine| engine.forget(name));
+            budget.track(&mut engine, |engine| engine.forget(name));
         }
         self.set_batch(0);
     }
 
     /// Makes a commit of the log again. What a snapshot has already is repeated without harm.
-    pub(crate) fn redo(&self, mut stored: StoredCommit, retention: Retention, room: &Room) {
+    pub(crate) fn redo(&self, mut stored: StoredCommit, retention: Retention, budget: &MemoryBudget) {
         let named = stored.named.take();
         let mut engine = self.engine.lock();
         let (commit, whole) =
             stored.commit(|key, modified| engine.entry(key).filter(|entry| entry.modified == modified));
         let revision = commit.revision;
-        room.weigh(&mut engine, |engine| engine.redo(&commit));
+        budget.track(&mut engine, |engine| engine.redo(&commit));
         if let Some((name, outcome)) = named {
-            room.weigh(&mut engine, |engine| engine.remember(&name, &outcome));
+            budget.track(&mut engine, |engine| engine.remember(&name, &outcome));
         }
         if !commit.changes.is_empty() && commit.revision > self.history.tip() {
             self.history.push(commit, retention);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A host of the engine whose answers are on the disk.
+//! Hosts the engine; answers only after the commit is on the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use atomix_env::{Env, Policy};
 use atomix_kv::{
-    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryRoom, Keyspace,
+    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryBudget, Keyspace,
     Limits, Outcome, Profile, Read, Reconfigured, Rotation, Snapshot, Store, StoreConfig, Txn, WatchFrom,
-    WatchStream, growth,
+    WatchStream, max_growth,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
@@ -39,7 +39,7 @@ pub struct DiskStore {
     done: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-/// How far a transaction has come.
+/// The progress of a transaction.
 enum Step {
     /// It has changed nothing, and what it shows is on the disk.
     Done(Outcome),
@@ -53,8 +53,8 @@ enum Step {
 
 /// Pieces of a backup that wait for their reader.
 const PIECES: usize = 4;
-/// How long a piece of a backup waits for its reader. No snapshot is made meanwhile, and the log grows.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of the reader of a backup, for each piece. No snapshot is made meanwhile, and the log grows.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct StreamSink {
     sender: mpsc::Sender<Result<Bytes, Error>>,
@@ -67,15 +67,15 @@ impl DiskStore {
     pub(crate) fn open(files: Arc<dyn Files>, settings: Settings, env: Env) -> Result<Self, Error> {
         let limits = Limits::default();
         let tuning = settings.tuning();
-        let histories = HistoryRoom::new(settings.histories_bytes_max);
+        let histories = HistoryBudget::new(settings.histories_bytes_max);
         let content = Content::new(&tuning, histories, env.machine());
         let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
             recover(files.as_ref(), content)?;
         if let Some(snapshot) = snapshot {
             tracing::info!(dir = %settings.dir, snapshot, logs = logs.len(), "store was read");
         }
-        if let Some(excess) = content.room.excess(tuning.bytes_max) {
-            let (bytes, memory) = (content.room.bytes(), env.machine().memory);
+        if let Some(excess) = content.budget.excess(tuning.bytes_max) {
+            let (bytes, memory) = (content.budget.bytes(), env.machine().memory);
             tracing::warn!(
                 dir = %settings.dir, bytes, bytes_max = tuning.bytes_max, excess, memory_limit = memory.bytes,
                 source = %memory.source,
@@ -84,7 +84,7 @@ impl DiskStore {
             );
         }
         for file in obsolete {
-            // What cannot be removed is not read either.
+            // A file that cannot be removed is not read either.
             drop(files.remove(&file));
         }
         let store = store.unwrap_or_else(|| u128::from(env.random()) << 64 | u128::from(env.random()));
@@ -103,12 +103,12 @@ impl DiskStore {
         let (sender, done) = oneshot::channel();
         let begin = |error| {
             let message =
-                format!("a log cannot be begun: make room, or mend the disk: dir=`{}`", settings.dir);
+                format!("a log cannot be begun: free disk space or repair the disk: dir=`{}`", settings.dir);
             Error::unavailable(message).caused_by(error)
         };
         let writer = Writer::new(Arc::clone(&journal), next, last, sender).map_err(begin)?;
         let mut writer = Some(writer);
-        // What it had in hand when it panicked is neither known to be stored nor known not to be: only recovery can tell.
+        // After a panic of the writer the outcome of its batch is unknown: only recovery can find it.
         let write = move || writer.take().into_iter().for_each(Writer::run);
         env.supervise_thread("disk-writer", Policy::Fail, write).map_err(begin)?;
         let keeper = Arc::clone(&journal);
@@ -130,10 +130,10 @@ impl DiskStore {
 
     /// Forgets the named requests that are old enough, once a minute.
     fn rotate_named(&self) {
-        let Content { spaces, room, .. } = &self.journal.content;
-        if self.rotation.due() && room.named_bytes() > 0 {
+        let Content { spaces, budget, .. } = &self.journal.content;
+        if self.rotation.due() && budget.named_bytes() > 0 {
             for space in spaces.all() {
-                room.weigh(&mut space.engine.lock(), Engine::rotate_named);
+                budget.track(&mut space.engine.lock(), Engine::rotate_named);
             }
         }
     }
@@ -145,7 +145,7 @@ impl DiskStore {
         journal.check_open()?;
         let Tuning { bytes_max, retention, .. } = *journal.tuning.read();
         journal.check_disk()?;
-        let grows = growth(txn) > 0;
+        let grows = max_growth(txn) > 0;
         let disk_full = journal.full.load(Ordering::Acquire);
         let full =
             if grows && disk_full { Some(journal.no_room().into()) } else { self.full(txn, bytes_max) };
@@ -162,7 +162,7 @@ impl DiskStore {
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
         let grows = grows && full.is_none();
-        let (outcome, changes) = journal.content.room.apply(&mut engine, txn, limits, bytes_max, full)?;
+        let (outcome, changes) = journal.content.budget.apply(&mut engine, txn, limits, bytes_max, full)?;
         let named = txn.once.as_ref().filter(|_| !repeated);
         if changes.is_empty() && named.is_none() {
             return Ok(match journal.pending(space.batch()) {
@@ -184,15 +184,15 @@ impl DiskStore {
     /// time. Called under the gate.
     fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
         let content = &self.journal.content;
-        let full = content.room.full(txn, bytes_max)?;
+        let full = content.budget.full(txn, bytes_max)?;
         if !content.may_sweep() {
             return Some(full);
         }
         content.sweep(self.journal.durable());
-        content.room.full(txn, bytes_max)
+        content.budget.full(txn, bytes_max)
     }
 
-    /// Reads, and tells what has to be on the disk before that is shown.
+    /// Reads, and returns the batch that has to be on the disk before the result is shown.
     fn look(
         &self,
         keyspace: &Keyspace,
@@ -295,16 +295,16 @@ impl Store for DiskStore {
             if journal.full.load(Ordering::Acquire) {
                 return Err(journal.no_room().into());
             }
-            if let Some(trouble) = &queue.trouble {
-                return Err(Error::unavailable(trouble.clone()));
+            if let Some(failure) = &queue.failure {
+                return Err(Error::unavailable(failure.clone()));
             }
             Ok(Health {
                 facts: vec![
                     ("dir", journal.dir.clone()),
                     ("keyspaces", journal.content.spaces.len().to_string()),
-                    ("bytes", journal.content.room.bytes().to_string()),
+                    ("bytes", journal.content.budget.bytes().to_string()),
                     ("bytes-max", journal.tuning.read().bytes_max.to_string()),
-                    ("named-bytes", journal.content.room.named_bytes().to_string()),
+                    ("named-bytes", journal.content.budget.named_bytes().to_string()),
                     ("histories-bytes", journal.content.histories.bytes().to_string()),
                     ("log-bytes", queue.log_bytes.to_string()),
                     ("batches", journal.durable().to_string()),
@@ -318,7 +318,7 @@ impl Store for DiskStore {
         let reconfigured = self.journal.check_open().and_then(|()| Settings::read(config)).and_then(|new| {
             let mut settings = self.settings.lock();
             if new.dir != settings.dir {
-                return Err(Error::elsewhere("`dir`"));
+                return Err(Error::location_change("`dir`"));
             }
             if new.interval() != settings.interval() {
                 return Err(Error::config(
@@ -342,14 +342,14 @@ impl Store for DiskStore {
         let (taken, receiver) = mpsc::channel(PIECES);
         let journal = Arc::clone(&self.journal);
         let env = self.env.clone();
-        self.env.detach(async move { hand_on(&env, made, taken).await });
+        self.env.detach(async move { pump_backup(&env, made, taken).await });
         let started = self.journal.check_open().and_then(|()| {
             let copy = move || {
                 let mut sink = StreamSink { sender: sender.clone() };
                 let copied = catch_unwind(AssertUnwindSafe(|| snapshot::backup(&journal, &mut sink)));
                 let defect = |_| Err(Error::new(ErrorKind::Internal, "the copy ended by a defect"));
                 if let Err(error) = copied.unwrap_or_else(defect) {
-                    // Nobody reads any more, or this tells it.
+                    // The receiver is gone, or gets this error.
                     drop(sender.blocking_send(Err(error)));
                 }
             };
@@ -404,20 +404,20 @@ impl Sink for StreamSink {
     }
 }
 
-/// Hands the pieces of a backup to its reader until that takes too long. Whoever makes them is told by the end of `made`:
-/// a thread has no timers.
-async fn hand_on(
+/// Passes the pieces of a backup to its reader until that takes too long. The thread that makes them notices
+/// it by the end of `made`: a thread has no timers.
+async fn pump_backup(
     env: &Env,
     mut made: mpsc::Receiver<Result<Bytes, Error>>,
     taken: mpsc::Sender<Result<Bytes, Error>>,
 ) {
     while let Some(piece) = made.recv().await {
-        match env.timeout(PATIENCE, taken.send(piece)).await {
+        match env.timeout(READER_TIMEOUT, taken.send(piece)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
                 drop(made);
-                // A reader that comes back is told that this is not all.
+                // A reader that comes back later gets an error: the backup is not complete.
                 drop(taken.send(Err(unread())).await);
                 return;
             }
@@ -426,7 +426,7 @@ async fn hand_on(
 }
 
 fn unread() -> Error {
-    Error::unavailable("nobody reads the backup any more")
+    Error::unavailable("backup ended because its reader is gone or too slow: try again")
 }
 
 /// Waits until what was read is on the disk. False if it was taken back: then it has to be read again.
@@ -471,17 +471,17 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        clock.advance(PATIENCE / 2);
+        clock.advance(READER_TIMEOUT / 2);
         assert!(journal.copying.try_lock().is_none(), "a reader may be slow");
         while journal.copying.try_lock().is_none() {
-            clock.advance(PATIENCE);
+            clock.advance(READER_TIMEOUT);
             tokio::task::yield_now().await;
         }
         let rest: Vec<_> = pieces.collect().await;
         let (last, before) = rest.split_last().unwrap();
         assert!(before.iter().all(Result::is_ok));
         assert_eq!(last.as_ref().unwrap_err().message(), unread().message());
-        // Who reads gets all of it.
+        // The reader gets all of it.
         let all: Vec<_> = store.backup().await.unwrap().collect().await;
         assert!(all.iter().all(Result::is_ok) && all.len() > rest.len() + 1);
     }

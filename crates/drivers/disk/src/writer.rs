@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The thread that writes batches.
 //!
-//! After a failed write or sync nobody knows what the log holds, so it is never written again: the batches that were not
-//! synced go into a new one, which by its number takes the place of whatever the old one holds beyond. If that fails as
-//! well the batch is refused, and so is what comes after, until a new log can be begun.
+//! After a failed write or sync the content of the log is unknown, so it is never written again: the batches
+//! that were not synced go into a new log, which by its number replaces the rest of the old one. If that
+//! fails as well the batch is refused, and so are the following ones, until a new log can be begun.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::segment::Segment;
 #[derive(Debug)]
 pub(crate) struct Writer {
     journal: Arc<Journal>,
-    /// `None` after trouble.
+    /// `None` after a failure.
     segment: Option<Segment>,
     /// Batches that were written and may still be lost. Without an interval that is the one being written.
     unsynced: Vec<(u64, Vec<u8>)>,
@@ -32,9 +32,9 @@ pub(crate) struct Writer {
     /// The number of the next batch.
     next: u64,
     synced: Instant,
-    /// When and why no log could be begun.
+    /// The time and the reason of the last failure to begin a log.
     failed: Option<(Instant, Refusal)>,
-    /// The disk has failed since the last snapshot was asked for.
+    /// The disk has failed since the last request for a snapshot.
     suspect: bool,
     /// Dropped when the thread ends.
     _done: oneshot::Sender<()>,
@@ -44,7 +44,7 @@ pub(crate) struct Writer {
 const RESERVE: u64 = if cfg!(test) { 5 << 10 } else { 1280 << 10 };
 /// Unsynced bytes after which a sync does not wait for its interval.
 const UNSYNCED_MAX: usize = 16 << 20;
-/// How often a disk that has trouble is tried again.
+/// Pause between attempts on a disk that has failed.
 const RETRY: Duration = Duration::from_millis(200);
 
 // === impl Writer ===
@@ -90,7 +90,7 @@ impl Writer {
             Err(error) if is_full(&error) => {
                 self.segment = None;
                 // This notes why, and writes it into the log of the process.
-                drop(self.heal());
+                drop(self.reopen_log());
                 Ok(())
             }
             begun => begun,
@@ -103,7 +103,8 @@ impl Writer {
         loop {
             journal.env.step("disk-writer");
             let mut queue = journal.queue.lock();
-            let idle = queue.filling.applied.is_empty() && queue.rolls.is_empty() && queue.syncs.is_empty();
+            let idle =
+                queue.open_batch.applied.is_empty() && queue.rolls.is_empty() && queue.syncs.is_empty();
             if idle && !queue.stop {
                 match self.pause() {
                     Some(pause) => drop(journal.work.wait_for(&mut queue, pause)),
@@ -117,11 +118,11 @@ impl Writer {
             if let Some((number, batch)) = batch {
                 self.write(number, batch);
             }
-            self.look_after(!syncs.is_empty() || !rolls.is_empty() || stop);
-            let trouble = || journal.queue.lock().trouble.clone().unwrap_or_default();
+            self.sync_if_due(!syncs.is_empty() || !rolls.is_empty() || stop);
+            let failure = || journal.queue.lock().failure.clone().unwrap_or_default();
             for sync in syncs {
                 let synced = self.unsynced.is_empty().then_some(());
-                drop(sync.send(synced.ok_or_else(|| atomix_kv::Error::unavailable(trouble()))));
+                drop(sync.send(synced.ok_or_else(|| atomix_kv::Error::unavailable(failure()))));
             }
             if !rolls.is_empty() {
                 let rolled = self.roll();
@@ -133,17 +134,17 @@ impl Writer {
                 }
             }
             if stop {
-                // Calls that have begun put their commits into the queue before they let go of the gate.
+                // Calls that have begun put their commits into the queue before they release the gate.
                 drop(journal.gate.write());
                 let queue = journal.queue.lock();
-                if queue.filling.applied.is_empty() {
+                if queue.open_batch.applied.is_empty() {
                     return;
                 }
             }
         }
     }
 
-    /// Returns when there is something to do without being asked.
+    /// Returns the time until the next work without a request.
     fn pause(&self) -> Option<Duration> {
         if self.segment.is_none() || self.journal.full.load(Ordering::Acquire) {
             return Some(RETRY);
@@ -164,14 +165,14 @@ impl Writer {
                     self.journal.want_snapshot();
                 }
             }
-            Err(refusal) => self.journal.undo(number, batch, &refusal),
+            Err(refusal) => self.journal.roll_back(number, batch, &refusal),
         }
     }
 
-    /// Stores a batch, or refuses it and says whether it may be found in the log all the same.
+    /// Stores a batch, or refuses it with the information whether it may be in the log nevertheless.
     fn store(&mut self, number: u64, payload: Vec<u8>, grows: bool) -> Result<(), Refusal> {
         if self.segment.is_none() {
-            self.heal()?;
+            self.reopen_log()?;
         }
         let len = payload.len();
         self.make_room(frame::room(len) as u64, grows)?;
@@ -187,8 +188,8 @@ impl Writer {
         self.unsynced.push((number, payload));
         self.unsynced_bytes += len;
         let Err(error) = written else { return Ok(()) };
-        self.lose(&error);
-        self.heal().map_err(|refusal| {
+        self.abandon_log(&error);
+        self.reopen_log().map_err(|refusal| {
             self.unsynced.pop();
             self.unsynced_bytes -= len;
             Refusal { kind: ErrorKind::OutcomeUnknown, ..refusal }
@@ -217,7 +218,7 @@ impl Writer {
         match made {
             Ok(()) => {
                 if used {
-                    let bytes = self.journal.content.room.bytes() as u64;
+                    let bytes = self.journal.content.budget.bytes() as u64;
                     let max = self.journal.tuning.read().log_bytes_max;
                     reserve::grow(files, bytes.saturating_mul(5) / 4, max);
                 }
@@ -234,12 +235,12 @@ impl Writer {
     /// Goes on in the room that there is, after more of it could not be had.
     fn without_room(&mut self, error: &io::Error, need: u64, grows: bool) -> Result<(), Refusal> {
         if !is_full(error) {
-            self.lose(error);
-            return self.heal();
+            self.abandon_log(error);
+            return self.reopen_log();
         }
         if !self.journal.full.swap(true, Ordering::AcqRel) {
             tracing::warn!(dir = %self.journal.dir, "disk is full: only deletions are taken");
-            // What was deleted or replaced since the last one makes room.
+            // A snapshot frees the space of deleted and replaced entries.
             self.journal.want_snapshot();
         }
         let room = self.segment.as_ref().map_or(0, Segment::room);
@@ -252,7 +253,7 @@ impl Writer {
         let bytes_before = self.journal.queue.lock().log_bytes;
         // The reserve comes back when the snapshot replaces the old logs, so it is used when the snapshot will fit.
         let fits =
-            self.journal.content.room.bytes() as u64 <= reserve::for_snapshot(self.journal.files.as_ref());
+            self.journal.content.budget.bytes() as u64 <= reserve::for_snapshot(self.journal.files.as_ref());
         match self.begin(fits) {
             Ok(()) => {}
             Err(error) if is_full(&error) && self.segment.is_some() && self.unsynced.is_empty() => {}
@@ -263,9 +264,9 @@ impl Writer {
         Ok(Rolled { base: self.next, log: segment.first(), bytes_before: bytes_before.saturating_sub(kept) })
     }
 
-    /// Does what nobody asked for: syncs that are due, a disk that may work again.
-    fn look_after(&mut self, now: bool) {
-        if self.segment.is_none() && self.heal().is_err() {
+    /// Syncs if it is due, and retries a disk that has failed.
+    fn sync_if_due(&mut self, now: bool) {
+        if self.segment.is_none() && self.reopen_log().is_err() {
             return;
         }
         let due = self.journal.interval.is_some_and(|interval| {
@@ -275,9 +276,9 @@ impl Writer {
             match self.segment.as_mut().map_or(Ok(()), Segment::sync) {
                 Ok(()) => self.forget_unsynced(),
                 Err(error) => {
-                    self.lose(&error);
+                    self.abandon_log(&error);
                     // The next round tries again.
-                    drop(self.heal());
+                    drop(self.reopen_log());
                 }
             }
         }
@@ -287,14 +288,14 @@ impl Writer {
     }
 
     /// Gives the log up after an error.
-    fn lose(&mut self, error: &io::Error) {
+    fn abandon_log(&mut self, error: &io::Error) {
         tracing::error!(dir = %self.journal.dir, %error, "the disk has failed, a new log is begun");
         self.segment = None;
         self.suspect = true;
     }
 
-    /// Begins a new log after trouble, unless that was tried a moment ago.
-    fn heal(&mut self) -> Result<(), Refusal> {
+    /// Begins a new log after failure, unless that was tried a moment ago.
+    fn reopen_log(&mut self) -> Result<(), Refusal> {
         let now = self.journal.env.now();
         if let Some((failed, refusal)) = &self.failed
             && now.since(*failed) < RETRY
@@ -311,7 +312,7 @@ impl Writer {
             if self.failed.is_none() {
                 tracing::error!(error = %refusal.message, "writes are refused until the disk works again");
             }
-            self.journal.queue.lock().trouble = Some(refusal.message.to_string());
+            self.journal.queue.lock().failure = Some(refusal.message.to_string());
             self.failed = Some((now, refusal.clone()));
             refusal
         })
@@ -346,7 +347,7 @@ impl Writer {
             queue.logs.push_back(first);
         }
         queue.log_bytes += segment.at();
-        queue.trouble = None;
+        queue.failure = None;
         drop(queue);
         self.segment = Some(segment);
         self.failed = None;
@@ -371,7 +372,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Also when the thread ends by a mistake of ours: nobody may wait for it for ever.
+        // Also after a panic of the thread: its callers must not wait for ever.
         self.journal.abandon();
     }
 }

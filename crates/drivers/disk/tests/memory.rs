@@ -31,7 +31,7 @@ async fn a_folder_can_be_opened_while_the_last_call_of_its_closed_store_ends() {
     put(&first, "key").await.unwrap();
     first.close(Duration::from_secs(5)).await;
     let (second, ()) = tokio::join!(open(dir.path(), 8 << 20, &[]), async {
-        // The attempt of the second is under way.
+        // The attempt of the second is running.
         tokio::task::yield_now().await;
         drop(first);
     });
@@ -64,7 +64,7 @@ async fn a_store_on_a_smaller_machine_refuses_what_grows_and_says_when_it_does_n
 
     let error = open(dir.path(), 2 << 20, &[]).await.unwrap_err();
     assert!(error.to_string().contains("memory-limit=`2097152` source=`machine`"), "{error}");
-    // What the operator sets wins.
+    // The configuration of the operator takes precedence.
     let store = open(dir.path(), 2 << 20, &[("bytes-max", 16 << 20)]).await.unwrap();
     put(&store, "one-more").await.unwrap();
     store.close(Duration::from_secs(5)).await;

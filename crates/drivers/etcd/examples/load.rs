@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Measures the store against the bare client, on an etcd of its own and in the same run.
+//! Measures the store against the bare client, on a separate etcd and in the same run.
 //!
 //! `cargo run --release -p atomix-driver-etcd --features test-util --example load [SECONDS]`
 #![allow(

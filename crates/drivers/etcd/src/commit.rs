@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commits.
 //!
-//! etcd does not add. An addition is written as the sum that it makes of what the number is known to be, on condition that
-//! the number is still that; if it is not, the answer says what it is. What numbers are is remembered, so that an addition
-//! to a number that nobody else touches is one round trip. Within this store additions to one number go one after the
-//! other, and those that wait are summed.
+//! etcd does not add. An addition is written as a sum with the last known number, on condition that the
+//! number has not changed; if it has, the response carries the new one. Known numbers are cached, so that an
+//! addition to a number without other writers is one round trip. Within this store additions to one number
+//! run one after the other, and waiting ones are summed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,10 +19,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::carriers::{Request, Writes};
 use crate::keys::{Space, complete};
 use crate::once;
-use crate::plan::{self, End, Given, Pin, Plan, Touches};
+use crate::plan::{self, CachedValue, End, Footprint, Plan, Preread};
+use crate::senders::{Request, TxnSender};
 use crate::store::Core;
 
 /// Commits transactions.
@@ -35,20 +35,19 @@ pub(crate) struct Commits {
 #[derive(Clone)]
 struct Committer {
     core: Arc<Core>,
-    writes: Batcher<Writes>,
+    writes: Batcher<TxnSender>,
     numbers: Arc<Numbers>,
 }
 
-/// What the keys of additions were known to hold last, by their keys in etcd. Who holds one of them is the only one of this
-/// store that adds to it.
+/// Last known value of each counter key. Holding the lock serialises additions within this process.
 #[derive(Default)]
 struct Numbers {
-    known: Mutex<HashMap<Bytes, Arc<tokio::sync::Mutex<Pin>>>>,
+    known: Mutex<HashMap<Bytes, Arc<tokio::sync::Mutex<CachedValue>>>>,
 }
 
-/// Numbers that are remembered. Those in use are kept beyond.
+/// Maximum of cached numbers. Those in use are kept beyond it.
 const NUMBERS_MAX: usize = 16_384;
-/// How often a transaction starts again because somebody else was faster. Each time somebody was.
+/// Maximum of attempts of a transaction. Each conflict means that another transaction succeeded.
 const ROUNDS_MAX: u32 = 256;
 /// One of so many named requests looks whether there are too many.
 const COUNT_EVERY: u64 = 32;
@@ -58,7 +57,8 @@ const COUNT_EVERY: u64 = 32;
 impl Commits {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         let env = core.env.clone();
-        let writes = Batcher::new(Writes::new(Arc::clone(&core)), env.clone(), core.settings.request_timeout);
+        let writes =
+            Batcher::new(TxnSender::new(Arc::clone(&core)), env.clone(), core.settings.request_timeout);
         let committer = Committer { core, writes, numbers: Arc::default() };
         Self { combiner: Combiner::new(committer.clone(), env), committer }
     }
@@ -91,33 +91,34 @@ impl Committer {
             }
             None => 0,
         };
-        let mut given = Given { stamps: stamps.collect(), ..Given::default() };
-        let patience = self.core.settings.request_timeout;
-        let taken = self.core.env.timeout(patience, self.numbers.take(space, plan::pinned(txn))).await;
+        let mut preread = Preread { stamps: stamps.collect(), ..Preread::default() };
+        let timeout = self.core.settings.request_timeout;
+        let taken = self.core.env.timeout(timeout, self.numbers.take(space, plan::keys_to_read(txn))).await;
         let mut numbers = taken.map_err(|_| {
             Error::unavailable(format!(
-                "others add to the same number all the time: request-timeout=`{patience:?}`"
+                "too many concurrent additions to the same number, try again: request-timeout=`{timeout:?}`"
             ))
         })?;
-        given.pins = numbers.iter().map(|(key, known)| (key.clone(), Pin::clone(known))).collect();
+        preread.cached =
+            numbers.iter().map(|(key, known)| (key.clone(), CachedValue::clone(known))).collect();
         for round in 0..ROUNDS_MAX {
             if round > 2 {
-                // Others are faster: somebody must be given the way.
+                // Back off to let the conflicting transactions finish.
                 let pause = Duration::from_micros(500 << round.min(6));
                 self.core.env.sleep(self.core.env.jitter(pause)).await;
             }
-            given.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &given, lease));
-            let plan = Plan::new(space, txn, &given);
-            let sent = self.send(space, txn, &given, plan).await;
+            preread.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &preread, lease));
+            let plan = Plan::new(space, txn, &preread);
+            let sent = self.send(space, txn, &preread, plan).await;
             let (revision, end, answers) = sent.map_err(|error| self.core.without_lease(error))?;
             let applied = match end {
                 End::Applied => true,
                 End::Refused => false,
-                End::NoNumber => return Err(Error::invalid("an addition to a value that is no number")),
-                End::Moved => {
-                    plan::moved(&mut given, answers)?;
+                End::NotANumber => return Err(Error::invalid("an addition to a value that is no number")),
+                End::Stale => {
+                    plan::moved(&mut preread, answers)?;
                     for (key, known) in &mut numbers {
-                        **known = given.pins[key].if_number();
+                        **known = preread.cached[key].if_number();
                     }
                     continue;
                 }
@@ -128,7 +129,7 @@ impl Committer {
                 }
             };
             let outcome =
-                plan::outcome(space, txn, &given, self.core.limits(), revision, (applied, answers))?;
+                plan::outcome(space, txn, &preread, self.core.limits(), revision, (applied, answers))?;
             if applied {
                 note(txn, &outcome, &mut numbers);
             }
@@ -137,21 +138,23 @@ impl Committer {
             }
             return Ok(outcome);
         }
-        Err(Error::unavailable(format!("others were faster every time: rounds=`{ROUNDS_MAX}`")))
+        Err(Error::unavailable(format!(
+            "transaction conflicted too often, try again: conflicts=`{ROUNDS_MAX}`"
+        )))
     }
 
     async fn send(
         &self,
         space: &Space,
         txn: &Txn,
-        given: &Given,
+        preread: &Preread,
         mut plan: Plan,
     ) -> Result<(Revision, End, Vec<crate::wire::ResponseOp>), Error> {
         let request = std::mem::take(&mut plan.request);
         let (bytes, operations) = (request.encoded_len(), plan::operations(&request));
         self.core.check_size(bytes, operations)?;
-        let touches = Touches::new(space, txn, given);
-        let request = Request { space: space.clone(), txn: request, touches, operations, bytes };
+        let footprint = Footprint::new(space, txn, preread);
+        let request = Request { space: space.clone(), txn: request, footprint, operations, bytes };
         let (revision, response) = self.writes.run(request).await?;
         let (end, answers) = plan.end(response)?;
         Ok((revision, end, answers))
@@ -198,8 +201,9 @@ impl fmt::Debug for Committer {
 // === impl Numbers ===
 
 impl Numbers {
-    /// Takes what is known of `keys`, in their order, so that those who take several do not wait for each other for ever.
-    async fn take(&self, space: &Space, mut keys: Vec<Bytes>) -> Vec<(Bytes, OwnedMutexGuard<Pin>)> {
+    /// Locks the cached values of `keys` in the order of the keys, so that transactions with several keys
+    /// cannot deadlock.
+    async fn take(&self, space: &Space, mut keys: Vec<Bytes>) -> Vec<(Bytes, OwnedMutexGuard<CachedValue>)> {
         keys.sort_unstable();
         keys.dedup();
         let mut taken = Vec::with_capacity(keys.len());
@@ -210,7 +214,7 @@ impl Numbers {
         taken
     }
 
-    fn known(&self, key: Bytes) -> Arc<tokio::sync::Mutex<Pin>> {
+    fn known(&self, key: Bytes) -> Arc<tokio::sync::Mutex<CachedValue>> {
         let mut known = self.known.lock();
         if known.len() >= NUMBERS_MAX && !known.contains_key(&key) {
             known.retain(|_, pin| Arc::strong_count(pin) > 1);
@@ -220,12 +224,12 @@ impl Numbers {
 }
 
 /// Takes note of what the numbers are after a commit.
-fn note(txn: &Txn, outcome: &Outcome, numbers: &mut [(Bytes, OwnedMutexGuard<Pin>)]) {
+fn note(txn: &Txn, outcome: &Outcome, numbers: &mut [(Bytes, OwnedMutexGuard<CachedValue>)]) {
     for (write, written) in txn.writes.iter().zip(&outcome.writes) {
         if let (Write::Add { key, .. }, Written::Added { value }) = (write, written)
             && let Some((_, known)) = numbers.iter_mut().find(|(number, _)| number == key)
         {
-            **known = Pin { modified: complete(outcome.revision), value: Some(number_bytes(*value)) };
+            **known = CachedValue { modified: complete(outcome.revision), value: Some(number_bytes(*value)) };
         }
     }
 }

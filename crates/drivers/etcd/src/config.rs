@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atomix_kv::{
-    Error, HistoryRoom, Retention, Secret, StoreConfig, fold, parse_config, printable, rename_fields,
+    Error, HistoryBudget, Retention, Secret, StoreConfig, fold, parse_config, printable, rename_fields,
 };
 use serde::Deserialize;
 
@@ -23,25 +23,28 @@ pub struct Settings {
     pub password: Secret,
     /// Certificates, as files or inline. Every endpoint is spoken to over TLS if it is set.
     pub tls: Option<Tls>,
-    /// What every key in etcd begins with. Stores with different prefixes share nothing. Default `atomix/`.
+    /// The prefix of every key in etcd. Stores with different prefixes share nothing. Default `atomix/`.
     pub prefix: String,
-    /// How long an attempt to connect to one member may take. Default 2 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of an attempt to connect to one member. Default 2 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub dial_timeout: Duration,
-    /// How long a request may take once it is sent. Default 5 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of a request once it is sent. Default 5 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub request_timeout: Duration,
-    /// How often a connection is probed on which something is under way. etcd ends connections that probe more often than every 5 s. Default 6 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Interval of the probes of a connection with requests in flight. etcd ends connections that probe more
+    /// often than every 5 s. Default 6 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub dial_keep_alive_time: Duration,
-    /// How long a probe may stay unanswered. Default 3 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of a probe. Default 3 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub dial_keep_alive_timeout: Duration,
-    /// Whether a connection is probed also when nothing is asked or watched; etcd must be set up to allow it. Default no.
+    /// Whether a connection is probed also without requests and watches; etcd must be set up to allow it.
+    /// Default no.
     pub permit_without_stream: bool,
     /// Bytes of a request that etcd takes (its `--max-request-bytes`). Default 1.5 MiB; at least 64 KiB.
     pub request_bytes_max: usize,
-    /// Bytes of an answer to a read. Larger ones are asked for in smaller parts. Default 64 MiB; at least 64 KiB.
+    /// Bytes of an answer to a read. Larger ones are requested in smaller parts. Default 64 MiB; at least 64
+    /// KiB.
     pub answer_bytes_max: usize,
     /// Operations of a transaction that etcd takes (its `--max-txn-ops`). Default 128.
     pub txn_ops_max: usize,
@@ -52,8 +55,8 @@ pub struct Settings {
     /// Bytes of the histories of all keyspaces in this runtime. Beyond, each keeps what its watches have not seen yet, and its
     /// last few commits. Default 64 MiB.
     pub histories_bytes_max: usize,
-    /// How long a keyspace is still watched when nobody follows it any more. Default 30 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// The time for which a keyspace is still watched without followers. Default 30 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub watch_linger: Duration,
 }
 
@@ -62,7 +65,7 @@ pub struct Settings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Tls {
-    /// Who signs the certificates of the members.
+    /// The certificate authority of the members.
     pub ca: String,
     /// The certificate that is shown to the members. Empty: none.
     pub cert: String,
@@ -93,8 +96,8 @@ const FIELDS: &[&str] = &[
     "watch-linger",
 ];
 
-/// What else our fields are called, folded: the names of etcd's own client, `clientv3.Config`, which the original's driver
-/// took.
+/// Other names of the fields, folded: the names of etcd's own client, `clientv3.Config`, which the original's
+/// driver took.
 const NAMES: &[(&str, &str)] =
     &[("maxcallsendmsgsize", "request-bytes-max"), ("maxcallrecvmsgsize", "answer-bytes-max")];
 
@@ -108,7 +111,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "backoffjitterfraction",
 ];
 
-/// Bytes that a request needs beside what it says: the envelope around it in etcd's log.
+/// Bytes of a request beside its content: the envelope around it in etcd's log.
 pub(crate) const ENVELOPE: usize = 4096;
 
 /// The least bytes of a request and of an answer: less carries next to nothing.
@@ -223,13 +226,13 @@ impl Default for Settings {
             txn_ops_max: 128,
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
-            histories_bytes_max: HistoryRoom::BYTES_MAX,
+            histories_bytes_max: HistoryBudget::BYTES_MAX,
             watch_linger: Duration::from_secs(30),
         }
     }
 }
 
-/// Tells whether `pem` is the text itself and not a path.
+/// Returns whether `pem` is the text itself and not a path.
 pub(crate) fn is_inline(pem: &str) -> bool {
     pem.contains("-----BEGIN")
 }

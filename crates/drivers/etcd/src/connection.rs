@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One HTTP/2 connection to one member.
 //!
-//! It never connects again by itself, and it knows of every request whether any of it may have reached the member. That is
-//! what tells "certainly not applied" from "perhaps".
+//! It never reconnects by itself, and it reports for every request whether any part of it may have reached
+//! the member: that separates "certainly not applied" from "perhaps applied".
 
 use std::fmt;
 use std::io;
@@ -83,7 +83,7 @@ impl Connection {
             // However it ends: what waits for this connection must not wait for ever.
             let _ended = ended;
             tokio::select! {
-                // Dropping the driver breaks what is under way.
+                // Dropping the driver breaks the requests in flight.
                 () = end.cancelled() => {}
                 result = driver => {
                     if let Err(error) = result {
@@ -111,7 +111,7 @@ impl Connection {
         self.origin.clone()
     }
 
-    /// Tells who holds on to the connection that it is not to be used any more. Requests under way go on.
+    /// Marks the connection as unusable for new requests. Requests in flight continue.
     pub(crate) fn give_up(&self) {
         self.gone.cancel();
     }
@@ -132,7 +132,7 @@ impl tower_service::Service<http::Request<Body>> for Connection {
     type Future = BoxFuture<'static, Result<Self::Response, Broken>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        // A connection that is gone says so to the request: there it is known that nothing was sent.
+        // A closed connection fails the request itself, which then knows that nothing was sent.
         Poll::Ready(Ok(()))
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The bare client, without packs and sums: what the store is measured against.
+//! The bare client, without batches and sums: the baseline of the measurements.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Client {
         Ok(response.kvs.into_iter().next().map(|kv| kv.value))
     }
 
-    /// Adds to a number by reading and a guarded write, until nobody was faster.
+    /// Adds to a number by reading and a guarded write, until there is no conflict.
     pub async fn add(&self, key: Bytes, delta: i64) -> Result<i64, Error> {
         loop {
             let found = self.core.range(plan::get(key.clone())).await?.kvs.into_iter().next();

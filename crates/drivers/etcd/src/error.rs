@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What etcd and the way to it answer instead of an answer, and what that means.
+//! Maps etcd and transport errors to [`ErrorKind`].
 
 use std::fmt;
 
 use atomix_kv::{Error, ErrorKind, Revision};
 use tonic::{Code, Status};
 
-/// Why a request has no answer.
+/// The reason why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// It never left: no member could be reached, or the connection was gone before.
@@ -25,7 +25,7 @@ pub(crate) struct Broken {
     pub(crate) source: h2::Error,
 }
 
-/// What an error of etcd says about the request.
+/// The meaning of an error of etcd for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     /// It was certainly not applied.
@@ -36,16 +36,16 @@ enum Meaning {
 
 use Meaning::{Open, Refused};
 
-/// etcd's errors by their text, which is the only thing that tells them apart on the wire.
+/// etcd's errors by their text, the only thing that distinguishes them on the wire.
 const MEANINGS: &[(&str, Meaning)] = &[
-    // The member knows nobody to ask: said before anything is proposed.
+    // The member knows no leader: refused before anything is proposed.
     ("etcdserver: no leader", Refused(ErrorKind::Unavailable)),
     ("raft proposal dropped", Refused(ErrorKind::Unavailable)),
-    // Too far behind with applying: said before anything is proposed.
+    // Too far behind with applying: refused before anything is proposed.
     ("etcdserver: too many requests", Refused(ErrorKind::Unavailable)),
     ("etcdserver: rpc not supported for learner", Refused(ErrorKind::Unavailable)),
     ("etcdserver: mvcc: required revision is a future revision", Refused(ErrorKind::Unavailable)),
-    // The users were changed between the check and the application: asked for again with a new token.
+    // The users changed between the check and the application: retried with a new token.
     ("etcdserver: revision of auth store is old", Refused(ErrorKind::Unavailable)),
     ("etcdserver: mvcc: database space exceeded", Refused(ErrorKind::Full)),
     ("etcdserver: request is too large", Refused(ErrorKind::Invalid)),
@@ -76,10 +76,10 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("etcdserver: context deadline exceeded", Open),
 ];
 
-/// The oldest revision is not told with the error; who can learn it puts it in.
+/// The error does not carry the oldest revision; callers that can find it fill it in.
 const COMPACTED: ErrorKind = ErrorKind::Compacted { oldest: Revision(0) };
 
-/// How gRPC in front of etcd refuses a message before etcd sees it.
+/// The refusals of gRPC in front of etcd, before etcd sees the message.
 const TOO_LARGE: &str = "grpc: received message larger than max";
 
 // === impl Failure ===
@@ -98,7 +98,7 @@ impl Failure {
         }
     }
 
-    /// Returns what this means for who wanted to change something.
+    /// Returns the error for a request that may have changed something.
     pub(crate) fn of_write(self) -> Error {
         match self {
             Self::NotSent(error) => error,
@@ -115,7 +115,7 @@ impl Failure {
         }
     }
 
-    /// Returns what this means for who only asked.
+    /// Returns the error for a request that only reads.
     pub(crate) fn of_read(self) -> Error {
         match self {
             Self::NotSent(error) => error,
@@ -127,12 +127,12 @@ impl Failure {
         }
     }
 
-    /// Tells whether a new token may help: said before anything is applied.
+    /// Returns whether a new token may help: refused before anything is applied.
     pub(crate) fn wants_token(&self) -> bool {
         matches!(self, Self::Answered(status) if is_token_error(status.message()))
     }
 
-    /// Tells whether another member may do better.
+    /// Returns whether another member may do better.
     pub(crate) fn wants_another_member(&self) -> bool {
         match self {
             Self::NotSent(_) | Self::Lost(_) => true,
@@ -143,14 +143,14 @@ impl Failure {
         }
     }
 
-    /// Tells whether an answer was refused on this side because it is too large.
+    /// Returns whether an answer was refused on this side because it is too large.
     pub(crate) fn is_large_answer(&self) -> bool {
         matches!(self, Self::Answered(status)
             if status.code() == Code::OutOfRange && status.message().contains("message length too large"))
     }
 }
 
-/// Tells whether etcd says by `message` that it does not accept the token.
+/// Returns whether etcd refuses the token, by `message`.
 pub(crate) fn is_token_error(message: &str) -> bool {
     ["invalid auth token", "revision of auth store is old", "user name is empty"]
         .iter()
@@ -177,7 +177,7 @@ fn meaning(status: &Status) -> Meaning {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Refused(ErrorKind::Denied),
         Code::Unimplemented => Refused(ErrorKind::Unsupported),
-        // Whatever we do not know may have been applied.
+        // An unknown error may mean that the request was applied.
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -231,7 +231,7 @@ impl std::error::Error for Broken {
 mod tests {
     use super::*;
 
-    /// What a write is answered with, by code and text.
+    /// The answers to a write, by code and text.
     fn write(code: Code, message: &str) -> ErrorKind {
         Failure::new(Status::new(code, message)).of_write().kind()
     }
@@ -240,7 +240,7 @@ mod tests {
         Failure::new(Status::new(code, message)).of_read().kind()
     }
 
-    /// What a write is answered with, by the text after `etcdserver: `, and with which code etcd says it.
+    /// The answers to a write, by the text after `etcdserver: ` and the code of etcd.
     const TABLE: &[(ErrorKind, Code, &str)] = &[
         (ErrorKind::Unavailable, Code::Unavailable, "no leader"),
         (ErrorKind::Unavailable, Code::ResourceExhausted, "too many requests"),

@@ -30,21 +30,21 @@ pub(crate) struct Calls {
     under_way: UnderWay,
 }
 
-/// What comes back of a call.
+/// The response of a call.
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: RecvStream,
-    /// Ends the request when nobody reads the answer any more: what is still to be said keeps the stream open.
+    /// Ends the request when the response is dropped: a body that is still being sent keeps the stream open.
     _sending: Option<oneshot::Sender<()>>,
     _counted: Counted,
 }
 
-/// How a connection is probed.
+/// The keep-alive settings of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeepAlive {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
-    /// Whether also when nothing is under way.
+    /// Whether to probe also without requests in flight.
     pub(crate) while_idle: bool,
 }
 
@@ -55,7 +55,7 @@ struct UnderWay(Arc<AtomicUsize>);
 #[derive(Debug)]
 struct Counted(UnderWay);
 
-/// What the other side may send before it is read, on a stream and in all.
+/// Bytes that the peer may send before they are read, on a stream and in all.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 
@@ -105,7 +105,8 @@ async fn probe(
 // === impl Calls ===
 
 impl Calls {
-    /// Makes a call. The error tells whether anything of it may have been sent. Cancel safe: a call that is dropped is reset.
+    /// Makes a call. The error carries whether anything of it may have been sent. Cancel safe: a call that is
+    /// dropped is reset.
     pub(crate) async fn call(&self, env: &Env, request: Request<Body>) -> Result<Response<Answer>, Broken> {
         let not_sent = |source| Broken { sent: false, source };
         let counted = Counted::new(&self.under_way);
@@ -117,7 +118,7 @@ impl Calls {
         let mut sending = Box::pin(async move { send(body, stream, &mut unread).await });
         let going_on = poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await.is_pending();
         let sending = going_on.then(|| {
-            // The caller goes on to say something while it reads.
+            // The caller continues to send while it reads.
             env.detach(sending);
             read
         });
@@ -126,9 +127,9 @@ impl Calls {
     }
 }
 
-/// Sends a body to its end, or until the other side does not want it any more, or nobody reads the answer.
+/// Sends a body to its end, or until the peer refuses the rest, or the response is dropped.
 async fn send(mut body: Body, mut stream: SendStream<Bytes>, unread: &mut oneshot::Receiver<()>) {
-    // The last part has to say that it is the last.
+    // The last frame carries the end flag.
     let mut unsent = None;
     loop {
         let next = poll_fn(|context| {
@@ -161,7 +162,7 @@ async fn send(mut body: Body, mut stream: SendStream<Bytes>, unread: &mut onesho
             return;
         }
     }
-    // Who does not listen any more says why in its answer.
+    // A peer that refuses the rest of the body explains it in its response.
     drop(stream.send_data(unsent.unwrap_or_default(), true));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where things are in etcd.
+//! The layout of keyspaces in etcd.
 //!
 //! | Key in etcd | Value | Lives |
 //! |---|---|---|
@@ -59,7 +59,7 @@ impl Space {
         Self { base: base.freeze() }
     }
 
-    /// Returns what tells this keyspace from all others.
+    /// Returns the part of the keys that identifies this keyspace.
     pub(crate) fn base(&self) -> &Bytes {
         &self.base
     }
@@ -86,12 +86,12 @@ impl Space {
         Some(Span { start: self.entry_key(&range.start), end })
     }
 
-    /// Returns where all entries are, and before them the key that tells which transactions shared a revision.
+    /// Returns the range of all entries, preceded by the key that separates transactions of one revision.
     pub(crate) fn watched(&self) -> Span {
         Span { start: self.together_key(), end: self.key(ENTRIES + 1, &[]) }
     }
 
-    /// Returns the key that tells which transactions shared a revision.
+    /// Returns the key that lists which transactions shared a revision.
     pub(crate) fn together_key(&self) -> Bytes {
         self.key(TOGETHER, &[])
     }
@@ -101,7 +101,7 @@ impl Space {
         Span { start: self.key(NAMES, &[]), end: self.key(NAMES + 1, &[]) }
     }
 
-    /// Turns what etcd tells about a key of ours into an entry.
+    /// Turns a key and value of etcd into an entry.
     pub(crate) fn entry(&self, kv: KeyValue) -> Entry {
         Entry {
             key: self.strip(&kv.key),
@@ -127,19 +127,19 @@ impl Space {
 
 /// Returns the revision that stands for one of etcd.
 ///
-/// Transactions that were packed into one of etcd's share its revision. Those on one keyspace are commits of their own all
+/// Transactions that were batched into one of etcd's share its revision. Those on one keyspace are commits of their own all
 /// the same, so each revision of etcd has room for some: the last commit has this revision, those before it the ones below.
 /// Entries and outcomes show this one whichever commit they are from: no two of these commits touch the same key.
 pub(crate) fn revision(etcd: i64) -> Revision {
     Revision(u64::try_from(etcd).unwrap_or_default() * TOGETHER_MAX as u64)
 }
 
-/// Returns the revision of etcd that is complete at a revision of ours.
+/// Returns the revision of etcd that is complete at a revision of the store.
 pub(crate) fn complete(revision: Revision) -> i64 {
     i64::try_from(revision.0 / TOGETHER_MAX as u64).unwrap_or(i64::MAX)
 }
 
-/// Returns the revision of etcd that a revision of ours belongs to.
+/// Returns the revision of etcd that a revision of the store belongs to.
 pub(crate) fn containing(revision: Revision) -> i64 {
     i64::try_from(revision.0.div_ceil(TOGETHER_MAX as u64)).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #![doc = include_str!("../docs.md")]
 
-mod carriers;
 mod commit;
 mod config;
 mod connection;
@@ -13,6 +12,7 @@ mod keys;
 mod link;
 mod once;
 mod plan;
+mod senders;
 mod store;
 mod tls;
 mod watch;

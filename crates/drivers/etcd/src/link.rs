@@ -27,7 +27,7 @@ pub(crate) struct Link {
     settings: Settings,
     current: Mutex<Option<Arc<Way>>>,
     token: Mutex<Token>,
-    /// Held while a connection is made. Counts the attempts, so that those who waited for one share its result.
+    /// Held while a connection is made. Counts the attempts, so that waiting callers share the result.
     dialing: tokio::sync::Mutex<Option<Arc<Error>>>,
     attempts: AtomicU64,
     /// The endpoint that is tried next.
@@ -218,7 +218,7 @@ impl Link {
         }
     }
 
-    /// Refuses all further requests and breaks those under way.
+    /// Refuses all further requests and breaks those in flight.
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
@@ -321,21 +321,19 @@ impl Link {
             name: self.settings.username.clone(),
             password: self.settings.password.expose_secret().to_owned(),
         };
-        let value = match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await
-        {
-            Ok(Ok(response)) => {
-                let token = response.into_inner().token;
-                Some(
-                    token
-                        .parse()
-                        .map_err(|_| Error::new(ErrorKind::Internal, "etcd gave a token of no use"))?,
-                )
-            }
-            // As etcd's own client: who has a password but need not show it is let in.
-            Ok(Err(status)) if status.message() == "etcdserver: authentication is not enabled" => None,
-            Ok(Err(status)) => return Err(Failure::new(status).of_read()),
-            Err(_) => return Err(Error::unavailable("etcd does not answer who we are in time")),
-        };
+        let value =
+            match self.env.timeout(self.settings.request_timeout, client.authenticate(request)).await {
+                Ok(Ok(response)) => {
+                    let token = response.into_inner().token;
+                    Some(token.parse().map_err(|_| {
+                        Error::new(ErrorKind::Internal, "etcd returned an invalid auth token")
+                    })?)
+                }
+                // As etcd's own client: a password is ignored if etcd does not require one.
+                Ok(Err(status)) if status.message() == "etcdserver: authentication is not enabled" => None,
+                Ok(Err(status)) => return Err(Failure::new(status).of_read()),
+                Err(_) => return Err(Error::unavailable("etcd authentication timed out")),
+            };
         let mut token = self.token.lock();
         *token = Token { value, generation: token.generation + 1 };
         Ok(())

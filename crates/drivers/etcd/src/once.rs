@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Named requests.
 //!
-//! A named request writes a key of its name in its own transaction, whether its guards hold or not. That key says what was
-//! asked, whether it was applied and what its additions came to; its revision says when. Everything else is read back from
-//! etcd's history at that revision: previous values just before it, the rest at it. So nothing is written after the fact,
-//! and a lost answer can be looked up however it was lost.
+//! A named request writes a key of its name in its own transaction, whether its guards hold or not. That key
+//! records the request, whether it was applied and the results of its additions; its revision is the time.
+//! Everything else is read back from etcd's history at that revision: previous values just before it, the
+//! rest at it. So nothing is written after the fact, and a lost answer can be looked up in every case.
 //!
 //! The keys hang on leases, of which each store makes a new one every ten seconds in which it is needed and renews none: so
 //! etcd forgets them by itself, by its own clock. A keyspace that has too many takes no new ones.
@@ -14,33 +14,33 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Space;
-use crate::plan::{self, Given, Memory};
+use crate::plan::{self, Memory, Preread};
 use crate::store::Core;
 use crate::wire::{KeyValue, RangeRequest};
 
-/// What is remembered of a named request. Part of the stored format.
+/// The record of a named request. Part of the stored format.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
     applied: bool,
     /// The writes, with empty values: those are in the history.
     writes: Vec<Write>,
-    /// What the additions came to, in their order.
+    /// The results of the additions, in their order.
     numbers: Vec<i64>,
     stamps: Vec<Bytes>,
     reads: Vec<Read>,
 }
 
 /// Returns what a transaction named `name` writes to be remembered.
-pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, given: &Given, lease: i64) -> Memory {
+pub(crate) fn memory(space: &Space, name: &Bytes, txn: &Txn, preread: &Preread, lease: i64) -> Memory {
     let numbers = txn.writes.iter().filter_map(|write| match write {
-        Write::Add { key, delta } => Some(plan::sum(given, key, *delta)),
+        Write::Add { key, delta } => Some(plan::sum(preread, key, *delta)),
         Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
     });
     let mut remembered = Remembered {
         applied: true,
         writes: txn.writes.iter().map(without_value).collect(),
         numbers: numbers.collect(),
-        stamps: given.stamps.clone(),
+        stamps: preread.stamps.clone(),
         reads: txn.asked(true).to_vec(),
     };
     let applied = remembered.text();
@@ -102,7 +102,7 @@ pub(crate) async fn find(core: &Core, space: &Space, name: &Bytes) -> Result<Opt
     }
 }
 
-/// Says that a keyspace remembers as many named requests as it may.
+/// Returns the error of a keyspace that remembers as many named requests as it may.
 pub(crate) fn too_many(core: &Core) -> Error {
     let max = core.limits().once_max;
     Error::new(

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Transactions as etcd has them.
 //!
-//! One transaction of the floor is one transaction of etcd, whose branches nest: has the request been answered before
-//! (`once`); are the numbers and values that were read before still the same (`pins`); do the guards hold; what is done
-//! then, and what is read otherwise. etcd decides all comparisons on the state before the transaction, which is what
-//! guards ask for.
+//! One transaction of the store is one transaction of etcd, whose branches nest: was the request answered
+//! before (`once`); are the numbers and values read before still the same (`cached`); do the guards hold;
+//! then the writes and reads, otherwise only the reads. etcd decides all comparisons on the state before the
+//! transaction, as guards require.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -29,25 +29,25 @@ pub(crate) struct Plan {
     shape: Shape,
 }
 
-/// What a plan is made from beside the transaction.
+/// Inputs of a plan beside the transaction.
 #[derive(Debug, Default)]
-pub(crate) struct Given {
+pub(crate) struct Preread {
     /// The keys that stamps get, in the order of the writes.
     pub(crate) stamps: Vec<Bytes>,
-    /// What was read of the keys that the transaction depends on.
-    pub(crate) pins: BTreeMap<Bytes, Pin>,
-    /// What is remembered of a named request that is applied, and of one that is refused.
+    /// The values of the keys that the transaction depends on, as read before.
+    pub(crate) cached: BTreeMap<Bytes, CachedValue>,
+    /// The records of a named request, for the case that it is applied and that it is refused.
     pub(crate) once: Option<Memory>,
 }
 
-/// What a key holds; zero for a key that does not exist.
+/// The value of a key; zero for a key that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Pin {
+pub(crate) struct CachedValue {
     pub(crate) modified: i64,
     pub(crate) value: Option<Bytes>,
 }
 
-/// The key that remembers a named request, and what it says.
+/// The key that remembers a named request, and its content.
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
     pub(crate) key: Bytes,
@@ -57,7 +57,7 @@ pub(crate) struct Memory {
     pub(crate) refused: Bytes,
 }
 
-/// Where a transaction has ended.
+/// The branch in which a transaction has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// The guards held, everything was written.
@@ -65,9 +65,9 @@ pub(crate) enum End {
     /// A guard did not hold.
     Refused,
     /// The guards held, but an addition is to something that is no number: nothing was written.
-    NoNumber,
+    NotANumber,
     /// A pin does not hold any more. The answers are what the pinned keys hold now.
-    Moved,
+    Stale,
     /// The request of this name was answered before. The answer is what is remembered of it.
     Remembered,
 }
@@ -93,7 +93,7 @@ const PAGE_WRITING: usize = 64;
 // === impl Plan ===
 
 impl Plan {
-    pub(crate) fn new(space: &Space, txn: &Txn, given: &Given) -> Self {
+    pub(crate) fn new(space: &Space, txn: &Txn, preread: &Preread) -> Self {
         let page = page(&txn.writes);
         let reads = |applied| -> Vec<RequestOp> {
             txn.asked(applied)
@@ -103,7 +103,7 @@ impl Plan {
                 .collect()
         };
         let remembered = |text: fn(&Memory) -> &Bytes| {
-            given
+            preread
                 .once
                 .iter()
                 .map(move |memory| put_leased(memory.key.clone(), text(memory).clone(), memory.lease))
@@ -114,17 +114,17 @@ impl Plan {
             Step::End(End::Refused, ops)
         };
         let broken = txn.writes.iter().any(|write| {
-            matches!(write, Write::Add { key, .. } if given.pins.get(key).is_some_and(|pin| pin.number().is_none()))
+            matches!(write, Write::Add { key, .. } if preread.cached.get(key).is_some_and(|pin| pin.number().is_none()))
         });
         let mut step = if broken {
-            Step::End(End::NoNumber, Vec::new())
+            Step::End(End::NotANumber, Vec::new())
         } else {
             let mut ops: Vec<RequestOp> = remembered(|memory| &memory.applied).collect();
-            ops.extend(writes(space, txn, given));
+            ops.extend(writes(space, txn, preread));
             ops.extend(reads(true));
             Step::End(End::Applied, ops)
         };
-        let guards = Guards::new(space, txn, &given.pins);
+        let guards = Guards::new(space, txn, &preread.cached);
         if guards.fails {
             step = refuse();
         } else {
@@ -136,13 +136,16 @@ impl Plan {
                 step = Step::branch(guards.compares, step, refuse());
             }
         }
-        if !given.pins.is_empty() {
-            let same =
-                given.pins.iter().map(|(key, pin)| modified(space.entry_key(key), pin.modified)).collect();
-            let now = given.pins.keys().map(|key| get(space.entry_key(key)).into()).collect();
-            step = Step::branch(same, step, Step::End(End::Moved, now));
+        if !preread.cached.is_empty() {
+            let same = preread
+                .cached
+                .iter()
+                .map(|(key, pin)| modified(space.entry_key(key), pin.modified))
+                .collect();
+            let now = preread.cached.keys().map(|key| get(space.entry_key(key)).into()).collect();
+            step = Step::branch(same, step, Step::End(End::Stale, now));
         }
-        if let Some(memory) = &given.once {
+        if let Some(memory) = &preread.once {
             let new = created(memory.key.clone(), 0, Is::Equal);
             let told = vec![get(memory.key.clone()).into()];
             step = Step::branch(vec![new], step, Step::End(End::Remembered, told));
@@ -173,20 +176,20 @@ impl Plan {
 pub(crate) fn outcome(
     space: &Space,
     txn: &Txn,
-    given: &Given,
+    preread: &Preread,
     limits: &Limits,
     at: Revision,
     (applied, answers): (bool, Vec<ResponseOp>),
 ) -> Result<Outcome, Error> {
     let mut answers = answers.into_iter();
-    if given.once.is_some() {
+    if preread.once.is_some() {
         answers.next();
     }
-    let mut stamps = given.stamps.iter();
+    let mut stamps = preread.stamps.iter();
     let mut writes = Vec::with_capacity(txn.writes.len());
     if applied {
         for write in &txn.writes {
-            writes.push(written(space, write, given, &mut stamps, &mut answers)?);
+            writes.push(written(space, write, preread, &mut stamps, &mut answers)?);
         }
     }
     let asked = txn.asked(applied);
@@ -200,20 +203,20 @@ pub(crate) fn outcome(
     Ok(Outcome { revision: at, applied, writes, reads })
 }
 
-/// Returns what the pinned keys hold now, from the answers at [`End::Moved`].
-pub(crate) fn moved(given: &mut Given, answers: Vec<ResponseOp>) -> Result<(), Error> {
-    for (pin, answer) in given.pins.values_mut().zip(answers) {
-        *pin = Pin::of(range_answer(Some(answer))?);
+/// Returns what the pinned keys hold now, from the answers at [`End::Stale`].
+pub(crate) fn moved(preread: &mut Preread, answers: Vec<ResponseOp>) -> Result<(), Error> {
+    for (pin, answer) in preread.cached.values_mut().zip(answers) {
+        *pin = CachedValue::of(range_answer(Some(answer))?);
     }
     Ok(())
 }
 
-/// Returns the operations that ask etcd `reads`, `None` for those whose range is empty.
+/// Returns the range requests for `reads`, `None` for those whose range is empty.
 pub(crate) fn questions(space: &Space, reads: &[Read], page: usize) -> Vec<Option<RangeRequest>> {
     reads.iter().map(|read| range_of(space, read, page)).collect()
 }
 
-/// Understands the answer to one read; `None` for one that was not asked.
+/// Decodes the answer to one read; `None` for one that was not sent.
 pub(crate) fn found_or_nothing(
     space: &Space,
     read: &Read,
@@ -285,9 +288,9 @@ struct Guards {
 // === impl Guards ===
 
 impl Guards {
-    fn new(space: &Space, txn: &Txn, pins: &BTreeMap<Bytes, Pin>) -> Self {
-        // etcd compares no value of an absent key, so that "not this value" must be asked the other way round, unless the
-        // key must be there anyway.
+    fn new(space: &Space, txn: &Txn, cached: &BTreeMap<Bytes, CachedValue>) -> Self {
+        // etcd compares no value of an absent key, so that "not this value" must be inverted, unless the key
+        // must be present anyway.
         let present: HashSet<&Bytes> = txn
             .guards
             .iter()
@@ -306,9 +309,9 @@ impl Guards {
                 Guard::Present { key } => created(at(key), 0, Is::NotEqual),
                 Guard::ModifiedAt { key, revision } => modified(at(key), existing(*revision)),
                 Guard::ValueIs { key, value } | Guard::ValueIsNot { key, value }
-                    if is_large(value) && pins.contains_key(key) =>
+                    if is_large(value) && cached.contains_key(key) =>
                 {
-                    let same = pins[key].value.as_ref() == Some(value);
+                    let same = cached[key].value.as_ref() == Some(value);
                     guards.fails |= same != matches!(guard, Guard::ValueIs { .. });
                     continue;
                 }
@@ -327,9 +330,9 @@ impl Guards {
     }
 }
 
-// === impl Pin ===
+// === impl CachedValue ===
 
-impl Pin {
+impl CachedValue {
     /// Reads what a key holds from the answer to a get.
     pub(crate) fn of(answer: RangeResponse) -> Self {
         answer
@@ -350,54 +353,55 @@ impl Pin {
     }
 }
 
-/// What a transaction touches, by keys in etcd: what may share a revision with it must keep off.
+/// The keys of etcd that a transaction touches: transactions that share a revision with it must not conflict
+/// with them.
 #[derive(Debug, Default)]
-pub(crate) struct Touches {
+pub(crate) struct Footprint {
     pub(crate) writes: Vec<Bytes>,
     /// The prefixes of stamps: their order is that of their revisions, so two of a prefix need two.
     pub(crate) stamps: Vec<Bytes>,
     pub(crate) reads: Vec<Bytes>,
     pub(crate) ranges: Vec<Span>,
-    /// It writes what cannot be told beforehand.
+    /// It writes keys that are not known in advance.
     pub(crate) anything: bool,
 }
 
-// === impl Touches ===
+// === impl Footprint ===
 
-impl Touches {
-    pub(crate) fn new(space: &Space, txn: &Txn, given: &Given) -> Self {
-        let mut touches = Self::default();
-        let mut stamps = given.stamps.iter();
+impl Footprint {
+    pub(crate) fn new(space: &Space, txn: &Txn, preread: &Preread) -> Self {
+        let mut footprint = Self::default();
+        let mut stamps = preread.stamps.iter();
         for write in &txn.writes {
             match write {
                 Write::Put { key, .. } | Write::Add { key, .. } | Write::Delete { key } => {
-                    touches.writes.push(space.entry_key(key));
+                    footprint.writes.push(space.entry_key(key));
                 }
                 Write::Stamp { prefix, .. } => {
-                    touches.stamps.push(space.entry_key(prefix));
-                    touches.writes.extend(stamps.next().map(|key| space.entry_key(key)));
+                    footprint.stamps.push(space.entry_key(prefix));
+                    footprint.writes.extend(stamps.next().map(|key| space.entry_key(key)));
                 }
-                Write::DeleteRange { .. } => touches.anything = true,
+                Write::DeleteRange { .. } => footprint.anything = true,
             }
         }
-        touches.writes.extend(given.once.iter().map(|memory| memory.key.clone()));
-        touches.reads.extend(given.pins.keys().map(|key| space.entry_key(key)));
-        touches.reads.extend(txn.guards.iter().map(|guard| space.entry_key(guard.key())));
+        footprint.writes.extend(preread.once.iter().map(|memory| memory.key.clone()));
+        footprint.reads.extend(preread.cached.keys().map(|key| space.entry_key(key)));
+        footprint.reads.extend(txn.guards.iter().map(|guard| space.entry_key(guard.key())));
         for read in &txn.reads {
             match read {
-                Read::Get { key } => touches.reads.push(space.entry_key(key)),
+                Read::Get { key } => footprint.reads.push(space.entry_key(key)),
                 Read::Scan { range, .. } | Read::Count { range } => {
-                    touches.ranges.extend(space.entries(range));
+                    footprint.ranges.extend(space.entries(range));
                 }
             }
         }
-        touches
+        footprint
     }
 }
 
 /// Returns the keys that must be read before a transaction can be written down: those of additions, because etcd has none,
 /// and those of guards with values so large that they would not fit beside what is written.
-pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
+pub(crate) fn keys_to_read(txn: &Txn) -> Vec<Bytes> {
     let added = txn.writes.iter().filter_map(|write| match write {
         Write::Add { key, .. } => Some(key.clone()),
         Write::Put { .. } | Write::Stamp { .. } | Write::Delete { .. } | Write::DeleteRange { .. } => None,
@@ -411,7 +415,7 @@ pub(crate) fn pinned(txn: &Txn) -> Vec<Bytes> {
     added.chain(compared).collect()
 }
 
-/// Returns how many entries a scan beside `writes` may bring.
+/// Returns the maximum of entries of a scan beside `writes`.
 pub(crate) fn page(writes: &[Write]) -> usize {
     if writes.is_empty() { PAGE } else { PAGE_WRITING }
 }
@@ -421,15 +425,15 @@ fn is_large(value: &Bytes) -> bool {
     value.len() > LARGE
 }
 
-fn writes<'a>(space: &'a Space, txn: &'a Txn, given: &'a Given) -> impl Iterator<Item = RequestOp> + 'a {
-    let mut stamps = given.stamps.iter();
+fn writes<'a>(space: &'a Space, txn: &'a Txn, preread: &'a Preread) -> impl Iterator<Item = RequestOp> + 'a {
+    let mut stamps = preread.stamps.iter();
     txn.writes.iter().filter_map(move |write| match write {
         Write::Put { key, value } => Some(put(space.entry_key(key), value.clone(), true)),
         Write::Add { key, delta } => {
-            Some(put(space.entry_key(key), number_bytes(sum(given, key, *delta)), false))
+            Some(put(space.entry_key(key), number_bytes(sum(preread, key, *delta)), false))
         }
         Write::Stamp { value, .. } => {
-            let key = stamps.next().expect("a stamp is given for each");
+            let key = stamps.next().expect("a stamp was chosen for each");
             Some(put(space.entry_key(key), value.clone(), false))
         }
         Write::Delete { key } => Some(delete(Span { start: space.entry_key(key), end: Bytes::new() }, true)),
@@ -440,7 +444,7 @@ fn writes<'a>(space: &'a Space, txn: &'a Txn, given: &'a Given) -> impl Iterator
 fn written<'a>(
     space: &Space,
     write: &Write,
-    given: &'a Given,
+    preread: &'a Preread,
     stamps: &mut impl Iterator<Item = &'a Bytes>,
     answers: &mut impl Iterator<Item = ResponseOp>,
 ) -> Result<Written, Error> {
@@ -454,10 +458,10 @@ fn written<'a>(
     Ok(match (write, answer) {
         (Write::Put { .. }, Some(Response::Put(put))) => Written::Put { previous: entry(put.prev_kv) },
         (Write::Add { key, delta }, Some(Response::Put(_))) => {
-            Written::Added { value: sum(given, key, *delta) }
+            Written::Added { value: sum(preread, key, *delta) }
         }
         (Write::Stamp { .. }, Some(Response::Put(_))) => {
-            Written::Stamped { key: stamps.next().expect("a stamp is given for each").clone() }
+            Written::Stamped { key: stamps.next().expect("a stamp was chosen for each").clone() }
         }
         (Write::Delete { .. }, Some(Response::DeleteRange(deleted))) => {
             Written::Deleted { previous: entry(deleted.prev_kvs.into_iter().next()) }
@@ -470,8 +474,8 @@ fn written<'a>(
 }
 
 /// Returns what an addition makes of what was pinned.
-pub(crate) fn sum(given: &Given, key: &Bytes, delta: i64) -> i64 {
-    given.pins.get(key).and_then(Pin::number).unwrap_or(0).wrapping_add(delta)
+pub(crate) fn sum(preread: &Preread, key: &Bytes, delta: i64) -> i64 {
+    preread.cached.get(key).and_then(CachedValue::number).unwrap_or(0).wrapping_add(delta)
 }
 
 fn range_of(space: &Space, read: &Read, page: usize) -> Option<RangeRequest> {

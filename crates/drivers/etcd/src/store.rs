@@ -18,46 +18,47 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use crate::carriers::{Questions, Reads};
 use crate::commit::Commits;
 use crate::config::{ENVELOPE, Settings};
 use crate::error::Failure;
 use crate::keys::{Space, Span};
 use crate::link::Link;
 use crate::plan;
+use crate::senders::{ReadRequest, ReadSender};
 use crate::watch::{Hub, Part};
 use crate::wire::kv_client::KvClient;
 use crate::wire::lease_client::LeaseClient;
 use crate::wire::{LeaseGrantRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 
-/// How long named requests are remembered at least.
+/// The minimum time for which named requests are remembered.
 const NAMES_KEPT: Duration = Duration::from_mins(5);
-/// How long a lease is given to new named requests. Short, because etcd forgets all of a lease at once.
+/// The time in which new named requests share a lease. Short, because etcd expires all keys of a lease
+/// together.
 const LEASE_SHARED: Duration = Duration::from_secs(10);
-/// What etcd says of a lease that has ended.
+/// The text of etcd for a lease that has ended.
 const LEASE_GONE: &str = "requested lease not found";
 /// Named requests that a keyspace remembers, about: they are counted now and then. Each takes about 250 bytes of etcd.
 const NAMES_MAX: usize = 1 << 17;
-/// How long a count that was too high is believed.
+/// The time for which a count above the limit is trusted.
 const NAMES_COUNTED: Duration = Duration::from_secs(5);
 
 /// Keeps keyspaces in an etcd cluster.
 pub struct EtcdStore {
     core: Arc<Core>,
-    reads: Batcher<Reads>,
+    reads: Batcher<ReadSender>,
     commits: Commits,
     hub: Hub,
-    /// What runs, so that [`Store::close`] can wait for it.
+    /// The running calls, so that [`Store::close`] can wait for them.
     running: TaskTracker,
 }
 
-/// What all parts of the store share.
+/// State that all parts of the store share.
 pub(crate) struct Core {
     pub(crate) env: Env,
     pub(crate) settings: Settings,
     pub(crate) link: Link,
     profile: Profile,
-    /// What no other store puts into the names of its stamps.
+    /// Makes the stamp keys of this store unique among all stores.
     nonce: u64,
     stamps: AtomicU64,
     /// The lease of new named requests, and since when.
@@ -73,9 +74,9 @@ impl EtcdStore {
     pub async fn connect(settings: Settings, env: Env) -> Result<Self, Error> {
         let core = Arc::new(Core::new(settings, env));
         core.link.connection().await?;
-        let patience = core.settings.request_timeout;
+        let timeout = core.settings.request_timeout;
         Ok(Self {
-            reads: Batcher::new(Reads::new(Arc::clone(&core)), core.env.clone(), patience),
+            reads: Batcher::new(ReadSender::new(Arc::clone(&core)), core.env.clone(), timeout),
             commits: Commits::new(Arc::clone(&core)),
             hub: Hub::new(Arc::clone(&core)),
             running: TaskTracker::new(),
@@ -99,10 +100,10 @@ impl EtcdStore {
         let asked = plan::questions(space, &reads, plan::PAGE);
         let mut ops: Vec<RangeRequest> = asked.iter().flatten().cloned().collect();
         if ops.is_empty() {
-            // Something must be asked to learn the revision.
+            // One range at least: its answer carries the revision.
             ops.push(RangeRequest { count_only: true, ..plan::get(space.together_key()) });
         }
-        let (revision, answers) = self.reads.run(Questions(ops)).await?;
+        let (revision, answers) = self.reads.run(ReadRequest(ops)).await?;
         let mut answers = answers.into_iter();
         let reads = reads
             .iter()
@@ -211,10 +212,10 @@ impl Store for EtcdStore {
     }
 
     fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
-        // Whatever is different is different for the connection.
+        // Every difference affects the connection.
         let reconfigured = self.check_open().and_then(|()| Settings::read(config)).and_then(|settings| {
             if settings.prefix != self.core.settings.prefix {
-                return Err(Error::elsewhere("`prefix`"));
+                return Err(Error::location_change("`prefix`"));
             }
             let same = settings == self.core.settings;
             Ok(if same { Reconfigured::InPlace } else { Reconfigured::Connect })
@@ -225,7 +226,7 @@ impl Store for EtcdStore {
     fn close(&self, grace: Duration) -> BoxFuture<'_, ()> {
         self.running.close();
         Box::pin(async move {
-            // Whatever is not done by then is cut off, and answered as what it is: lost.
+            // Calls that are not finished then are cut off and answered as lost.
             let _done_in_time = self.core.env.timeout(grace, self.running.wait()).await;
             self.core.link.close();
             self.hub.close();
@@ -255,7 +256,7 @@ impl fmt::Debug for EtcdStore {
 
 impl Core {
     pub(crate) fn new(settings: Settings, env: Env) -> Self {
-        // Some operations of a transaction are ours: levels of nesting, and the key that remembers its name.
+        // Reserves operations for the driver: levels of nesting, and the key that remembers the name.
         let operations = settings.txn_ops_max - 8;
         let limits = Limits {
             key_bytes_max: 4096.max(settings.request_bytes_max / 24),
@@ -314,7 +315,7 @@ impl Core {
         call.await
     }
 
-    /// Asks for one range, outside of any pack.
+    /// Reads one range, outside of any batch.
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
         let answer_max = self.settings.answer_bytes_max;
         let response = self.link.call(request, move |connection, request| {
@@ -344,14 +345,14 @@ impl Core {
                 LeaseClient::with_origin(connection, origin).lease_grant(request).await
             })
         });
-        // The request itself was not sent, whatever became of the lease.
+        // The request itself was not sent, also if the lease was granted.
         let id = response.await.map_err(Failure::of_read)?.id;
         *lease = Some((now, id));
         Ok(id)
     }
 
-    /// Makes of an error that says that the lease has ended one after which the request may be repeated: this process was
-    /// stopped, so that the lease was older than its clock says. Nothing was applied.
+    /// Turns the error of an expired lease into one after which the request may be repeated: this process was
+    /// stopped, so that the lease was older than its clock shows. Nothing was applied.
     pub(crate) fn without_lease(&self, error: Error) -> Error {
         if error.kind() != ErrorKind::Internal || !error.to_string().contains(LEASE_GONE) {
             return error;
@@ -362,7 +363,7 @@ impl Core {
         Error::unavailable("the request came too late to be remembered: try again").caused_by(error)
     }
 
-    /// Tells whether a keyspace remembers as many named requests as it may.
+    /// Returns whether a keyspace remembers as many named requests as it may.
     pub(crate) fn names_are_full(&self, space: &Space) -> bool {
         let mut full = self.names_full.lock();
         let Some(since) = full.get(space.base()) else { return false };

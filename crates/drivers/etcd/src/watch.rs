@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Watches: one watch of etcd for a keyspace, or for a range of its keys, whatever the number of those who follow it.
+//! Watches: one watch of etcd for a keyspace, or for a range of its keys, shared by all followers.
 //!
-//! All watches share one stream to etcd. Each feeds the window of its part, and followers are positions
-//! in that window. When the connection is lost, every watch begins anew after the last revision that it has brought. Who
-//! begins further back than the window reaches is first brought up to it, over a stream of its own.
+//! All watches share one stream to etcd. Each fills the window of its part, and followers are positions in
+//! that window. When the connection is lost, every watch resumes after the last revision that it has
+//! delivered. A follower that begins further back than the window reaches catches up first, over a separate
+//! stream.
 
 mod assemble;
 mod backlog;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is let in: users and roles, certificates.
+//! Access: users and roles, certificates.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -22,14 +22,14 @@ use serde_json::{Value, json};
 
 use cluster::connect;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn put() -> Txn {
     Txn::new().write(Write::Put { key: "k".into(), value: "v".into() })
 }
 
 async fn next(watch: &mut WatchStream) -> Result<WatchItem, ErrorKind> {
-    let item = Env::real().timeout(PATIENCE, watch.next()).await.expect("the watch says something");
+    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
     item.expect("the watch goes on").map_err(|error| error.kind())
 }
 

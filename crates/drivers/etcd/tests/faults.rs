@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens when etcd, or the way to it, fails. In every case: nothing that was answered is lost, nothing is applied
-//! twice, what was said not to be applied is not, and a watch brings every change once or says why it does not.
+//! Failures of etcd and of the connection to it. In every case: no acknowledged commit is lost, none is
+//! applied twice, a commit that was refused is not applied, and a watch shows every change once or ends with
+//! a reason.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -25,7 +26,7 @@ use serde_json::json;
 use cluster::ledger::Ledger;
 use cluster::{connect, connect_in};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn keyspace() -> Keyspace {
     Keyspace::new("map/one")
@@ -36,7 +37,7 @@ fn put(key: impl Into<Bytes>) -> Txn {
 }
 
 async fn next(watch: &mut WatchStream) -> Result<WatchItem, ErrorKind> {
-    let item = Env::real().timeout(PATIENCE, watch.next()).await.expect("the watch says something");
+    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
     item.expect("the watch goes on").map_err(|error| error.kind())
 }
 
@@ -229,7 +230,7 @@ async fn a_watch_whose_past_was_compacted_while_it_was_cut_off_ends_with_where_t
     for _ in 0..20 {
         last = store.commit(&keyspace(), put("a")).await.unwrap().revision.0;
     }
-    // 64 revisions of ours are one of etcd.
+    // 64 revisions of the store are one of etcd.
     etcd.compact(last / 64).await;
     proxy.pass();
     let Err(ErrorKind::Compacted { oldest }) = next(&mut watch).await else { panic!("it ends") };
@@ -278,7 +279,7 @@ async fn a_follower_far_behind_is_brought_up_from_the_history_of_etcd() {
     let config = json!({"endpoints": [etcd.endpoint()], "history-commits-max": 16});
     let store = connect(config).await.unwrap();
     let begun = store.read(&keyspace(), vec![]).await.unwrap().revision;
-    // Somebody keeps the window of the keyspace at its newest end.
+    // A follower keeps the window of the keyspace at its newest end.
     let _standing = store.watch(&keyspace(), WatchFrom::Now).await.unwrap();
     let keyspace_written = keyspace();
     let writes = (0..3000).map(|at| store.commit(&keyspace_written, put(format!("k{at}"))));
@@ -324,7 +325,7 @@ async fn watches_of_many_keyspaces_go_on_after_a_restart_and_are_dropped_when_no
         if facts.contains(&("keyspaces-watched", "0".to_owned())) {
             break;
         }
-        assert!(env.now().since(begun) < PATIENCE, "{facts:?}");
+        assert!(env.now().since(begun) < WAIT_TIMEOUT, "{facts:?}");
         env.sleep(Duration::from_millis(50)).await;
     }
 }
@@ -479,8 +480,8 @@ async fn watches_are_closed_and_begin_again_where_they_were_after_their_task_pan
         env.sleep(Duration::from_millis(5)).await;
     }
     let second = store.commit(&keyspace(), put("b")).await.unwrap().revision;
-    // The end tells its reader to go on elsewhere; nothing is left out.
-    match env.timeout(PATIENCE, watch.next()).await.unwrap() {
+    // The error makes its reader continue with another store; nothing is left out.
+    match env.timeout(WAIT_TIMEOUT, watch.next()).await.unwrap() {
         None => {}
         Some(item) => assert_eq!(item.unwrap_err().kind(), ErrorKind::Closed),
     }

@@ -5,7 +5,7 @@ mod store;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, HistoryRoom, Machine, Store, StoreConfig, parse_config};
+use atomix_kv::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig, parse_config};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -107,7 +107,7 @@ impl Default for Settings {
             bytes_max: 4 * 1024 * 1024 * 1024,
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
-            histories_bytes_max: HistoryRoom::BYTES_MAX,
+            histories_bytes_max: HistoryBudget::BYTES_MAX,
             partitions: IgnoredAny,
             session_timeout: IgnoredAny,
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A host of the engine: one engine and one history per keyspace, each keyspace under a lock of its own.
+//! Hosts the engine: one engine and one history per keyspace, each keyspace under a separate lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{
-    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryRoom, Keyspace, Limits, Machine,
-    Outcome, Profile, Read, Reconfigured, Retention, Revision, Room, Rotation, Snapshot, Spaces, Store,
-    StoreConfig, Txn, WatchFrom, WatchStream,
+    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryBudget, Keyspace, Limits,
+    Machine, MemoryBudget, Outcome, Profile, Read, Reconfigured, Retention, Revision, Rotation, ShardedMap,
+    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};
@@ -21,25 +21,26 @@ use crate::Settings;
 pub struct MemoryStore {
     profile: Profile,
     settings: RwLock<Settings>,
-    spaces: Spaces<Space>,
-    room: Room,
+    spaces: ShardedMap<Space>,
+    budget: MemoryBudget,
     rotation: Option<Rotation>,
-    histories: HistoryRoom,
-    /// Where new keyspaces begin: beyond all revisions of those that were given back, so that no token comes twice.
+    histories: HistoryBudget,
+    /// The first revision of new keyspaces: beyond all revisions of those that were given back, so that no
+    /// token comes twice.
     floor: AtomicU64,
     /// With so many keyspaces empty ones are given back before another one is made.
     sweep_at: AtomicUsize,
     /// Keyspaces that were left by the last sweep.
     swept: AtomicUsize,
-    /// Whether commits are refused. Read under the lock of a keyspace, so that whoever set it and then locks each keyspace
-    /// has seen all commits.
+    /// Whether commits are refused. Read under the lock of a keyspace, so that setting it and then locking
+    /// each keyspace observes all commits.
     sealed: AtomicBool,
     closed: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Space {
-    /// `None` once the keyspace was given back: whoever has found it before looks for it again.
+    /// `None` once the keyspace was given back: callers that have found it before look it up again.
     engine: Mutex<Option<Engine>>,
     history: History,
 }
@@ -63,7 +64,7 @@ impl MemoryStore {
     }
 
     fn with_rotation(settings: Settings, machine: &Machine, rotation: Option<Rotation>) -> Self {
-        let histories = HistoryRoom::new(settings.histories_bytes_max);
+        let histories = HistoryBudget::new(settings.histories_bytes_max);
         Self {
             profile: Profile {
                 consistency: Consistency::Linearizable,
@@ -72,8 +73,8 @@ impl MemoryStore {
                 limits: Limits::default(),
             },
             settings: RwLock::new(settings),
-            spaces: Spaces::default(),
-            room: Room::new(machine),
+            spaces: ShardedMap::default(),
+            budget: MemoryBudget::new(machine),
             rotation,
             histories,
             floor: AtomicU64::new(0),
@@ -102,14 +103,14 @@ impl MemoryStore {
             self.sweep();
         }
         self.spaces.open(keyspace, || {
-            self.room.add_keyspace(keyspace);
+            self.budget.add_keyspace(keyspace);
             let engine = self.empty();
             let history = History::new(engine.revision(), &self.histories);
             Space { engine: Mutex::new(Some(engine)), history }
         })
     }
 
-    /// Makes what a keyspace is that nobody has written to.
+    /// Creates an empty keyspace.
     fn empty(&self) -> Engine {
         let mut engine = Engine::new();
         engine.restore_revision(Revision(self.floor.load(Ordering::Acquire)));
@@ -124,34 +125,35 @@ impl MemoryStore {
         self.swept.store(len, Ordering::Relaxed);
     }
 
-    /// Takes the engine away unless the keyspace holds or remembers something or is watched; tells whether it is needed.
+    /// Takes the engine away unless the keyspace holds or remembers something or is watched; returns whether
+    /// it is needed.
     fn is_needed(&self, keyspace: &Keyspace, space: &Space) -> bool {
         let mut engine = space.engine.lock();
         let Some(idle) = engine.take_if(|engine| engine.is_vacant() && space.history.followers() == 0) else {
             return true;
         };
         self.floor.fetch_max(idle.revision().0, Ordering::AcqRel);
-        self.room.remove_keyspace(keyspace);
+        self.budget.remove_keyspace(keyspace);
         false
     }
 
     /// Returns the refusal of what does not fit. Empty keyspaces are given back before that, if enough were made since the last
     /// time.
     fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
-        let full = self.room.full(txn, bytes_max)?;
+        let full = self.budget.full(txn, bytes_max)?;
         if self.spaces.len() < self.swept.load(Ordering::Relaxed) + SWEEP_FULL {
             return Some(full);
         }
         self.sweep();
-        self.room.full(txn, bytes_max)
+        self.budget.full(txn, bytes_max)
     }
 
     /// Forgets the named requests that are old enough, once a minute.
     fn rotate_named(&self) {
-        if self.rotation.as_ref().is_some_and(Rotation::due) && self.room.named_bytes() > 0 {
+        if self.rotation.as_ref().is_some_and(Rotation::due) && self.budget.named_bytes() > 0 {
             for space in self.spaces.all() {
                 if let Some(engine) = &mut *space.engine.lock() {
-                    self.room.weigh(engine, Engine::rotate_named);
+                    self.budget.track(engine, Engine::rotate_named);
                 }
             }
         }
@@ -179,7 +181,7 @@ impl MemoryStore {
                 ));
             }
             let limits = &self.profile.limits;
-            let (outcome, changes) = self.room.apply(engine, txn, limits, bytes_max, full)?;
+            let (outcome, changes) = self.budget.apply(engine, txn, limits, bytes_max, full)?;
             if !changes.is_empty() {
                 history.push(Commit { revision: outcome.revision, changes }, retention);
             }
@@ -234,9 +236,9 @@ impl Store for MemoryStore {
         let health = self.check_open().map(|()| Health {
             facts: vec![
                 ("keyspaces", self.spaces.len().to_string()),
-                ("bytes", self.room.bytes().to_string()),
+                ("bytes", self.budget.bytes().to_string()),
                 ("bytes-max", self.settings.read().bytes_max.to_string()),
-                ("named-bytes", self.room.named_bytes().to_string()),
+                ("named-bytes", self.budget.named_bytes().to_string()),
                 ("histories-bytes", self.histories.bytes().to_string()),
             ],
         });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keyspaces that hold nothing are given back, and nobody notices.
+//! Keyspaces that hold nothing are given back, without a visible effect.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -58,7 +58,7 @@ fn empty_keyspaces_are_given_back_and_no_revision_comes_twice() {
     }
     assert!(fact(&store, "keyspaces") < 2 * 1024, "{}", fact(&store, "keyspaces"));
     assert!(fact(&store, "bytes") < 3 << 20, "{}", fact(&store, "bytes"));
-    // What holds, remembers or is watched is there as it was.
+    // A keyspace that holds or remembers something, or is watched, is unchanged.
     let get = vec![Read::Get { key: "k".into() }];
     let there = now(store.read(&Keyspace::new("kept"), get.clone())).unwrap();
     assert_eq!((there.revision, there.reads[0].entry().is_some()), (kept, true));
@@ -66,7 +66,7 @@ fn empty_keyspaces_are_given_back_and_no_revision_comes_twice() {
     let seen = commit(&store, "watched", put()).revision;
     let Some(Ok(WatchItem::Commit(shown))) = now(watch.next()) else { panic!("it is shown") };
     assert_eq!(shown.revision, seen);
-    // What was given back goes on beyond where it was, also for those who only read.
+    // A keyspace that was given back continues beyond its last revision, also for readers.
     let before = now(store.read(&Keyspace::new("0"), get)).unwrap().revision;
     assert!(before > first);
     assert!(commit(&store, "0", put()).revision > before);

@@ -30,7 +30,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const KEYS: usize = 1000;
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
 
-/// One call of a caller; the number says which one.
+/// One call of a caller, with the number of the caller.
 type Call = Arc<dyn Fn(usize) -> BoxFuture<'static, ()> + Send + Sync>;
 
 #[tokio::main]

@@ -5,15 +5,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{Error, HistoryRoom, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
+use atomix_kv::{Error, HistoryBudget, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
 use serde::Deserialize;
 
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Where Redis is: `host:port`, or the path of a socket. Default `127.0.0.1:6379`. With `sentinel-master` a sentinel, with
-    /// `cluster` a node; more of them go into `addresses`.
+    /// The address of Redis: `host:port`, or the path of a socket. Default `127.0.0.1:6379`. With
+    /// `sentinel-master` a sentinel, with `cluster` a node; more of them go into `addresses`.
     pub address: Option<String>,
     /// More addresses of sentinels or nodes.
     pub addresses: Vec<String>,
@@ -33,11 +33,11 @@ pub struct Settings {
     pub sentinel_password: Option<Secret>,
     /// The number of the database. Default 0.
     pub database: u32,
-    /// What the name of every key and channel begins with. Default `atomix:`.
+    /// The prefix of every key and channel. Default `atomix:`.
     pub key_prefix: String,
     /// Whether to speak TLS.
     pub tls: bool,
-    /// The certificates of those who may have signed that of the server, as PEM. Default: those that the machine trusts.
+    /// The certificate authorities of the server, as PEM. Default: those that the machine trusts.
     pub tls_ca_file: Option<PathBuf>,
     /// Our own certificate, as PEM.
     pub tls_cert_file: Option<PathBuf>,
@@ -45,19 +45,19 @@ pub struct Settings {
     pub tls_key_file: Option<PathBuf>,
     /// The name that the certificate of the server must have. Default: the host of the address.
     pub tls_server_name: Option<String>,
-    /// How long it may take to connect. Default 5 s, also for zero.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of connecting. Default 5 s, also for zero.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub connect_timeout: Duration,
-    /// How long an answer may take. Default 3 s, also for zero.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of a call. Default 3 s, also for zero.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub response_timeout: Duration,
-    /// How many connections may carry calls: one for all, and one for each thread that serves clients while there are
-    /// enough. Default 16, also for zero; more count as 16.
+    /// Maximum of connections for calls: one for all, and one for each thread that serves clients while there
+    /// are enough. Default 16, also for zero; more count as 16.
     pub connections: usize,
-    /// How many replicas must have what is answered. Default 0.
+    /// Number of replicas that must have a commit before it is answered. Default 0.
     pub wait_replicas: u32,
-    /// How long that may take. Default 1 s.
-    #[serde(deserialize_with = "atomix_kv::span")]
+    /// Timeout of waiting for them. Default 1 s.
+    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
     pub wait_timeout: Duration,
     /// Commits per keyspace that a watch may lag behind; Redis keeps up to twice as many. Default 4,096; at least 1.
     pub history_commits_max: usize,
@@ -66,13 +66,13 @@ pub struct Settings {
     /// Bytes of the histories of all keyspaces in this runtime. Beyond, each keeps what its watches have not seen yet, and its
     /// last few commits. Default 64 MiB.
     pub histories_bytes_max: usize,
-    /// What the operator knows of persistence, if Redis does not tell.
+    /// The persistence of Redis according to the operator, used if Redis does not report it.
     pub persistence: Option<Persistence>,
     /// Whether to use a Redis that may evict what it keeps.
     pub allow_eviction: bool,
 }
 
-/// How Redis keeps what it has. The names are those of its own documentation.
+/// The persistence of Redis. The names are those of its own documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Persistence {
@@ -86,8 +86,8 @@ pub enum Persistence {
     None,
 }
 
-/// What else our fields are called, all lower case and without hyphens: first the names of go-redis, which the original's
-/// driver took.
+/// Other names of the fields, all lower case and without hyphens: first the names of go-redis, which the
+/// original's driver took.
 const NAMES: &[(&str, &str)] = &[
     ("addr", "address"),
     ("addrs", "addresses"),
@@ -294,7 +294,7 @@ impl Default for Settings {
             wait_timeout: Duration::from_secs(1),
             history_commits_max: retention.commits_max,
             history_bytes_max: retention.bytes_max,
-            histories_bytes_max: HistoryRoom::BYTES_MAX,
+            histories_bytes_max: HistoryBudget::BYTES_MAX,
             persistence: None,
             allow_eviction: false,
         }

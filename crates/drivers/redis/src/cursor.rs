@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads what `library.lua` packs: big endian numbers and pieces whose lengths are known.
+//! Reads the encoding of `library.lua`: big endian numbers and pieces of known length.
 
 use atomix_kv::{Entry, Error, ErrorKind, Revision};
 use bytes::{Buf, Bytes};
 
-/// What is left to read.
+/// The rest to read.
 #[derive(Debug)]
 pub(crate) struct Cursor(Bytes);
 

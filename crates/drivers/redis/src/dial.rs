@@ -18,7 +18,7 @@ use crate::Settings;
 use crate::error::{Asked, translate};
 use crate::tls;
 
-/// Makes connections as the settings say.
+/// Makes connections according to the settings.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) env: Env,
@@ -26,18 +26,18 @@ pub(crate) struct Dialer {
     tls: Option<TlsConnector>,
 }
 
-/// One connection, shared by all who call through it. Closed when dropped.
+/// One connection, shared by all callers. Closed when dropped.
 #[derive(Debug)]
 pub(crate) struct Wire {
     connection: MultiplexedConnection,
     driver: Task,
     env: Env,
-    patience: Duration,
+    timeout: Duration,
     /// Set when the connection has ended or must not be used any more.
     pub(crate) broken: Shutdown,
 }
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The server answered with an error, or the connection ended with one.
@@ -60,7 +60,7 @@ impl Dialer {
         Ok(Self { env, settings, tls })
     }
 
-    /// Connects to a server that keeps data. `pushes` takes what the server says unasked.
+    /// Connects to a server that keeps data. `pushes` receives the push messages of the server.
     pub(crate) async fn server(
         &self,
         address: &str,
@@ -120,7 +120,7 @@ impl Dialer {
             let stream = self.stream(address).await.map_err(|error| {
                 Error::unavailable(format!("cannot connect to redis: address=`{address}`")).caused_by(error)
             })?;
-            // Nothing was asked yet, so whatever goes wrong was not applied.
+            // No call was sent yet, so nothing was applied.
             MultiplexedConnection::new_with_config(&info, stream, config)
                 .await
                 .map_err(|error| translate(error, Asked::Read))
@@ -137,8 +137,8 @@ impl Dialer {
             let _ended = ended;
             driver.await;
         });
-        let (env, patience) = (self.env.clone(), self.settings.response_timeout);
-        Ok(Wire { connection, driver, env, patience, broken })
+        let (env, timeout) = (self.env.clone(), self.settings.response_timeout);
+        Ok(Wire { connection, driver, env, timeout, broken })
     }
 
     async fn stream(&self, address: &str) -> std::io::Result<Box<dyn Io>> {
@@ -182,7 +182,7 @@ impl Wire {
     /// Asks and waits for the answer. A call that is dropped may have been sent.
     pub(crate) async fn call(&self, cmd: &Cmd) -> Result<Value, Failure> {
         let mut connection = self.connection.clone();
-        let answer = self.in_time(self.patience, connection.send_packed_command(cmd)).await?;
+        let answer = self.in_time(self.timeout, connection.send_packed_command(cmd)).await?;
         answer.extract_error().map_err(Failure::Said)
     }
 
@@ -195,16 +195,16 @@ impl Wire {
         let mut connection = self.connection.clone();
         let count = pipeline.len();
         let answers = connection.send_packed_commands(pipeline, 0, count);
-        let answers = self.in_time(self.patience + longer, answers).await?;
+        let answers = self.in_time(self.timeout + longer, answers).await?;
         answers.into_iter().map(|answer| answer.extract_error().map_err(Failure::Said)).collect()
     }
 
     async fn in_time<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         answer: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, Failure> {
-        match self.env.timeout(patience, answer).await {
+        match self.env.timeout(timeout, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error.code().is_none() {

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one place where what Redis answers instead of an answer becomes an [`Error`].
+//! The one place that maps errors of Redis and of the connection to [`Error`].
 
 use atomix_kv::{Error, ErrorKind};
 use redis::RedisError;
 
-/// What was asked when the error came.
+/// The kind of the call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// Something that changes nothing: without an answer it was certainly not applied.
+    /// A call that changes nothing: without an answer it was certainly not applied.
     Read,
-    /// Something that may have changed something.
+    /// A call that may have changed something.
     Write,
 }
 
-/// What an error says about where to go.
+/// An instruction of a server to repeat a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Elsewhere {
+pub(crate) enum Redirect {
     /// The slot lives at this address now.
     Moved(String),
-    /// This one call must be asked there.
+    /// This one call must be sent there.
     Ask(String),
     /// This server does not know our library.
     NoLibrary,
@@ -26,15 +26,15 @@ pub(crate) enum Elsewhere {
     NoLeader,
 }
 
-/// Finds out whether an error only says to ask elsewhere or again. Such a call was certainly not applied.
-pub(crate) fn elsewhere(error: &RedisError) -> Option<Elsewhere> {
+/// Returns the redirect of an error, if it is one. Such a call was certainly not applied.
+pub(crate) fn redirect(error: &RedisError) -> Option<Redirect> {
     let address = |error: &RedisError| Some(error.detail()?.split_ascii_whitespace().nth(1)?.to_owned());
     match error.code()? {
-        "MOVED" => address(error).map(Elsewhere::Moved),
-        "ASK" => address(error).map(Elsewhere::Ask),
-        "READONLY" | "MASTERDOWN" => Some(Elsewhere::NoLeader),
+        "MOVED" => address(error).map(Redirect::Moved),
+        "ASK" => address(error).map(Redirect::Ask),
+        "READONLY" | "MASTERDOWN" => Some(Redirect::NoLeader),
         "ERR" if error.detail().is_some_and(|detail| detail.starts_with("Function not found")) => {
-            Some(Elsewhere::NoLibrary)
+            Some(Redirect::NoLibrary)
         }
         _ => None,
     }
@@ -42,11 +42,11 @@ pub(crate) fn elsewhere(error: &RedisError) -> Option<Elsewhere> {
 
 /// Translates an error that a call ended with.
 pub(crate) fn translate(error: RedisError, asked: Asked) -> Error {
-    let (kind, message) = told(&error, asked);
+    let (kind, message) = classify(&error, asked);
     Error::new(kind, message).caused_by(error)
 }
 
-fn told(error: &RedisError, asked: Asked) -> (ErrorKind, &'static str) {
+fn classify(error: &RedisError, asked: Asked) -> (ErrorKind, &'static str) {
     let Some(code) = error.code() else {
         if error.kind() == redis::ErrorKind::AuthenticationFailed {
             return (ErrorKind::Denied, "redis refuses the user or the password");
@@ -96,7 +96,7 @@ fn told(error: &RedisError, asked: Asked) -> (ErrorKind, &'static str) {
     }
 }
 
-/// Tells that there will be no answer.
+/// Returns the error of a call that gets no answer.
 pub(crate) fn unanswered(asked: Asked) -> Error {
     let (kind, message) = lost(asked);
     Error::new(kind, message)
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use redis::Value;
 
-    /// What a server says, as the client reads it.
+    /// An error line of a server, as the client reads it.
     fn said(line: &str) -> RedisError {
         let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         assert!(matches!(value, Value::ServerError(_)));
@@ -194,11 +194,11 @@ mod tests {
 
     #[test]
     fn an_answer_may_say_where_to_ask() {
-        let to = |line| elsewhere(&said(line));
-        assert_eq!(to("MOVED 1 h:1"), Some(Elsewhere::Moved("h:1".to_owned())));
-        assert_eq!(to("ASK 1 h:1"), Some(Elsewhere::Ask("h:1".to_owned())));
-        assert_eq!(to("ERR Function not found"), Some(Elsewhere::NoLibrary));
-        assert_eq!(to("READONLY You can't write against a read only replica."), Some(Elsewhere::NoLeader));
+        let to = |line| redirect(&said(line));
+        assert_eq!(to("MOVED 1 h:1"), Some(Redirect::Moved("h:1".to_owned())));
+        assert_eq!(to("ASK 1 h:1"), Some(Redirect::Ask("h:1".to_owned())));
+        assert_eq!(to("ERR Function not found"), Some(Redirect::NoLibrary));
+        assert_eq!(to("READONLY You can't write against a read only replica."), Some(Redirect::NoLeader));
         assert_eq!(to("OOM command not allowed"), None);
     }
 }

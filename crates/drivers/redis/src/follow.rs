@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Watches.
 //!
-//! Every call that commits puts a frame into the stream of its keyspace and publishes it. A *feed* follows one keyspace for
-//! all watches of it: what is published goes into a [`History`] at once; what may have been missed (between connections,
-//! after a failover, when something was lost on the way) is read from the stream. A *tap* is the connection to one server
-//! through which all feeds of that server are told.
+//! Every call that commits puts a frame into the stream of its keyspace and publishes it. A [`KeyspaceWatch`]
+//! serves all watches of one keyspace: published frames go into a [`History`] immediately; frames that may
+//! have been missed (between connections, after a failover, when a message was lost) are read from the
+//! stream. A *subscription* is the connection to one server that receives the frames of all its keyspaces.
+//! The *keeper* is the task that catches up after errors.
 //!
-//! Invariant: a feed brings every commit, or its history ends. It goes on only from a commit that it has seen and that
-//! is still there with the same nonce; checked by `tests/it/watch.rs`.
+//! Invariant: a keyspace watch delivers every commit, or its history ends. It continues only from a commit
+//! that it has seen and that is still in the stream with the same nonce; checked by `tests/it/watch.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use atomix_env::Shutdown;
 use atomix_kv::{
-    Commit, Error, ErrorKind, History, HistoryRoom, Keyspace, Retention, Revision, WatchFrom, WatchStream,
+    Commit, Error, ErrorKind, History, HistoryBudget, Keyspace, Retention, Revision, WatchFrom, WatchStream,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -26,112 +27,112 @@ use tokio::sync::Notify;
 
 use crate::cursor::damaged;
 use crate::dial::{Failure, Wire};
-use crate::error::{Asked, Elsewhere, elsewhere, translate};
+use crate::error::{Asked, Redirect, redirect, translate};
 use crate::frame::{Frame, Nonce};
 use crate::names::{Names, STREAM};
 use crate::store::Core;
 
-/// All feeds of a store.
+/// All keyspace watches of a store.
 #[derive(Debug, Default)]
-pub(crate) struct Feeds {
-    histories: HistoryRoom,
-    by_keyspace: Mutex<HashMap<Keyspace, Arc<Feed>>>,
-    taps: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Wire>>>,
-    told: Arc<Told>,
+pub(crate) struct KeyspaceWatches {
+    histories: HistoryBudget,
+    by_keyspace: Mutex<HashMap<Keyspace, Arc<KeyspaceWatch>>>,
+    subscriptions: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Wire>>>,
+    registry: Arc<WatchRegistry>,
 }
 
-/// What the connections of the taps see of the feeds.
+/// The keyspace watches by channel, for the push handlers of the subscriptions.
 #[derive(Debug, Default)]
-struct Told {
-    channels: RwLock<HashMap<Bytes, Arc<Feed>>>,
-    /// Wakes the keeper: a feed needs it.
-    attention: Notify,
+struct WatchRegistry {
+    channels: RwLock<HashMap<Bytes, Arc<KeyspaceWatch>>>,
+    /// Wakes the keeper: a keyspace watch has to catch up.
+    wake_keeper: Notify,
 }
 
 /// Follows one keyspace.
 #[derive(Debug)]
-struct Feed {
+struct KeyspaceWatch {
     keyspace: Keyspace,
     names: Names,
     channel: Bytes,
-    /// Who catches up, one at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// Serialises catching up.
+    catch_up_lock: tokio::sync::Mutex<()>,
     state: Mutex<State>,
-    histories: HistoryRoom,
+    histories: HistoryBudget,
     retention: Retention,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was seen; none before the feed has caught up for the first time.
+    /// The commits seen; none before the first catch-up has ended.
     history: Option<History>,
     tip: Revision,
     /// The nonce of the commit at the tip.
     nonce: Nonce,
     /// The first tip. It may be a floor, which has no frame.
-    begun: Revision,
-    /// Where frames go while the feed catches up.
-    held: Option<Held>,
+    first_tip: Revision,
+    /// Collects frames during a catch-up.
+    buffered: Option<BufferedFrames>,
     /// Something may have been missed.
     stale: bool,
-    /// The tap through which the feed is told.
-    tap: Option<Arc<Wire>>,
-    /// Nobody may follow this feed any more.
-    gone: bool,
-    /// Nobody has followed it since the last look.
+    /// The subscription that receives its frames.
+    subscription: Option<Arc<Wire>>,
+    /// No stream may follow this watch any more.
+    removed: bool,
+    /// It had no followers at the last check.
     idle: bool,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct BufferedFrames {
     frames: VecDeque<Frame>,
     bytes: usize,
-    /// Frames were let go because there were too many: they are read from the stream instead.
+    /// Frames were dropped because there were too many: they are read from the stream instead.
     overflow: bool,
 }
 
-/// Holds the frames of a feed back while it catches up.
-struct Holding<'a> {
-    feed: &'a Feed,
-    told: &'a Told,
-    /// Catching up came to an end. If not, its caller is gone, and somebody else has to do it.
-    over: bool,
+/// Buffers the frames of a keyspace watch while it catches up.
+struct CatchUp<'a> {
+    watch: &'a KeyspaceWatch,
+    registry: &'a WatchRegistry,
+    /// The catch-up has ended. If not, its caller was dropped, and the keeper has to repeat it.
+    finished: bool,
 }
 
-/// Takes what a server says through a tap.
-struct Ear {
-    told: Arc<Told>,
+/// Handles the push messages of a subscription.
+struct PushHandler {
+    registry: Arc<WatchRegistry>,
     broken: Shutdown,
 }
 
-/// What catching up came to.
+/// The result of a catch-up.
 #[derive(Debug, PartialEq, Eq)]
 enum Caught {
-    /// The feed has brought everything that was committed before.
+    /// Every earlier commit was delivered.
     Up,
-    /// The commits that were seen are not there any more. The feed is at its end.
+    /// The stream does not have the commits any more that were seen. The watch has ended.
     Lost,
 }
 
-/// How often every feed looks whether it is still right, whatever it was told. Bounds how long a watch lives that should end
-/// because somebody deleted its keyspace by hand.
+/// Interval of the check of all keyspace watches against Redis. Bounds how long a watch lives after an
+/// operator has deleted its keyspace.
 const AUDIT: Duration = Duration::from_secs(5);
-/// Pauses of the keeper while something fails.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Feeds that catch up at the same time.
-const CROWD: usize = 16;
-/// Frames read in one step, and frames held.
+/// Backoff of the keeper after errors.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// Maximum of concurrent catch-ups.
+const CATCH_UPS_MAX: usize = 16;
+/// Frames read in one step, and frames buffered.
 const PAGE: usize = 64;
-const HELD_MAX: usize = 1024;
-/// How often a call starts again because servers change.
+const BUFFERED_MAX: usize = 1024;
+/// Maximum of attempts of a call while servers change.
 const ROUNDS_MAX: usize = 5;
 
-// === impl Feeds ===
+// === impl KeyspaceWatches ===
 
-impl Feeds {
+impl KeyspaceWatches {
     pub(crate) fn new(histories_bytes_max: usize) -> Self {
-        Self { histories: HistoryRoom::new(histories_bytes_max), ..Self::default() }
+        Self { histories: HistoryBudget::new(histories_bytes_max), ..Self::default() }
     }
 
     /// Follows a keyspace, see [`atomix_kv::Store::watch`].
@@ -142,58 +143,60 @@ impl Feeds {
         from: WatchFrom,
     ) -> Result<WatchStream, Error> {
         for _ in 0..ROUNDS_MAX {
-            let feed = self.feed(core, keyspace);
-            // Who begins at what was seen here need not wait for what was committed meanwhile: it comes.
-            let seen = feed.state.lock().tip;
-            let known = matches!(from, WatchFrom::After(revision) if revision <= seen) && !feed.is_needy();
-            if !known && self.catch_up(core, &feed).await? == Caught::Lost {
+            let watch = self.find_or_create(core, keyspace);
+            // A stream that begins at a commit already seen need not wait for newer ones: they follow.
+            let seen = watch.state.lock().tip;
+            let known =
+                matches!(from, WatchFrom::After(revision) if revision <= seen) && !watch.needs_catch_up();
+            if !known && self.catch_up(core, &watch).await? == Caught::Lost {
                 // The next round makes a new one.
-                self.remove(&feed);
+                self.remove(&watch);
                 continue;
             }
-            let Some(history) = feed.state.lock().history.clone() else { continue };
+            let Some(history) = watch.state.lock().history.clone() else { continue };
             if let WatchFrom::After(revision) = from
                 && revision < history.floor()
             {
-                self.reach_back(core, &feed, &history, revision).await?;
+                self.reach_back(core, &watch, &history, revision).await?;
             }
             let stream = history.follow(from);
-            // Followed first and asked then: a feed that is not gone now is kept for the stream.
-            if !feed.state.lock().gone {
+            // Check after following: a watch that is not removed now is kept for the stream.
+            if !watch.state.lock().removed {
                 return stream;
             }
         }
-        Err(Error::unavailable("the keyspace does not come to rest"))
+        Err(Error::unavailable("keyspace kept changing, try again"))
     }
 
-    /// Keeps all feeds right until `stop`.
+    /// Keeps all keyspace watches up to date until `stop`.
     pub(crate) async fn keep(&self, core: &Core, stop: &Shutdown) {
         let env = &core.nodes.dialer.env;
-        let mut pause = Duration::ZERO;
+        let mut backoff = Duration::ZERO;
         loop {
-            let wait = if pause.is_zero() { AUDIT } else { env.jitter(pause) };
+            let wait = if backoff.is_zero() { AUDIT } else { env.jitter(backoff) };
             let audit = tokio::select! {
                 () = stop.cancelled() => return,
                 () = env.sleep(wait) => true,
-                () = self.told.attention.notified(), if pause.is_zero() => false,
+                () = self.registry.wake_keeper.notified(), if backoff.is_zero() => false,
             };
             if audit {
-                self.look_after_taps().await;
+                self.probe_subscriptions().await;
                 self.drop_idle().await;
             }
-            let feeds: Vec<Arc<Feed>> = self.by_keyspace.lock().values().cloned().collect();
-            let needy = feeds.into_iter().filter(|feed: &Arc<Feed>| audit || feed.is_needy());
+            let watches: Vec<Arc<KeyspaceWatch>> = self.by_keyspace.lock().values().cloned().collect();
+            let behind =
+                watches.into_iter().filter(|watch: &Arc<KeyspaceWatch>| audit || watch.needs_catch_up());
             let results: Vec<_> =
-                futures::stream::iter(needy.map(|feed| async move { self.catch_up(core, &feed).await }))
-                    .buffer_unordered(CROWD)
+                futures::stream::iter(behind.map(|watch| async move { self.catch_up(core, &watch).await }))
+                    .buffer_unordered(CATCH_UPS_MAX)
                     .collect()
                     .await;
             let failed = results.into_iter().find_map(Result::err);
-            pause = match failed {
+            backoff = match failed {
                 None => Duration::ZERO,
                 Some(error) => {
                     tracing::debug!(%error, "a watch cannot go on yet");
-                    (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX)
+                    (backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX)
                 }
             };
         }
@@ -201,90 +204,91 @@ impl Feeds {
 
     /// Ends all watches.
     pub(crate) fn close(&self) {
-        self.told.channels.write().clear();
-        for (_, feed) in self.by_keyspace.lock().drain() {
-            let mut state = feed.state.lock();
-            state.gone = true;
-            state.tap = None;
+        self.registry.channels.write().clear();
+        for (_, watch) in self.by_keyspace.lock().drain() {
+            let mut state = watch.state.lock();
+            state.removed = true;
+            state.subscription = None;
             if let Some(history) = &state.history {
                 history.close();
             }
         }
     }
 
-    fn feed(&self, core: &Core, keyspace: &Keyspace) -> Arc<Feed> {
-        let mut feeds = self.by_keyspace.lock();
-        let feed = feeds
+    fn find_or_create(&self, core: &Core, keyspace: &Keyspace) -> Arc<KeyspaceWatch> {
+        let mut watches = self.by_keyspace.lock();
+        let watch = watches
             .entry(keyspace.clone())
-            .or_insert_with(|| Arc::new(Feed::new(core, keyspace, &self.histories)));
-        feed.state.lock().idle = false;
-        Arc::clone(feed)
+            .or_insert_with(|| Arc::new(KeyspaceWatch::new(core, keyspace, &self.histories)));
+        watch.state.lock().idle = false;
+        Arc::clone(watch)
     }
 
-    /// Brings everything that was committed before the call. Whatever fails is tried again by the keeper.
-    async fn catch_up(&self, core: &Core, feed: &Arc<Feed>) -> Result<Caught, Error> {
-        let _turn = feed.turn.lock().await;
-        if feed.state.lock().gone {
+    /// Delivers every commit before the call. The keeper retries after errors.
+    async fn catch_up(&self, core: &Core, watch: &Arc<KeyspaceWatch>) -> Result<Caught, Error> {
+        let _locked = watch.catch_up_lock.lock().await;
+        if watch.state.lock().removed {
             // To look again would subscribe again, and give a state to a keyspace that was given back.
             return Ok(Caught::Lost);
         }
-        let mut holding = Holding::begin(feed, &self.told);
+        let mut catch_up = CatchUp::begin(watch, &self.registry);
         let caught = async {
-            self.listen(core, feed).await?;
-            feed.sync(core).await
+            self.listen(core, watch).await?;
+            watch.sync(core).await
         };
         let caught = caught.await;
-        holding.over = true;
+        catch_up.finished = true;
         match caught {
             Ok(None) => Ok(Caught::Up),
             Ok(Some(oldest)) => {
-                self.lose(feed, oldest).await;
+                self.end_lost(watch, oldest).await;
                 Ok(Caught::Lost)
             }
             Err(error) => {
                 if error.kind() == ErrorKind::Corrupt {
                     // It will not get better by waiting.
-                    let tip = feed.state.lock().tip;
-                    self.lose(feed, tip).await;
+                    let tip = watch.state.lock().tip;
+                    self.end_lost(watch, tip).await;
                     return Err(error);
                 }
                 let unused = {
-                    let mut state = feed.state.lock();
-                    state.give_up();
-                    // A feed that nobody follows yet is made anew by the next who asks.
+                    let mut state = watch.state.lock();
+                    state.mark_stale();
+                    // A watch without followers is removed; the next caller makes a new one.
                     let unused = state.history.is_none();
-                    state.gone |= unused;
-                    unused.then(|| state.tap.take())
+                    state.removed |= unused;
+                    unused.then(|| state.subscription.take())
                 };
-                if let Some(tap) = unused {
-                    self.drop_feed(feed, tap).await;
+                if let Some(subscription) = unused {
+                    self.drop_watch(watch, subscription).await;
                 }
                 Err(error)
             }
         }
     }
 
-    /// Makes sure that the feed is told of what is committed.
-    async fn listen(&self, core: &Core, feed: &Arc<Feed>) -> Result<(), Error> {
+    /// Subscribes to the channel of the keyspace, if that was not done.
+    async fn listen(&self, core: &Core, watch: &Arc<KeyspaceWatch>) -> Result<(), Error> {
         for _ in 0..ROUNDS_MAX {
-            let link = core.nodes.route(feed.names.slot).await?;
-            let tap = self.tap(core, &link.address).await?;
-            if feed.state.lock().tap.as_ref().is_some_and(|known| Arc::ptr_eq(known, &tap)) {
+            let link = core.nodes.route(watch.names.slot).await?;
+            let subscription = self.subscription(core, &link.address).await?;
+            if watch.state.lock().subscription.as_ref().is_some_and(|known| Arc::ptr_eq(known, &subscription))
+            {
                 return Ok(());
             }
-            self.told.channels.write().insert(feed.channel.clone(), Arc::clone(feed));
-            let answer = tap.call(redis::cmd("SSUBSCRIBE").arg(&feed.channel[..])).await;
+            self.registry.channels.write().insert(watch.channel.clone(), Arc::clone(watch));
+            let answer = subscription.call(redis::cmd("SSUBSCRIBE").arg(&watch.channel[..])).await;
             match answer {
                 Ok(Value::Push { kind: PushKind::SSubscribe, .. }) => {
-                    feed.state.lock().tap = Some(tap);
+                    watch.state.lock().subscription = Some(subscription);
                     return Ok(());
                 }
                 Ok(_) => {
-                    tap.broken.cancel();
+                    subscription.broken.cancel();
                     return Err(Error::unavailable("redis answers a subscription with something else"));
                 }
-                Err(Failure::Said(error)) => match elsewhere(&error) {
-                    Some(Elsewhere::Moved(address)) => core.nodes.moved(feed.names.slot, &link, &address),
+                Err(Failure::Said(error)) => match redirect(&error) {
+                    Some(Redirect::Moved(address)) => core.nodes.moved(watch.names.slot, &link, &address),
                     _ => return Err(translate(error, Asked::Read)),
                 },
                 Err(failure) => return Err(failure.translate(Asked::Read)),
@@ -293,108 +297,112 @@ impl Feeds {
         Err(Error::unavailable("the nodes do not agree where the keyspace is"))
     }
 
-    /// Returns the tap of a server.
-    async fn tap(&self, core: &Core, address: &Arc<str>) -> Result<Arc<Wire>, Error> {
-        let mut taps = self.taps.lock().await;
-        if let Some(tap) = taps.get(address).filter(|tap| !tap.broken.is_cancelled()) {
-            return Ok(Arc::clone(tap));
+    /// Returns the subscription to a server.
+    async fn subscription(&self, core: &Core, address: &Arc<str>) -> Result<Arc<Wire>, Error> {
+        let mut subscriptions = self.subscriptions.lock().await;
+        if let Some(subscription) =
+            subscriptions.get(address).filter(|subscription| !subscription.broken.is_cancelled())
+        {
+            return Ok(Arc::clone(subscription));
         }
         let broken = Shutdown::new();
-        let ear = Ear { told: Arc::clone(&self.told), broken: broken.clone() };
-        let tap = Arc::new(core.nodes.dialer.server(address, Some(Arc::new(ear)), broken).await?);
-        taps.insert(Arc::clone(address), Arc::clone(&tap));
-        Ok(tap)
+        let handler = PushHandler { registry: Arc::clone(&self.registry), broken: broken.clone() };
+        let subscription =
+            Arc::new(core.nodes.dialer.server(address, Some(Arc::new(handler)), broken).await?);
+        subscriptions.insert(Arc::clone(address), Arc::clone(&subscription));
+        Ok(subscription)
     }
 
-    /// Finds out which taps still hear something, and forgets the others.
-    async fn look_after_taps(&self) {
-        let taps: Vec<_> = self.taps.lock().await.values().cloned().collect();
-        let pings = taps.iter().map(|tap| async {
-            // A call without an answer breaks the tap.
-            if tap.call(&redis::cmd("PING")).await.is_err() {
-                tap.broken.cancel();
+    /// Pings all subscriptions and drops the broken ones.
+    async fn probe_subscriptions(&self) {
+        let subscriptions: Vec<_> = self.subscriptions.lock().await.values().cloned().collect();
+        let pings = subscriptions.iter().map(|subscription| async {
+            // A ping without an answer breaks the subscription.
+            if subscription.call(&redis::cmd("PING")).await.is_err() {
+                subscription.broken.cancel();
             }
         });
         futures::future::join_all(pings).await;
-        self.taps.lock().await.retain(|_, tap| !tap.broken.is_cancelled());
+        self.subscriptions.lock().await.retain(|_, subscription| !subscription.broken.is_cancelled());
     }
 
-    /// Forgets feeds that nobody has followed for a while.
+    /// Drops keyspace watches that had no followers at two checks in a row.
     async fn drop_idle(&self) {
-        let feeds: Vec<Arc<Feed>> = self.by_keyspace.lock().values().cloned().collect();
-        for feed in feeds {
-            // A feed that is catching up is looked at again with the next audit.
-            let Ok(_turn) = feed.turn.try_lock() else { continue };
-            let tap = {
-                let mut state = feed.state.lock();
-                let followed = state.is_followed();
+        let watches: Vec<Arc<KeyspaceWatch>> = self.by_keyspace.lock().values().cloned().collect();
+        for watch in watches {
+            // A watch that is catching up is checked by the next audit.
+            let Ok(_locked) = watch.catch_up_lock.try_lock() else { continue };
+            let subscription = {
+                let mut state = watch.state.lock();
+                let followed = state.has_followers();
                 let idle_before = std::mem::replace(&mut state.idle, !followed);
                 if followed || !idle_before {
                     continue;
                 }
-                state.gone = true;
-                state.tap.take()
+                state.removed = true;
+                state.subscription.take()
             };
-            self.drop_feed(&feed, tap).await;
+            self.drop_watch(&watch, subscription).await;
         }
     }
 
-    /// Forgets the feed of a keyspace at once unless it is followed. False if it is.
-    pub(crate) async fn leave(&self, keyspace: &Keyspace) -> bool {
-        let Some(feed) = self.by_keyspace.lock().get(keyspace).cloned() else { return true };
-        // Not while the feed catches up: that may subscribe.
-        let _turn = feed.turn.lock().await;
-        let tap = {
-            let mut state = feed.state.lock();
-            if state.is_followed() {
+    /// Drops the watch of a keyspace unless it has followers. Returns false if it has.
+    pub(crate) async fn drop_unwatched(&self, keyspace: &Keyspace) -> bool {
+        let Some(watch) = self.by_keyspace.lock().get(keyspace).cloned() else { return true };
+        // Not during a catch-up: that may subscribe.
+        let _locked = watch.catch_up_lock.lock().await;
+        let subscription = {
+            let mut state = watch.state.lock();
+            if state.has_followers() {
                 return false;
             }
-            state.gone = true;
-            state.tap.take()
+            state.removed = true;
+            state.subscription.take()
         };
-        self.drop_feed(&feed, tap).await;
+        self.drop_watch(&watch, subscription).await;
         true
     }
 
-    /// Forgets a feed that is gone. Its caller has the turn, so that the next feed of the keyspace subscribes after this.
-    async fn drop_feed(&self, feed: &Arc<Feed>, tap: Option<Arc<Wire>>) {
-        self.silence(feed);
-        if let Some(tap) = tap {
-            // What comes before this is done finds no feed.
-            drop(tap.call(redis::cmd("SUNSUBSCRIBE").arg(&feed.channel[..])).await);
+    /// Drops a removed watch. The caller holds its lock, so that the next watch of the keyspace subscribes
+    /// after this.
+    async fn drop_watch(&self, watch: &Arc<KeyspaceWatch>, subscription: Option<Arc<Wire>>) {
+        self.unregister(watch);
+        if let Some(subscription) = subscription {
+            // Messages that arrive before this is done find no watch.
+            drop(subscription.call(redis::cmd("SUNSUBSCRIBE").arg(&watch.channel[..])).await);
         }
-        self.remove(feed);
+        self.remove(watch);
     }
 
-    /// Ends a feed whose commits are not there any more.
-    async fn lose(&self, feed: &Arc<Feed>, oldest: Revision) {
-        let tap = {
-            let mut state = feed.state.lock();
-            state.gone = true;
-            state.held = None;
+    /// Ends a watch whose commits are not in the stream any more.
+    async fn end_lost(&self, watch: &Arc<KeyspaceWatch>, oldest: Revision) {
+        let subscription = {
+            let mut state = watch.state.lock();
+            state.removed = true;
+            state.buffered = None;
             if let Some(history) = &state.history {
                 history.end(&Error::compacted(oldest));
             }
-            state.tap.take()
+            state.subscription.take()
         };
-        tracing::warn!(keyspace = %feed.keyspace, "commits that were seen are not in redis any more, watches end");
-        self.drop_feed(feed, tap).await;
+        tracing::warn!(keyspace = %watch.keyspace, "commits that were seen are not in redis any more, watches end");
+        self.drop_watch(watch, subscription).await;
     }
 
-    fn remove(&self, feed: &Arc<Feed>) {
-        let mut feeds = self.by_keyspace.lock();
-        if feeds.get(&feed.keyspace).is_some_and(|known| Arc::ptr_eq(known, feed)) {
-            feeds.remove(&feed.keyspace);
+    fn remove(&self, watch: &Arc<KeyspaceWatch>) {
+        let mut watches = self.by_keyspace.lock();
+        if watches.get(&watch.keyspace).is_some_and(|known| Arc::ptr_eq(known, watch)) {
+            watches.remove(&watch.keyspace);
         }
-        drop(feeds);
-        self.silence(feed);
+        drop(watches);
+        self.unregister(watch);
     }
 
-    /// Forgets that the feed is to be told of anything.
-    fn silence(&self, feed: &Arc<Feed>) {
-        let mut channels = self.told.channels.write();
-        if channels.get(&feed.channel).is_some_and(|known| Arc::ptr_eq(known, feed)) {
-            channels.remove(&feed.channel);
+    /// Removes the watch from the registry of channels.
+    fn unregister(&self, watch: &Arc<KeyspaceWatch>) {
+        let mut channels = self.registry.channels.write();
+        if channels.get(&watch.channel).is_some_and(|known| Arc::ptr_eq(known, watch)) {
+            channels.remove(&watch.channel);
         }
     }
 
@@ -402,16 +410,16 @@ impl Feeds {
     async fn reach_back(
         &self,
         core: &Core,
-        feed: &Feed,
+        watch: &KeyspaceWatch,
         history: &History,
         revision: Revision,
     ) -> Result<(), Error> {
-        let _turn = feed.turn.lock().await;
+        let _locked = watch.catch_up_lock.lock().await;
         let floor = history.floor();
         let mut commits: Vec<Arc<Commit>> = Vec::new();
         let mut last = revision;
         while last < floor {
-            let frames = feed.page(core, Revision(last.0 + 1)).await?;
+            let frames = watch.page(core, Revision(last.0 + 1)).await?;
             let Some(first) = frames.first() else { return Err(Error::compacted(floor)) };
             if first.first().0 > last.0 + 1 {
                 return Err(Error::compacted(Revision(first.first().0 - 1)));
@@ -429,17 +437,17 @@ impl Feeds {
     }
 }
 
-// === impl Feed ===
+// === impl KeyspaceWatch ===
 
-impl Feed {
-    fn new(core: &Core, keyspace: &Keyspace, histories: &HistoryRoom) -> Self {
+impl KeyspaceWatch {
+    fn new(core: &Core, keyspace: &Keyspace, histories: &HistoryBudget) -> Self {
         let settings = &core.nodes.dialer.settings;
         let names = core.names(keyspace);
         Self {
             keyspace: keyspace.clone(),
             channel: names.channel(&core.nodes.library.channel),
             names,
-            turn: tokio::sync::Mutex::default(),
+            catch_up_lock: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             histories: histories.clone(),
             retention: Retention {
@@ -449,19 +457,19 @@ impl Feed {
         }
     }
 
-    /// Whether the feed may miss something, or has not begun yet.
-    fn is_needy(&self) -> bool {
+    /// Returns whether the watch may miss commits, or has not begun yet.
+    fn needs_catch_up(&self) -> bool {
         let state = self.state.lock();
         state.stale
             || state.history.is_none()
-            || state.tap.as_ref().is_none_or(|tap| tap.broken.is_cancelled())
+            || state.subscription.as_ref().is_none_or(|subscription| subscription.broken.is_cancelled())
     }
 
-    /// Takes a frame that was published. Tells whether the keeper must look.
+    /// Handles a published frame. Returns whether the keeper must catch up.
     fn take(&self, frame: Frame, bytes: usize) -> bool {
         let mut state = self.state.lock();
-        if let Some(held) = &mut state.held {
-            held.push(frame, bytes, self.retention.bytes_max);
+        if let Some(buffered) = &mut state.buffered {
+            buffered.push(frame, bytes, self.retention.bytes_max);
             return false;
         }
         if state.stale || state.history.is_none() {
@@ -484,37 +492,37 @@ impl Feed {
                 let mut state = self.state.lock();
                 if state.history.is_none() {
                     state.history = Some(History::new(revision, &self.histories));
-                    (state.tip, state.nonce, state.begun) = (revision, nonce, revision);
+                    (state.tip, state.nonce, state.first_tip) = (revision, nonce, revision);
                 }
                 (state.tip, state.nonce)
             };
             let right = match revision.cmp(&known.0) {
                 std::cmp::Ordering::Less => false,
                 std::cmp::Ordering::Equal => revision == Revision(0) || nonce == known.1,
-                std::cmp::Ordering::Greater => self.read_on(core, revision).await?,
+                std::cmp::Ordering::Greater => self.read_after(core, revision).await?,
             };
             if !right {
                 return Ok(Some(revision));
             }
-            if self.state.lock().release(self.retention) {
+            if self.state.lock().apply_buffered(self.retention) {
                 return Ok(None);
             }
         }
     }
 
     /// Reads the stream up to `revision` at least. False if it does not go on from what was seen.
-    async fn read_on(&self, core: &Core, revision: Revision) -> Result<bool, Error> {
+    async fn read_after(&self, core: &Core, revision: Revision) -> Result<bool, Error> {
         loop {
-            let (tip, seen, begun) = {
+            let (tip, seen, first_tip) = {
                 let state = self.state.lock();
-                (state.tip, state.nonce, state.begun)
+                (state.tip, state.nonce, state.first_tip)
             };
             let from = tip.max(Revision(1));
             let frames = self.page(core, from).await?;
             let Some(first) = frames.first() else { return Ok(false) };
             let goes_on = if first.first() > from {
                 // A keyspace that begins at a floor has nothing before its first commit.
-                tip == begun && first.first().0 == tip.0 + 1
+                tip == first_tip && first.first().0 == tip.0 + 1
             } else {
                 tip == Revision(0) || first.nonce == seen
             };
@@ -552,8 +560,8 @@ impl Feed {
 // === impl State ===
 
 impl State {
-    /// Tells whether there are watches, or one is about to begin.
-    fn is_followed(&self) -> bool {
+    /// Returns whether there are watches, or one is about to begin.
+    fn has_followers(&self) -> bool {
         self.history.as_ref().is_none_or(|history| history.followers() > 0)
     }
 
@@ -577,17 +585,17 @@ impl State {
         true
     }
 
-    /// Leaves it to somebody else to catch up.
-    fn give_up(&mut self) {
-        self.held = None;
+    /// Ends the catch-up without a result; the keeper repeats it.
+    fn mark_stale(&mut self) {
+        self.buffered = None;
         self.stale = true;
     }
 
     /// Takes the frames that were held. False if something is missing: then they are held again.
-    fn release(&mut self, retention: Retention) -> bool {
-        let held = self.held.take().unwrap_or_default();
-        if held.overflow || !held.frames.into_iter().all(|frame| self.append(frame, retention)) {
-            self.held = Some(Held::default());
+    fn apply_buffered(&mut self, retention: Retention) -> bool {
+        let buffered = self.buffered.take().unwrap_or_default();
+        if buffered.overflow || !buffered.frames.into_iter().all(|frame| self.append(frame, retention)) {
+            self.buffered = Some(BufferedFrames::default());
             return false;
         }
         self.stale = false;
@@ -595,30 +603,30 @@ impl State {
     }
 }
 
-// === impl Holding ===
+// === impl CatchUp ===
 
-impl<'a> Holding<'a> {
-    fn begin(feed: &'a Feed, told: &'a Told) -> Self {
-        feed.state.lock().held = Some(Held::default());
-        Self { feed, told, over: false }
+impl<'a> CatchUp<'a> {
+    fn begin(watch: &'a KeyspaceWatch, registry: &'a WatchRegistry) -> Self {
+        watch.state.lock().buffered = Some(BufferedFrames::default());
+        Self { watch, registry, finished: false }
     }
 }
 
-impl Drop for Holding<'_> {
+impl Drop for CatchUp<'_> {
     fn drop(&mut self) {
-        if !self.over {
-            self.feed.state.lock().give_up();
-            self.told.attention.notify_one();
+        if !self.finished {
+            self.watch.state.lock().mark_stale();
+            self.registry.wake_keeper.notify_one();
         }
     }
 }
 
-// === impl Held ===
+// === impl BufferedFrames ===
 
-impl Held {
+impl BufferedFrames {
     fn push(&mut self, frame: Frame, bytes: usize, bytes_max: usize) {
         self.bytes += bytes;
-        if self.frames.len() == HELD_MAX || self.bytes > bytes_max {
+        if self.frames.len() == BUFFERED_MAX || self.bytes > bytes_max {
             self.overflow = true;
             self.frames.clear();
         }
@@ -628,9 +636,9 @@ impl Held {
     }
 }
 
-// === impl Ear ===
+// === impl PushHandler ===
 
-impl AsyncPushSender for Ear {
+impl AsyncPushSender for PushHandler {
     fn send(&self, push: PushInfo) -> Result<(), SendError> {
         #[allow(
             clippy::wildcard_enum_match_arm,
@@ -644,31 +652,33 @@ impl AsyncPushSender for Ear {
                 else {
                     return Ok(());
                 };
-                let feed = self.told.channels.read().get(&channel[..]).cloned();
-                let Some(feed) = feed else { return Ok(()) };
+                let watch = self.registry.channels.read().get(&channel[..]).cloned();
+                let Some(watch) = watch else { return Ok(()) };
                 let bytes = frame.len();
-                // What cannot be read here cannot be read from the stream, either: the keeper will say so.
-                let taken = Frame::decode(frame.into()).map(|frame| feed.take(frame, bytes));
+                // A frame that cannot be decoded here cannot be read from the stream either: the keeper
+                // reports it.
+                let taken = Frame::decode(frame.into()).map(|frame| watch.take(frame, bytes));
                 if taken.is_err() {
-                    feed.state.lock().stale = true;
+                    watch.state.lock().stale = true;
                 }
                 if taken.unwrap_or(true) {
-                    self.told.attention.notify_one();
+                    self.registry.wake_keeper.notify_one();
                 }
             }
             PushKind::Disconnection => {
                 self.broken.cancel();
-                self.told.attention.notify_one();
+                self.registry.wake_keeper.notify_one();
             }
             PushKind::SUnsubscribe => {
-                // Not asked for if the feed is still there: its slot went to another node.
+                // The server ended the subscription although the watch still exists: its slot moved to
+                // another node.
                 let channel = match push.data.first() {
                     Some(Value::BulkString(channel)) => Some(channel),
                     _ => None,
                 };
-                if channel.is_some_and(|channel| self.told.channels.read().contains_key(&channel[..])) {
+                if channel.is_some_and(|channel| self.registry.channels.read().contains_key(&channel[..])) {
                     self.broken.cancel();
-                    self.told.attention.notify_one();
+                    self.registry.wake_keeper.notify_one();
                 }
             }
             _ => {}

@@ -4,8 +4,8 @@
 //! A frame is what one call of the library committed: nonce (8 bytes), then for each commit its revision (8), the number of its
 //! changes (4), and for each change the lengths of key, record before and record after (4 each) and these three.
 //!
-//! The nonce is drawn by chance for each call. It tells whether the commit of a revision is the one that was seen before:
-//! after a failover that lost commits another one may have taken its number.
+//! The nonce is drawn at random for each call. It distinguishes the commit of a revision that was seen from
+//! another one with the same number, which a failover that lost commits makes possible.
 
 use atomix_kv::{Change, Commit, Error, Revision};
 use bytes::Bytes;

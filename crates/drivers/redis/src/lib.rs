@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #![doc = include_str!("../docs.md")]
 
+mod commit_queue;
 mod config;
 mod cursor;
 mod dial;
 mod error;
 mod follow;
 mod frame;
-mod lanes;
 mod library;
 mod link;
 mod names;

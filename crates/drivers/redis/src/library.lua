@@ -1,16 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The keyspaces of Atomix in Redis: a function that commits and one that reads. `names.rs` has the keys of a keyspace,
--- `program.rs` what is passed and answered, `frame.rs` the stream of changes.
+-- `program.rs` the arguments and results, `frame.rs` the stream of changes.
 --
 -- State lives in the locals below only while a function runs: that is faster than making closures for each call. Every call
--- begins by setting all that it uses. What else looks odd here was measured as well: a string costs by its bytes, a table
+-- begins by setting all that it uses. Other unusual forms were measured as well: a string costs by its bytes, a table
 -- more than a command.
 
 -- Bound by the first call: they are not there yet when Redis loads the library.
 local call, pack, unpack_at, unpack, byte, sub, format, concat
 -- The names of the records, of their keys in order, and of the stream of changes.
 local V, I, S
--- What is passed, and where the next operand is.
+-- The arguments, and the position of the next operand.
 local A, operand
 -- Records by the numbers of their keys. The first key is the empty one: its record is the state of the keyspace. The program
 -- names `n` keys; numbers beyond are of others, which are in `K`.
@@ -24,12 +24,12 @@ local touched, was, touches = {}, {}, 0
 local rev, now, nonce, mark, bytes, changed
 -- Commits that were made but not yet put into the stream, in parts. Kept as well.
 local commits, c = {}, 0
--- What is answered, in parts. Kept as well. It is one string, because Redis takes longer to pass on a table.
+-- The answer, in parts. Kept as well. It is one string, because Redis takes longer to pass on a table.
 local out, o = {}, 0
 
--- How many arguments a command may have; beyond about 8,000 Lua cannot pass them.
+-- The maximum of arguments of a command; beyond about 8,000 Lua cannot pass them.
 local PIECE = 4000
--- How long a named request is remembered at least, in seconds.
+-- The minimum time for which a named request is remembered, in seconds.
 local KEPT = 300
 -- Revision zero, and the length of nothing.
 local NONE, EMPTY = '\0\0\0\0\0\0\0\0', '\0\0\0\0'
@@ -79,7 +79,7 @@ end
 -- All that was answered.
 local function answered()
   local all = concat(out, '', 1, o)
-  -- What was large is not kept.
+  -- Large tables are not kept.
   if o > 1000 or #all > 10000 then out = {} end
   return all
 end
@@ -92,7 +92,7 @@ local function in_pieces(command, key, list, len)
   end
 end
 
--- Puts what was committed into the stream and tells those who follow.
+-- Puts the commits into the stream and publishes them.
 local function emit()
   local frame
   if c == 5 then
@@ -101,7 +101,7 @@ local function emit()
   else
     frame = nonce .. concat(commits, '', 1, c)
   end
-  -- What was large is not kept.
+  -- Large tables are not kept.
   if c > 1000 or #frame > 10000 then commits = {} end
   c = 0
   bytes = bytes + #frame
@@ -289,7 +289,7 @@ local function holds(guards, p)
   return true
 end
 
--- Tells whether all additions are to numbers.
+-- Returns whether all additions are to numbers.
 local function numeric(adds, p)
   local program = A[1]
   for _ = 1, adds do
@@ -455,7 +455,7 @@ local function commit(keys, args)
   if outcomes and outcome ~= 'I' then
     call('HSET', outcomes, name, 'P' .. pack('>I4', #shape) .. shape .. outcome)
     call('RPUSH', names, '\0' .. pack('>I8', seconds) .. name)
-    -- Where no more named requests come all of them go together.
+    -- Without new named requests all of them are removed together.
     call('EXPIRE', outcomes, 2 * KEPT)
     call('EXPIRE', names, 2 * KEPT)
   end
@@ -490,7 +490,7 @@ local function found(keys, args)
 end
 
 -- Gives a keyspace back that has no records, remembers no requests and is not followed, and raises the floor. KEYS: the records,
--- their keys in order, the changes, the floor, outcomes by name. ARGV: the channel. A user that may not ask who follows keeps all
+-- their keys in order, the changes, the floor, outcomes by name. ARGV: the channel. A user without the permission to count subscribers keeps all
 -- keyspaces.
 local function reclaim(keys, args)
   begin()
@@ -509,7 +509,7 @@ local function reclaim(keys, args)
 end
 
 redis.register_function { function_name = 'commit_$HASH', callback = commit }
--- For what does not grow the keyspace: it works when Redis is out of memory.
+-- For transactions that do not grow the keyspace: it works when Redis is out of memory.
 redis.register_function { function_name = 'shrink_$HASH', callback = commit, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'read_$HASH', callback = look, flags = { 'no-writes' } }
 redis.register_function { function_name = 'found_$HASH', callback = found, flags = { 'allow-oom' } }

@@ -19,7 +19,7 @@ pub(crate) struct Library {
     pub(crate) found: String,
     /// Gives an empty keyspace back.
     pub(crate) reclaim: String,
-    /// What follows the name of a channel.
+    /// The suffix of channel names.
     pub(crate) channel: String,
 }
 

@@ -11,7 +11,7 @@ use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 
 use crate::dial::{Dialer, Failure, Wire};
-use crate::error::{Asked, Elsewhere, elsewhere, unanswered};
+use crate::error::{Asked, Redirect, redirect, unanswered};
 use crate::library::Library;
 
 /// The connections to one server. All of them end together: a link never spans a restart or a failover.
@@ -27,7 +27,7 @@ pub(crate) struct Link {
     pub(crate) broken: Shutdown,
 }
 
-/// Waits for replicas, on a connection of its own because Redis blocks the whole connection.
+/// Waits for replicas, on a separate connection because Redis blocks the whole connection.
 #[derive(Debug)]
 struct Barrier {
     wire: Wire,
@@ -105,12 +105,14 @@ impl Link {
             {
                 Ok(())
             }
-            // The library itself is no user's write: whatever became of it, the caller's request was not applied.
+            // Loading the library is not a write of the caller: in every case the caller's request was not
+            // applied.
             Err(failure) => Err(failure.translate(Asked::Read)),
         }
     }
 
-    /// Waits until as many replicas as the settings say have what was answered before. Nothing to wait for without that setting.
+    /// Waits until as many replicas as configured have the commits answered before. Without that setting
+    /// there is nothing to wait for.
     pub(crate) async fn replicated(self: &Arc<Self>, asked: Asked) -> Result<(), Error> {
         let Some(barrier) = &self.barrier else { return Ok(()) };
         let (sender, done) = oneshot::channel();
@@ -121,7 +123,8 @@ impl Link {
         };
         if start {
             let link = Arc::clone(self);
-            // After a panic it goes on with those who came since; those who were served are told "not enough".
+            // After a panic it continues with the callers that arrived since; those it was serving get "not
+            // enough".
             barrier.env.supervise("redis-replicas", Policy::Restart, move || {
                 let link = Arc::clone(&link);
                 async move {
@@ -142,15 +145,15 @@ impl Link {
     }
 }
 
-/// Tells whether an error says that the server knows no such function.
+/// Returns whether a server does not know the function.
 pub(crate) fn lacks_library(failure: &Failure) -> bool {
-    matches!(failure, Failure::Said(error) if elsewhere(error) == Some(Elsewhere::NoLibrary))
+    matches!(failure, Failure::Said(error) if redirect(error) == Some(Redirect::NoLibrary))
 }
 
 // === impl Barrier ===
 
 impl Barrier {
-    /// Serves all who wait, many with one round, until nobody waits.
+    /// Serves all waiting callers, many with one round, until none waits.
     async fn run(&self) {
         loop {
             let waiting = {
@@ -163,7 +166,7 @@ impl Barrier {
             };
             let enough = self.wait().await.is_ok_and(|replicas| replicas >= self.replicas);
             for waiter in waiting {
-                // Who does not wait any more need not know.
+                // A caller that is gone needs no answer.
                 waiter.send(enough).ok();
             }
         }

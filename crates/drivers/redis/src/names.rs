@@ -34,7 +34,7 @@ pub(crate) const FLOOR: u8 = b'f';
 pub(crate) struct Names {
     /// The name of the records. The others differ in the last byte.
     records: Bytes,
-    /// How long the prefix is that all names of the store have.
+    /// The length of the prefix that all names of the store have.
     prefix: usize,
     /// The hash slot of all of them.
     pub(crate) slot: u16,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which server has a keyspace, and the connections to it: one Redis, the master that sentinels name, the nodes of a cluster.
+//! Finds the server of a keyspace and keeps the connections: one Redis, the master that sentinels name, the
+//! nodes of a cluster.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 
 use crate::dial::{Dialer, Failure};
-use crate::error::{Asked, Elsewhere, elsewhere, translate};
+use crate::error::{Asked, Redirect, redirect, translate};
 use crate::library::Library;
 use crate::link::Link;
 use crate::names::SLOTS;
@@ -22,15 +23,15 @@ pub(crate) struct Nodes {
     pub(crate) dialer: Dialer,
     pub(crate) library: Library,
     topology: Topology,
-    /// Who has which slot, as far as it is known. Without a cluster there is one entry for all slots.
+    /// The known owner of each slot. Without a cluster there is one entry for all slots.
     owners: RwLock<Vec<Option<Arc<str>>>>,
     links: RwLock<HashMap<Arc<str>, Arc<Link>>>,
-    /// Who looks for servers, one at a time, and what came of it.
+    /// Serialises the search for servers, and keeps its last result.
     search: tokio::sync::Mutex<()>,
     failures: Mutex<HashMap<Arc<str>, Attempt>>,
 }
 
-/// How servers are found.
+/// The way to find servers.
 #[derive(Debug)]
 enum Topology {
     One,
@@ -38,7 +39,7 @@ enum Topology {
     Cluster { seeds: Vec<String> },
 }
 
-/// A connection that could not be made. Others do not try again at once, and are told the same.
+/// A connection attempt that failed. Other callers do not repeat it immediately: they get the same error.
 #[derive(Debug)]
 struct Attempt {
     kind: ErrorKind,
@@ -48,7 +49,7 @@ struct Attempt {
     until: Instant,
 }
 
-/// How often a call is sent on to another server before it is given up.
+/// Maximum of redirects of a call.
 const HOPS_MAX: usize = 5;
 
 /// Pauses between attempts to connect: short, so that a server that is back is used soon.
@@ -84,9 +85,9 @@ impl Nodes {
         !matches!(self.topology, Topology::One)
     }
 
-    /// Asks the server that has `slot`, wherever that is. Also returns who answered.
+    /// Calls the owner of `slot`, following redirects. Also returns the server that answered.
     ///
-    /// What is sent on or sent again was refused before: nothing is ever applied twice.
+    /// A call is repeated only if a server has refused it: nothing is ever applied twice.
     pub(crate) async fn call(&self, slot: u16, cmd: &Cmd, asked: Asked) -> Result<(Value, Arc<Link>), Error> {
         let mut hops = 0;
         loop {
@@ -97,13 +98,13 @@ impl Nodes {
                 Err(Failure::Silent) => return Err(Failure::Silent.translate(asked)),
             };
             hops += 1;
-            let Some(elsewhere) = elsewhere(&error).filter(|_| hops < HOPS_MAX) else {
+            let Some(redirect) = redirect(&error).filter(|_| hops < HOPS_MAX) else {
                 return Err(translate(error, asked));
             };
-            match elsewhere {
-                Elsewhere::NoLibrary => link.load(&self.library).await?,
-                Elsewhere::Moved(address) => self.moved(slot, &link, &address),
-                Elsewhere::Ask(address) => {
+            match redirect {
+                Redirect::NoLibrary => link.load(&self.library).await?,
+                Redirect::Moved(address) => self.moved(slot, &link, &address),
+                Redirect::Ask(address) => {
                     let other = self.connected(&beside(&link, &address)).await?;
                     match other.call_asking(cmd).await {
                         Ok(answer) => return Ok((answer, other)),
@@ -113,8 +114,8 @@ impl Nodes {
                         Err(failure) => return Err(failure.translate(asked)),
                     }
                 }
-                Elsewhere::NoLeader if self.may_fail_over() => self.forget(slot, &link),
-                Elsewhere::NoLeader => return Err(translate(error, asked)),
+                Redirect::NoLeader if self.may_fail_over() => self.forget(slot, &link),
+                Redirect::NoLeader => return Err(translate(error, asked)),
             }
         }
     }
@@ -136,7 +137,7 @@ impl Nodes {
                 Topology::Sentinels { .. } => self.set_owner(slot, None),
             }
         }
-        // The search for owners is an attempt like one to connect, to nobody in particular.
+        // The search for owners counts as a connection attempt, under no address.
         let (nobody, asked_at): (Arc<str>, _) = ("".into(), self.dialer.env.now());
         self.paused(&nobody, asked_at)?;
         let search = self.search.lock().await;
@@ -243,7 +244,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Finds out who has `slot`.
+    /// Finds the owner of `slot`.
     async fn find(&self, slot: u16) -> Result<(), Error> {
         match &self.topology {
             Topology::One => Ok(()),
@@ -306,7 +307,7 @@ impl Nodes {
             let (Some(host), Some(Value::Int(port))) = (node.first(), node.get(1)) else {
                 return Err(damaged());
             };
-            // A node that does not know its own host says nothing.
+            // A node that does not know its own host leaves it empty.
             let host: String = redis::from_redis_value_ref(host).unwrap_or_default();
             let owner = beside_address(address, &joined(&host, &port.to_string()));
             let (first, last) = (usize::try_from(*first), usize::try_from(*last));
@@ -321,7 +322,7 @@ fn joined(host: &str, port: &str) -> Arc<str> {
     if host.contains(':') { format!("[{host}]:{port}").into() } else { format!("{host}:{port}").into() }
 }
 
-/// An address as a node tells it: without a host, or with `?` for it, it is on the same host.
+/// Resolves an address from a node: without a host, or with `?` for it, it is on the same host.
 fn beside(link: &Link, address: &str) -> Arc<str> {
     beside_address(&link.address, address)
 }

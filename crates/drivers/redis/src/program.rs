@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is passed to `library.lua`, and what comes back.
+//! The arguments of `library.lua` and its results.
 //!
 //! A program is: nonce (8 bytes), number of keys (4), number of transactions (4), then the transactions. A transaction is a head
 //! of ten numbers (4 each): guards, additions, writes, reads, reads if it applies (all or none), where the writes, the reads and the next transaction begin,
@@ -38,8 +38,8 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-/// What is asked of one transaction, as far as it is needed to read the answer. Kept beside the outcome of a named request,
-/// because a repetition is answered with the outcome of the first, whatever it says itself.
+/// The parts of one transaction that are needed to decode the answer. Kept beside the outcome of a named
+/// request, because a repetition is answered with the outcome of the first, whatever its own content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {
     writes: Vec<WriteShape>,
@@ -63,7 +63,7 @@ enum ReadShape {
     Count,
 }
 
-/// What is written into a program.
+/// The values that a program refers to.
 #[derive(Default)]
 struct Writer<'a> {
     program: Vec<u8>,
@@ -73,7 +73,7 @@ struct Writer<'a> {
     operands: Vec<Bytes>,
 }
 
-/// What a commit works on; the last two only with a named request.
+/// The keys of a commit; the last two only with a named request.
 const NAMED: [u8; 6] = [RECORDS, INDEX, STREAM, FLOOR, OUTCOMES, ORDER];
 
 /// Beyond this many keys they are found by hash.
@@ -120,7 +120,7 @@ pub(crate) fn reclaim(function: &str, names: &Names, channel: &[u8]) -> Cmd {
 /// Makes the call that answers `reads`.
 pub(crate) fn read(function: &str, names: &Names, reads: &[Read]) -> Cmd {
     if reads.iter().all(|read| matches!(read, Read::Get { .. })) {
-        // What needs no index needs no program.
+        // Reads without an index need no program.
         let mut cmd = redis::cmd("HMGET");
         names.pass(&mut cmd, &[RECORDS]);
         cmd.arg(&[][..] as &[u8]);
@@ -183,12 +183,12 @@ fn bulk(value: Value) -> Result<Bytes, Error> {
     Ok(bytes.into())
 }
 
-/// Tells whether a transaction can only make the keyspace smaller, apart from what is kept of it for watches.
+/// Returns whether a transaction can only make the keyspace smaller, apart from what is kept of it for watches.
 pub(crate) fn shrinks(txn: &Txn) -> bool {
     txn.writes.iter().all(|write| matches!(write, Write::Delete { .. } | Write::DeleteRange { .. }))
 }
 
-/// Tells whether a transaction must come alone.
+/// Returns whether a transaction must come alone.
 pub(crate) fn alone(txn: &Txn) -> bool {
     txn.once.is_some() || txn.writes.iter().any(|write| matches!(write, Write::DeleteRange { .. }))
 }

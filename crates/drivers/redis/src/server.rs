@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a Redis says about itself, and what that is worth.
+//! Reads the state of a Redis server and derives its guarantees.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::error::Asked;
 use crate::link::Link;
 use crate::program::limits;
 
-/// What INFO and CONFIG GET tell. A user without the right to ask leaves them empty.
+/// The fields of INFO and CONFIG GET. Empty for a user without the permission.
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     info: HashMap<String, String>,
@@ -32,7 +32,7 @@ impl Server {
             match answer.map_err(|failure| failure.translate(Asked::Read)) {
                 Ok(answer) => Ok(Some(answer)),
                 Err(error) if error.kind() == ErrorKind::Denied => Ok(None),
-                // Some who offer Redis as a service have no CONFIG at all.
+                // Some hosted Redis services have no CONFIG at all.
                 Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
                 Err(error) => Err(error),
             }
@@ -67,7 +67,7 @@ impl Server {
             return Err(Error::config(format!("redis is too old: 7.0 is needed: version=`{version}`")));
         }
         let policy = self.info("maxmemory_policy");
-        // The other policies evict nothing that has no TTL, and nothing of ours has one.
+        // The other policies evict only keys with a TTL, and the store sets none.
         if policy.starts_with("allkeys") && self.number("maxmemory") > 0 {
             if !settings.allow_eviction {
                 return Err(Error::config(format!(
@@ -97,7 +97,7 @@ impl Server {
         told.or(settings.persistence)
     }
 
-    /// What the store promises.
+    /// Returns the guarantees of the store.
     pub(crate) fn profile(&self, settings: &Settings, may_fail_over: bool) -> Profile {
         let replicated = may_fail_over || self.number("connected_slaves") > 0;
         Profile {

@@ -15,12 +15,12 @@ use futures::future::BoxFuture;
 use redis::Value;
 use tokio::sync::Notify;
 
+use crate::commit_queue::{Admission, CommitQueues, QueueKey};
 use crate::cursor::{Cursor, damaged};
 use crate::dial::Dialer;
 use crate::error::{Asked, same, unanswered};
-use crate::follow::Feeds;
+use crate::follow::KeyspaceWatches;
 use crate::frame::Nonce;
-use crate::lanes::{Lane, Lanes, Turn};
 use crate::names::{INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
 use crate::nodes::Nodes;
 use crate::server::Server;
@@ -30,36 +30,36 @@ use crate::{Settings, program};
 pub struct RedisStore {
     core: Arc<Core>,
     profile: Profile,
-    /// Ends the keeper of the watches.
+    /// Stops the keeper of the watches.
     stop: Shutdown,
 }
 
-/// What calls, and the tasks that serve them, share.
+/// State that calls, and the tasks that serve them, share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) nodes: Nodes,
-    lanes: Lanes,
-    feeds: Feeds,
+    commit_queues: CommitQueues,
+    watches: KeyspaceWatches,
     nonce: AtomicU64,
     closed: AtomicBool,
     running: AtomicUsize,
-    /// Told when the last call has ended.
-    at_rest: Notify,
+    /// Notified when the last call has ended.
+    idle: Notify,
 }
 
 /// A call that runs. Closing waits for it.
 struct Running<'a>(&'a Core);
 
-/// A carrier at work. Its lane is taken away when it ends as it should.
-struct Carrier<'a> {
-    lanes: &'a Lanes,
-    lane: Option<&'a Lane>,
+/// A running sender. `key` is taken out when it ends normally.
+struct QueueSender<'a> {
+    queues: &'a CommitQueues,
+    key: Option<&'a QueueKey>,
 }
 
-/// A caller who goes alone. It is back when this is dropped, however it ended.
-struct Alone<'a> {
-    lanes: &'a Lanes,
-    lane: &'a Lane,
+/// A direct call. Dropping it ends the call in the queue, whatever the result.
+struct DirectCall<'a> {
+    queues: &'a CommitQueues,
+    key: &'a QueueKey,
 }
 
 // === impl RedisStore ===
@@ -75,12 +75,12 @@ impl RedisStore {
         server.check(&settings)?;
         let profile = server.profile(&settings, nodes.may_fail_over());
         let core = Arc::new(Core {
-            lanes: Lanes::default(),
-            feeds: Feeds::new(settings.histories_bytes_max),
+            commit_queues: CommitQueues::default(),
+            watches: KeyspaceWatches::new(settings.histories_bytes_max),
             nonce: AtomicU64::new(nodes.dialer.env.random()),
             closed: AtomicBool::new(false),
             running: AtomicUsize::new(0),
-            at_rest: Notify::new(),
+            idle: Notify::new(),
             nodes,
         });
         core.try_out(&probe, &profile).await?;
@@ -88,7 +88,7 @@ impl RedisStore {
         let (keeper, stopped) = (Arc::clone(&core), stop.clone());
         core.nodes.dialer.env.supervise("redis-watches", Policy::Restart, move || {
             let (core, stop) = (Arc::clone(&keeper), stopped.clone());
-            async move { core.feeds.keep(&core, &stop).await }
+            async move { core.watches.keep(&core, &stop).await }
         });
         Ok(Self { core, profile, stop })
     }
@@ -139,7 +139,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let _running = self.core.enter()?;
             self.check_keyspace(keyspace)?;
-            self.core.feeds.watch(&self.core, keyspace, from).await
+            self.core.watches.watch(&self.core, keyspace, from).await
         })
     }
 
@@ -148,7 +148,7 @@ impl Store for RedisStore {
             let _running = self.core.enter()?;
             self.check_keyspace(keyspace)?;
             let core = &self.core;
-            if !core.feeds.leave(keyspace).await {
+            if !core.watches.drop_unwatched(keyspace).await {
                 return Ok(());
             }
             let (names, library) = (core.names(keyspace), &core.nodes.library);
@@ -174,7 +174,7 @@ impl Store for RedisStore {
             self.core.enter().and_then(|_running| Settings::read(config)).and_then(|settings| {
                 let now = &self.core.nodes.dialer.settings;
                 if (settings.database, &settings.key_prefix) != (now.database, &now.key_prefix) {
-                    return Err(Error::elsewhere("`database` or `key-prefix`"));
+                    return Err(Error::location_change("`database` or `key-prefix`"));
                 }
                 Ok(if settings == **now { Reconfigured::InPlace } else { Reconfigured::Connect })
             });
@@ -186,17 +186,17 @@ impl Store for RedisStore {
             let core = &self.core;
             core.closed.store(true, Ordering::SeqCst);
             self.stop.cancel();
-            core.feeds.close();
+            core.watches.close();
             let rest = async {
                 loop {
-                    let at_rest = core.at_rest.notified();
+                    let idle = core.idle.notified();
                     if core.running.load(Ordering::SeqCst) == 0 {
                         return;
                     }
-                    at_rest.await;
+                    idle.await;
                 }
             };
-            // Who is still running after the grace loses the connection, and is told that.
+            // Calls that are still running after the grace lose the connection and fail with that error.
             core.nodes.dialer.env.timeout(grace, rest).await.ok();
             core.nodes.close();
         })
@@ -206,7 +206,7 @@ impl Store for RedisStore {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.core.feeds.close();
+        self.core.watches.close();
     }
 }
 
@@ -267,17 +267,17 @@ impl Core {
     }
 
     async fn commit(self: &Arc<Self>, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, Error> {
-        let lane = Lane { keyspace: keyspace.clone(), shrinks: program::shrinks(&txn) };
-        match self.lanes.enter(&lane, txn) {
-            Turn::Go(txn) => {
-                let _alone = Alone { lanes: &self.lanes, lane: &lane };
+        let key = QueueKey { keyspace: keyspace.clone(), shrinks: program::shrinks(&txn) };
+        match self.commit_queues.admit(&key, txn) {
+            Admission::Direct(txn) => {
+                let _direct = DirectCall { queues: &self.commit_queues, key: &key };
                 let outcomes =
-                    self.send(&self.names(keyspace), lane.shrinks, std::slice::from_ref(&txn)).await;
+                    self.send(&self.names(keyspace), key.shrinks, std::slice::from_ref(&txn)).await;
                 outcomes?.pop().unwrap_or_else(|| Err(damaged()))
             }
-            Turn::Wait { answer, carry } => {
-                if carry {
-                    self.nodes.dialer.env.detach(Arc::clone(self).carry(lane));
+            Admission::Queued { answer, start_sender } => {
+                if start_sender {
+                    self.nodes.dialer.env.detach(Arc::clone(self).send_queued(key));
                 }
                 answer.await.unwrap_or_else(|_| Err(unanswered(Asked::Write)))
             }
@@ -301,26 +301,26 @@ impl Core {
         Ok(outcomes)
     }
 
-    /// Takes those who wait in a lane to Redis until nobody does.
-    async fn carry(self: Arc<Self>, lane: Lane) {
-        let names = self.names(&lane.keyspace);
-        let mut carrier = Carrier { lanes: &self.lanes, lane: Some(&lane) };
+    /// Sends the waiting transactions of a queue until it is empty.
+    async fn send_queued(self: Arc<Self>, key: QueueKey) {
+        let names = self.names(&key.keyspace);
+        let mut sender = QueueSender { queues: &self.commit_queues, key: Some(&key) };
         loop {
-            let pack = self.lanes.next(&lane);
-            if pack.txns.is_empty() {
-                carrier.lane = None;
+            let batch = self.commit_queues.next(&key);
+            if batch.txns.is_empty() {
+                sender.key = None;
                 return;
             }
-            let outcomes = match self.send(&names, lane.shrinks, &pack.txns).await {
+            let outcomes = match self.send(&names, key.shrinks, &batch.txns).await {
                 Ok(outcomes) => outcomes,
-                Err(error) => pack.txns.iter().map(|_| Err(same(&error))).collect(),
+                Err(error) => batch.txns.iter().map(|_| Err(same(&error))).collect(),
             };
-            pack.answer(outcomes);
+            batch.answer(outcomes);
         }
     }
 
-    /// Does everything once that is done later, on keys of its own, so that a missing right shows now and never in the middle
-    /// of a transaction.
+    /// Runs every command once on separate keys, so that a missing permission shows now and never in the middle of a
+    /// transaction.
     async fn try_out(&self, probe: &Names, profile: &Profile) -> Result<(), Error> {
         use atomix_kv::{Order, Range, Write};
         let key = |key: &'static str| bytes::Bytes::from_static(key.as_bytes());
@@ -334,7 +334,7 @@ impl Core {
         ];
         let mut clean = redis::cmd("DEL");
         probe.pass(&mut clean, &[RECORDS, INDEX, STREAM, OUTCOMES, ORDER]);
-        // Somebody without the right may have left a half of this behind.
+        // A run without the permission may have left a part of this behind.
         self.nodes.call(probe.slot, &clean, Asked::Write).await?;
         let name = self.nonce();
         let txns = [
@@ -366,23 +366,23 @@ impl Core {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.at_rest.notify_waiters();
+            self.0.idle.notify_waiters();
         }
     }
 }
 
-// === impl Alone, Carrier ===
+// === impl DirectCall, QueueSender ===
 
-impl Drop for Alone<'_> {
+impl Drop for DirectCall<'_> {
     fn drop(&mut self) {
-        self.lanes.back(self.lane);
+        self.queues.direct_call_ended(self.key);
     }
 }
 
-impl Drop for Carrier<'_> {
+impl Drop for QueueSender<'_> {
     fn drop(&mut self) {
-        if let Some(lane) = self.lane {
-            self.lanes.lost(lane);
+        if let Some(key) = self.key {
+            self.queues.sender_dropped(key);
         }
     }
 }

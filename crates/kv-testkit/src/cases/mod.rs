@@ -27,7 +27,7 @@ pub(crate) struct Case {
     pub(crate) prove: fn(Arc<dyn Store>, StoreConfig) -> BoxFuture<'static, ()>,
 }
 
-/// What kind of store a case is about.
+/// The kind of store that a case is about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Needs {
     Nothing,
@@ -44,7 +44,7 @@ macro_rules! cases {
             vec![$(crate::cases::Case {
                 name: stringify!($name),
                 needs: { let needs = crate::cases::Needs::Nothing; $(let needs = { let _ = needs; $needs };)? needs },
-                prove: |store, config| Box::pin($name(crate::cases::Ground::new(store, config))),
+                prove: |store, config| Box::pin($name(crate::cases::Fixture::new(store, config))),
             },)+]
         }
     };
@@ -80,20 +80,20 @@ impl Case {
 
 /// A store and one of its keyspaces.
 #[derive(Debug, Clone)]
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
-    /// What the store was made with; empty for those that forget or fill up.
+    /// The configuration of the store; empty for stores that forget or fill up.
     pub(crate) config: StoreConfig,
     pub(crate) keyspace: Keyspace,
     pub(crate) env: Env,
 }
 
-/// Longer than any store takes to say something that it has to say.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Generous limit for an answer or an event that must come.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-// === impl Ground ===
+// === impl Fixture ===
 
-impl Ground {
+impl Fixture {
     pub(crate) fn new(store: Arc<dyn Store>, config: StoreConfig) -> Self {
         Self { store, config, keyspace: Keyspace::new("map/one"), env: Env::real() }
     }
@@ -147,7 +147,7 @@ impl Ground {
     }
 
     pub(crate) async fn item(&self, watch: &mut WatchStream) -> Result<WatchItem, Error> {
-        let item = self.env.timeout(PATIENCE, watch.next()).await.expect("the watch says something");
+        let item = self.env.timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
         item.expect("the watch goes on")
     }
 
@@ -160,7 +160,7 @@ impl Ground {
         }
     }
 
-    /// How a watch ends.
+    /// Returns the error with which a watch ends.
     pub(crate) async fn end(&self, watch: &mut WatchStream) -> ErrorKind {
         loop {
             if let Err(error) = self.item(watch).await {

@@ -14,7 +14,7 @@ pub struct Cell {
     pub last: Version,
 }
 
-/// What can be asked of a cell. The condition of a write is a version; 0 means none.
+/// The calls of a cell. The condition of a write is a version; 0 means none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Reads.
@@ -33,7 +33,7 @@ pub enum Op {
     Expire(u64),
 }
 
-/// What a cell can answer.
+/// The answers of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// This is the value and its version: it was read, or removed.
@@ -48,7 +48,7 @@ pub enum Answer {
     Exists,
     /// The condition does not hold.
     Conflict,
-    /// It is done, and more is not told.
+    /// It is done, and the answer holds no more.
     Done,
 }
 
@@ -61,19 +61,19 @@ impl Default for Cell {
 }
 
 impl Cell {
-    fn write(&self, value: u64, told: Option<u64>) -> Option<Self> {
-        let last = self.last.next(told)?;
+    fn write(&self, value: u64, reported: Option<u64>) -> Option<Self> {
+        let last = self.last.next(reported)?;
         Some(Self { value: Some((value, last)), last })
     }
 
-    /// Returns what is known of the cell after it was `told` to hold this.
-    fn shown(&self, told: (u64, u64)) -> Option<Self> {
+    /// Returns the known state of the cell after it was `reported` to hold this.
+    fn shown(&self, reported: (u64, u64)) -> Option<Self> {
         let (value, version) = self.value?;
-        let version = version.learn(told.1)?;
-        (value == told.0).then_some(Self { value: Some((value, version)), last: version })
+        let version = version.learn(reported.1)?;
+        (value == reported.0).then_some(Self { value: Some((value, version)), last: version })
     }
 
-    /// Tells whether a condition can hold. Zero is none.
+    /// Returns whether a condition can hold. Zero is none.
     fn may_hold(&self, condition: u64) -> bool {
         condition == 0 || self.value.is_some_and(|(_, version)| version.may_be(condition))
     }

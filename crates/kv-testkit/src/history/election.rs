@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Model;
 
-/// The term, who leads, and who waits.
+/// The term, the leader, and the waiting candidates.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Election {
-    /// How often somebody became the leader.
+    /// The number of leaderships so far.
     pub term: u64,
-    /// The leader first, then those who wait, each with the session that entered it.
+    /// The leader first, then the waiting candidates, each with the session that entered it.
     pub queue: Vec<(String, u32)>,
 }
 
-/// What can be asked of an election.
+/// The calls of an election.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Enters this candidate for this session.
@@ -40,7 +40,7 @@ pub enum Op {
 pub struct Answer {
     /// See [`Election::term`].
     pub term: u64,
-    /// The leader, then those who wait.
+    /// The leader, then the waiting candidates.
     pub queue: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ impl Election {
         self.queue.iter().position(|(other, _)| other == name)
     }
 
-    /// The place among those who wait.
+    /// The position among the waiting candidates.
     fn waits(&self, name: &str) -> Option<usize> {
         self.queue.iter().skip(1).position(|(other, _)| other == name).map(|at| at + 1)
     }
@@ -141,10 +141,10 @@ impl Model for Election {
             Op::Get => {}
             Op::End(session) => after.end(*session),
         }
-        let told = |answer: &Answer| {
+        let reported = |answer: &Answer| {
             answer.term == after.term && answer.queue.iter().eq(after.queue.iter().map(|(name, _)| name))
         };
-        answer.is_none_or(told).then_some(after)
+        answer.is_none_or(reported).then_some(after)
     }
 
     fn is_over(&self, _op: &Op, answer: &Answer) -> bool {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Judges what streams of changes have shown, by the calls that made the changes.
 //!
-//! The properties are those of etcd's watch validator, as far as our events carry what they are about: a stream is
-//! ordered, shows nothing twice, shows all changes of a transaction together, leaves nothing out, tells what was there
-//! before, tells creations from updates, and keeps to its filter. A stream of ours cannot be resumed by its reader: it is
-//! complete from its acknowledgement to its end, and the next one is another stream.
+//! The properties are those of etcd's watch validator, as far as the events carry their subject: a stream is
+//! ordered, shows nothing twice, shows all changes of a transaction together, leaves nothing out, shows the
+//! previous value, distinguishes creations from updates, and keeps to its filter. A stream of the runtime
+//! cannot be resumed by its reader: it is complete from its acknowledgement to its end, and the next one is
+//! another stream.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,17 +15,17 @@ use serde::{Deserialize, Serialize};
 /// The changes of one primitive, and the streams that showed them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Feed {
-    /// What calls have changed, or may have.
+    /// Changes that calls have made, or may have made.
     pub deeds: Vec<Deed>,
-    /// What was shown.
+    /// The streams.
     pub streams: Vec<Stream>,
     /// Whether each deed writes a value that no other does, so that a value which no deed wrote is wrong.
     pub marked: bool,
-    /// How much later than its time an entry may go, in nanoseconds. `None`: it is not judged.
+    /// The nanoseconds by which an expiry may be late. `None`: it is not judged.
     pub late: Option<u64>,
 }
 
-/// What happened to a key.
+/// The change of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// It was absent and is there.
@@ -46,9 +47,9 @@ pub struct Deed {
     pub wrote: bool,
     /// The value.
     pub value: u64,
-    /// When it was asked.
+    /// The time of the call.
     pub began: u64,
-    /// When it was answered. Without it nobody knows whether it was done.
+    /// The time of the answer. Without it the outcome is unknown.
     pub ended: Option<u64>,
     /// The time to live that the value was given, in nanoseconds.
     pub ttl: Option<u64>,
@@ -57,46 +58,46 @@ pub struct Deed {
 /// A stream from its acknowledgement to its end.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stream {
-    /// Who read it.
+    /// The reader.
     pub client: u32,
     /// The only key that it is about, if it is not about all.
     pub only: Option<String>,
-    /// When it was acknowledged: whatever begins later is shown.
+    /// The time of its acknowledgement: every change that begins later is shown.
     pub began: u64,
-    /// What was over before this has been shown: the stream has shown something that began then. Set when the reader
-    /// waited for it; else it is found from the deeds that were shown.
+    /// Changes that ended before this were shown: the stream has shown one that began then. Set when the
+    /// reader waited for it; else it is found from the shown changes.
     pub settled: u64,
-    /// What was shown, in order.
+    /// The events, in order.
     pub events: Vec<Event>,
 }
 
 /// A change as it was shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// When it was shown.
+    /// The time of the event.
     pub at: u64,
     /// The key.
     pub key: String,
-    /// What happened.
+    /// The change.
     pub kind: Kind,
     /// The new value; the last one, if it is gone.
     pub value: u64,
-    /// The version of this change; 0 if it is not told.
+    /// The version of this change; 0 if the event does not carry it.
     pub version: u64,
-    /// What was there before, with its version, if it is told.
+    /// The previous value with its version, if the event carries it.
     pub previous: Option<(u64, u64)>,
 }
 
 /// A property that a stream does not have, and the events or deeds that show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flaw {
-    /// Which property.
+    /// The violated property.
     pub rule: Rule,
-    /// What shows it, for people.
+    /// The evidence, for readers.
     pub why: String,
 }
 
-/// What a stream of changes promises.
+/// The guarantees of a stream of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// Changes come in the order in which they were made.
@@ -107,13 +108,13 @@ pub enum Rule {
     Atomic,
     /// No change is left out.
     Reliable,
-    /// What was there before is told, and rightly.
+    /// The previous value is reported, and is right.
     Previous,
-    /// What is new is told as new, and nothing else is.
+    /// New entries are reported as new, and no others are.
     Create,
-    /// A stream about one key tells of no other.
+    /// A stream about one key shows no other key.
     Filter,
-    /// Nothing comes that nobody did.
+    /// Every event has a call that made it.
     True,
     /// Nothing expires before its time.
     Early,
@@ -121,13 +122,13 @@ pub enum Rule {
     Late,
 }
 
-/// What is known of a key while a stream is read.
+/// The known state of a key while a stream is read.
 type Known = Option<(u64, u64)>;
 
-/// Deeds that cannot be told apart by what a stream shows of them.
+/// Changes that a stream shows in the same way.
 type Sort<'a> = (&'a str, bool, u64);
 
-// === impl Feed ===
+// === impl KeyspaceWatch ===
 
 impl Feed {
     /// Returns all flaws of all streams.
@@ -226,15 +227,17 @@ impl Feed {
     }
 }
 
-/// Tells what is wrong with an event after what was known of its key.
+/// Returns the violation of an event after the known state of its key.
 fn follows(known: Option<&Known>, event: &Event) -> Option<(Rule, String)> {
-    let told = event.previous.or_else(|| (!event.kind.writes()).then_some((event.value, 0)));
+    let reported = event.previous.or_else(|| (!event.kind.writes()).then_some((event.value, 0)));
     let differs = |(value, version): (u64, u64)| {
-        told.is_some_and(|told| told.0 != value || told.1 != 0 && version != 0 && told.1 != version)
+        reported.is_some_and(|reported| {
+            reported.0 != value || reported.1 != 0 && version != 0 && reported.1 != version
+        })
     };
     let rule = match (event.kind, known?) {
         (Kind::Inserted, Some(_)) | (Kind::Updated | Kind::Removed | Kind::Expired, None) => Rule::Create,
-        (Kind::Updated, Some(_)) if told.is_none() => Rule::Previous,
+        (Kind::Updated, Some(_)) if reported.is_none() => Rule::Previous,
         (_, Some(before)) if differs(*before) => Rule::Previous,
         _ => return None,
     };

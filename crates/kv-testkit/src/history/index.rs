@@ -29,10 +29,10 @@ pub struct Item {
     pub version: Version,
 }
 
-/// An entry as it is told: key, value, position, version.
+/// An entry as reported: key, value, position, version.
 pub type Told = (u64, u64, u64, u64);
 
-/// What can be asked of an indexed map.
+/// The calls of an indexed map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Adds key and value at the end, if the key is new.
@@ -51,7 +51,7 @@ pub enum Op {
     Clear,
 }
 
-/// What an indexed map can answer.
+/// The answers of an indexed map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The entry after a write; before it, if it was removed.
@@ -60,7 +60,7 @@ pub enum Answer {
     Missing,
     /// The key is there.
     Exists,
-    /// It is done, and more is not told.
+    /// It is done, and the answer holds no more.
     Done,
 }
 
@@ -77,17 +77,17 @@ impl Index {
         self.entries.iter().position(|entry| entry.key == key)
     }
 
-    /// Returns what is known after the entry at `at` was told.
-    fn shown(&self, at: usize, told: &Told) -> Option<Self> {
+    /// Returns the known state after the entry at `at` was reported.
+    fn shown(&self, at: usize, reported: &Told) -> Option<Self> {
         let mut after = self.clone();
         let newest = self.entries[at].position == self.position;
         let entry = &mut after.entries[at];
-        if (entry.key, entry.value) != (told.0, told.1) {
+        if (entry.key, entry.value) != (reported.0, reported.1) {
             return None;
         }
         let written_last = entry.version == self.version;
-        entry.position = entry.position.learn(told.2)?;
-        entry.version = entry.version.learn(told.3)?;
+        entry.position = entry.position.learn(reported.2)?;
+        entry.version = entry.version.learn(reported.3)?;
         if newest {
             after.position = entry.position;
         }
@@ -99,32 +99,32 @@ impl Index {
 
     fn read(&self, at: Option<usize>, answer: Option<&Answer>) -> Option<Self> {
         match (at, answer) {
-            (Some(at), Some(Answer::Entry(told))) => self.shown(at, told),
+            (Some(at), Some(Answer::Entry(reported))) => self.shown(at, reported),
             (None, Some(Answer::Missing)) => Some(self.clone()),
             _ => None,
         }
     }
 
-    fn append(&self, key: u64, value: u64, told: Option<&Told>) -> Option<Self> {
-        if told.is_some_and(|told| (told.0, told.1) != (key, value)) {
+    fn append(&self, key: u64, value: u64, reported: Option<&Told>) -> Option<Self> {
+        if reported.is_some_and(|reported| (reported.0, reported.1) != (key, value)) {
             return None;
         }
         let mut after = self.clone();
-        after.position = self.position.next(told.map(|told| told.2))?;
-        after.version = self.version.next_or_same(told.map(|told| told.3))?;
+        after.position = self.position.next(reported.map(|reported| reported.2))?;
+        after.version = self.version.next_or_same(reported.map(|reported| reported.3))?;
         after.entries.push(Item { key, value, position: after.position, version: after.version });
         Some(after)
     }
 
-    fn update(&self, at: usize, value: u64, told: Option<&Told>) -> Option<Self> {
+    fn update(&self, at: usize, value: u64, reported: Option<&Told>) -> Option<Self> {
         let mut after = self.clone();
-        let version = told.map(|told| told.3);
+        let version = reported.map(|reported| reported.3);
         self.entries[at].version.next(version)?;
         after.version = self.version.next_or_same(version)?;
         after.entries[at].value = value;
         after.entries[at].version = after.version;
-        match told {
-            Some(told) => after.shown(at, told),
+        match reported {
+            Some(reported) => after.shown(at, reported),
             None => Some(after),
         }
     }
@@ -140,24 +140,24 @@ impl Model for Index {
     type Answer = Answer;
 
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
-        let told = match answer {
-            Some(Answer::Entry(told)) => Some(told),
+        let reported = match answer {
+            Some(Answer::Entry(reported)) => Some(reported),
             _ => None,
         };
         match (op, answer) {
             (Op::Append(key, value), Some(Answer::Entry(_)) | None) if self.find(*key).is_none() => {
-                self.append(*key, *value, told)
+                self.append(*key, *value, reported)
             }
             (Op::Append(key, _), Some(Answer::Exists)) => self.find(*key).map(|_| self.clone()),
             (Op::Update(key, value), Some(Answer::Entry(_)) | None) => {
-                self.update(self.find(*key)?, *value, told)
+                self.update(self.find(*key)?, *value, reported)
             }
             (Op::Update(key, _) | Op::Remove(key), Some(Answer::Missing)) | (Op::Get(key), _) => {
                 self.read(self.find(*key), answer)
             }
-            (Op::Remove(key), Some(Answer::Entry(told))) => {
+            (Op::Remove(key), Some(Answer::Entry(reported))) => {
                 let at = self.find(*key)?;
-                Some(self.shown(at, told)?.without(at))
+                Some(self.shown(at, reported)?.without(at))
             }
             (Op::Remove(key), None) => Some(self.clone().without(self.find(*key)?)),
             (Op::First, _) => self.read((!self.entries.is_empty()).then_some(0), answer),
@@ -169,8 +169,8 @@ impl Model for Index {
 
     fn is_over(&self, op: &Op, answer: &Answer) -> bool {
         match (op, answer) {
-            (Op::Append(..), Answer::Entry(told)) => {
-                self.position.is_past(told.2) || self.position == Version::Is(told.2)
+            (Op::Append(..), Answer::Entry(reported)) => {
+                self.position.is_past(reported.2) || self.position == Version::Is(reported.2)
             }
             _ => false,
         }

@@ -9,7 +9,7 @@ use super::Model;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct List(pub Vec<u64>);
 
-/// What can be asked of a list.
+/// The calls of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Adds an item at the end.
@@ -30,7 +30,7 @@ pub enum Op {
     Items,
 }
 
-/// What a list can answer.
+/// The answers of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The item that was read or removed.
@@ -41,7 +41,7 @@ pub enum Answer {
     Size(u32),
     /// There is no such place.
     Beyond,
-    /// It is done, and more is not told.
+    /// It is done, and the answer holds no more.
     Done,
 }
 
@@ -54,7 +54,7 @@ impl Model for List {
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
         let place = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
         let mut after = self.clone();
-        let told = match op {
+        let reported = match op {
             Op::Append(item) => {
                 after.0.push(*item);
                 Answer::Done
@@ -77,7 +77,7 @@ impl Model for List {
             }
             Op::Items => Answer::Items(self.0.clone()),
         };
-        answer.is_none_or(|answer| *answer == told).then_some(after)
+        answer.is_none_or(|answer| *answer == reported).then_some(after)
     }
 
     fn only_reads(op: &Op) -> bool {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, History, Model, Version};
 
-/// Who holds the lock, and the last token that was given.
+/// The holder of the lock, and the last token that was given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lock {
     /// The holder.
@@ -19,11 +19,11 @@ pub struct Lock {
 pub struct Holder {
     /// The session.
     pub session: u32,
-    /// Its hold may end by itself at any time: nobody knows of the grant, or the session has ended.
+    /// Its hold may end by itself at any time: no client knows of the grant, or the session has ended.
     pub fleeting: bool,
 }
 
-/// What can be asked of a lock. The session that asks is the client of the call.
+/// The calls of a lock. The calling session is the client of the call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Takes the lock for this session. A call that is not answered gives back what it was granted.
@@ -38,16 +38,16 @@ pub enum Op {
     End(u32),
 }
 
-/// What a lock can answer.
+/// The answers of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The token of the holder: of this very grant, if one was asked for.
+    /// The token of the holder: of this very grant, if the call names one.
     Token(u64),
-    /// Nobody holds it.
+    /// It is free.
     Free,
-    /// It is not held by the session that asks.
+    /// It is not held by the calling session.
     NotHeld,
-    /// It is done, and if it was granted, the token is not told.
+    /// It is done, and the answer does not hold the token of a grant.
     Done,
 }
 
@@ -73,11 +73,11 @@ impl Lock {
     }
 }
 
-/// How long a hold may go on that nobody saw the end of: a session's, or that of a grant without an answer.
+/// The maximum time of a hold whose end was not recorded: a session's, or that of a grant without an answer.
 const LINGER: u64 = 15_000_000_000;
 
-/// Returns the calls that waited in vain while the lock lay `free`, in nanoseconds, until they gave up: a waiter that
-/// nobody woke.
+/// Returns the calls that waited in vain while the lock lay `free`, in nanoseconds, until they gave up:
+/// waiters that were not woken.
 pub fn forgotten(history: &History<Lock>, free: u64) -> Vec<&Call<Op, Answer>> {
     let holds: Vec<(u64, u64)> = history
         .calls
@@ -113,12 +113,12 @@ impl Model for Lock {
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
         match (op, answer) {
             (Op::Take(session), Some(Answer::Token(_) | Answer::Done) | None) if self.may_be_free() => {
-                let told = match answer {
+                let reported = match answer {
                     Some(Answer::Token(token)) => Some(*token),
                     _ => None,
                 };
                 let holder = Holder { session: *session, fleeting: answer.is_none() };
-                Some(Self { holder: Some(holder), last: self.last.next(told)? })
+                Some(Self { holder: Some(holder), last: self.last.next(reported)? })
             }
             (Op::Release(session), Some(Answer::Done) | None) => self.held_by(*session).map(|_| self.free()),
             (Op::Release(session), Some(Answer::NotHeld)) => match self.held_by(*session) {

@@ -9,7 +9,7 @@ use super::Model;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Member(pub bool);
 
-/// What can be asked.
+/// The calls of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Whether it is there.
@@ -18,18 +18,18 @@ pub enum Op {
     Add,
     /// Removes it.
     Remove,
-    /// Removes it, and is not told whether it was there.
+    /// Removes it, without an answer whether it was there.
     Clear,
 }
 
-/// What can be answered.
+/// The answers of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It is there; or the call has changed something.
     Yes,
     /// It is not; or the call has changed nothing.
     No,
-    /// It is done, and more is not told.
+    /// It is done, and the answer holds no more.
     Done,
 }
 
@@ -40,15 +40,15 @@ impl Model for Member {
     type Answer = Answer;
 
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
-        let (after, told) = match op {
+        let (after, reported) = match op {
             Op::Has => (self.0, self.0),
             Op::Add => (true, !self.0),
             Op::Remove => (false, self.0),
             Op::Clear => (false, false),
         };
         let may = match answer {
-            Some(Answer::Yes) => told && *op != Op::Clear,
-            Some(Answer::No) => !told && *op != Op::Clear,
+            Some(Answer::Yes) => reported && *op != Op::Clear,
+            Some(Answer::No) => !reported && *op != Op::Clear,
             Some(Answer::Done) | None => true,
         };
         may.then_some(Self(after))

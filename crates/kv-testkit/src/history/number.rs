@@ -9,7 +9,7 @@ use super::Model;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Number(pub Option<i64>);
 
-/// What can be asked of a number.
+/// The calls of a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Reads.
@@ -30,7 +30,7 @@ pub enum Op {
     Clear,
 }
 
-/// What a number can answer.
+/// The answers of a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The number, after a write; before it, if it was removed.
@@ -43,7 +43,7 @@ pub enum Answer {
     Exists,
     /// It is another one.
     Conflict,
-    /// It is done, and more is not told.
+    /// It is done, and the answer holds no more.
     Done,
 }
 
@@ -55,20 +55,20 @@ impl Model for Number {
 
     fn step(&self, op: &Op, answer: Option<&Answer>) -> Option<Self> {
         let same = |holds: bool| holds.then_some(*self);
-        // A write that may be told as the number after it, or not at all.
-        let told = |after: Self, number: i64| {
+        // A write whose answer holds the number after it, or nothing.
+        let reported = |after: Self, number: i64| {
             let may = match answer {
-                Some(Answer::Is(told)) => *told == number,
-                Some(Answer::Was(told)) => *told == self.0.unwrap_or(0),
+                Some(Answer::Is(reported)) => *reported == number,
+                Some(Answer::Was(reported)) => *reported == self.0.unwrap_or(0),
                 Some(Answer::Done) | None => true,
                 Some(Answer::Missing | Answer::Exists | Answer::Conflict) => false,
             };
             may.then_some(after)
         };
-        let becomes = |number: i64| told(Self(Some(number)), number);
-        let goes = |number: i64| told(Self(None), number);
+        let becomes = |number: i64| reported(Self(Some(number)), number);
+        let goes = |number: i64| reported(Self(None), number);
         match (op, answer, self.0) {
-            (Op::Get, Some(Answer::Is(told)), held) => same(held == Some(*told)),
+            (Op::Get, Some(Answer::Is(reported)), held) => same(held == Some(*reported)),
             (Op::Get | Op::Update(..) | Op::Remove | Op::RemoveIf(_), Some(Answer::Missing), held) => {
                 same(held.is_none())
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a recorder has recorded of one object, as it is judged, written to a file and judged again.
+//! The recorded history of one object, as it is judged, written to a file and judged again.
 
 use std::path::Path;
 
@@ -20,11 +20,11 @@ pub enum Object {
     List(History<List>),
     /// An indexed map.
     Index(History<Index>),
-    /// A lock, and for how many nanoseconds it may lie free while somebody waits.
+    /// A lock, and the nanoseconds for which it may be free while a session waits.
     Lock(History<Lock>, Option<u64>),
     /// An election.
     Election(History<Election>),
-    /// What streams showed of a primitive.
+    /// The streams of a primitive.
     Feed(Feed),
 }
 
@@ -79,7 +79,7 @@ impl Object {
         }
     }
 
-    /// Tells whether there is nothing.
+    /// Returns whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The search for an order of the calls that explains all answers.
 //!
-//! The idea is Wing's and Gong's (a call can be next only if no other call was over before it began), with Lowe's memory
-//! of what was tried. Two things are ours, because a fault leaves many calls without an answer behind, and each of them
-//! may have taken effect at any later time: such a call is tried only when nothing else leads on, fewest first; and what
-//! was reached with more of them than before is not looked at again, since whoever has more left can do all the same.
+//! The idea is Wing's and Gong's (a call can be next only if no other call was over before it began), with
+//! Lowe's memory of visited states. Two things are added, because a fault leaves many calls without an answer
+//! behind, and each of them may have taken effect at any later time: such a call is tried only when nothing
+//! else leads on, fewest first; and a state that was reached with more of them than before is not visited
+//! again, since the earlier visit had more choices left.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -13,7 +14,7 @@ use std::rc::Rc;
 
 use super::{Call, Model};
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Verdict {
     /// The calls can be explained; this is their order, as indices into the history.
@@ -24,10 +25,10 @@ pub enum Verdict {
     Unknown(Box<Broken>),
 }
 
-/// Why a history cannot be explained, for people.
+/// The reason why a history cannot be explained, for readers.
 #[derive(Debug, Clone)]
 pub struct Broken {
-    /// How many of the answered calls can be explained at most, and how many there are.
+    /// The maximum of answered calls that can be explained, and their number.
     pub explained: (usize, usize),
     /// The last calls of the longest explanation, each with the state after it.
     pub before: Vec<String>,
@@ -35,7 +36,7 @@ pub struct Broken {
     pub stuck: Vec<String>,
 }
 
-/// How much of an explanation is told.
+/// The maximum length of a shown explanation.
 const TOLD: usize = 12;
 /// "None" for indices of nodes.
 const NONE: u32 = u32::MAX;
@@ -55,8 +56,8 @@ struct Node<M> {
     state: M,
 }
 
-/// What comes first is looked at first: the longest, then the one with the fewest unanswered calls, then the newest.
-/// The last tells whether unanswered calls are its turn.
+/// The order of the search: the longest first, then the one with the fewest unanswered calls, then the
+/// newest. The last field is whether unanswered calls are next.
 type Turn = (u32, Reverse<u32>, u32, bool);
 
 /// The answered calls that are in the order, and the state that they lead to.
@@ -129,7 +130,7 @@ impl<'a, M: Model> Search<'a, M> {
     /// Returns the answered calls that can be next.
     fn candidates(&self, node: &Node<M>) -> Vec<u32> {
         let mut candidates = Vec::new();
-        // Who began after another call was over is not next.
+        // A call that began after another one was over is not next.
         let mut over = u64::MAX;
         for at in node.base.. {
             let Some((_, call)) = self.answered.get(at as usize).filter(|(_, call)| call.began <= over)
@@ -273,12 +274,12 @@ impl<'a, M: Model> Search<'a, M> {
 
     fn explain(&self, (depth, node): (u32, u32)) -> Broken {
         let way = self.way(node);
-        let told = way.len().saturating_sub(TOLD);
+        let reported = way.len().saturating_sub(TOLD);
         let step = |node: &&Node<M>| format!("{} -> {:?}", show(self.call(node.by).1), node.state);
         let stuck = self.candidates(&self.nodes[node as usize]);
         Broken {
             explained: (depth as usize, self.answered.len()),
-            before: way[told..].iter().map(step).collect(),
+            before: way[reported..].iter().map(step).collect(),
             stuck: stuck.into_iter().map(|next| show(self.answered[next as usize].1)).collect(),
         }
     }

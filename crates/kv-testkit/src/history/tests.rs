@@ -49,7 +49,7 @@ mod numbers {
     }
 
     #[test]
-    fn many_lost_calls_cost_no_patience() {
+    fn many_lost_calls_are_checked_fast() {
         let mut calls: Vec<_> = (0..60).map(|at| Call::lost(at, 0, Op::Add(1 << (at % 8)))).collect();
         let mut number = 0;
         for at in 0..2000u32 {
@@ -297,7 +297,7 @@ fn agree<M: Model>(history: &History<M>, counts: &mut [usize; 2]) {
     let verdict = history.check(STEPS);
     match &verdict {
         Verdict::Fine(order) if expected => {
-            // The order that is told is one.
+            // The reported order is one.
             let step = |state: M, at: &usize| {
                 let call = &history.calls[*at];
                 state.step(&call.op, call.answer.as_ref()).expect("the order explains the answers")

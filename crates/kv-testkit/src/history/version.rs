@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers that only grow, of which some were never told: versions, indices, tokens.
+//! Numbers that only grow, of which some were never reported: versions, indices, tokens.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,55 +8,56 @@ use serde::{Deserialize, Serialize};
 pub enum Version {
     /// This one.
     Is(u64),
-    /// Some number greater than this, which nobody was told.
+    /// Some number greater than this, which was not reported.
     After(u64),
 }
 
 // === impl Version ===
 
 impl Version {
-    /// Returns what it is if `told` tells it, or `None` if it cannot be that.
-    pub(crate) fn learn(self, told: u64) -> Option<Self> {
-        self.may_be(told).then_some(Self::Is(told))
+    /// Returns the number after `reported` was seen, or `None` if it cannot be that.
+    pub(crate) fn learn(self, reported: u64) -> Option<Self> {
+        self.may_be(reported).then_some(Self::Is(reported))
     }
 
-    /// Tells whether it can be `told`.
-    pub(crate) fn may_be(self, told: u64) -> bool {
+    /// Returns whether it can be `reported`.
+    pub(crate) fn may_be(self, reported: u64) -> bool {
         match self {
-            Self::Is(known) => known == told,
-            Self::After(least) => told > least,
+            Self::Is(known) => known == reported,
+            Self::After(least) => reported > least,
         }
     }
 
-    /// Tells whether it can be something else than `told`.
-    pub(crate) fn may_differ(self, told: u64) -> bool {
-        self != Self::Is(told)
+    /// Returns whether it can be something else than `reported`.
+    pub(crate) fn may_differ(self, reported: u64) -> bool {
+        self != Self::Is(reported)
     }
 
-    /// Tells whether it is greater than `told`.
-    pub(crate) fn is_past(self, told: u64) -> bool {
+    /// Returns whether it is greater than `reported`.
+    pub(crate) fn is_past(self, reported: u64) -> bool {
         let (Self::Is(least) | Self::After(least)) = self;
         match self {
-            Self::Is(_) => least > told,
-            Self::After(_) => least >= told,
+            Self::Is(_) => least > reported,
+            Self::After(_) => least >= reported,
         }
     }
 
-    /// Returns the next number, which is `told` if anybody was told, or `None` if it would not have grown.
-    pub(crate) fn next(self, told: Option<u64>) -> Option<Self> {
+    /// Returns the next number, which is `reported` if there was a report, or `None` if it would not have
+    /// grown.
+    pub(crate) fn next(self, reported: Option<u64>) -> Option<Self> {
         let (Self::Is(least) | Self::After(least)) = self;
-        match told {
-            Some(told) => (told > least).then_some(Self::Is(told)),
+        match reported {
+            Some(reported) => (reported > least).then_some(Self::Is(reported)),
             None => Some(Self::After(least)),
         }
     }
 
-    /// The same of a number that two writes may share, as those do that a store packs together.
-    pub(crate) fn next_or_same(self, told: Option<u64>) -> Option<Self> {
-        match (self, told) {
-            (Self::Is(least), Some(told)) => (told >= least).then_some(Self::Is(told)),
+    /// The same of a number that two writes may share, as writes that a store batches do.
+    pub(crate) fn next_or_same(self, reported: Option<u64>) -> Option<Self> {
+        match (self, reported) {
+            (Self::Is(least), Some(reported)) => (reported >= least).then_some(Self::Is(reported)),
             (Self::Is(least), None) => Some(Self::After(least.saturating_sub(1))),
-            (Self::After(_), _) => self.next(told),
+            (Self::After(_), _) => self.next(reported),
         }
     }
 }

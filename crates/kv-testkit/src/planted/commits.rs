@@ -50,7 +50,7 @@ impl Planted {
         Ok(outcome)
     }
 
-    /// Spoils what is asked. Returns the places of the writes that were left out.
+    /// Spoils a transaction. Returns the positions of the writes that were left out.
     async fn spoil_txn(&self, bug: Bug, keyspace: &Keyspace, txn: &mut Txn) -> Vec<usize> {
         let forgotten = |guard: &Guard| match bug {
             Bug::ForgottenGuard => matches!(guard, Guard::ValueIsNot { .. }),
@@ -140,7 +140,7 @@ impl Planted {
         Ok(undo)
     }
 
-    /// Spoils what is told of a stamp with this value.
+    /// Spoils the report of a stamp with this value.
     fn spoil_stamp(&self, bug: Bug, keyspace: &Keyspace, value: Bytes, outcome: &mut Outcome) {
         let mut memory = self.memory();
         let before = memory.stamps.insert(keyspace.clone(), (outcome.revision, value.clone()));

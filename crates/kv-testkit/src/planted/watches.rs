@@ -27,14 +27,14 @@ pub(super) fn spoil(bug: Bug, watch: WatchStream) -> WatchStream {
 struct Spoiler {
     bug: Bug,
     commits: u64,
-    /// What comes after the next commit.
+    /// Items to show after the next commit.
     kept: Option<Arc<Commit>>,
 }
 
 // === impl Spoiler ===
 
 impl Spoiler {
-    /// Returns what is brought instead of a commit.
+    /// Returns the items to show instead of a commit.
     fn spoil(&mut self, commit: Arc<Commit>) -> Vec<Arc<Commit>> {
         self.commits += 1;
         let turn = |every| self.commits.is_multiple_of(every);

@@ -8,7 +8,7 @@ use std::process::Command;
 use futures::future::join_all;
 use tempfile::TempDir;
 
-use super::{Patience, Process, free_port, http};
+use super::{Process, Waiting, free_port, http};
 
 /// A member of an etcd cluster, mostly the only one. Its data are gone when this is dropped.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Etcd {
     peer: u16,
     /// The user of the machine that it runs as, if not ours.
     user: Option<u32>,
-    /// Health and figures are told there, without TLS and without a user.
+    /// The address of health and metrics, without TLS and without a user.
     metrics: u16,
     process: Option<Process>,
     folder: TempDir,
@@ -115,7 +115,7 @@ impl Etcd {
     }
 
     /// Sends a request to the JSON side of the API, such as `/v3/kv/compaction`, and returns the answer. A cluster that
-    /// changes its leader is asked again.
+    /// changes its leader is retried.
     pub async fn post(&self, path: &str, body: &str) -> String {
         let (status, answer) = self.request(path, body).await;
         assert_eq!(status, 200, "{path}: {answer}");
@@ -123,14 +123,14 @@ impl Etcd {
     }
 
     async fn request(&self, path: &str, body: &str) -> (u16, String) {
-        let patience = Patience::new("the cluster");
+        let waiting = Waiting::new("the cluster");
         loop {
             let (status, answer) = http(self.port, "POST", path, body).await.expect("the member answers");
             // No leader, and no answer in time.
             if !matches!(status, 503 | 504) {
                 return (status, answer);
             }
-            patience.pause().await;
+            waiting.pause().await;
         }
     }
 
@@ -158,7 +158,7 @@ impl Etcd {
         }
     }
 
-    /// Tells whether the member leads its cluster.
+    /// Returns whether the member leads its cluster.
     pub async fn leads(&self) -> bool {
         let metrics = http(self.metrics, "GET", "/metrics", "").await;
         metrics.is_ok_and(|(_, text)| text.contains("\netcd_server_is_leader 1\n"))
@@ -177,13 +177,13 @@ impl Etcd {
     }
 
     async fn ready(&self) {
-        let patience = Patience::new("etcd");
+        let waiting = Waiting::new("etcd");
         loop {
             let health = http(self.metrics, "GET", "/health", "").await;
             if health.is_ok_and(|(status, body)| status == 200 && body.contains("\"true\"")) {
                 return;
             }
-            patience.pause().await;
+            waiting.pause().await;
         }
     }
 }
@@ -196,8 +196,8 @@ impl Cluster {
         Self::start_as(members, None).await
     }
 
-    /// As [`Cluster::start`] with each member as a user of its own, from this one on, so that a firewall can tell them
-    /// apart. Only root may do that.
+    /// As [`Cluster::start`] with a separate user for each member, from this one on, so that a firewall can
+    /// distinguish them. Only root may do that.
     pub async fn start_as_users(members: usize, first: u32) -> Self {
         Self::start_as(members, Some(first)).await
     }
@@ -240,14 +240,14 @@ impl Cluster {
 
     /// Returns the number of the member that leads, and waits until there is one.
     pub async fn leader(&self) -> usize {
-        let patience = Patience::new("a leader");
+        let waiting = Waiting::new("a leader");
         loop {
             for (at, member) in self.members.iter().enumerate() {
                 if member.process.is_some() && member.leads().await {
                     return at;
                 }
             }
-            patience.pause().await;
+            waiting.pause().await;
         }
     }
 }

@@ -40,11 +40,11 @@ struct Shared {
     cut: Mutex<Shutdown>,
 }
 
-/// What is done to the bytes of one direction.
+/// The action on the bytes of one direction.
 #[derive(Debug)]
 struct Way {
     mood: watch::Sender<Mood>,
-    /// How many more bytes are let through. The connection is cut after the last one.
+    /// The number of bytes that still pass. The connection is cut after the last one.
     left: AtomicU64,
 }
 
@@ -99,7 +99,7 @@ impl Proxy {
         self.shared.way(half).mood.send_modify(|mood| mood.stalled = true);
     }
 
-    /// Lets nothing through, and nobody knows: both directions wait.
+    /// Lets nothing through, without closing: both directions wait.
     pub fn black_hole(&self) {
         self.stall(Half::Requests);
         self.stall(Half::Answers);
@@ -167,7 +167,7 @@ impl Way {
             () = self.give(env, receiver, to) => {}
             () = async {
                 self.take(env, from, sender).await;
-                // What was taken is still to be given.
+                // Bytes that were read are still to be written.
                 std::future::pending::<()>().await;
             } => {}
         }
@@ -226,7 +226,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn connect(client: TcpStream, shared: &Shared) {
     let Ok(server) = TcpStream::connect(&shared.server).await else { return };
     for stream in [&client, &server] {
-        // Who has closed the connection meanwhile notices below.
+        // A peer that has closed the connection meanwhile is noticed below.
         drop(stream.set_nodelay(true));
     }
     let (from_client, to_client) = client.into_split();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Process, free_port};
 
-/// A server of its own. Killed when dropped.
+/// A separate server. Killed when dropped.
 #[derive(Debug)]
 pub struct Redis {
     /// Whether it is a sentinel, which has its arguments in a file.
@@ -26,7 +26,7 @@ pub struct Redis {
 pub struct Sentinels {
     /// The first one begins as the master.
     pub servers: Vec<Redis>,
-    /// Those who decide.
+    /// The sentinels.
     pub sentinels: Vec<Redis>,
 }
 
@@ -38,7 +38,7 @@ pub struct Cluster {
 }
 
 /// Longer than any server takes to be ready.
-const PATIENCE: Duration = Duration::from_mins(2);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks again and again until the answer is yes.
@@ -49,7 +49,7 @@ pub async fn eventually(what: &str, mut question: impl FnMut() -> bool) {
     let env = Env::real();
     let begin = env.now();
     while !question() {
-        assert!(env.now() - begin < PATIENCE, "{what}: it never comes");
+        assert!(env.now() - begin < START_TIMEOUT, "{what}: it never comes");
         env.sleep(PAUSE).await;
     }
 }
@@ -63,7 +63,7 @@ impl Redis {
         Self::start_on(free_port(), arguments).await
     }
 
-    /// As [`Redis::start`] on a port that others were told already.
+    /// As [`Redis::start`] on a port that was published before.
     pub async fn start_on(port: u16, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary folders");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Packs requests that arrive while others are under way into one round trip.
+//! Batches requests that arrive while others are in flight into one round trip.
 //!
-//! A request that finds nothing or little under way goes at once, so a few callers wait for nothing. One that finds more
-//! joins the open pack, which goes when something comes back; or, when a request cannot join it, at once, beside what is
-//! under way. So independent requests share round trips, and those that may not share one go side by side.
+//! A request is sent immediately if few or none are in flight, so a few callers wait for nothing. Otherwise it
+//! joins the open batch, which is sent when an answer comes back. A request that may not join the open batch
+//! sends it first, beside the batches in flight. So independent requests share round trips, and conflicting ones
+//! run side by side.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,205 +19,207 @@ use parking_lot::Mutex;
 
 use crate::Error;
 
-/// Brings packs of requests to a store.
-pub trait Carrier: Send + Sync + 'static {
+/// Sends batches of requests to a store.
+pub trait BatchSender: Send + Sync + 'static {
     /// One request.
     type Request: Send + 'static;
-    /// What it is answered with.
+    /// The answer to one request.
     type Answer: Send + 'static;
 
-    /// What is known of the requests of a pack; the default is that of none.
-    type Load: Default + Send;
+    /// The keys and sizes of the requests of a batch; the default is that of an empty batch.
+    type Footprint: Default + Send;
 
-    /// Adds `request` to the load of a pack if it may share a round trip with those that are in it. Into an empty pack
-    /// every request may come.
-    fn join(&self, load: &mut Self::Load, request: &Self::Request) -> bool;
+    /// Adds `request` to the footprint of a batch if it may share a round trip with the requests in it. An
+    /// empty batch accepts every request.
+    fn join(&self, footprint: &mut Self::Footprint, request: &Self::Request) -> bool;
 
-    /// Carries a pack and returns one answer for each request, in their order. Every request keeps its own outcome: an
-    /// error that only one of them deserves is not the answer of another.
-    fn carry(&self, pack: Vec<Self::Request>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>>;
+    /// Sends a batch and returns one answer for each request, in their order. Every request keeps its own
+    /// outcome: an error caused by one of them is not the answer of another.
+    fn send_batch(&self, batch: Vec<Self::Request>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>>;
 }
 
-/// Packs requests. Cheap to clone.
-pub struct Batcher<C: Carrier> {
+/// Batches requests. Cheap to clone.
+pub struct Batcher<C: BatchSender> {
     shared: Arc<Shared<C>>,
 }
 
-struct Shared<C: Carrier> {
-    carrier: C,
+struct Shared<C: BatchSender> {
+    sender: C,
     env: Env,
-    patience: Duration,
+    timeout: Duration,
     state: Mutex<State<C>>,
 }
 
-struct State<C: Carrier> {
-    /// The pack that goes next.
-    open: Pack<C>,
-    /// Those that may not join it while too much is under way, in the order of arrival.
-    behind: VecDeque<(C::Request, Waiting<C>)>,
-    under_way: usize,
-    /// Requests in the packs under way.
+struct State<C: BatchSender> {
+    /// The batch that is sent next.
+    open: Batch<C>,
+    /// Requests that may not join it while too many are in flight, in the order of arrival.
+    deferred: VecDeque<(C::Request, Waiting<C>)>,
+    in_flight: usize,
+    /// Requests in the batches in flight.
     requests: usize,
 }
 
-/// Requests and who waits for their answers, side by side.
-struct Pack<C: Carrier> {
-    load: C::Load,
+/// Requests and their waiting callers, side by side.
+struct Batch<C: BatchSender> {
+    footprint: C::Footprint,
     requests: Vec<C::Request>,
     waiting: Vec<Waiting<C>>,
 }
 
-struct Waiting<C: Carrier> {
+struct Waiting<C: BatchSender> {
     answer: oneshot::Sender<Result<C::Answer, Error>>,
     since: Instant,
 }
 
-/// Requests under way beside which others still go at once: they would wait for a round trip to spare another one.
-const FEW: usize = 2;
-/// Packs under way at once: enough to keep a store busy with requests that may not share one.
-const UNDER_WAY_MAX: usize = 256;
-/// Requests that wait. Beyond, callers are told to come again: the store is slower than they are.
+/// Requests in flight beside which others are still sent immediately: batching would cost them a round trip
+/// to save another one.
+const UNBATCHED_MAX: usize = 2;
+/// Maximum of batches in flight: enough to keep a store busy with conflicting requests.
+const IN_FLIGHT_MAX: usize = 256;
+/// Maximum of waiting requests. Further ones are refused with `Unavailable`: the store is slower than its
+/// callers.
 const WAITING_MAX: usize = 65_536;
 
 // === impl Batcher ===
 
-impl<C: Carrier> Batcher<C> {
-    /// Makes a batcher. A request that was not sent within `patience` is given up.
-    pub fn new(carrier: C, env: Env, patience: Duration) -> Self {
-        let state = State { open: Pack::default(), behind: VecDeque::new(), under_way: 0, requests: 0 };
-        Self { shared: Arc::new(Shared { carrier, env, patience, state: Mutex::new(state) }) }
+impl<C: BatchSender> Batcher<C> {
+    /// Makes a batcher. A request that was not sent within `timeout` is given up.
+    pub fn new(sender: C, env: Env, timeout: Duration) -> Self {
+        let state = State { open: Batch::default(), deferred: VecDeque::new(), in_flight: 0, requests: 0 };
+        Self { shared: Arc::new(Shared { sender, env, timeout, state: Mutex::new(state) }) }
     }
 
     /// Sends a request and returns its answer.
     ///
     /// # Behaviour
     /// - too many wait, or not sent in time: [`crate::ErrorKind::Unavailable`], certainly not sent.
-    /// - cancelled before it was sent: never sent. Cancelled later: the pack goes on for the others.
+    /// - cancelled before it was sent: never sent. Cancelled later: the batch continues for the others.
     pub async fn run(&self, request: C::Request) -> Result<C::Answer, Error> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { answer, since: self.shared.env.now() };
-        if let Some(pack) = self.shared.admit(request, waiting)? {
+        if let Some(batch) = self.shared.admit(request, waiting)? {
             let shared = Arc::clone(&self.shared);
             self.shared.env.detach(async move {
-                let (mut first, under_way) = (Some(pack), AtomicUsize::new(0));
-                // After a panic its callers learn nothing, and the pack is back like any other.
-                let work = || shared.work(first.take(), &under_way);
+                let (mut first, in_flight) = (Some(batch), AtomicUsize::new(0));
+                // After a panic the callers of the batch get no answer, and the batch counts as finished.
+                let work = || shared.work(first.take(), &in_flight);
                 let _ended = shared.env.supervised("batcher", Policy::Restart, work).await;
             });
         }
         match answered.await {
             Ok(answer) => answer,
-            // The task that carries packs is dropped only when its runtime ends, perhaps in the middle of a round trip.
+            // The sending task is dropped only when its runtime ends, perhaps in the middle of a round trip.
             Err(_) => Err(Error::new(crate::ErrorKind::OutcomeUnknown, "the process is ending")),
         }
     }
 }
 
-impl<C: Carrier> Clone for Batcher<C> {
+impl<C: BatchSender> Clone for Batcher<C> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<C: Carrier> fmt::Debug for Batcher<C> {
+impl<C: BatchSender> fmt::Debug for Batcher<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state.lock();
         f.debug_struct("Batcher")
-            .field("under_way", &state.under_way)
+            .field("in_flight", &state.in_flight)
             .field("open", &state.open.requests.len())
-            .field("behind", &state.behind.len())
+            .field("deferred", &state.deferred.len())
             .finish_non_exhaustive()
     }
 }
 
 // === impl Shared ===
 
-impl<C: Carrier> Shared<C> {
-    /// Takes a request in, and returns the pack that has to go now, if one has to.
-    fn admit(&self, request: C::Request, waiting: Waiting<C>) -> Result<Option<Pack<C>>, Error> {
+impl<C: BatchSender> Shared<C> {
+    /// Accepts a request, and returns the batch that has to be sent now, if any.
+    fn admit(&self, request: C::Request, waiting: Waiting<C>) -> Result<Option<Batch<C>>, Error> {
         let mut state = self.state.lock();
-        if state.may_go() && state.open.requests.is_empty() && state.behind.is_empty() {
+        if state.may_send_alone() && state.open.requests.is_empty() && state.deferred.is_empty() {
             state.open.push(request, waiting);
             return Ok(Some(state.send()));
         }
-        if state.behind.is_empty() && self.carrier.join(&mut state.open.load, &request) {
+        if state.deferred.is_empty() && self.sender.join(&mut state.open.footprint, &request) {
             state.open.push(request, waiting);
             return Ok(None);
         }
-        if state.under_way < UNDER_WAY_MAX {
-            let pack = state.send();
-            let joined = self.carrier.join(&mut state.open.load, &request);
-            debug_assert!(joined, "an empty pack takes everything");
+        if state.in_flight < IN_FLIGHT_MAX {
+            let batch = state.send();
+            let joined = self.sender.join(&mut state.open.footprint, &request);
+            debug_assert!(joined, "an empty batch takes everything");
             state.open.push(request, waiting);
-            return Ok(Some(pack));
+            return Ok(Some(batch));
         }
-        if state.behind.len() >= WAITING_MAX {
+        if state.deferred.len() >= WAITING_MAX {
             return Err(Error::unavailable(format!("too many requests wait: max=`{WAITING_MAX}`")));
         }
-        state.behind.push_back((request, waiting));
+        state.deferred.push_back((request, waiting));
         Ok(None)
     }
 
-    /// Carries a pack, and then whatever was left waiting meanwhile. Without a pack the one of so many requests that is
-    /// `under_way` was lost.
-    async fn work(&self, mut pack: Option<Pack<C>>, under_way: &AtomicUsize) {
+    /// Sends a batch, and then the requests that arrived meanwhile. Without a batch, the one of `in_flight`
+    /// requests was lost.
+    async fn work(&self, mut batch: Option<Batch<C>>, in_flight: &AtomicUsize) {
         loop {
-            if let Some(pack) = pack.take() {
-                under_way.store(pack.requests.len(), Ordering::Relaxed);
-                self.carry(pack).await;
+            if let Some(batch) = batch.take() {
+                in_flight.store(batch.requests.len(), Ordering::Relaxed);
+                self.send_batch(batch).await;
             }
-            pack = self.next(under_way.load(Ordering::Relaxed));
-            if pack.is_none() {
+            batch = self.next(in_flight.load(Ordering::Relaxed));
+            if batch.is_none() {
                 return;
             }
         }
     }
 
-    /// Says that a pack of so many requests is back, and returns the one that goes next, if one has to.
-    fn next(&self, back: usize) -> Option<Pack<C>> {
+    /// Removes a finished batch of `back` requests, and returns the one to send next, if any.
+    fn next(&self, back: usize) -> Option<Batch<C>> {
         let mut state = self.state.lock();
-        state.under_way -= 1;
+        state.in_flight -= 1;
         state.requests -= back;
-        // Two packs in turns would each be half as large. Several are under way only if they may not share one.
-        if state.under_way == 1 && !state.may_go() {
+        // Two alternating batches would each be half as large. Several are in flight only if they conflict.
+        if state.in_flight == 1 && !state.may_send_alone() {
             return None;
         }
-        let pack = state.send();
-        let State { open, behind, .. } = &mut *state;
-        while let Some((request, _)) = behind.front()
-            && self.carrier.join(&mut open.load, request)
-            && let Some((request, waiting)) = behind.pop_front()
+        let batch = state.send();
+        let State { open, deferred, .. } = &mut *state;
+        while let Some((request, _)) = deferred.front()
+            && self.sender.join(&mut open.footprint, request)
+            && let Some((request, waiting)) = deferred.pop_front()
         {
             open.push(request, waiting);
         }
-        if pack.requests.is_empty() {
-            state.under_way -= 1;
+        if batch.requests.is_empty() {
+            state.in_flight -= 1;
             return None;
         }
-        Some(pack)
+        Some(batch)
     }
 
-    async fn carry(&self, pack: Pack<C>) {
+    async fn send_batch(&self, batch: Batch<C>) {
         let now = self.env.now();
-        let mut going: Pack<C> = Pack::default();
-        for (request, waiting) in pack.requests.into_iter().zip(pack.waiting) {
+        let mut sent: Batch<C> = Batch::default();
+        for (request, waiting) in batch.requests.into_iter().zip(batch.waiting) {
             if waiting.answer.is_canceled() {
                 continue;
             }
-            if now.since(waiting.since) > self.patience {
-                let error = Error::unavailable(format!("not sent in time: patience=`{:?}`", self.patience));
+            if now.since(waiting.since) > self.timeout {
+                let error = Error::unavailable(format!("not sent in time: timeout=`{:?}`", self.timeout));
                 // A caller that is gone needs no answer, here and below.
                 drop(waiting.answer.send(Err(error)));
                 continue;
             }
-            going.push(request, waiting);
+            sent.push(request, waiting);
         }
-        if going.requests.is_empty() {
+        if sent.requests.is_empty() {
             return;
         }
-        let answers = self.carrier.carry(going.requests).await;
-        debug_assert_eq!(answers.len(), going.waiting.len(), "one answer each");
-        for (waiting, answer) in going.waiting.into_iter().zip(answers) {
+        let answers = self.sender.send_batch(sent.requests).await;
+        debug_assert_eq!(answers.len(), sent.waiting.len(), "one answer each");
+        for (waiting, answer) in sent.waiting.into_iter().zip(answers) {
             drop(waiting.answer.send(answer));
         }
     }
@@ -224,33 +227,33 @@ impl<C: Carrier> Shared<C> {
 
 // === impl State ===
 
-impl<C: Carrier> State<C> {
-    /// Tells whether so little is under way that a request need not wait for company.
-    fn may_go(&self) -> bool {
-        self.under_way == 0 || self.requests < FEW
+impl<C: BatchSender> State<C> {
+    /// Returns whether so few requests are in flight that a new one need not wait for a batch.
+    fn may_send_alone(&self) -> bool {
+        self.in_flight == 0 || self.requests < UNBATCHED_MAX
     }
 
-    /// Takes the open pack.
-    fn send(&mut self) -> Pack<C> {
-        let pack = std::mem::take(&mut self.open);
-        self.under_way += 1;
-        self.requests += pack.requests.len();
-        pack
+    /// Takes the open batch.
+    fn send(&mut self) -> Batch<C> {
+        let batch = std::mem::take(&mut self.open);
+        self.in_flight += 1;
+        self.requests += batch.requests.len();
+        batch
     }
 }
 
-// === impl Pack ===
+// === impl Batch ===
 
-impl<C: Carrier> Pack<C> {
+impl<C: BatchSender> Batch<C> {
     fn push(&mut self, request: C::Request, waiting: Waiting<C>) {
         self.requests.push(request);
         self.waiting.push(waiting);
     }
 }
 
-impl<C: Carrier> Default for Pack<C> {
+impl<C: BatchSender> Default for Batch<C> {
     fn default() -> Self {
-        Self { load: C::Load::default(), requests: Vec::new(), waiting: Vec::new() }
+        Self { footprint: C::Footprint::default(), requests: Vec::new(), waiting: Vec::new() }
     }
 }
 

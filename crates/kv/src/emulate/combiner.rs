@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sums additions to one number while another addition to it is under way.
+//! Sums additions to one number while another addition to it is in flight.
 //!
-//! A store without additions needs a read and a guarded write for each, and all but one of the writers that race lose
-//! their round trip. Here one addition per number is under way; those that arrive meanwhile are summed and become the
-//! next. Each caller is answered with the number after its own addition, as if they had gone one by one.
+//! A store without additions needs a read and a guarded write for each, and all but one of the writers that
+//! race lose their round trip. Here one addition per number is in flight; those that arrive meanwhile are
+//! summed and become the next. Each caller is answered with the number after its own addition, as if they had
+//! been sent one by one.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,8 +32,8 @@ pub trait Adder: Send + Sync + 'static {
 
 /// Sums additions. Cheap to clone.
 ///
-/// Only for what is an [`addition`] and nothing else: additions that were summed are one commit, and a guard or a read
-/// beside them could tell.
+/// Only for a transaction that is an [`addition`] and nothing else: summed additions are one commit, and a
+/// guard or a read beside them could observe that.
 pub struct Combiner<A: Adder> {
     shared: Arc<Shared<A>>,
 }
@@ -40,20 +41,20 @@ pub struct Combiner<A: Adder> {
 struct Shared<A: Adder> {
     adder: A,
     env: Env,
-    /// The numbers that an addition is under way for, with those that wait for it.
+    /// The numbers with an addition in flight, and the additions that wait for it.
     numbers: Mutex<HashMap<(Keyspace, Bytes), Sum<Waiting>>>,
 }
 
 type Waiting = oneshot::Sender<Result<Outcome, Error>>;
 
-/// Additions to one number that are made as one, and who made them.
+/// Additions to one number that are sent as one, with their callers.
 #[derive(Debug)]
 pub struct Sum<W> {
     delta: i64,
     parts: Vec<(i64, W)>,
 }
 
-/// Additions that wait for one number. Beyond, callers are told to come again.
+/// Maximum of additions that wait for one number. Further ones are refused with `Unavailable`.
 const WAITING_MAX: usize = 65_536;
 
 // === impl Combiner ===
@@ -68,17 +69,18 @@ impl<A: Adder> Combiner<A> {
     ///
     /// # Behaviour
     /// - too many wait: [`ErrorKind::Unavailable`], nothing was added.
-    /// - an error of the store: told to everybody whose addition was in the sum, because it is true of each.
+    /// - an error of the store: returned to every caller whose addition was in the sum, because it is true of
+    ///   each.
     /// - cancelled before its sum was sent: not added. Cancelled later: added or not.
     pub async fn add(&self, keyspace: &Keyspace, key: &Bytes, delta: i64) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
         let number = (keyspace.clone(), key.clone());
         match self.shared.numbers.lock().entry(number.clone()) {
-            Entry::Occupied(mut under_way) => {
-                if under_way.get().parts.len() >= WAITING_MAX {
+            Entry::Occupied(mut in_flight) => {
+                if in_flight.get().parts.len() >= WAITING_MAX {
                     return Err(Error::unavailable(format!("too many additions wait: max=`{WAITING_MAX}`")));
                 }
-                under_way.get_mut().push(delta, answer);
+                in_flight.get_mut().push(delta, answer);
             }
             Entry::Vacant(idle) => {
                 idle.insert(Sum::default());
@@ -87,7 +89,7 @@ impl<A: Adder> Combiner<A> {
                 let shared = Arc::clone(&self.shared);
                 self.shared.env.detach(async move {
                     let mut first = Some(first);
-                    // After a panic it goes on with those who wait.
+                    // After a panic the task continues with the waiting additions.
                     let work = || shared.work(number.clone(), first.take().unwrap_or_default());
                     let _ended = shared.env.supervised("combiner", Policy::Restart, work).await;
                 });
@@ -110,7 +112,7 @@ impl<A: Adder> Clone for Combiner<A> {
 impl<A: Adder> fmt::Debug for Combiner<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Combiner")
-            .field("under_way", &self.shared.numbers.lock().len())
+            .field("in_flight", &self.shared.numbers.lock().len())
             .finish_non_exhaustive()
     }
 }
@@ -118,10 +120,10 @@ impl<A: Adder> fmt::Debug for Combiner<A> {
 // === impl Shared ===
 
 impl<A: Adder> Shared<A> {
-    /// Adds sum after sum until nobody waits for this number.
+    /// Sends sum after sum until no addition waits for this number.
     async fn work(&self, number: (Keyspace, Bytes), mut round: Sum<Waiting>) {
         loop {
-            // Who is gone before the sum is made is not in it.
+            // Additions of callers that are gone before the sum is made are left out.
             round.retain(|answer| !answer.is_canceled());
             if !round.parts.is_empty() {
                 let result = self.adder.add(&number.0, &number.1, round.delta()).await;
@@ -129,10 +131,10 @@ impl<A: Adder> Shared<A> {
                 round.share(&result, |answer, outcome| drop(answer.send(outcome)));
             }
             let mut numbers = self.numbers.lock();
-            let Entry::Occupied(mut under_way) = numbers.entry(number.clone()) else { return };
-            round = std::mem::take(under_way.get_mut());
+            let Entry::Occupied(mut in_flight) = numbers.entry(number.clone()) else { return };
+            round = std::mem::take(in_flight.get_mut());
             if round.parts.is_empty() {
-                under_way.remove();
+                in_flight.remove();
                 return;
             }
         }
@@ -159,18 +161,18 @@ impl<W> Sum<W> {
         all.parts.into_iter().filter(|(_, who)| keep(who)).for_each(|(delta, who)| self.push(delta, who));
     }
 
-    /// Tells everybody what the addition of [`Sum::delta`] was for them, as if they had gone one by one: `result` is the
-    /// number after all, and the commit.
+    /// Answers every addition of [`Sum::delta`] as if they had been sent one by one: `result` is the number
+    /// after all, and the commit.
     pub fn share(
         self,
         result: &Result<(i64, Revision), Error>,
-        mut tell: impl FnMut(W, Result<Outcome, Error>),
+        mut answer: impl FnMut(W, Result<Outcome, Error>),
     ) {
         // Numbers wrap around, so the number before the sum is exact whatever the deltas are.
         let mut value = result.as_ref().map_or(0, |(after, _)| after.wrapping_sub(self.delta));
         for (delta, who) in self.parts {
             value = value.wrapping_add(delta);
-            tell(
+            answer(
                 who,
                 match result {
                     Ok((_, revision)) => Ok(Outcome {

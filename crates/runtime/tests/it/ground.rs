@@ -13,7 +13,7 @@ use atomix_kv::{
     Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Read,
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
-use atomix_kv_testkit::HandOut;
+use atomix_kv_testkit::FixedStoreDriver;
 use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
 use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings, TypedPrimitive};
 use futures::StreamExt;
@@ -112,7 +112,7 @@ impl World {
         // Chance must differ from runtime to runtime, time must not.
         let faults = Arc::new(TaskFaults::default());
         let env = Env::simulated(Arc::clone(&clock), Env::real().random()).with_faults(Arc::clone(&faults));
-        let driver = HandOut::new({
+        let driver = FixedStoreDriver::new({
             let way = Arc::clone(&way);
             move || {
                 way.closed.store(false, Ordering::SeqCst);

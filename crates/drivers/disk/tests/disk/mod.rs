@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Makes each store in a folder of its own, which goes with this value.
+/// Makes each store in a separate folder, which goes with this value.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     folders: Mutex<Vec<TempDir>>,

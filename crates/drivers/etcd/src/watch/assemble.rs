@@ -24,8 +24,8 @@ pub(super) struct Assembler {
 impl Assembler {
     /// Takes an answer and returns the commits that are complete with it, in order.
     ///
-    /// [`atomix_kv::ErrorKind::Compacted`] if etcd has forgotten what was before a change: the change cannot be told
-    /// whole.
+    /// [`atomix_kv::ErrorKind::Compacted`] if etcd has dropped the value before a change: the change is
+    /// incomplete then.
     pub(super) fn take(&mut self, space: &Space, response: WatchResponse) -> Result<Vec<Commit>, Error> {
         self.part.extend(response.events);
         if response.fragment {
@@ -53,7 +53,7 @@ impl Assembler {
     }
 }
 
-/// Tells the changes of one revision of etcd apart: a commit for each transaction that has any.
+/// Splits the changes of one revision of etcd: a commit for each transaction that has any.
 fn split(etcd: i64, changes: Vec<Change>, shared: &Together) -> Vec<Commit> {
     let owners: HashMap<&Bytes, usize> = shared
         .transactions
@@ -91,7 +91,7 @@ fn decode(value: &Bytes) -> Result<Together, Error> {
     })
 }
 
-/// Returns the revision after which a watch can begin when etcd says that it has compacted `compact_revision`.
+/// Returns the revision after which a watch can begin when etcd reports the compaction of `compact_revision`.
 ///
 /// etcd would begin at that revision itself, but some versions have lost its deletions by then.
 pub(super) fn oldest(compact_revision: i64) -> Revision {

@@ -22,7 +22,7 @@ use crate::wire::{RangeRequest, WatchRequest, WatchResponse, watch_request};
 struct Backlog {
     shared: Arc<Shared>,
     part: Part,
-    /// Everything up to here was brought.
+    /// Every commit up to this revision was delivered.
     seen: Revision,
     ready: VecDeque<Arc<Commit>>,
     source: Source,
@@ -31,7 +31,7 @@ struct Backlog {
 }
 
 enum Source {
-    /// Not asked yet, or lost.
+    /// Not requested yet, or lost.
     None,
     /// etcd's history.
     History(Box<Streaming<WatchResponse>>, Assembler),
@@ -102,7 +102,7 @@ impl Backlog {
     }
 }
 
-/// Opens a stream of its own that brings the commits of a part after `seen`.
+/// Opens a separate stream with the commits of a part after `seen`.
 async fn open(core: &Core, part: &Part, seen: Revision) -> Result<Streaming<WatchResponse>, Error> {
     reaches_back(core, &part.space, seen).await?;
     let connection = core.link.connection().await?;
@@ -156,7 +156,7 @@ pub(super) async fn reaches_back(core: &Core, space: &Space, seen: Revision) -> 
     }
 }
 
-/// Learns up to where etcd has compacted: it says so to who asks for its first revision.
+/// Returns the revision up to which etcd has compacted: etcd reports it on a request for its first revision.
 async fn compacted(core: &Core, space: &Space) -> Result<Revision, Error> {
     let connection = core.link.connection().await?;
     let create = create(&space.watched(), 1, Revision(0));

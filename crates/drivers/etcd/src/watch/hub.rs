@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The standing watches of a store and the task that feeds them.
+//! The shared watches of a store and the task that reads them from etcd.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Instant, Policy};
-use atomix_kv::{Error, ErrorKind, History, HistoryRoom, Revision, WatchFrom, WatchItem, WatchStream};
+use atomix_kv::{Error, ErrorKind, History, HistoryBudget, Revision, WatchFrom, WatchItem, WatchStream};
 use futures::{FutureExt, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -30,15 +30,15 @@ pub(crate) struct Hub {
 
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
-    histories: HistoryRoom,
+    histories: HistoryBudget,
     state: Mutex<State>,
     /// There is something for the task to do.
     changed: Notify,
 }
 
-/// What is watched: a keyspace, or some of its keys.
+/// A watched range: a keyspace, or some of its keys.
 ///
-/// Without the key that tells transactions apart, those that shared a revision of etcd are one commit.
+/// Without the key that separates transactions, those that shared a revision of etcd are one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Part {
     pub(crate) space: Space,
@@ -47,25 +47,25 @@ pub(crate) struct Part {
 
 #[derive(Default)]
 struct State {
-    standing: HashMap<Part, Standing>,
-    /// What the task has not taken note of.
-    orders: VecDeque<Order>,
+    shared_watches: HashMap<Part, SharedWatch>,
+    /// Commands that the task has not taken yet.
+    commands: VecDeque<Command>,
     last_id: i64,
     running: bool,
     closed: bool,
 }
 
 /// A part that is watched.
-struct Standing {
+struct SharedWatch {
     id: i64,
     history: History,
-    /// Held by those who will follow when they have caught up.
+    /// Held by streams that catch up and will follow then.
     interest: Arc<()>,
-    /// Since when nobody follows.
+    /// The time since when the watch has no followers.
     idle: Option<Instant>,
 }
 
-enum Order {
+enum Command {
     Begin(i64, Watching),
     End(i64),
 }
@@ -74,7 +74,7 @@ enum Order {
 struct Watching {
     part: Part,
     history: History,
-    /// Everything up to here was brought.
+    /// Every commit up to this revision was delivered.
     seen: Revision,
     assembler: Assembler,
     /// The generation of the token with which etcd has refused it.
@@ -88,7 +88,7 @@ struct Session<'a> {
     connection: Connection,
     /// Requests that wait for room.
     waiting: VecDeque<WatchRequest>,
-    /// Watches that etcd has not confirmed, in the order in which it was asked.
+    /// Watches that etcd has not confirmed, in the order of the requests.
     asked: VecDeque<i64>,
     /// The generation of the token of this stream.
     generation: u64,
@@ -96,7 +96,7 @@ struct Session<'a> {
 
 /// A keyspace whose first follower begins at most so many revisions back is watched from there; else from now on, and the
 /// follower catches up.
-const NEAR: u64 = 1_000 * TOGETHER_MAX as u64;
+const CATCH_UP_MAX: u64 = 1_000 * TOGETHER_MAX as u64;
 /// Requests on their way to etcd.
 const REQUESTS: usize = 256;
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -116,7 +116,7 @@ impl Part {
 
 impl Hub {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let histories = HistoryRoom::new(core.settings.histories_bytes_max);
+        let histories = HistoryBudget::new(core.settings.histories_bytes_max);
         Self { shared: Arc::new(Shared { core, histories, state: Mutex::default(), changed: Notify::new() }) }
     }
 
@@ -127,7 +127,7 @@ impl Hub {
             WatchFrom::After(revision) if revision > latest => return Err(Error::compacted(latest)),
             WatchFrom::After(revision) => revision,
         };
-        let (window, interest) = self.shared.stand(part, after, latest)?;
+        let (window, interest) = self.shared.ensure_watch(part, after, latest)?;
         let stream = match window {
             Some(window) => window,
             None => backlog::follow(Arc::clone(&self.shared), part.clone(), after, interest),
@@ -140,17 +140,17 @@ impl Hub {
         })
     }
 
-    /// Returns how many watches etcd has to feed.
+    /// Returns the number of watches that etcd serves.
     pub(crate) fn watched(&self) -> usize {
-        self.shared.state.lock().standing.len()
+        self.shared.state.lock().shared_watches.len()
     }
 
     /// Ends all watches.
     pub(crate) fn close(&self) {
         let mut state = self.shared.state.lock();
         state.closed = true;
-        for (_, standing) in state.standing.drain() {
-            standing.history.close();
+        for (_, shared_watches) in state.shared_watches.drain() {
+            shared_watches.history.close();
         }
         drop(state);
         self.shared.changed.notify_one();
@@ -168,7 +168,7 @@ impl fmt::Debug for Hub {
 impl Shared {
     /// Watches a part, if it is not watched yet, and follows it from `after`. The window does not reach back as far if
     /// no stream is returned.
-    fn stand(
+    fn ensure_watch(
         self: &Arc<Self>,
         part: &Part,
         after: Revision,
@@ -178,8 +178,8 @@ impl Shared {
         if state.closed {
             return Err(Error::closed());
         }
-        if !state.standing.contains_key(part) {
-            let seen = if after.0.saturating_add(NEAR) >= latest.0 { after } else { latest };
+        if !state.shared_watches.contains_key(part) {
+            let seen = if after.0.saturating_add(CATCH_UP_MAX) >= latest.0 { after } else { latest };
             state.last_id += 1;
             let (id, history) = (state.last_id, History::new(seen, &self.histories));
             let watching = Watching {
@@ -189,16 +189,16 @@ impl Shared {
                 assembler: Assembler::default(),
                 refused_at: None,
             };
-            state.orders.push_back(Order::Begin(id, watching));
-            let standing = Standing { id, history, interest: Arc::default(), idle: None };
-            state.standing.insert(part.clone(), standing);
+            state.commands.push_back(Command::Begin(id, watching));
+            let shared_watches = SharedWatch { id, history, interest: Arc::default(), idle: None };
+            state.shared_watches.insert(part.clone(), shared_watches);
             if !std::mem::replace(&mut state.running, true) {
                 let (shared, mut again) = (Arc::clone(self), false);
                 self.core.env.supervise("etcd-watches", Policy::Restart, move || {
                     let (shared, again) = (Arc::clone(&shared), std::mem::replace(&mut again, true));
                     async move {
                         if again {
-                            shared.let_go();
+                            shared.close_windows();
                         }
                         shared.run().await;
                     }
@@ -206,9 +206,9 @@ impl Shared {
             }
             self.changed.notify_one();
         }
-        let standing = state.standing.get_mut(part).expect("it was just put there");
-        standing.idle = None;
-        Ok((standing.follow(after)?, Arc::clone(&standing.interest)))
+        let shared_watches = state.shared_watches.get_mut(part).expect("it was just put there");
+        shared_watches.idle = None;
+        Ok((shared_watches.follow(after)?, Arc::clone(&shared_watches.interest)))
     }
 
     /// Follows a part from `seen` if its window reaches back as far.
@@ -217,19 +217,19 @@ impl Shared {
         if state.closed {
             return Err(Error::closed());
         }
-        state.standing.get_mut(part).map_or(Ok(None), |standing| standing.follow(seen))
+        state.shared_watches.get_mut(part).map_or(Ok(None), |shared_watches| shared_watches.follow(seen))
     }
 
-    /// Closes all windows, after a panic of the task that fed them: who follows them begins again where it was.
-    fn let_go(&self) {
+    /// Closes all windows after a panic of the task that fills them: followers resume where they were.
+    fn close_windows(&self) {
         let mut state = self.state.lock();
-        state.orders.clear();
-        for (_, standing) in state.standing.drain() {
-            standing.history.close();
+        state.commands.clear();
+        for (_, shared_watches) in state.shared_watches.drain() {
+            shared_watches.history.close();
         }
     }
 
-    /// Feeds the windows until the store is closed.
+    /// Fills the windows until the store is closed.
     async fn run(&self) {
         let closed = pin!(self.core.link.closed());
         let feed = pin!(self.feed());
@@ -240,7 +240,7 @@ impl Shared {
         let mut watches = HashMap::new();
         let mut retry = RETRY_MIN;
         loop {
-            self.take_orders(&mut watches);
+            self.take_commands(&mut watches);
             if watches.is_empty() {
                 self.changed.notified().await;
                 continue;
@@ -249,7 +249,7 @@ impl Shared {
                 Ok(()) => {
                     retry = RETRY_MIN;
                     if !watches.is_empty() {
-                        // A stream that is lost as soon as it is there must not be asked for without a pause.
+                        // Wait before requesting a stream again, in case it is lost as soon as it is open.
                         self.core.env.sleep(self.core.env.jitter(RETRY_MIN)).await;
                     }
                 }
@@ -272,8 +272,8 @@ impl Shared {
         }
     }
 
-    /// Watches over one stream, until nothing is left to watch, or the stream has brought something and is lost. An error
-    /// if it is lost before.
+    /// Watches over one stream, until nothing is left to watch, or the stream has delivered something and is
+    /// lost. Returns an error if it is lost before.
     async fn session(&self, watches: &mut HashMap<i64, Watching>) -> Result<(), Error> {
         let connection = self.core.link.connection().await?;
         self.drop_compacted(watches).await?;
@@ -292,7 +292,7 @@ impl Shared {
             watches,
         };
         session.ask_for_all();
-        // etcd says nothing before it is asked something.
+        // etcd sends nothing before the first request.
         session.send(&requests);
         let mut client = WatchClient::with_origin(connection.clone(), connection.origin())
             .max_decoding_message_size(usize::MAX);
@@ -318,13 +318,13 @@ impl Shared {
     /// Ends the watches whose history etcd has not any more.
     async fn drop_compacted(&self, watches: &mut HashMap<i64, Watching>) -> Result<(), Error> {
         let Some(oldest) = watches.values().min_by_key(|watching| watching.seen) else { return Ok(()) };
-        // What is compacted at all is compacted for the oldest.
+        // A compaction that affects any watch affects the oldest.
         let Err(error) = reaches_back(&self.core, &oldest.part.space, oldest.seen).await else {
             return Ok(());
         };
         let oldest = match error.kind() {
             ErrorKind::Compacted { oldest } => oldest,
-            // This keyspace may not be read any more; etcd will say so to its watch, and to no other.
+            // Reading this keyspace is not permitted any more; etcd refuses its watch, and no other.
             ErrorKind::Denied => return Ok(()),
             ErrorKind::Unavailable
             | ErrorKind::OutcomeUnknown
@@ -348,22 +348,22 @@ impl Shared {
 
     fn end(&self, id: i64, watching: &Watching, error: &Error) {
         let mut state = self.state.lock();
-        if state.standing.get(&watching.part).is_some_and(|standing| standing.id == id) {
-            state.standing.remove(&watching.part);
+        if state.shared_watches.get(&watching.part).is_some_and(|shared_watches| shared_watches.id == id) {
+            state.shared_watches.remove(&watching.part);
         }
         watching.history.end(error);
     }
 
     /// Takes note of new and ended watches. Returns the ids of both.
-    fn take_orders(&self, watches: &mut HashMap<i64, Watching>) -> (Vec<i64>, Vec<i64>) {
+    fn take_commands(&self, watches: &mut HashMap<i64, Watching>) -> (Vec<i64>, Vec<i64>) {
         let (mut begun, mut ended) = (Vec::new(), Vec::new());
-        for order in std::mem::take(&mut self.state.lock().orders) {
+        for order in std::mem::take(&mut self.state.lock().commands) {
             match order {
-                Order::Begin(id, watching) => {
+                Command::Begin(id, watching) => {
                     watches.insert(id, watching);
                     begun.push(id);
                 }
-                Order::End(id) => {
+                Command::End(id) => {
                     watches.remove(&id);
                     ended.push(id);
                 }
@@ -372,30 +372,31 @@ impl Shared {
         (begun, ended)
     }
 
-    /// Ends the watches that nobody has followed for long.
+    /// Ends the watches that had no followers for `watch_linger`.
     fn sweep(&self) {
         let (now, linger) = (self.core.env.now(), self.core.settings.watch_linger);
         let mut state = self.state.lock();
         let mut ended = Vec::new();
-        state.standing.retain(|_, standing| {
-            let followed = standing.history.followers() > 0 || Arc::strong_count(&standing.interest) > 1;
-            standing.idle = if followed { None } else { standing.idle.or(Some(now)) };
-            let keep = standing.idle.is_none_or(|since| now.since(since) < linger);
+        state.shared_watches.retain(|_, shared_watches| {
+            let followed =
+                shared_watches.history.followers() > 0 || Arc::strong_count(&shared_watches.interest) > 1;
+            shared_watches.idle = if followed { None } else { shared_watches.idle.or(Some(now)) };
+            let keep = shared_watches.idle.is_none_or(|since| now.since(since) < linger);
             if !keep {
-                ended.push(Order::End(standing.id));
+                ended.push(Command::End(shared_watches.id));
             }
             keep
         });
         if !ended.is_empty() {
-            state.orders.extend(ended);
+            state.commands.extend(ended);
             self.changed.notify_one();
         }
     }
 }
 
-// === impl Standing ===
+// === impl SharedWatch ===
 
-impl Standing {
+impl SharedWatch {
     fn follow(&self, after: Revision) -> Result<Option<WatchStream>, Error> {
         if after < self.history.floor() {
             return Ok(None);
@@ -436,7 +437,7 @@ impl Session<'_> {
                     }
                 },
                 () = shared.changed.notified() => {
-                    let (begun, ended) = shared.take_orders(self.watches);
+                    let (begun, ended) = shared.take_commands(self.watches);
                     for id in begun {
                         self.ask_for(id);
                     }
@@ -447,7 +448,7 @@ impl Session<'_> {
                         return Ok(());
                     }
                 }
-                // What does not fit goes when there is room again.
+                // Requests that do not fit are sent when there is room again.
                 room = requests.reserve(), if !self.waiting.is_empty() => drop(room),
                 () = self.connection.gone() => return Ok(()),
                 () = &mut sweep => {
@@ -458,7 +459,7 @@ impl Session<'_> {
         }
     }
 
-    /// Takes what etcd says.
+    /// Handles one message of the stream.
     async fn take(&mut self, response: WatchResponse) -> Result<(), Error> {
         let id = response.watch_id;
         if response.created {
@@ -532,7 +533,7 @@ impl Session<'_> {
 
     fn ask_for(&mut self, id: i64) {
         if let Some(watching) = self.watches.get_mut(&id) {
-            // What was begun on another stream is brought again from its beginning.
+            // A revision that another stream delivered in part is delivered again from its beginning.
             watching.assembler = Assembler::default();
             let create = create(&watching.part.span, id, watching.seen);
             self.waiting.push_back(WatchRequest { request: Some(watch_request::Request::Create(create)) });
@@ -563,7 +564,7 @@ pub(super) fn create(span: &Span, id: i64, seen: Revision) -> WatchCreateRequest
     WatchCreateRequest {
         key: span.start.clone(),
         range_end: span.end.clone(),
-        // What was seen of a revision in part comes again, and is left out by who takes it.
+        // etcd sends a revision again that was seen in part; the receiver drops the duplicates.
         start_revision: complete(seen) + 1,
         progress_notify: true,
         prev_kv: true,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Applied,
@@ -39,7 +39,7 @@ pub(crate) struct Ledger {
 
 const WRITERS: usize = 16;
 const NUMBER: &[u8] = b"number";
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl Ledger {
     pub(crate) fn new(store: Arc<dyn Store>) -> Arc<Self> {
@@ -70,7 +70,7 @@ impl Ledger {
         let state = self.check().await;
         // Writes whose fate is unknown are done by now or never: the follower is through when it has seen this one.
         self.commit("last").await;
-        let mut seen = self.env.timeout(PATIENCE, follower).await.expect("the watch goes on").unwrap();
+        let mut seen = self.env.timeout(WAIT_TIMEOUT, follower).await.expect("the watch goes on").unwrap();
         seen.remove(&Bytes::from_static(b"last"));
         assert_eq!(seen, state, "the watch has brought every change once");
     }
@@ -79,7 +79,7 @@ impl Ledger {
     pub(crate) async fn progress(&self, writes: usize) {
         let (before, begun) = (self.applied.load(Ordering::Relaxed), self.env.now());
         while self.applied.load(Ordering::Relaxed) < before + writes {
-            assert!(self.env.now().since(begun) < PATIENCE, "the store does not come back");
+            assert!(self.env.now().since(begun) < WAIT_TIMEOUT, "the store does not come back");
             self.env.sleep(Duration::from_millis(5)).await;
         }
     }
@@ -159,8 +159,8 @@ impl Ledger {
 
     /// Proves that the state is what was promised, and returns it.
     async fn check(&self) -> BTreeMap<Bytes, Entry> {
-        // What was given up by a member may be applied until it has lost its leader for good; a write through the same log
-        // comes after it.
+        // A write that was cut off may be applied until its member has lost its leader for good; a write through the
+        // same log comes after it.
         self.pause(1500).await;
         self.commit("after").await;
         let state = self.all().await;

@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// Stores on one server, each under a prefix of its own.
+/// Stores on one server, each under a separate prefix.
 #[derive(Debug, Default)]
 pub(crate) struct Subjects {
     server: OnceCell<Etcd>,
@@ -39,7 +39,7 @@ impl Subjects {
         self.server.get_or_init(|| Etcd::start(&[])).await
     }
 
-    /// The configuration of a store of its own on the shared server.
+    /// The configuration of a separate store on the shared server.
     async fn config(&self) -> Value {
         let endpoint = self.server().await.endpoint();
         let number = self.stores.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl Store for Compacting {
     fn commit<'a>(&'a self, keyspace: &'a Keyspace, txn: Txn) -> BoxFuture<'a, Result<Outcome, Error>> {
         Box::pin(async move {
             let outcome = self.store.commit(keyspace, txn).await?;
-            // 64 revisions of ours are one of etcd.
+            // 64 revisions of the store are one of etcd.
             let oldest = (outcome.revision.0 / 64).saturating_sub(self.commits) / 50 * 50;
             if self.compacted.fetch_max(oldest, Ordering::Relaxed) < oldest {
                 self.server.compact(oldest).await;

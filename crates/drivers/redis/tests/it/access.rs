@@ -9,7 +9,7 @@ use atomix_kv_testkit::servers::free_port;
 use atomix_kv_testkit::servers::redis::Redis;
 use serde_json::json;
 
-use crate::ground::{Ground, config, connect};
+use crate::fixture::{Fixture, config, connect};
 
 /// The least that a user must be allowed, as `docs.md` has it.
 const RIGHTS: &str = "~atomix:* &atomix:* +fcall +fcall_ro +function|load +hget +hmget +hset +hdel +zadd +zrem +zlexcount \
@@ -25,10 +25,10 @@ async fn a_user_with_the_rights_of_the_documents_can_do_everything() {
     let documents = include_str!("../../docs.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let rights: Vec<&str> = RIGHTS.split_whitespace().collect();
     assert!(documents.contains(&rights.join(" ")), "the documents have other rights");
-    let ground = Ground::start(&[]).await;
-    ground.redis.ask(&[&["ACL", "SETUSER", "app", "on", ">secret"], &rights[..]].concat());
+    let fixture = Fixture::start(&[]).await;
+    fixture.redis.ask(&[&["ACL", "SETUSER", "app", "on", ">secret"], &rights[..]].concat());
     let user = |password: &str| {
-        config(json!({ "Addr": ground.redis.address(), "Username": "app", "Password": password }))
+        config(json!({ "Addr": fixture.redis.address(), "Username": "app", "Password": password }))
     };
     let error = connect(user("wrong")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
@@ -44,17 +44,17 @@ async fn a_user_with_the_rights_of_the_documents_can_do_everything() {
 
 #[tokio::test]
 async fn a_right_that_is_missing_shows_when_the_store_is_connected() {
-    let ground = Ground::start(&[]).await;
+    let fixture = Fixture::start(&[]).await;
     for missing in RIGHTS.split_whitespace().filter(|right| right.starts_with('+')) {
         // These serve watches only, and the check of connections.
         if ["+ssubscribe", "+sunsubscribe", "+ping", "+xrange", "+xtrim"].contains(&missing) {
             continue;
         }
-        ground.redis.ask(&["FUNCTION", "FLUSH"]);
-        ground.redis.ask(&["ACL", "DELUSER", "app"]);
+        fixture.redis.ask(&["FUNCTION", "FLUSH"]);
+        fixture.redis.ask(&["ACL", "DELUSER", "app"]);
         let rights: Vec<&str> = RIGHTS.split_whitespace().filter(|right| *right != missing).collect();
-        ground.redis.ask(&[&["ACL", "SETUSER", "app", "on", ">secret"], &rights[..]].concat());
-        let user = json!({ "Addr": ground.redis.address(), "Username": "app", "Password": "secret" });
+        fixture.redis.ask(&[&["ACL", "SETUSER", "app", "on", ">secret"], &rights[..]].concat());
+        let user = json!({ "Addr": fixture.redis.address(), "Username": "app", "Password": "secret" });
         match connect(config(user)).await {
             Ok(_) => assert_eq!(missing, "+lpop", "only needed after many named requests"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Denied, "{missing}: {error}"),
@@ -64,10 +64,10 @@ async fn a_right_that_is_missing_shows_when_the_store_is_connected() {
 
 #[tokio::test]
 async fn a_server_with_a_password_wants_it() {
-    let ground = Ground::start(&["--requirepass", "secret"]).await;
-    let error = connect(ground.fresh(json!({}))).await.unwrap_err();
+    let fixture = Fixture::start(&["--requirepass", "secret"]).await;
+    let error = connect(fixture.fresh(json!({}))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    connect(ground.fresh(json!({ "Password": "secret" }))).await.unwrap();
+    connect(fixture.fresh(json!({ "Password": "secret" }))).await.unwrap();
 }
 
 #[tokio::test]

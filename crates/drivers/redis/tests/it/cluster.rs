@@ -9,7 +9,7 @@ use atomix_kv_testkit::servers::redis::{Cluster, Redis};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::ground::{config, connect};
+use crate::fixture::{config, connect};
 use crate::watch::next;
 
 async fn store(cluster: &Cluster) -> Arc<dyn Store> {
@@ -86,7 +86,7 @@ async fn a_keyspace_whose_slot_moves_is_found_again_and_its_watch_goes_on() {
     for name in &names[1..] {
         assert_eq!(move_one(name), "OK");
     }
-    // All keys are there, the slot is not yet: the node says so for each call.
+    // All keys are there, the slot is not yet: the node refuses each call with that.
     assert_eq!(store.commit(&keyspace, txn()).await.unwrap().revision, Revision(2));
     for node in [
         to,

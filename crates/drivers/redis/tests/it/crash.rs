@@ -16,9 +16,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::fixture::{Fixture, connect};
 
-/// What a caller was told about each of its requests.
+/// The answers to the requests of each caller.
 #[derive(Debug, Default)]
 struct Told {
     by_request: Mutex<HashMap<Bytes, Option<ErrorKind>>>,
@@ -62,7 +62,7 @@ async fn recovered(store: &Arc<dyn Store>) {
     panic!("the store does not come back");
 }
 
-/// Compares what the callers were told with what there is. Returns how many requests were answered, refused, and lost.
+/// Compares the answers with the content. Returns how many requests were answered, refused, and lost.
 async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
     let mut applied: HashMap<Bytes, usize> = HashMap::new();
     let mut range = Range::prefix("s/");
@@ -106,8 +106,8 @@ async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice() {
-    let mut ground = Ground::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let mut fixture = Fixture::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
     assert_eq!(store.profile().durability, Durability::Disk);
     assert_eq!(store.profile().consistency, Consistency::Linearizable);
     let (told, stop, env) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)), Env::real());
@@ -119,9 +119,9 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice
         .collect();
     for _ in 0..4 {
         env.sleep(Duration::from_millis(300)).await;
-        ground.redis.kill();
+        fixture.redis.kill();
         env.sleep(Duration::from_millis(100)).await;
-        ground.redis.restart().await;
+        fixture.redis.restart().await;
         recovered(&store).await;
     }
     env.sleep(Duration::from_millis(300)).await;
@@ -135,9 +135,9 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
-    let ground = Ground::start(&[]).await;
+    let fixture = Fixture::start(&[]).await;
     let timeouts = json!({ "response-timeout": "300ms", "connect-timeout": "300ms" });
-    let store = connect(ground.fresh(timeouts)).await.unwrap();
+    let store = connect(fixture.fresh(timeouts)).await.unwrap();
     let told = Told::default();
     let ask = async |name: &'static str| {
         let result = store.commit(&keyspace(), request(&name.into())).await;
@@ -146,13 +146,13 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
         kind
     };
     assert_eq!(ask("before").await, None);
-    ground.redis.pause();
+    fixture.redis.pause();
     assert_eq!(ask("stopped").await, Some(ErrorKind::OutcomeUnknown));
     assert_eq!(ask("still stopped").await, Some(ErrorKind::Unavailable));
     let read = store.read(&keyspace(), vec![]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    ground.redis.resume();
+    fixture.redis.resume();
     recovered(&store).await;
     assert_eq!(ask("after").await, None);
     settle(&store, &told).await;
@@ -160,9 +160,9 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
 
 #[tokio::test]
 async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_outcome_unknown() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let store = connect(ground.fresh(json!({ "address": proxy.address() }))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let store = connect(fixture.fresh(json!({ "address": proxy.address() }))).await.unwrap();
     let told = Told::default();
     for cut in [1, 20, 200] {
         for answer in [false, true] {
@@ -190,9 +190,9 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
 
 #[tokio::test]
 async fn a_named_request_whose_answer_was_lost_can_be_asked_again() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let store = connect(ground.fresh(json!({ "address": proxy.address() }))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let store = connect(fixture.fresh(json!({ "address": proxy.address() }))).await.unwrap();
     let txn = || Txn::new().write(Write::Add { key: "n".into(), delta: 1 }).once("request");
     proxy.cut_after(Half::Answers, 5);
     let lost = store.commit(&keyspace(), txn()).await.unwrap_err();
@@ -205,13 +205,13 @@ async fn a_named_request_whose_answer_was_lost_can_be_asked_again() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_refuses_and_is_used_once_it_is() {
-    let mut ground = Ground::start(&[]).await;
-    ground.redis.kill();
-    let error = connect(ground.fresh(json!({}))).await.unwrap_err();
+    let mut fixture = Fixture::start(&[]).await;
+    fixture.redis.kill();
+    let error = connect(fixture.fresh(json!({}))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    ground.redis.restart().await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
-    ground.redis.kill();
+    fixture.redis.restart().await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
+    fixture.redis.kill();
     let refused = loop {
         // The first one may still find the connection of before.
         let error = store.commit(&keyspace(), request(&"x".into())).await.unwrap_err();
@@ -220,7 +220,7 @@ async fn a_server_that_is_not_there_refuses_and_is_used_once_it_is() {
         }
     };
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
-    ground.redis.restart().await;
+    fixture.redis.restart().await;
     let env = Env::real();
     let begin = env.now();
     recovered(&store).await;
@@ -229,9 +229,9 @@ async fn a_server_that_is_not_there_refuses_and_is_used_once_it_is() {
 
 #[tokio::test]
 async fn closing_waits_for_calls_that_run_and_no_longer_than_its_grace() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
-    ground.redis.pause();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
+    fixture.redis.pause();
     let running = {
         let store = Arc::clone(&store);
         tokio::task::spawn(async move { store.commit(&keyspace(), request(&"x".into())).await })
@@ -243,5 +243,5 @@ async fn closing_waits_for_calls_that_run_and_no_longer_than_its_grace() {
     assert!(env.now() - begin < Duration::from_secs(2));
     let error = running.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "it was sent");
-    ground.redis.resume();
+    fixture.redis.resume();
 }

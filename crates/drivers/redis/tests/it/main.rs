@@ -5,8 +5,8 @@
 mod access;
 mod cluster;
 mod crash;
-#[path = "../ground/mod.rs"]
-mod ground;
+#[path = "../fixture/mod.rs"]
+mod fixture;
 mod memory;
 mod named;
 mod names;

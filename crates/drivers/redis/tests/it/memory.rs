@@ -4,7 +4,7 @@
 use atomix_kv::{ErrorKind, Keyspace, Range, Read, Txn, Write};
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::fixture::{Fixture, connect};
 
 fn put(key: usize) -> Txn {
     Txn::new().write(Write::Put { key: format!("k{key}").into(), value: vec![b'v'; 4096].into() })
@@ -12,14 +12,14 @@ fn put(key: usize) -> Txn {
 
 #[tokio::test]
 async fn a_full_server_refuses_writes_and_takes_deletes() {
-    let ground = Ground::start(&[]).await;
-    let config = ground.fresh(json!({ "history-bytes-max": 16 * 1024 }));
+    let fixture = Fixture::start(&[]).await;
+    let config = fixture.fresh(json!({ "history-bytes-max": 16 * 1024 }));
     let store = connect(config.clone()).await.unwrap();
     let keyspace = Keyspace::new("map/it");
-    let used = ground.redis.ask(&["INFO", "memory"]);
+    let used = fixture.redis.ask(&["INFO", "memory"]);
     let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     let maxmemory = used.trim().parse::<u64>().unwrap() + 1024 * 1024;
-    ground.redis.ask(&["CONFIG", "SET", "maxmemory", &maxmemory.to_string()]);
+    fixture.redis.ask(&["CONFIG", "SET", "maxmemory", &maxmemory.to_string()]);
     let mut written = 0;
     let full = loop {
         match store.commit(&keyspace, put(written)).await {
@@ -32,7 +32,7 @@ async fn a_full_server_refuses_writes_and_takes_deletes() {
     let count = vec![Read::Count { range: Range::prefix("k") }];
     let snapshot = store.read(&keyspace, count.clone()).await.unwrap();
     assert_eq!(snapshot.reads[0].count(), written as u64, "a refused write leaves nothing");
-    // Who comes now can still connect, and make room.
+    // A new store can still connect, and make space.
     let other = connect(config).await.unwrap();
     other.check().await.unwrap();
     for key in 0..written / 2 {
@@ -47,9 +47,9 @@ async fn a_full_server_refuses_writes_and_takes_deletes() {
 
 #[tokio::test]
 async fn a_server_that_may_evict_is_refused() {
-    let ground = Ground::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
-    let error = connect(ground.fresh(json!({}))).await.unwrap_err();
+    let fixture = Fixture::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let error = connect(fixture.fresh(json!({}))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("`maxmemory-policy`"), "{error}");
-    connect(ground.fresh(json!({ "allow-eviction": true }))).await.unwrap();
+    connect(fixture.fresh(json!({ "allow-eviction": true }))).await.unwrap();
 }

@@ -4,7 +4,7 @@
 use atomix_kv::{ErrorKind, Keyspace, Txn, Write};
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::fixture::{Fixture, connect};
 
 fn add(name: &str) -> Txn {
     Txn::new().write(Write::Add { key: "n".into(), delta: 1 }).once(name.to_owned())
@@ -16,11 +16,11 @@ const REMEMBER: &str = "local at = tonumber(redis.call('TIME')[1]) - tonumber(AR
 
 #[tokio::test]
 async fn a_named_request_is_forgotten_after_its_time_and_not_before() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({ "key-prefix": "named:" }))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({ "key-prefix": "named:" }))).await.unwrap();
     let keyspace = Keyspace::new("counter/c");
     let (outcomes, order) = ("named:{counter/c}o", "named:{counter/c}q");
-    let ask = |command: &[&str]| ground.redis.ask(command).trim().to_owned();
+    let ask = |command: &[&str]| fixture.redis.ask(command).trim().to_owned();
     let remembered = |name: &str| ask(&["HEXISTS", outcomes, name]).ends_with('1');
     for name in ["young", "old", "earlier"] {
         store.commit(&keyspace, add(name)).await.unwrap();
@@ -42,14 +42,14 @@ async fn a_named_request_is_forgotten_after_its_time_and_not_before() {
 
 #[tokio::test]
 async fn named_requests_beyond_the_bound_are_refused_and_none_is_forgotten() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({ "key-prefix": "many:" }))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({ "key-prefix": "many:" }))).await.unwrap();
     let keyspace = Keyspace::new("counter/c");
     let first = store.commit(&keyspace, add("first")).await.unwrap();
     let max = store.profile().limits.once_max;
     let fill = "local at = redis.call('TIME')[1] for n = 2, ARGV[1] do \
         redis.call('RPUSH', KEYS[1], '\\0' .. struct.pack('>I8', at) .. n) end";
-    ground.redis.ask(&["EVAL", fill, "1", "many:{counter/c}q", &max.to_string()]);
+    fixture.redis.ask(&["EVAL", fill, "1", "many:{counter/c}q", &max.to_string()]);
     let error = store.commit(&keyspace, add("another")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Full, "{error}");
     assert_eq!(store.commit(&keyspace, add("first")).await.unwrap(), first);

@@ -8,7 +8,7 @@ use atomix_kv::{Keyspace, Txn, WatchFrom, WatchItem, Write};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::fixture::{Fixture, connect};
 
 fn put() -> Txn {
     Txn::new().write(Write::Put { key: "k".into(), value: "v".into() })
@@ -20,12 +20,12 @@ fn delete() -> Txn {
 
 #[tokio::test]
 async fn nothing_is_left_of_a_name_but_the_floor_of_its_slot() {
-    let ground = Ground::start(&[]).await;
-    let config = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let config = fixture.fresh(json!({}));
     let store = connect(config.clone()).await.unwrap();
-    let keys = || ground.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
+    let keys = || fixture.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
     let before = keys();
-    let floors = || ground.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
+    let floors = || fixture.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
     // The check of the connection wrote a keyspace, so its slot has a floor.
     let others = before - floors();
     for round in 0..20 {
@@ -73,10 +73,10 @@ async fn nothing_is_left_of_a_name_but_the_floor_of_its_slot() {
 async fn nothing_is_left_of_names_that_are_given_back_while_all_watches_are_looked_at() {
     // Longer than two audits of the watches, which happen every five seconds.
     const TIME: Duration = Duration::from_secs(11);
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
-    let keys = || ground.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
-    let floors = || ground.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
+    let keys = || fixture.redis.ask(&["DBSIZE"]).parse::<usize>().unwrap();
+    let floors = || fixture.redis.ask(&["KEYS", "*{%s*}f"]).lines().count();
     let others = keys() - floors();
     let env = Env::real();
     let begin = env.now();
@@ -101,6 +101,6 @@ async fn nothing_is_left_of_names_that_are_given_back_while_all_watches_are_look
         }
     });
     futures::future::join_all(work).await;
-    assert_eq!(ground.redis.ask(&["PUBSUB", "SHARDCHANNELS"]), "");
+    assert_eq!(fixture.redis.ask(&["PUBSUB", "SHARDCHANNELS"]), "");
     assert_eq!(keys() - floors(), others);
 }

@@ -9,7 +9,7 @@ use atomix_kv::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreCo
 use atomix_kv_testkit::servers::redis::{Redis, Sentinels, eventually};
 use serde_json::json;
 
-use crate::ground::{config, connect};
+use crate::fixture::{config, connect};
 use crate::watch::{next, put, watch};
 
 fn settings(sentinels: &Sentinels) -> StoreConfig {
@@ -74,7 +74,7 @@ async fn a_failover_that_takes_back_commits_ends_the_watches_that_saw_them() {
     eventually("the replica has it", || sentinels.servers[1].ask(&["DBSIZE"]).trim() != "0").await;
     Env::real().sleep(Duration::from_millis(200)).await;
     sentinels.servers[1].pause();
-    // What was sent to it would wait in its socket.
+    // Requests to it would wait in its socket.
     sentinels.servers[0].ask(&["CLIENT", "KILL", "TYPE", "replica"]);
     for value in 1..10 {
         put(&store, value).await;
@@ -107,7 +107,7 @@ async fn an_answer_waits_for_replicas_if_it_shall() {
     replica.pause();
     let error = store.commit(&keyspace, txn()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
-    // What a read shows is not on the replica, either.
+    // The content that a read shows is not on the replica, either.
     let read = store.read(&keyspace, vec![Read::Get { key: "k".into() }]).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     replica.resume();

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::ground::{Ground, connect};
+use crate::fixture::{Fixture, connect};
 use crate::watch::next;
 
 fn pick(env: &Env, sides: u64) -> u64 {
@@ -79,7 +79,8 @@ fn changed(outcome: &Outcome) -> bool {
         })
 }
 
-/// Returns the sum as which additions of one were made, if there are any. Each was told a number of its own.
+/// Returns the sum as which additions of one were made, if there are any. The answer to each was a different
+/// number.
 fn sum(additions: Vec<(Txn, Outcome)>) -> Option<(Txn, Outcome)> {
     let value = |(_, outcome): &(Txn, Outcome)| added(outcome).unwrap().0;
     let values: BTreeSet<i64> = additions.iter().map(value).collect();
@@ -92,8 +93,8 @@ fn sum(additions: Vec<(Txn, Outcome)>) -> Option<(Txn, Outcome)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_of_many_callers_are_those_of_the_engine_in_the_order_of_their_revisions() {
-    let ground = Ground::start(&[]).await;
-    let store: Arc<dyn Store> = connect(ground.fresh(json!({}))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store: Arc<dyn Store> = connect(fixture.fresh(json!({}))).await.unwrap();
     let (keyspace, limits) = (Keyspace::new("map/it"), Limits::default());
     let mut watch = store.watch(&keyspace, WatchFrom::After(Revision(0))).await.unwrap();
     let env = Env::real();
@@ -101,7 +102,7 @@ async fn transactions_of_many_callers_are_those_of_the_engine_in_the_order_of_th
         let mut told = Vec::new();
         for _ in 0..60 {
             let txn = txn(&env);
-            // What is invalid changes nothing; whether it was is for the engine to say elsewhere.
+            // Invalid transactions change nothing; another test covers them.
             if let Ok(outcome) = store.commit(&keyspace, txn.clone()).await {
                 told.push((txn, outcome));
             }

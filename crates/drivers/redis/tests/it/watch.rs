@@ -12,7 +12,7 @@ use atomix_kv_testkit::servers::proxy::Proxy;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::ground::{Ground, connect, connect_in};
+use crate::fixture::{Fixture, connect, connect_in};
 
 fn keyspace() -> Keyspace {
     Keyspace::new("map/it")
@@ -41,9 +41,9 @@ pub(crate) async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, ErrorKi
 
 #[tokio::test]
 async fn a_watch_goes_on_where_it_was_after_its_connection_was_lost() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let direct = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let direct = fixture.fresh(json!({}));
     let mut proxied = direct.clone();
     proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
@@ -75,9 +75,9 @@ async fn a_watch_goes_on_where_it_was_after_its_connection_was_lost() {
 
 #[tokio::test]
 async fn a_watch_whose_stream_was_trimmed_while_it_was_away_ends_with_compacted() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let direct = ground.fresh(json!({ "history-commits-max": 8 }));
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let direct = fixture.fresh(json!({ "history-commits-max": 8 }));
     let mut proxied = direct.clone();
     proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
@@ -98,8 +98,8 @@ async fn a_watch_whose_stream_was_trimmed_while_it_was_away_ends_with_compacted(
 
 #[tokio::test]
 async fn history_is_bounded_by_bytes_and_what_is_left_can_be_followed() {
-    let ground = Ground::start(&[]).await;
-    let config = ground.fresh(json!({ "history-bytes-max": 64 * 1024 }));
+    let fixture = Fixture::start(&[]).await;
+    let config = fixture.fresh(json!({ "history-bytes-max": 64 * 1024 }));
     let prefix = config["key-prefix"].as_str().unwrap().to_owned();
     let store = connect(config).await.unwrap();
     for _ in 0..300 {
@@ -107,7 +107,7 @@ async fn history_is_bounded_by_bytes_and_what_is_left_can_be_followed() {
         store.commit(&keyspace(), txn).await.unwrap();
     }
     let stream = format!("{prefix}{{map/it}}s");
-    let entries: u64 = ground.redis.ask(&["XLEN", &stream]).parse().unwrap();
+    let entries: u64 = fixture.redis.ask(&["XLEN", &stream]).parse().unwrap();
     assert!((10..40).contains(&entries), "{entries} entries of two thousand bytes");
     let Err(error) = store.watch(&keyspace(), WatchFrom::After(Revision(1))).await else {
         panic!("it is gone")
@@ -121,35 +121,35 @@ async fn history_is_bounded_by_bytes_and_what_is_left_can_be_followed() {
 
 #[tokio::test]
 async fn a_watch_ends_when_everything_was_flushed_and_something_is_written_again() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
     for value in 0..5 {
         put(&store, value).await;
     }
     let mut watch = watch(&store).await;
-    ground.redis.ask(&["FLUSHALL"]);
+    fixture.redis.ask(&["FLUSHALL"]);
     put(&store, 0).await;
     assert!(matches!(next(&mut watch).await, Err(ErrorKind::Compacted { .. })));
 }
 
 #[tokio::test]
 async fn a_watch_ends_when_everything_was_flushed_though_nothing_is_written() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
     put(&store, 0).await;
     let mut watch = watch(&store).await;
-    ground.redis.ask(&["FLUSHALL"]);
+    fixture.redis.ask(&["FLUSHALL"]);
     assert_eq!(next(&mut watch).await.unwrap_err(), ErrorKind::Compacted { oldest: Revision(0) });
 }
 
 #[tokio::test]
 async fn a_process_that_is_new_is_told_that_what_it_goes_on_from_was_lost() {
-    let ground = Ground::start(&[]).await;
-    let config = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let config = fixture.fresh(json!({}));
     let old = connect(config.clone()).await.unwrap();
     put(&old, 0).await;
     let seen = put(&old, 1).await;
-    ground.redis.ask(&["FLUSHALL"]);
+    fixture.redis.ask(&["FLUSHALL"]);
     let new = connect(config).await.unwrap();
     let taken = put(&new, 2).await;
     let error = new.watch(&keyspace(), WatchFrom::After(seen)).await.err().unwrap();
@@ -158,9 +158,9 @@ async fn a_process_that_is_new_is_told_that_what_it_goes_on_from_was_lost() {
 
 #[tokio::test]
 async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_seen() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let direct = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let direct = fixture.fresh(json!({}));
     let mut proxied = direct.clone();
     proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
@@ -169,7 +169,7 @@ async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_
     }
     let mut watch = watch(&reader).await;
     proxy.refuse();
-    ground.redis.ask(&["FLUSHALL"]);
+    fixture.redis.ask(&["FLUSHALL"]);
     for value in 0..9 {
         put(&writer, value).await;
     }
@@ -179,20 +179,20 @@ async fn a_watch_ends_when_other_commits_have_taken_the_numbers_of_those_it_has_
 
 #[tokio::test]
 async fn a_watch_ends_when_the_server_has_lost_its_data_by_a_restart() {
-    let mut ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let mut fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
     put(&store, 0).await;
     let mut watch = watch(&store).await;
-    ground.redis.kill();
-    ground.redis.restart().await;
+    fixture.redis.kill();
+    fixture.redis.restart().await;
     assert!(matches!(next(&mut watch).await, Err(ErrorKind::Compacted { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_see_every_commit_while_the_connections_are_cut_again_and_again() {
-    let ground = Ground::start(&[]).await;
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let direct = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let direct = fixture.fresh(json!({}));
     let mut proxied = direct.clone();
     proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) = (connect(direct).await.unwrap(), connect(proxied).await.unwrap());
@@ -219,8 +219,8 @@ async fn watches_see_every_commit_while_the_connections_are_cut_again_and_again(
 
 #[tokio::test]
 async fn databases_of_one_server_know_nothing_of_each_other() {
-    let ground = Ground::start(&[]).await;
-    let zero = ground.fresh(json!({}));
+    let fixture = Fixture::start(&[]).await;
+    let zero = fixture.fresh(json!({}));
     let mut one = zero.clone();
     one.insert("DB".to_owned(), 1.into());
     let (zero, one) = (connect(zero).await.unwrap(), connect(one).await.unwrap());
@@ -234,8 +234,8 @@ async fn databases_of_one_server_know_nothing_of_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_that_begin_at_the_same_time_all_begin() {
-    let ground = Ground::start(&[]).await;
-    let store = connect(ground.fresh(json!({}))).await.unwrap();
+    let fixture = Fixture::start(&[]).await;
+    let store = connect(fixture.fresh(json!({}))).await.unwrap();
     let begin = (0..64).map(|at| {
         let store = Arc::clone(&store);
         tokio::task::spawn(async move {
@@ -256,11 +256,11 @@ async fn watches_that_begin_at_the_same_time_all_begin() {
 
 #[tokio::test]
 async fn watches_and_waits_for_replicas_go_on_after_their_tasks_panicked() {
-    let ground = Ground::start(&[]).await;
+    let fixture = Fixture::start(&[]).await;
     let faults = Arc::new(TaskFaults::default());
     let env = Env::real().with_faults(Arc::clone(&faults));
-    let proxy = Proxy::start(ground.redis.address()).await;
-    let direct = ground.fresh(json!({}));
+    let proxy = Proxy::start(fixture.redis.address()).await;
+    let direct = fixture.fresh(json!({}));
     let mut proxied = direct.clone();
     proxied.insert("address".to_owned(), proxy.address().into());
     let (writer, reader) =
@@ -279,7 +279,7 @@ async fn watches_and_waits_for_replicas_go_on_after_their_tasks_panicked() {
     replicated.insert("wait-replicas".to_owned(), 1.into());
     replicated.insert("wait-timeout".to_owned(), "100ms".into());
     faults.kill("redis-replicas");
-    // No replica is there, so connecting is refused; what counts is that each attempt is told so.
+    // No replica is there, so connecting is refused; the test checks that each attempt gets that error.
     for _ in 0..2 {
         assert!(connect_in(env.clone(), replicated.clone()).await.is_err());
     }

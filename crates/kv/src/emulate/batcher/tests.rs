@@ -12,54 +12,54 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::ErrorKind;
 
-/// A request names a place; two for the same place may not share a pack.
+/// A request names a place; two for the same place may not share a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Request {
     place: u32,
     number: u32,
 }
 
-/// Carries a pack when it is let.
+/// Sends a batch when the test allows it.
 #[derive(Clone)]
 struct Gate {
     packs: Arc<Mutex<Vec<Vec<Request>>>>,
     open: Arc<Semaphore>,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 const PACK_MAX: usize = 8;
 
 impl Gate {
     fn new() -> Self {
-        Self { packs: Arc::default(), open: Arc::new(Semaphore::new(0)), under_way: Arc::default() }
+        Self { packs: Arc::default(), open: Arc::new(Semaphore::new(0)), in_flight: Arc::default() }
     }
 
     fn packs(&self) -> Vec<Vec<u32>> {
-        let numbers = |pack: &Vec<Request>| pack.iter().map(|request| request.number).collect();
+        let numbers = |batch: &Vec<Request>| batch.iter().map(|request| request.number).collect();
         self.packs.lock().iter().map(numbers).collect()
     }
 }
 
-impl Carrier for Gate {
+impl BatchSender for Gate {
     type Request = Request;
     type Answer = u32;
-    type Load = HashSet<u32>;
+    type Footprint = HashSet<u32>;
 
-    fn join(&self, load: &mut HashSet<u32>, request: &Request) -> bool {
-        load.len() < PACK_MAX && load.insert(request.place)
+    fn join(&self, footprint: &mut HashSet<u32>, request: &Request) -> bool {
+        footprint.len() < PACK_MAX && footprint.insert(request.place)
     }
 
-    fn carry(&self, pack: Vec<Request>) -> BoxFuture<'_, Vec<Result<u32, Error>>> {
-        self.packs.lock().push(pack.clone());
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+    fn send_batch(&self, batch: Vec<Request>) -> BoxFuture<'_, Vec<Result<u32, Error>>> {
+        self.packs.lock().push(batch.clone());
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             self.open.acquire().await.expect("it is never closed").forget();
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
             let answer = |request: &Request| match request.number % 10 {
                 9 => Err(Error::invalid(format!("number {}", request.number))),
                 _ => Ok(request.number),
             };
-            pack.iter().map(answer).collect()
+            batch.iter().map(answer).collect()
         })
     }
 }
@@ -162,13 +162,13 @@ async fn a_request_that_has_waited_too_long_is_given_up_unsent() {
         let batcher = batcher.clone();
         tokio::task::spawn(async move { batcher.run(Request { place: number, number }).await })
     };
-    let under_way = [ask(0), ask(1)];
+    let in_flight = [ask(0), ask(1)];
     settle().await;
     let late = ask(2);
     settle().await;
     clock.advance(Duration::from_secs(6));
     gate.open.add_permits(2);
-    for answer in join_all(under_way).await {
+    for answer in join_all(in_flight).await {
         answer.unwrap().unwrap();
     }
     assert_eq!(late.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
@@ -178,7 +178,7 @@ async fn a_request_that_has_waited_too_long_is_given_up_unsent() {
 #[tokio::test]
 async fn too_many_requests_are_refused_and_the_rest_are_answered() {
     let (batcher, gate) = batcher(&Env::real());
-    let all = UNDER_WAY_MAX + WAITING_MAX + 1;
+    let all = IN_FLIGHT_MAX + WAITING_MAX + 1;
     let asked: Vec<_> = (0..=all)
         .map(|_| Box::pin(batcher.run(Request { place: 7, number: 0 })))
         .map(|mut asked| (asked.as_mut().now_or_never(), asked))
@@ -192,7 +192,7 @@ async fn too_many_requests_are_refused_and_the_rest_are_answered() {
             None => assert_eq!(asked.await.unwrap(), 0),
         }
     }
-    assert!(gate.packs().iter().all(|pack| pack.len() == 1));
+    assert!(gate.packs().iter().all(|batch| batch.len() == 1));
 }
 
 #[tokio::test]
@@ -221,12 +221,12 @@ async fn in_every_interleaving_each_request_is_sent_once_with_nobody_of_its_plac
         let mut sent: Vec<u32> = packs.iter().flatten().map(|request| request.number).collect();
         sent.sort_unstable();
         assert_eq!(sent, (0..60).map(|number| number * 10).collect::<Vec<_>>(), "seed {seed}");
-        for pack in packs {
-            let places: HashSet<u32> = pack.iter().map(|request| request.place).collect();
-            assert!(places.len() == pack.len() && pack.len() <= PACK_MAX, "seed {seed}: {pack:?}");
+        for batch in packs {
+            let places: HashSet<u32> = batch.iter().map(|request| request.place).collect();
+            assert!(places.len() == batch.len() && batch.len() <= PACK_MAX, "seed {seed}: {batch:?}");
         }
         settle().await;
-        assert_eq!(batcher.shared.state.lock().under_way, 0, "seed {seed}: nothing is left under way");
+        assert_eq!(batcher.shared.state.lock().in_flight, 0, "seed {seed}: nothing is left under way");
     }
 }
 
@@ -241,8 +241,8 @@ async fn a_pack_that_panics_is_lost_alone() {
     };
     let lost: Vec<_> = (1..3).map(run).collect();
     settle().await;
-    // More than a few are under way: this one waits for them.
-    let behind = run(3);
+    // More than a few are in flight: this one waits for them.
+    let deferred = run(3);
     settle().await;
     faults.kill("batcher");
     settle().await;
@@ -253,9 +253,9 @@ async fn a_pack_that_panics_is_lost_alone() {
     }
     clock.advance(Duration::from_secs(1));
     gate.open.add_permits(9);
-    assert_eq!(behind.await.unwrap().unwrap(), 3);
+    assert_eq!(deferred.await.unwrap().unwrap(), 3);
     settle().await;
     assert_eq!(run(4).await.unwrap().unwrap(), 4);
     let state = batcher.shared.state.lock();
-    assert_eq!((state.under_way, state.requests), (0, 0));
+    assert_eq!((state.in_flight, state.requests), (0, 0));
 }

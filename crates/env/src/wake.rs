@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 /// A task of a thread of [`crate::Workers`] that is woken through its mailbox. On other threads nothing is different.
-pub struct AtHome {
+pub struct BatchedWakeTask {
     task: BoxFuture<'static, ()>,
     /// The waker that it was polled with last, and the one that it was given.
     wakers: Option<(Waker, Waker)>,
@@ -23,15 +23,15 @@ pub struct AtHome {
 
 /// The wake-ups that wait for a thread.
 #[derive(Debug, Default)]
-pub(crate) struct Mailbox(Mutex<Letters>);
+pub(crate) struct Mailbox(Mutex<PendingWakes>);
 
 #[derive(Debug, Default)]
-struct Letters {
+struct PendingWakes {
     tasks: Vec<Waker>,
     reader: Option<Waker>,
 }
 
-struct Home {
+struct WakeViaMailbox {
     mailbox: Arc<Mailbox>,
     task: Waker,
 }
@@ -40,16 +40,16 @@ thread_local! {
     static MAILBOX: RefCell<Option<Arc<Mailbox>>> = const { RefCell::new(None) };
 }
 
-// === impl AtHome ===
+// === impl BatchedWakeTask ===
 
-impl AtHome {
+impl BatchedWakeTask {
     /// Makes a task of `task`.
     pub fn new(task: BoxFuture<'static, ()>) -> Self {
         Self { task, wakers: None }
     }
 }
 
-impl Future for AtHome {
+impl Future for BatchedWakeTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -58,7 +58,7 @@ impl Future for AtHome {
         let (_, given) = wakers.insert(same.unwrap_or_else(|| {
             let polled = context.waker().clone();
             let given = match MAILBOX.with_borrow(Clone::clone) {
-                Some(mailbox) => Waker::from(Arc::new(Home { mailbox, task: polled.clone() })),
+                Some(mailbox) => Waker::from(Arc::new(WakeViaMailbox { mailbox, task: polled.clone() })),
                 None => polled.clone(),
             };
             (polled, given)
@@ -67,26 +67,26 @@ impl Future for AtHome {
     }
 }
 
-impl std::fmt::Debug for AtHome {
+impl std::fmt::Debug for BatchedWakeTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AtHome").finish_non_exhaustive()
+        f.debug_struct("BatchedWakeTask").finish_non_exhaustive()
     }
 }
 
 // === impl Mailbox ===
 
 impl Mailbox {
-    /// Makes this the mailbox of the thread that calls, and wakes whom it is told to, for ever.
+    /// Makes this the mailbox of the calling thread, and wakes the tasks in it, for ever.
     pub(crate) async fn deliver(self: Arc<Self>) {
         MAILBOX.set(Some(Arc::clone(&self)));
         let mut tasks = Vec::new();
         poll_fn(|context| {
             {
-                let mut letters = self.0.lock();
-                if letters.reader.as_ref().is_none_or(|reader| !reader.will_wake(context.waker())) {
-                    letters.reader = Some(context.waker().clone());
+                let mut pending = self.0.lock();
+                if pending.reader.as_ref().is_none_or(|reader| !reader.will_wake(context.waker())) {
+                    pending.reader = Some(context.waker().clone());
                 }
-                std::mem::swap(&mut letters.tasks, &mut tasks);
+                std::mem::swap(&mut pending.tasks, &mut tasks);
             }
             tasks.drain(..).for_each(Waker::wake);
             Poll::<()>::Pending
@@ -95,20 +95,20 @@ impl Mailbox {
     }
 
     fn send(&self, task: Waker) {
-        let mut letters = self.0.lock();
-        letters.tasks.push(task);
-        if letters.tasks.len() == 1
-            && let Some(reader) = letters.reader.clone()
+        let mut pending = self.0.lock();
+        pending.tasks.push(task);
+        if pending.tasks.len() == 1
+            && let Some(reader) = pending.reader.clone()
         {
-            drop(letters);
+            drop(pending);
             reader.wake();
         }
     }
 }
 
-// === impl Home ===
+// === impl WakeViaMailbox ===
 
-impl Wake for Home {
+impl Wake for WakeViaMailbox {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -142,7 +142,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         for _ in 0..100 {
             let (mut said, tell) = (said.clone(), tell.clone());
-            workers.detach(AtHome::new(Box::pin(async move {
+            workers.detach(BatchedWakeTask::new(Box::pin(async move {
                 while said.changed().await.is_ok() {
                     tell.send(*said.borrow_and_update()).unwrap();
                 }
@@ -166,7 +166,8 @@ mod tests {
         let (say, said) = oneshot::channel();
         let (tell, told) = oneshot::channel();
         runtime.block_on(async {
-            Env::real().detach(AtHome::new(Box::pin(async { tell.send(said.await.unwrap()).unwrap() })));
+            Env::real()
+                .detach(BatchedWakeTask::new(Box::pin(async { tell.send(said.await.unwrap()).unwrap() })));
             tokio::task::yield_now().await;
             say.send(1).unwrap();
             assert_eq!(told.await.unwrap(), 1);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How independent requests share a round trip to etcd.
+//! Batches independent requests into one round trip to etcd.
 //!
-//! Transactions become branches of one transaction, which etcd gives one revision. Those that share it do not touch what
-//! another one writes, so that they are what they would have been one by one. If some of them are on one keyspace, a key is
-//! written before all others that tells watches which change is whose. Reads share without condition: they are of one
-//! moment, later than all calls.
+//! Transactions become branches of one transaction, which etcd gives one revision. Transactions of a batch do
+//! not touch keys that another one writes, so that the result is the same as one by one. If some of them are
+//! on one keyspace, a key before all others lists for watches which change belongs to which transaction.
+//! Reads are batched without condition: they observe one moment, later than all calls.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use atomix_kv::emulate::Carrier;
+use atomix_kv::emulate::BatchSender;
 use atomix_kv::{Error, ErrorKind, Revision};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -17,7 +17,7 @@ use prost::Message;
 
 use crate::error::Failure;
 use crate::keys::{Space, Span, TOGETHER_MAX};
-use crate::plan::{self, Touches};
+use crate::plan::{self, Footprint};
 use crate::store::Core;
 use crate::wire::stored::{Keys, Together};
 use crate::wire::{RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op, response_op};
@@ -27,28 +27,28 @@ use crate::wire::{RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnRespons
 pub(crate) struct Request {
     pub(crate) space: Space,
     pub(crate) txn: TxnRequest,
-    pub(crate) touches: Touches,
+    pub(crate) footprint: Footprint,
     pub(crate) operations: usize,
     pub(crate) bytes: usize,
 }
 
-/// Carries transactions.
-pub(crate) struct Writes {
+/// Sends transactions.
+pub(crate) struct TxnSender {
     core: Arc<Core>,
 }
 
-/// What the transactions of a pack touch, and how large they are.
+/// The keys and sizes of the transactions of a batch.
 #[derive(Debug, Default)]
-pub(crate) struct Load {
-    spaces: HashMap<Bytes, Touched>,
+pub(crate) struct BatchFootprint {
+    spaces: HashMap<Bytes, KeyspaceFootprint>,
     transactions: usize,
     operations: usize,
     bytes: usize,
 }
 
-/// What is touched in one keyspace.
+/// The keys that a batch touches in one keyspace.
 #[derive(Debug, Default)]
-struct Touched {
+struct KeyspaceFootprint {
     writes: HashSet<Bytes>,
     stamps: HashSet<Bytes>,
     reads: HashSet<Bytes>,
@@ -56,18 +56,18 @@ struct Touched {
     anything: bool,
 }
 
-/// Ranges that are asked for together.
+/// Ranges that are read in one request.
 #[derive(Debug)]
-pub(crate) struct Questions(pub(crate) Vec<RangeRequest>);
+pub(crate) struct ReadRequest(pub(crate) Vec<RangeRequest>);
 
-/// Carries reads.
-pub(crate) struct Reads {
+/// Sends reads.
+pub(crate) struct ReadSender {
     core: Arc<Core>,
 }
 
-// === impl Writes ===
+// === impl TxnSender ===
 
-impl Writes {
+impl TxnSender {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self { core }
     }
@@ -77,12 +77,12 @@ impl Writes {
         Ok((plan::at(response.header.as_ref()), response))
     }
 
-    async fn send_packed(&self, pack: &[Request]) -> Result<Vec<(Revision, TxnResponse)>, Error> {
+    async fn send_joined(&self, batch: &[Request]) -> Result<Vec<(Revision, TxnResponse)>, Error> {
         let branch =
             |request: &Request| RequestOp { request: Some(request_op::Request::Txn(request.txn.clone())) };
-        let mut success = together(pack);
+        let mut success = together(batch);
         let ours = success.len();
-        success.extend(pack.iter().map(branch));
+        success.extend(batch.iter().map(branch));
         let (revision, response) = self.send(TxnRequest { success, ..TxnRequest::default() }).await?;
         let answers = response.responses.into_iter().skip(ours).map(|op| match op.response {
             Some(response_op::Response::Txn(inner)) => Ok((revision, inner)),
@@ -92,77 +92,80 @@ impl Writes {
     }
 }
 
-impl Carrier for Writes {
+impl BatchSender for TxnSender {
     type Request = Request;
     type Answer = (Revision, TxnResponse);
-    type Load = Load;
+    type Footprint = BatchFootprint;
 
-    fn join(&self, load: &mut Load, request: &Request) -> bool {
+    fn join(&self, batch: &mut BatchFootprint, request: &Request) -> bool {
         let settings = &self.core.settings;
-        let operations = load.operations.max(request.operations);
-        // Each transaction is an operation of the outer one, and so is what tells those on one keyspace apart.
-        let fits = load.transactions < TOGETHER_MAX
-            && operations + load.transactions + 1 + load.spaces.len() < settings.txn_ops_max
-            && load.bytes + request.bytes <= settings.request_bytes_max / 4;
-        let touches = &request.touches;
-        if load.transactions > 0 && !fits
-            || load.spaces.get(request.space.base()).is_some_and(|touched| touched.meets(touches))
+        let operations = batch.operations.max(request.operations);
+        // Each transaction is an operation of the outer one, and so is the key that separates transactions of
+        // a keyspace.
+        let fits = batch.transactions < TOGETHER_MAX
+            && operations + batch.transactions + 1 + batch.spaces.len() < settings.txn_ops_max
+            && batch.bytes + request.bytes <= settings.request_bytes_max / 4;
+        let footprint = &request.footprint;
+        if batch.transactions > 0 && !fits
+            || batch.spaces.get(request.space.base()).is_some_and(|touched| touched.conflicts_with(footprint))
         {
             return false;
         }
-        load.transactions += 1;
-        load.operations = operations;
-        load.bytes += request.bytes;
-        load.spaces.entry(request.space.base().clone()).or_default().add(touches);
+        batch.transactions += 1;
+        batch.operations = operations;
+        batch.bytes += request.bytes;
+        batch.spaces.entry(request.space.base().clone()).or_default().add(footprint);
         true
     }
 
-    fn carry(&self, mut pack: Vec<Request>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
+    fn send_batch(&self, mut batch: Vec<Request>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
         Box::pin(async move {
-            if pack.len() == 1
-                && let Some(request) = pack.pop()
+            if batch.len() == 1
+                && let Some(request) = batch.pop()
             {
                 return vec![self.send(request.txn).await];
             }
-            match self.send_packed(&pack).await {
+            match self.send_joined(&batch).await {
                 Ok(answers) => answers.into_iter().map(Ok).collect(),
                 // Refused as a whole, perhaps because of one of them. Nothing was applied: each gets its own answer.
                 Err(error) if is_refusal(error.kind()) => {
-                    join_all(pack.into_iter().map(|request| self.send(request.txn))).await
+                    join_all(batch.into_iter().map(|request| self.send(request.txn))).await
                 }
-                Err(error) => pack.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect(),
+                Err(error) => {
+                    batch.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
+                }
             }
         })
     }
 }
 
-// === impl Touched ===
+// === impl KeyspaceFootprint ===
 
-impl Touched {
-    /// Tells whether a transaction writes what is touched here, or touches what is written here.
-    fn meets(&self, touches: &Touches) -> bool {
+impl KeyspaceFootprint {
+    /// Returns whether a transaction writes what is touched here, or touches what is written here.
+    fn conflicts_with(&self, footprint: &Footprint) -> bool {
         let read =
             |key: &Bytes| self.reads.contains(key) || self.ranges.iter().any(|range| range.contains(key));
         self.anything
-            || touches.anything
-            || touches.writes.iter().any(|key| self.writes.contains(key) || read(key))
-            || touches.stamps.iter().any(|prefix| self.stamps.contains(prefix))
-            || touches.reads.iter().any(|key| self.writes.contains(key))
-            || touches.ranges.iter().any(|range| self.writes.iter().any(|key| range.contains(key)))
+            || footprint.anything
+            || footprint.writes.iter().any(|key| self.writes.contains(key) || read(key))
+            || footprint.stamps.iter().any(|prefix| self.stamps.contains(prefix))
+            || footprint.reads.iter().any(|key| self.writes.contains(key))
+            || footprint.ranges.iter().any(|range| self.writes.iter().any(|key| range.contains(key)))
     }
 
-    fn add(&mut self, touches: &Touches) {
-        self.writes.extend(touches.writes.iter().cloned());
-        self.stamps.extend(touches.stamps.iter().cloned());
-        self.reads.extend(touches.reads.iter().cloned());
-        self.ranges.extend(touches.ranges.iter().cloned());
-        self.anything |= touches.anything;
+    fn add(&mut self, footprint: &Footprint) {
+        self.writes.extend(footprint.writes.iter().cloned());
+        self.stamps.extend(footprint.stamps.iter().cloned());
+        self.reads.extend(footprint.reads.iter().cloned());
+        self.ranges.extend(footprint.ranges.iter().cloned());
+        self.anything |= footprint.anything;
     }
 }
 
-// === impl Reads ===
+// === impl ReadSender ===
 
-impl Reads {
+impl ReadSender {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self { core }
     }
@@ -200,12 +203,12 @@ impl Reads {
     }
 }
 
-impl Carrier for Reads {
-    type Request = Questions;
+impl BatchSender for ReadSender {
+    type Request = ReadRequest;
     type Answer = (Revision, Vec<RangeResponse>);
-    type Load = usize;
+    type Footprint = usize;
 
-    fn join(&self, operations: &mut usize, request: &Questions) -> bool {
+    fn join(&self, operations: &mut usize, request: &ReadRequest) -> bool {
         let joined = *operations + request.0.len();
         if *operations > 0 && joined > self.core.settings.txn_ops_max {
             return false;
@@ -214,46 +217,45 @@ impl Carrier for Reads {
         true
     }
 
-    fn carry(&self, mut pack: Vec<Questions>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
+    fn send_batch(&self, mut batch: Vec<ReadRequest>) -> BoxFuture<'_, Vec<Result<Self::Answer, Error>>> {
         Box::pin(async move {
-            if pack.len() == 1
-                && let Some(questions) = pack.pop()
+            if batch.len() == 1
+                && let Some(request) = batch.pop()
             {
-                return vec![self.send_smaller(questions.0).await];
+                return vec![self.send_smaller(request.0).await];
             }
-            let ranges = pack.iter().flat_map(|questions| questions.0.iter().cloned()).collect();
+            let ranges = batch.iter().flat_map(|request| request.0.iter().cloned()).collect();
             match self.send(ranges).await {
                 Ok((revision, answers)) => {
                     let mut answers = answers.into_iter();
-                    let share = |questions: &Questions| {
-                        Ok((revision, answers.by_ref().take(questions.0.len()).collect()))
+                    let share = |request: &ReadRequest| {
+                        Ok((revision, answers.by_ref().take(request.0.len()).collect()))
                     };
-                    pack.iter().map(share).collect()
+                    batch.iter().map(share).collect()
                 }
                 Err(failure) if failure.is_large_answer() => {
-                    join_all(pack.into_iter().map(|questions| self.send_smaller(questions.0))).await
+                    join_all(batch.into_iter().map(|request| self.send_smaller(request.0))).await
                 }
                 Err(failure) => {
                     let error = failure.of_read();
                     if is_refusal(error.kind()) {
-                        return join_all(pack.into_iter().map(|questions| self.send_smaller(questions.0)))
-                            .await;
+                        return join_all(batch.into_iter().map(|request| self.send_smaller(request.0))).await;
                     }
-                    pack.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
+                    batch.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
                 }
             }
         })
     }
 }
 
-/// Returns what is written before the transactions of a pack: for every keyspace that several of them write in, who writes
-/// which keys.
-fn together(pack: &[Request]) -> Vec<RequestOp> {
+/// Returns the operations that precede the transactions of a batch: for every keyspace that several of them
+/// write in, the keys of each transaction.
+fn together(batch: &[Request]) -> Vec<RequestOp> {
     let mut by_space: Vec<(&Space, Vec<Keys>)> = Vec::new();
-    for request in pack.iter().filter(|request| !request.touches.writes.is_empty()) {
+    for request in batch.iter().filter(|request| !request.footprint.writes.is_empty()) {
         // Names of requests are not watched, and one may look like a key.
         let watched = request.space.watched();
-        let written = request.touches.writes.iter().filter(|key| watched.contains(key));
+        let written = request.footprint.writes.iter().filter(|key| watched.contains(key));
         let keys = written.map(|key| request.space.strip(key)).collect();
         match by_space.iter_mut().find(|(space, _)| *space == &request.space) {
             Some((_, transactions)) => transactions.push(Keys { keys }),
@@ -269,7 +271,7 @@ fn together(pack: &[Request]) -> Vec<RequestOp> {
         .collect()
 }
 
-/// Tells whether etcd refuses a pack for what is in it, and not for how it is itself.
+/// Returns whether etcd refuses a batch because of its content, not because of the state of etcd.
 fn is_refusal(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Full | ErrorKind::Internal => true,

@@ -8,24 +8,24 @@ use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
 use futures::future::{BoxFuture, ready};
 
 /// A driver that makes nothing: to connect is to get what the test hands out. Its name is `test`/`v1`.
-pub struct HandOut(Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>);
+pub struct FixedStoreDriver(Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>);
 
-// === impl HandOut ===
+// === impl FixedStoreDriver ===
 
-impl HandOut {
+impl FixedStoreDriver {
     /// Hands out what `store` returns, each time that a store is connected.
     pub fn new(store: impl Fn() -> Arc<dyn Store> + Send + Sync + 'static) -> Self {
         Self(Box::new(store))
     }
 }
 
-impl fmt::Debug for HandOut {
+impl fmt::Debug for FixedStoreDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HandOut").finish_non_exhaustive()
+        f.debug_tuple("FixedStoreDriver").finish_non_exhaustive()
     }
 }
 
-impl Driver for HandOut {
+impl Driver for FixedStoreDriver {
     fn name(&self) -> &'static str {
         "test"
     }
