@@ -221,6 +221,52 @@ fn documents_use_the_terms_of_the_glossary() {
     }
 }
 
+/// Folders whose comments are held to [`DIALECT`]. Each folder that is rewritten joins.
+const PLAIN: &[&str] = &["crates/drivers/", "crates/env/", "crates/kv-testkit/", "crates/kv/"];
+
+/// Words that comments do not use, with the reason and the folders where that is enforced so far. With `^` the word
+/// must not begin a line.
+const DIALECT: &[(&str, &str, &[&str])] = &[
+    ("^What", "begin with a verb or a noun phrase", PLAIN),
+    ("^Whatever", "begin with a verb or a noun phrase", PLAIN),
+    ("^Where", "begin with a verb or a noun phrase", PLAIN),
+    ("^Who", "name the component that acts", PLAIN),
+    ("^Whoever", "name the component that acts", PLAIN),
+    ("whoever", "name the component that acts", PLAIN),
+    ("nobody", "components are no persons", PLAIN),
+    ("somebody", "components are no persons", PLAIN),
+    ("anybody", "components are no persons", PLAIN),
+    ("everybody", "components are no persons", PLAIN),
+    ("told", "gets, receives, is notified", PLAIN),
+    ("tells", "returns, notifies, reports", PLAIN),
+    ("says", "returns, reports, contains", PLAIN),
+    ("patience", "timeout", PLAIN),
+];
+
+/// The text of a line that is a comment, without the code in it.
+fn comment(line: &str) -> Option<String> {
+    let text = line.trim_start().strip_prefix("//")?.trim_start_matches(['/', '!']);
+    Some(text.split('`').step_by(2).collect::<Vec<_>>().join(" ").trim_start().to_owned())
+}
+
+#[test]
+fn comments_use_plain_terms() {
+    for path in tracked(".rs") {
+        let words =
+            DIALECT.iter().filter(|(_, _, folders)| folders.iter().any(|folder| path.starts_with(folder)));
+        let words: Vec<_> = words.collect();
+        for (at, line) in read(&path).lines().enumerate().filter(|_| !words.is_empty()) {
+            let Some(text) = comment(line) else { continue };
+            let in_text: Vec<&str> = text.split(|letter: char| !letter.is_alphanumeric()).collect();
+            let found = words.iter().find(|(word, _, _)| match word.strip_prefix('^') {
+                Some(first) => in_text.first() == Some(&first),
+                None => in_text.iter().any(|used| used.to_lowercase() == *word),
+            });
+            assert!(found.is_none(), "{path}:{}: {found:?}: {line}", at + 1);
+        }
+    }
+}
+
 #[test]
 fn every_decision_has_a_number_of_its_own() {
     let decisions: Vec<String> =
