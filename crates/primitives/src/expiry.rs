@@ -11,7 +11,7 @@
 //! clocks. Where it is read again, because the keyspace was closed in between or history was missed, the runtime that wrote it goes by
 //! its monotonic clock; another one, or the same one after a restart, by the wall clock, and then at most for the TTL itself.
 //!
-//! Where a write can be applied although its caller never learns of it, and where others write, every runtime that has
+//! A write may be applied although its caller never learns of it, and others write too. So every runtime that has
 //! the keyspace open follows its deadlines, and times what it did not know of from the moment that it sees it: never too
 //! early, independent of the wall clocks of the machines. (A store that goes with its process has neither.) The writer of a deadline reaps
 //! it on time; the others wait [`FOREIGN_REAP_DELAY`] longer and usually find nothing left to do. So an entry is served at most
