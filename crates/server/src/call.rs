@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a call finds its session and its primitive.
+//! The session and the primitive of a call.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -163,7 +163,7 @@ impl<P: TypedPrimitive> Call<'_, P> {
         let events = events.map(move |event| event.map(&encode).map_err(stream_status));
         let draining = self.runtime.draining().clone();
         let drained = draining.clone().cancelled_owned();
-        // Weak: those who wait for the calls on a primitive count one reference for each stream.
+        // Weak: a close that waits for the calls on a primitive counts one reference for each stream.
         let open = Arc::downgrade(&self.open);
         let last = stream::once(async move {
             if draining.is_cancelled() {
@@ -208,7 +208,7 @@ impl<S> Drop for Counted<S> {
 
 fn session(extensions: &Extensions) -> Result<Arc<Session>, Error> {
     let none = || Error::new(Reason::Internal, "the call has no session");
-    crate::front::session(extensions).cloned().ok_or_else(none)
+    crate::call_service::session(extensions).cloned().ok_or_else(none)
 }
 
 fn ended() -> Error {

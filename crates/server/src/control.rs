@@ -98,7 +98,7 @@ impl Services {
         self.runtime.connect(id.clone(), driver, decode_config(config)?).await?;
         tracing::info!(
             store = %id,
-            "store is connected by a call; it is gone after a restart unless the configuration has it"
+            "store is connected by a call; a restart loses it unless the configuration has it"
         );
         Ok(())
     }

@@ -7,31 +7,30 @@ use std::fmt;
 use std::future::ready;
 use std::sync::LazyLock;
 
-use atomix_proto::DESCRIPTOR_SET;
 use atomix_transport::RequestBody;
 use futures::future::BoxFuture;
-use prost::Message;
-use prost_types::FileDescriptorSet;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Service;
 
+use crate::call_class::{CallClass, methods};
+
 type Request = http::Request<RequestBody>;
 
-/// An answer that is being made.
+/// The future of an answer.
 pub(crate) type Answering = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
 
 /// The methods of a port, by path.
 ///
-/// One look-up and one virtual call. The router of tonic, which takes what is not found here, costs several allocations
-/// a call: it would be a fifth of what a call on the memory store costs.
+/// A call costs one look-up and one virtual call. The router of tonic, which serves reflection only, allocates several
+/// times per call: a fifth of the cost of a call on the memory store.
 pub(crate) struct Directory {
     /// By `/package.Service/Method`.
     methods: HashMap<String, Method>,
     services: Vec<(&'static str, Box<dyn Dispatch>)>,
-    /// Reflection. Made when it is first asked: what tools ask for takes as long to make as everything else at the start.
+    /// Reflection. Built on first use: it takes as long to build as the rest of the start.
     reflection: LazyLock<Routes, Box<dyn FnOnce() -> Routes + Send>>,
     elsewhere: Elsewhere,
 }
@@ -39,20 +38,9 @@ pub(crate) struct Directory {
 /// A method that a request may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Method {
-    /// The position of its service; none of them for reflection.
+    /// The position of its service; `None` for reflection.
     service: Option<usize>,
-    pub(crate) class: Class,
-}
-
-/// How long a call may last by its nature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// It answers at once.
-    Answers,
-    /// It waits for others.
-    Waits,
-    /// It streams.
-    Streams,
+    pub(crate) class: CallClass,
 }
 
 /// The services of another port.
@@ -67,24 +55,6 @@ trait Dispatch: Send + Sync {
     fn call(&self, request: Request) -> Answering;
 }
 
-/// The methods of all services that have descriptors, each with whether it streams to the client.
-static METHODS: LazyLock<HashMap<String, Vec<(String, bool)>>> = LazyLock::new(|| {
-    let sets = [DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
-    let files = sets.into_iter().flat_map(|set| {
-        FileDescriptorSet::decode(set).expect("the descriptor set is our own and whole").file
-    });
-    let services = files.flat_map(|file| {
-        let package = file.package().to_owned();
-        file.service.into_iter().map(move |service| {
-            let methods = service.method.iter();
-            let methods =
-                methods.map(|method| (method.name().to_owned(), method.server_streaming())).collect();
-            (format!("{package}.{}", service.name()), methods)
-        })
-    });
-    services.collect()
-});
-
 /// Characters of a path that an error repeats.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -93,7 +63,7 @@ const REFLECTION: &str = "/grpc.reflection.";
 // === impl Directory ===
 
 impl Directory {
-    /// Makes a directory without services; `reflection` takes what names that.
+    /// Makes a directory without services; `reflection` builds the reflection services.
     pub(crate) fn new(reflection: impl FnOnce() -> Routes + Send + 'static) -> Self {
         Self {
             methods: HashMap::new(),
@@ -114,13 +84,8 @@ impl Directory {
             + 'static,
     {
         let position = Some(self.services.len());
-        for (name, streams) in METHODS.get(S::NAME).into_iter().flatten() {
-            let class = match name.as_str() {
-                _ if *streams => Class::Streams,
-                "Lock" => Class::Waits,
-                _ => Class::Answers,
-            };
-            self.methods.insert(format!("/{}/{name}", S::NAME), Method { service: position, class });
+        for (path, class) in methods(S::NAME) {
+            self.methods.insert(path.clone(), Method { service: position, class: *class });
         }
         self.services.push((S::NAME, Box::new(service)));
     }
@@ -135,7 +100,7 @@ impl Directory {
     pub(crate) fn method(&self, path: &str) -> Option<Method> {
         let method = self.methods.get(path).copied();
         method.or_else(|| {
-            path.starts_with(REFLECTION).then_some(Method { service: None, class: Class::Streams })
+            path.starts_with(REFLECTION).then_some(Method { service: None, class: CallClass::Streaming })
         })
     }
 
@@ -151,7 +116,7 @@ impl Directory {
         }
     }
 
-    /// Says why there is no such method.
+    /// Returns the message for a path that names no method.
     fn why_not(&self, path: &str) -> String {
         let service = path.split('/').nth(1).unwrap_or_default();
         let cut = if path.chars().nth(SHOWN_CHARS_MAX).is_some() { "…" } else { "" };
@@ -182,20 +147,5 @@ where
     fn call(&self, request: Request) -> Answering {
         // A generated service is always ready, and as cheap to clone as an `Arc`.
         Service::call(&mut self.clone(), request)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_methods_of_all_services_are_known() {
-        let methods = |name: &str| METHODS[name].iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
-        assert!(methods("atomix.runtime.lock.v1.Lock").contains(&"Lock"));
-        assert!(methods("grpc.health.v1.Health").contains(&"Check"));
-        let streams = |service: &str, method: &str| METHODS[service].contains(&(method.to_owned(), true));
-        assert!(streams("atomix.runtime.map.v1.Map", "Events"));
-        assert!(!streams("atomix.runtime.map.v1.Map", "Get"));
     }
 }

@@ -15,9 +15,9 @@ use atomix_transport::{Connection, Receipt, Undelivered};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response};
 
-use crate::front::grpc_timeout;
+use crate::call_service::grpc_timeout;
 
-/// A call whose answer hands something over.
+/// A call whose answer grants something.
 #[derive(Debug)]
 pub(crate) struct HandOver {
     env: Env,
@@ -43,7 +43,7 @@ pub(crate) trait HandedOver: Send + 'static {
     /// Returns whether the session still has it.
     fn is_kept(&self) -> bool;
 
-    /// Takes it back. Returns at once.
+    /// Takes it back. Does not block.
     fn revoke(self);
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Health {
     services: Arc<BTreeSet<String>>,
 }
 
-/// How often a watch looks. Probes of orchestrators look every few seconds.
+/// The interval in which a watch checks the state. Probes of orchestrators run every few seconds.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 // === impl Health ===
@@ -63,7 +63,7 @@ impl pb::health_server::Health for Health {
 
     type WatchStream = Answers<pb::HealthCheckResponse>;
 
-    /// The first state at once, then every change. Ends when the runtime does.
+    /// The current state first, then every change. Ends with the runtime.
     async fn watch(
         &self,
         request: Request<pb::HealthCheckRequest>,

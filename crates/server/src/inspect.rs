@@ -25,10 +25,10 @@ const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 /// Locks, waiters and holdings that are shown of one primitive.
 const SHOWN_MAX: usize = 1000;
-/// How long a store may take to say who owns what. What it does not say in time is left out.
-const STORE_PATIENCE: Duration = Duration::from_secs(1);
+/// The time in which a store must return its owners. A store that answers later is left out.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How far the wall clocks of machines, and of one machine at two times, may be apart and still be right.
+/// The tolerated difference of the wall clocks of machines, and of one machine at two times.
 const CLOCKS_APART: Duration = Duration::from_secs(2);
 
 #[tonic::async_trait]
@@ -204,7 +204,7 @@ impl inspect::inspector_server::Inspector for Services {
                 && open.primitive().owns()
         };
         let asked = self.runtime.primitives(None, SHOWN_MAX, wanted);
-        // All at once: one store that is away must not keep an operator from what the others say.
+        // Concurrently: one store that does not answer must not hide the answers of the others.
         let answers = join_all(asked.iter().map(|open| self.owned(open))).await;
         let (mut locks, mut elections) = (Vec::new(), Vec::new());
         let mut unanswered: BTreeMap<&StoreId, inspect::UnansweredStore> = BTreeMap::new();
@@ -293,14 +293,14 @@ impl inspect::inspector_server::Inspector for Services {
     }
 }
 
-/// What sessions own in one primitive, and who waits for it.
+/// The holders and waiters of one primitive.
 enum Owned {
     Locks(Vec<inspect::Lock>),
     Election(inspect::Election),
 }
 
 impl Services {
-    /// Asks the store of a primitive who owns what; an error in words if it does not answer soon.
+    /// Asks the store of a primitive for its owners; fails with a text if it does not answer in time.
     async fn owned(&self, open: &PrimitiveHandle) -> Result<Owned, String> {
         let ask = async {
             if let Primitive::Election(election) = open.primitive() {
@@ -309,10 +309,10 @@ impl Services {
             let locks = open.primitive().locks(SHOWN_MAX).await?.into_iter();
             Ok::<_, Error>(Owned::Locks(locks.map(|lock| self.lock(open, lock)).collect()))
         };
-        match self.runtime.env().timeout(STORE_PATIENCE, ask).await {
+        match self.runtime.env().timeout(STORE_TIMEOUT, ask).await {
             Ok(Ok(owned)) => Ok(owned),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", STORE_PATIENCE.as_secs())),
+            Err(_) => Err(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
         }
     }
 
@@ -365,7 +365,7 @@ fn later(time: WallTime) -> WallTime {
 }
 
 async fn session_message(session: &Session, env: &Env, long_calls_max: u32) -> inspect::Session {
-    let holdings = session.holdings(env, STORE_PATIENCE, PAGE_DEFAULT).await.into_iter().map(|holding| {
+    let holdings = session.holdings(env, STORE_TIMEOUT, PAGE_DEFAULT).await.into_iter().map(|holding| {
         inspect::Holding {
             kind: holding.kind.type_name().to_owned(),
             name: holding.name,

@@ -5,13 +5,14 @@
 //! finds its session and its primitive in `call`.
 
 mod call;
+mod call_class;
+mod call_service;
 mod control;
 mod convert;
 mod counter;
 mod countermap;
 mod directory;
 mod election;
-mod front;
 mod handover;
 mod health;
 mod indexedmap;

@@ -161,7 +161,7 @@ fn arm(operation: &Operation) -> Arm {
 }
 
 fn decode(message: map::commit_request::Operation) -> Result<Operation, Error> {
-    let missing = || Error::invalid("an operation of a transaction says nothing: field=`operation`");
+    let missing = || Error::invalid("transaction operation is not set: field=`operation`");
     Ok(match message.operation.ok_or_else(missing)? {
         operation::Operation::Put(put) => Operation::Put {
             key: put.key,

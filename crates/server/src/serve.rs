@@ -18,11 +18,11 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::call::Services;
+use crate::call_service::CallService;
 use crate::directory::Directory;
-use crate::front::Front;
 use crate::health::Health;
 
-/// What a server is made of.
+/// The settings of a server.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Addresses of the primitives.
@@ -33,13 +33,13 @@ pub struct Settings {
     pub listen_rights: SocketRights,
     /// The users who may connect to the sockets of the control services.
     pub control_rights: SocketRights,
-    /// What a connection may do.
+    /// The limits of a connection.
     pub transport: Limits,
-    /// How long a call may take that brings no deadline.
+    /// The deadline of a call that has none.
     pub deadline_default: Duration,
-    /// How long running calls may take when the server ends.
+    /// The time that running calls have to finish when the server ends.
     pub grace: Duration,
-    /// Who serves the connections of the primitives; the tokio runtime of the caller if there are none.
+    /// The workers that serve the connections of the primitives; `None` for the tokio runtime of the caller.
     pub workers: Option<Workers>,
 }
 
@@ -58,7 +58,7 @@ pub struct Bound {
     control: Vec<Listener>,
 }
 
-/// Makes the sessions of connections.
+/// Opens a session for each connection.
 #[derive(Debug)]
 struct Sessions {
     runtime: Arc<Runtime>,
@@ -89,7 +89,7 @@ macro_rules! directory {
 // === impl Settings ===
 
 impl Settings {
-    /// Reads the settings of `config`. Its number of `workers` is for who starts them.
+    /// Reads the settings of `config`. The caller starts the `workers`.
     pub fn new(config: &Config, workers: Option<Workers>) -> Self {
         let limits = &config.limits;
         Self {
@@ -200,8 +200,8 @@ impl Server {
         directory
     }
 
-    fn front(&self, directory: Directory) -> Front {
-        Front::new(directory, Arc::clone(&self.runtime), self.settings.deadline_default)
+    fn call_service(&self, directory: Directory) -> CallService {
+        CallService::new(directory, Arc::clone(&self.runtime), self.settings.deadline_default)
     }
 }
 
@@ -238,8 +238,8 @@ impl Bound {
         self.control.iter().map(ToString::to_string).collect()
     }
 
-    /// Answers until `shutdown`, then drains: no new connections and calls, streams and waiting calls are told to go
-    /// elsewhere, running calls may finish within the grace. Returns how many were cut.
+    /// Serves until `shutdown`, then drains: accepts no new connections and calls, ends streams and waiting calls with
+    /// `DRAINING`, and lets running calls finish within the grace. Returns the number of cut connections and calls.
     pub async fn run(self, shutdown: Shutdown) -> Drained {
         let Self { server, listen, control } = self;
         let runtime = Arc::clone(&server.runtime);
@@ -251,13 +251,13 @@ impl Bound {
         };
         primitives.refer_to(&controls, port("control", &control));
         controls.refer_to(&primitives, port("primitives", &listen));
-        let (primitives, controls) = (server.front(primitives), server.front(controls));
+        let (primitives, controls) = (server.call_service(primitives), server.call_service(controls));
         let observer = Sessions { runtime: Arc::clone(&runtime) };
         let transport = Transport::new(server.settings.transport.clone(), observer, runtime.env().clone());
         let drain = async {
             shutdown.cancelled().await;
-            // First no new connections and streams, then the end of those that are there: a client that is told to go
-            // elsewhere must not come back here.
+            // The drain stops new connections and streams before it ends the existing ones, so that a client does not
+            // come back here.
             runtime.drain();
             transport.drained(server.settings.grace).await
         };
@@ -283,7 +283,7 @@ impl Observer for Sessions {
     }
 
     fn may_close(&self, connection: &Arc<Connection>) -> bool {
-        // An SDK keeps its connection quiet for as long as nobody calls it.
+        // An SDK keeps its connection open while the application makes no calls.
         connection.owner::<Arc<Session>>().is_none_or(|session| session.primitives() == 0)
     }
 
@@ -307,4 +307,30 @@ async fn bind(addresses: &[Listen], rights: &SocketRights) -> io::Result<Vec<Lis
         listeners.push(listener.map_err(explained)?);
     }
     Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use atomix_env::Env;
+
+    use crate::call_class::CallClass;
+    use crate::call_class::tests::rpcs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_ports_together_serve_every_rpc_with_its_class() {
+        let config = Config::default();
+        let runtime = Runtime::new(atomix_runtime::Settings::new(&config, Env::real(), Vec::new()));
+        let server = Server::new(runtime, Settings::new(&config, None));
+        let ports = [server.primitives(), server.controls()];
+        for (path, method) in rpcs() {
+            let found: Vec<_> = ports.iter().filter_map(|port| port.method(&path)).collect();
+            assert!(!found.is_empty(), "no port serves {path}: add its service");
+            for found in found {
+                assert_eq!(found.class == CallClass::Streaming, method.server_streaming(), "{path}");
+            }
+        }
+        assert_eq!(ports[0].method("/atomix.runtime.lock.v1.Lock/Lock").unwrap().class, CallClass::Waiting);
+    }
 }

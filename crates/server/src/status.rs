@@ -25,7 +25,7 @@ pub(crate) fn status(error: Error) -> Status {
 /// Makes the status of a stream.
 ///
 /// The Go SDK opens a stream that ended with UNAVAILABLE again at once, without a pause: a condition that lasts must
-/// be told by another code. Only a runtime that is about to end says UNAVAILABLE.
+/// have another code. Only a runtime that is about to end answers UNAVAILABLE.
 #[allow(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 pub(crate) fn stream_status(error: Error) -> Status {
     let code = if error.reason() == Reason::NotOpen {

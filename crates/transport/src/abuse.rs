@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-/// What begins a client's connection.
+/// The preface of a client's connection.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More units than any attack needs; the bound of what a fast server lets pass in the time.
 const UNITS_MAX: u32 = 400_000;
@@ -28,12 +28,12 @@ const BATCH: u32 = 64;
 const STREAMS: u32 = 1_975;
 /// Streams of the attacks that declare large messages. With more, HTTP/2 ends the connection for its many small frames.
 const MESSAGES: u32 = 1_000;
-/// How long nothing could be written when an attack counts as throttled.
+/// The time without a successful write after which an attack counts as throttled.
 const STUCK: Duration = Duration::from_millis(200);
 /// Connections of the attacks that only connect.
 const IDLE_CONNECTIONS: usize = 500;
 /// The longest pause of one that waits for something to read.
-const PATIENCE: Duration = Duration::from_secs(10);
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -56,7 +56,7 @@ const WINDOW_MAX: u32 = u32::MAX >> 1;
 /// A server on loopback, and two calls that it answers.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Where it listens.
+    /// The address of the server.
     pub address: SocketAddr,
     /// A call with a small answer.
     pub small: Call,
@@ -76,7 +76,7 @@ pub struct Call {
 /// Ways to wear a server out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attack {
-    /// Opens streams and resets them at once.
+    /// Opens streams and resets them immediately.
     RapidReset,
     /// Makes the server reset streams, by window updates of zero.
     ZeroWindowUpdate,
@@ -98,7 +98,7 @@ pub enum Attack {
     PriorityFlood,
     /// Sends window updates for the connection, one byte each.
     WindowUpdateFlood,
-    /// Sends frames of a kind that nobody knows.
+    /// Sends frames of an unknown type.
     UnknownFlood,
     /// Opens streams and never ends their requests.
     UnfinishedStreams,
@@ -106,8 +106,8 @@ pub enum Attack {
     UnfinishedMessages,
     /// Sends more than the windows allow, on streams whose messages lack their end.
     WindowsIgnored,
-    /// Connects and says nothing, many times.
-    Mute,
+    /// Connects and sends nothing, many times.
+    NoPreface,
     /// Connects, begins HTTP/2 and does nothing, many times.
     Idle,
     /// Asks for large answers with a window of zero.
@@ -124,25 +124,25 @@ pub enum Attack {
     OtherProtocol,
 }
 
-/// How an attack ended.
+/// The end of an attack.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Units that were written: frames, or small groups of them.
     pub units: u32,
-    /// How long the attack took.
+    /// The duration of the attack.
     pub took: Duration,
-    /// What the server did.
+    /// The reaction of the server.
     pub outcome: Outcome,
 }
 
-/// What a server did about an attack.
+/// The reaction of a server to an attack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It said goodbye and closed.
+    /// It sent GOAWAY and closed.
     GoAway {
         /// The code of HTTP/2.
         code: u32,
-        /// What it said.
+        /// The text of the GOAWAY.
         reason: String,
     },
     /// It closed without a word that was heard.
@@ -192,7 +192,7 @@ pub struct Frame {
     pub flags: u8,
     /// The stream, zero for the connection.
     pub stream: u32,
-    /// What it carries.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
@@ -222,7 +222,7 @@ impl Attack {
         Self::UnfinishedStreams,
         Self::UnfinishedMessages,
         Self::WindowsIgnored,
-        Self::Mute,
+        Self::NoPreface,
         Self::Idle,
         Self::AnswersWithoutWindow,
         Self::AnswersUnread,
@@ -236,7 +236,7 @@ impl Attack {
     pub fn run(self, target: &Target, duration: Duration) -> io::Result<Report> {
         let until = Instant::now() + duration;
         match self {
-            Self::Mute | Self::Idle => return self.sit(target, until),
+            Self::NoPreface | Self::Idle => return self.sit(target, until),
             Self::OtherProtocol => {
                 let mut raw = Raw::connect(target.address)?;
                 raw.write(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive\r\n\r\n");
@@ -268,7 +268,7 @@ impl Attack {
         Ok(raw.flood(until, reads, units, |raw, unit| self.unit(raw, unit, target, &small)))
     }
 
-    /// How often the attack repeats. Answers are asked for as often as a connection has streams.
+    /// The number of repetitions of the attack. Answers are asked for as often as a connection has streams.
     fn units(self) -> u32 {
         match self {
             Self::AnswersWithoutWindow | Self::AnswersUnread => STREAMS,
@@ -355,7 +355,7 @@ impl Attack {
                     raw.frame(CONTINUATION, flags, stream, piece);
                 }
             }
-            Self::Mute | Self::Idle | Self::OtherProtocol => {}
+            Self::NoPreface | Self::Idle | Self::OtherProtocol => {}
         }
     }
 
@@ -372,8 +372,8 @@ impl Attack {
         }
         let units = u32::try_from(raws.len()).unwrap_or(u32::MAX);
         while Instant::now() < until && !raws.is_empty() {
-            // Who says nothing does not answer either.
-            raws.retain_mut(|raw| raw.pull().is_ok() && (self == Self::Mute || raw.push().is_ok()));
+            // A silent attacker does not answer either.
+            raws.retain_mut(|raw| raw.pull().is_ok() && (self == Self::NoPreface || raw.push().is_ok()));
             std::thread::sleep(Duration::from_millis(10));
         }
         let connections = raws.len();
@@ -521,7 +521,7 @@ impl Raw {
     }
 
     /// Reads some of what is there; fails at the end of the connection. Answers settings and pings, as every client must,
-    /// unless told otherwise.
+    /// unless that is switched off.
     pub fn pull(&mut self) -> io::Result<Vec<Frame>> {
         let mut piece = [0; 16 << 10];
         match self.stream.read(&mut piece) {
@@ -535,7 +535,7 @@ impl Raw {
         }
     }
 
-    /// Returns the code and the reason of the server's goodbye, once it was read.
+    /// Returns the code and the reason of the GOAWAY of the server, once it was read.
     pub fn go_away(&self) -> Option<(u32, &str)> {
         self.go_away.as_ref().map(|(code, reason)| (*code, reason.as_str()))
     }
@@ -654,14 +654,14 @@ impl Client {
     }
 
     fn on(stream: TcpStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(IO_TIMEOUT))?;
         Self::begin(Stream::Tcp(stream))
     }
 
     /// Connects to a Unix socket and begins HTTP/2.
     pub fn connect_unix(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(IO_TIMEOUT))?;
         Self::begin(Stream::Unix(stream))
     }
 
@@ -734,7 +734,7 @@ impl Client {
                 self.raw.push()?;
                 return Ok(frames);
             }
-            if begun.elapsed() >= PATIENCE {
+            if begun.elapsed() >= IO_TIMEOUT {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
@@ -745,7 +745,7 @@ impl Client {
         &mut self.raw
     }
 
-    /// Reads until the server ends the connection. Returns whether it said goodbye.
+    /// Reads until the server ends the connection. Returns whether it sent GOAWAY.
     pub fn wait_for_the_end(&mut self) -> io::Result<bool> {
         loop {
             match self.next_frames() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who may connect: limits for each kind of port, a message for those beyond them, and descriptors that are kept for
-//! operators.
+//! Admission of connections: limits for each kind of port, a message for refused peers, and file descriptors that are
+//! reserved for operators.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -45,13 +45,13 @@ struct Open {
     by_origin: HashMap<Origin, usize>,
 }
 
-/// Descriptors that are kept for operators who come when all files are in use.
+/// File descriptors that are reserved for operators, for the case that all files are in use.
 const SPARES: usize = 8;
-/// Connections that are told at the same time why they are refused; more are closed without a word.
+/// Refused connections that get the reason at the same time; more are closed without one.
 const REFUSING_MAX: usize = 64;
-/// How long one of them may take to hear it.
+/// The time in which a refused peer must read the reason.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// What it may send meanwhile.
+/// The bytes that it may send meanwhile.
 const REFUSAL_READ_MAX: usize = 64 << 10;
 
 // === impl Admission ===
@@ -123,7 +123,7 @@ impl Admission {
         kind == Kind::Control && is_out_of_files(error) && self.spares.lock().pop().is_some()
     }
 
-    /// Tells a peer why it is refused, if not too many are being told, and closes its connection.
+    /// Closes the connection of a refused peer, after sending the reason unless [`REFUSING_MAX`] are being sent already.
     pub(crate) fn refuse(self: &std::sync::Arc<Self>, socket: Socket, env: &Env, why: &str) {
         if self.refusing.fetch_add(1, Ordering::Relaxed) >= REFUSING_MAX {
             self.refusing.fetch_sub(1, Ordering::Relaxed);
@@ -132,14 +132,14 @@ impl Admission {
         let frames = [frames::empty_settings(), go_away(0, why)].concat();
         let (this, env) = (std::sync::Arc::clone(self), env.clone());
         env.clone().detach(async move {
-            let told = async {
+            let sent = async {
                 match socket {
-                    Socket::Tcp(socket) => tell(socket, &frames).await,
-                    Socket::Unix(socket) => tell(socket, &frames).await,
+                    Socket::Tcp(socket) => send(socket, &frames).await,
+                    Socket::Unix(socket) => send(socket, &frames).await,
                 }
             };
-            let told = env.timeout(REFUSAL_TIMEOUT, told).await;
-            tracing::trace!(?told, "refused a connection");
+            let sent = env.timeout(REFUSAL_TIMEOUT, sent).await;
+            tracing::trace!(?sent, "refused a connection");
             this.refusing.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -147,7 +147,7 @@ impl Admission {
 
 /// Writes `bytes` and reads what comes until the peer closes: a socket that is closed with unread bytes would make the
 /// peer's system throw away what was written.
-async fn tell(mut socket: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> io::Result<()> {
+async fn send(mut socket: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> io::Result<()> {
     socket.write_all(bytes).await?;
     socket.shutdown().await?;
     let (mut piece, mut read) = ([0; 1024], 0);
@@ -160,7 +160,7 @@ async fn tell(mut socket: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> 
     Ok(())
 }
 
-/// Says whether the process or the system has no descriptor left.
+/// Returns whether the process or the system has no descriptor left.
 fn is_out_of_files(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
@@ -178,7 +178,7 @@ impl Kind {
         }
     }
 
-    /// Returns what a peer and the log are told of a refusal.
+    /// Returns the message of a refusal, for the peer and the log.
     pub(crate) fn message(self, refusal: Refusal, limits: &Limits) -> String {
         let (max, per_peer_max) = self.limits(limits);
         match (self, refusal) {

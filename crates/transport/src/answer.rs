@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is put around each call: its connection, the count of calls, and the bound of answers that wait.
+//! The layer around each call: its connection, the count of calls, and the bound of unread answers.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,8 +26,8 @@ use crate::request::{RequestBody, no_memory};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// How long an answer or a request waits for room before its stream ends.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The time that an answer or a request waits for buffer room before its stream ends.
+pub(crate) const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Hands the requests of one connection to the service, which is always ready: what bounds calls is in here.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(crate) struct Charged<D> {
     connection: Arc<Connection>,
 }
 
-/// Says that an answer waited too long for its reader.
+/// The error of an answer that waited too long for its reader.
 #[derive(Debug)]
 struct Unread(h2::Error);
 
@@ -208,7 +208,7 @@ impl Gate {
             self.timer = None;
             return Poll::Ready(Ok(()));
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(connection.env.sleep(PATIENCE)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(connection.env.sleep(ROOM_TIMEOUT)));
         ready!(timer.as_mut().poll(context));
         connection.budget.leave(&mut self.place);
         connection.usage.leave(&mut self.shared);
@@ -280,7 +280,7 @@ impl<D: Buf> Buf for Charged<D> {
 
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "answers were not read, read them faster or ask for less: after=`{PATIENCE:?}`")
+        write!(f, "answers were not read, read them faster or ask for less: after=`{ROOM_TIMEOUT:?}`")
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many bytes of answers may wait for one connection's reader.
+//! The budget of unread answer bytes of one connection.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ impl Budget {
         Self { whole, balance: AtomicI64::new(whole), waiting: AtomicUsize::new(0), queue: Mutex::default() }
     }
 
-    /// Waits until the balance is positive and all who came earlier have passed.
+    /// Waits until the balance is positive and all earlier waiters have passed.
     pub(crate) fn poll_pass(&self, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
         if place.0.is_none() && self.waiting.load(Ordering::SeqCst) == 0 && self.is_open() {
             return Poll::Ready(());
@@ -84,7 +84,7 @@ impl Budget {
         }
     }
 
-    /// Says whether everything was given back.
+    /// Returns whether everything was given back.
     pub(crate) fn is_whole(&self) -> bool {
         self.balance.load(Ordering::SeqCst) >= self.whole
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_pass_in_order_and_nobody_overtakes_them() {
+    fn waiters_pass_in_order_without_overtaking() {
         let budget = Budget::new(1);
         budget.take(1);
         let (mut first, mut second, mut late) = (Place::default(), Place::default(), Place::default());

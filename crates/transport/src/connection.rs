@@ -18,7 +18,7 @@ use crate::pool::{Pool, Usage};
 use crate::receipt::Receipts;
 use crate::request::Allowance;
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A peer on the network.
@@ -32,14 +32,14 @@ pub enum Peer {
     },
 }
 
-/// What the limit of connections counts together.
+/// The origin of connections, which the limit for each peer counts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Origin {
     Address(IpAddr),
     User(u32),
 }
 
-/// Why a connection ended.
+/// The reason for the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum End {
@@ -57,7 +57,7 @@ pub enum End {
     /// came.
     Replaced,
     /// It did not begin HTTP/2 in time.
-    Mute,
+    PrefaceTimeout,
     /// It did not answer our ping in time.
     Lost,
     /// It did not read for so long that it cannot have answered our ping.
@@ -96,7 +96,8 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct LongCall(Arc<Connection>);
 
-/// What the sweep looks at. Written by the connection's own tasks; all loose, because only change over time counts.
+/// The counters that the sweep reads. Written by the tasks of the connection; relaxed, because only their change over
+/// time matters.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     /// Calls that run.
@@ -119,7 +120,7 @@ pub(crate) struct Traffic {
     flooded: AtomicBool,
 }
 
-/// What the connection's task is told to do.
+/// The orders to the task of the connection.
 #[derive(Debug, Default)]
 struct Order {
     stage: AtomicU8,
@@ -130,7 +131,7 @@ struct Order {
     waker: AtomicWaker,
 }
 
-/// How far the end of a connection was ordered. Only grows.
+/// The ordered stage of a connection. Only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stage {
@@ -167,7 +168,7 @@ impl Connection {
         self.id
     }
 
-    /// Returns who is at the other end.
+    /// Returns the peer.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -191,17 +192,17 @@ impl Connection {
     /// [`Limits::long_calls_per_connection_max`](crate::Limits::long_calls_per_connection_max): one more could take the
     /// last stream of the connection, and the call that ends the wait would find none.
     pub fn begin_long_call(self: &Arc<Self>) -> Option<LongCall> {
-        // Dropped at once if it is one too many.
+        // Dropped immediately if it exceeds the maximum.
         let call = LongCall(Arc::clone(self));
         (self.long_calls.fetch_add(1, Ordering::Relaxed) < self.long_calls_max).then_some(call)
     }
 
-    /// Says whether no call runs and no bytes of answers wait for the socket.
+    /// Returns whether no call runs and no bytes of answers wait for the socket.
     pub(crate) fn is_quiet(&self) -> bool {
         self.calls() == 0 && self.budget.is_whole()
     }
 
-    /// Says whether memory is kept because the peer has to read answers or to finish requests.
+    /// Returns whether memory is kept because the peer has to read answers or to finish requests.
     pub(crate) fn waits_for_peer(&self) -> bool {
         !self.budget.is_whole() || self.allowance.is_receiving()
     }
@@ -217,7 +218,7 @@ impl Connection {
         drop(self.owner.set(Box::new(owner)));
     }
 
-    /// Ends the connection at once: says goodbye if the socket takes it, and drops the calls that run. Does not wait;
+    /// Ends the connection immediately: sends GOAWAY if the socket takes it, and drops the running calls. Does not wait;
     /// the observer hears when it is over.
     pub fn close(&self) {
         self.end(End::Closed);
@@ -234,7 +235,7 @@ impl Connection {
         self.order.waker.wake();
     }
 
-    /// Says whether a ping was ordered, once.
+    /// Returns whether a ping was ordered, once.
     pub(crate) fn take_probe(&self) -> bool {
         self.order.probe.load(Ordering::Relaxed) && self.order.probe.swap(false, Ordering::AcqRel)
     }
@@ -392,7 +393,7 @@ impl End {
         Self::Closed,
         Self::Idle,
         Self::Replaced,
-        Self::Mute,
+        Self::PrefaceTimeout,
         Self::Lost,
         Self::Stalled,
         Self::Flooded,
@@ -409,7 +410,7 @@ impl End {
             Self::Closed => "closed",
             Self::Idle => "idle",
             Self::Replaced => "replaced",
-            Self::Mute => "mute",
+            Self::PrefaceTimeout => "preface-timeout",
             Self::Lost => "lost",
             Self::Stalled => "stalled",
             Self::Flooded => "flooded",
@@ -426,7 +427,7 @@ impl Peer {
         match self {
             Self::Tcp(address) => Origin::Address(match address.ip().to_canonical() {
                 address @ IpAddr::V4(_) => address,
-                // Whoever has one IPv6 address has at least the 2^64 of its network.
+                // A host with one IPv6 address has at least the 2^64 of its network.
                 IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
             }),
             Self::Unix { uid, .. } => Origin::User(*uid),

@@ -7,7 +7,7 @@ use atomix_env::Instant;
 
 /// Bytes of the client's preface.
 const PREFACE_BYTES: usize = 24;
-/// Bytes that tell a request of HTTP/1 from the preface, and from everything else.
+/// Bytes that distinguish a request of HTTP/1 from the preface and from everything else.
 const METHOD_BYTES: usize = 4;
 /// The beginnings of such requests.
 const METHODS: [&[u8; METHOD_BYTES]; 8] =
@@ -82,7 +82,7 @@ pub(crate) struct Pace {
     pongs_due: u32,
 }
 
-/// What a peer begins with.
+/// The protocol that a peer begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Greeting {
     /// Too few bytes are here.
@@ -92,7 +92,7 @@ pub(crate) enum Greeting {
     Http2,
 }
 
-/// What a peer sent too much of.
+/// The kind of frames that a peer sent too many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flood {
     Pings,
@@ -148,12 +148,12 @@ impl Framing {
         }
     }
 
-    /// Says whether the bytes so far end with a whole frame.
+    /// Returns whether the bytes so far end with a whole frame.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.skip == 0 && self.have == 0
     }
 
-    /// Says whether at least one whole frame was there.
+    /// Returns whether at least one whole frame was there.
     pub(crate) fn has_begun(&self) -> bool {
         self.frames > 1 || (self.frames == 1 && self.skip == 0)
     }
@@ -162,17 +162,17 @@ impl Framing {
 // === impl Head ===
 
 impl Head {
-    /// Says whether a call begins or goes on with this frame.
+    /// Returns whether a call begins or goes on with this frame.
     pub(crate) fn is_work(self) -> bool {
         self.kind == HEADERS || (self.kind == DATA && self.bytes > 0)
     }
 
-    /// Says whether this frame may open a stream.
+    /// Returns whether this frame may open a stream.
     pub(crate) fn is_headers(self) -> bool {
         self.kind == HEADERS
     }
 
-    /// Says whether this is the last frame of its sender on its stream, resets aside.
+    /// Returns whether this is the last frame of its sender on its stream, resets aside.
     pub(crate) fn ends_stream(self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
@@ -183,7 +183,7 @@ impl Head {
         (self.kind == RST_STREAM).then(|| u32::try_from(self.payload).unwrap_or(u32::MAX).into())
     }
 
-    /// Says whether this answers the PING that [`h2::PingPong`] sends.
+    /// Returns whether this answers the PING that [`h2::PingPong`] sends.
     pub(crate) fn is_pong(self) -> bool {
         self.kind == PING && self.flags & ACK != 0 && self.payload == USER_PING
     }

@@ -28,8 +28,8 @@ use crate::receipt::Receipt;
 use crate::request::RequestBody;
 use crate::wire::Wire;
 
-/// How many calls a connection polls before it is the turn of others.
-const TURN: usize = 64;
+/// The number of calls that a connection polls before it yields to the others on its thread.
+const POLL_BUDGET: usize = 64;
 
 /// The largest window of HTTP/2.
 const WINDOW_MAX: u32 = u32::MAX >> 1;
@@ -56,7 +56,7 @@ where
     drains: bool,
 }
 
-/// Why a connection broke.
+/// The reason of a broken connection.
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// Before HTTP/2 began.
@@ -134,7 +134,7 @@ where
         }
     }
 
-    /// Tells the peer to open no more streams.
+    /// Sends GOAWAY, so that the peer opens no more streams.
     pub(crate) fn graceful_shutdown(&mut self) {
         match &mut self.state {
             State::Serves { http2, .. } => http2.graceful_shutdown(),
@@ -189,17 +189,17 @@ where
         }
     }
 
-    /// Says whether calls wait to be polled.
+    /// Returns whether calls wait to be polled.
     pub(crate) fn has_begun_calls(&self) -> bool {
         !self.begun.is_empty()
     }
 
-    /// Polls the calls that began first, as many of them as may keep others of the thread waiting.
+    /// Polls the calls that began first, up to [`POLL_BUDGET`].
     pub(crate) fn poll_calls(&mut self) {
-        let turn = self.begun.len().min(TURN);
-        for mut call in self.begun.drain(..turn) {
+        let budget = self.begun.len().min(POLL_BUDGET);
+        for mut call in self.begun.drain(..budget) {
             let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(Waker::noop())));
-            // A call that panics ends alone, as a task would; the hook has told it.
+            // A call that panics ends alone, as a task would; the panic hook has logged it.
             if let Ok(Poll::Pending) = catch_unwind(poll) {
                 self.connection.env.detach(BatchedWakeTask::new(call));
             }
@@ -210,7 +210,7 @@ where
 // === impl Broken ===
 
 impl Broken {
-    /// Says whether the socket broke or the peer said goodbye, rather than that we threw it out.
+    /// Returns whether the socket broke or the peer closed, rather than this side.
     pub(crate) fn has_left(&self) -> bool {
         match self {
             Self::Greeting(error) => error.kind() != io::ErrorKind::InvalidData,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a peer may do.
+//! The limits of a peer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where connections come from.
+//! Listeners: TCP addresses and Unix sockets.
 
 use std::fmt;
 use std::fs;
@@ -67,8 +67,8 @@ impl Listener {
         Self::unix_with(path, &SocketRights::default()).await
     }
 
-    /// Binds a Unix socket. Replaces the file of a socket that nobody listens to any more, and refuses one that is
-    /// alive or something else. The file goes away with the listener. The file has its rights before anybody can connect.
+    /// Binds a Unix socket. Replaces the file of a socket without a listener, and refuses a file that is a live socket
+    /// or something else. The listener removes the file when it is dropped. The file has its rights before a peer can connect.
     /// Cancel safe.
     pub async fn unix_with(path: &Path, rights: &SocketRights) -> io::Result<Self> {
         let bind = || {
@@ -163,7 +163,7 @@ fn group_id(group: &str) -> io::Result<u32> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some() && self.identity == identity(&self.path) {
-            // Whoever removed it first did what is wanted.
+            // Another process may have removed it already.
             drop(fs::remove_file(&self.path));
         }
     }
@@ -185,7 +185,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     }
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "replaced the socket of a process that is gone");
+            tracing::info!(path = %path.display(), "replaced the socket of a process that has ended");
             fs::remove_file(path)
         }
         Ok(_) => refused("another process listens on this socket, end it or choose another path"),
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_umask_says_who_may_connect() {
-        // What bind makes of a socket with the umasks 000, 022, 027 and 077.
+        // The modes that bind gives a socket with the umasks 000, 022, 027 and 077.
         let modes = [0o777, 0o755, 0o750, 0o700].map(readable_and_writable);
         assert_eq!(modes, [0o666, 0o666, 0o660, 0o600]);
     }

@@ -41,7 +41,7 @@ pub(crate) struct Usage {
 /// Finds the connections to cut, from one look to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Relief {
-    /// What each connection had written and read at the last look.
+    /// The bytes that each connection had written and read at the last check.
     progress: HashMap<u64, (u64, u64)>,
     looks: u32,
 }
@@ -138,7 +138,7 @@ impl Usage {
         }
     }
 
-    /// Says whether the connection may use more at once.
+    /// Returns whether the connection may use more at once.
     pub(crate) fn is_open(&self) -> bool {
         self.pool.budget.balance() > 0 || (self.bytes() < STEP && self.pool.has_reserve())
     }
@@ -166,7 +166,7 @@ impl Usage {
 // === impl Relief ===
 
 impl Relief {
-    /// Looks at the connections, and returns those to cut, for which reason the pool has to be told of all of them.
+    /// Checks all connections and returns those to cut.
     pub(crate) fn look<'a>(
         &mut self,
         pool: &Pool,
@@ -215,7 +215,7 @@ impl Relief {
         cut
     }
 
-    /// Says whether nothing is to be done until the bound is reached again.
+    /// Returns whether nothing is to be done until the bound is reached again.
     pub(crate) fn is_over(&self) -> bool {
         self.looks == 0
     }
@@ -299,7 +299,10 @@ mod tests {
         // Running calls alone are no reason.
         all[4].budget.give(MIB);
         let mut relief = Relief::default();
-        assert!(relief.look(&pool, all.iter()).is_empty(), "one look does not show who stands still");
+        assert!(
+            relief.look(&pool, all.iter()).is_empty(),
+            "one check does not show which connection makes no progress"
+        );
         all[1].traffic.wrote(1);
         let cut = relief.look(&pool, all.iter());
         assert_eq!(ids(&cut), [2], "2 MiB are more than an eighth, and the largest moves");

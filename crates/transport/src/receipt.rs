@@ -204,7 +204,7 @@ impl Receipts {
         }
     }
 
-    /// Says whether a PING is wanted and none is in flight for earlier answers.
+    /// Returns whether a PING is wanted and none is in flight for earlier answers.
     pub(crate) fn wants_ping(&self) -> bool {
         !self.is_empty() && {
             let table = self.table.lock();
@@ -283,7 +283,7 @@ impl Receipts {
         }
     }
 
-    /// Says whether no answer waits for its confirmation. Free for connections without such answers.
+    /// Returns whether no answer waits for its confirmation. Free for connections without such answers.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::answer::{BoxError, PATIENCE};
+use crate::answer::{BoxError, ROOM_TIMEOUT};
 use crate::connection::Connection;
 use crate::limits::Limits;
 
@@ -33,8 +33,8 @@ const PREFIX_BYTES: usize = 5;
 /// first. A large one takes that length from what its connection may receive, in order of arrival, and gives it back
 /// when the next one begins or the body is dropped.
 ///
-/// Who waits keeps a window full of unread bytes, and all streams share the window of the connection; were it full of
-/// those, nobody could go on. So only as many wait as fill half of it, and more are refused at once.
+/// A waiting message keeps its window full of unread bytes, and all streams share the window of the connection: full of
+/// waiting messages, it would block every stream. So at most half of it may wait, and further messages are refused.
 pub struct RequestBody {
     body: RecvStream,
     /// All DATA was read, trailers may follow.
@@ -46,7 +46,7 @@ pub struct RequestBody {
     waiting: Option<Waiting>,
 }
 
-/// What one connection may receive.
+/// The budget of received bytes of one connection.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     room: Arc<Semaphore>,
@@ -194,22 +194,22 @@ impl Allowance {
         }
     }
 
-    /// Takes room if there is some and nobody waits for it.
+    /// Takes room if there is some and no earlier request waits for it.
     fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.room).try_acquire_many_owned(self.share(bytes)).ok()
     }
 
     fn take(&self, bytes: usize, env: Env) -> BoxFuture<'static, Option<OwnedSemaphorePermit>> {
         let room = Arc::clone(&self.room).acquire_many_owned(self.share(bytes));
-        Box::pin(async move { env.timeout(PATIENCE, room).await.ok()?.ok() })
+        Box::pin(async move { env.timeout(ROOM_TIMEOUT, room).await.ok()?.ok() })
     }
 
-    /// Says whether a message is being received.
+    /// Returns whether a message is being received.
     pub(crate) fn is_receiving(&self) -> bool {
         self.receiving.load(Ordering::Relaxed) > 0
     }
 
-    /// What is larger than everything takes everything: whether it is too large is for its service to say.
+    /// A message larger than the budget takes all of it; the service enforces the message size limit.
     fn share(&self, bytes: usize) -> u32 {
         u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max)
     }
@@ -288,7 +288,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Says that there was no room for a message, so certainly nothing was applied. gRPC's own error, because that is what a service finds again however its
+/// Makes the status for a message without buffer room: certainly nothing was applied. gRPC's own error, because that is what a service finds again however its
 /// framework wraps the errors of bodies.
 fn no_room() -> BoxError {
     Box::new(Status::unavailable(
@@ -296,7 +296,7 @@ fn no_room() -> BoxError {
     ))
 }
 
-/// Says that a message is too large, with a code that every client of the services can map: tonic would say
+/// Makes the status for a message that is too large, with a code that every client of the services can map: tonic would say
 /// `OUT_OF_RANGE`.
 fn too_large(bytes: usize, max: usize) -> BoxError {
     Box::new(Status::invalid_argument(format!(
@@ -304,7 +304,7 @@ fn too_large(bytes: usize, max: usize) -> BoxError {
     )))
 }
 
-/// Says that the buffers of all connections are full, so certainly nothing was applied.
+/// Makes the status for full buffers of all connections: certainly nothing was applied.
 pub(crate) fn no_memory() -> Status {
     Status::unavailable(
         "the server has no memory left for more calls and requests of this connection (limits.buffers-bytes-max): try again, \

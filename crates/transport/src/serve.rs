@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The life of connections: accepted, watched, drained.
+//! Connections from accept to end: accept loop, sweep, drain.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -31,30 +31,30 @@ use crate::pool::{LOOK_INTERVAL, Pool, Relief};
 use crate::request::RequestBody;
 use crate::wire::{Socket, Wire};
 
-/// How often connections are looked at. Time-outs of less than four times this are looked at more often.
+/// The interval of the sweep. For timeouts below four times this interval the sweep runs more often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a draining connection without calls may take to say goodbye: a few round trips.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// The first and the longest pause after the system could not accept.
+/// The time that a draining connection without calls has to complete the GOAWAY exchange: a few round trips.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+/// The first and the longest pause after a failed accept.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long a connection has done nothing before it makes room for another.
+/// The idle time after which a connection may be replaced by another.
 const REPLACED_AFTER: Duration = Duration::from_secs(1);
-/// How long nothing is looked for when no connection could make room.
+/// The pause after a search that found no connection to replace.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
-/// How often the same complaint is logged.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest interval between two log lines of the same kind.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Hears of connections.
+/// Observes connections.
 pub trait Observer: Send + Sync + 'static {
-    /// Says that a connection was accepted. Comes before its first request, and must not wait.
+    /// Called when a connection is accepted, before its first request. Must not block.
     fn opened(&self, connection: &Arc<Connection>);
 
-    /// Says that a connection ended: once for each that opened, as soon as the socket is closed by either side. Calls
-    /// that still ran are being dropped, and may not all be gone yet. Must not wait.
+    /// Called when a connection has ended: once for each that opened, as soon as either side closes the socket. Calls
+    /// that still ran are being dropped, and some may not be gone yet. Must not block.
     fn closed(&self, connection: &Arc<Connection>);
 
-    /// Says whether a connection that ran no call for the idle time-out may end. One whose session holds something
-    /// may not. By default it may.
+    /// Returns whether a connection that ran no call for the idle timeout may end. The default is yes; a connection
+    /// whose session holds something must stay.
     fn may_close(&self, connection: &Arc<Connection>) -> bool {
         let _ = connection;
         true
@@ -76,11 +76,11 @@ struct Shared {
     admission: Arc<Admission>,
     pool: Arc<Pool>,
     /// Held by the call of [`Transport::serve`] that frees memory for all.
-    relief: tokio::sync::Mutex<Complaint>,
+    relief: tokio::sync::Mutex<RateLimitedLog>,
     live: Live,
 }
 
-/// What a drain had to cut.
+/// The connections and calls that a drain cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Connections whose calls ran beyond the grace.
@@ -97,7 +97,7 @@ struct Live {
     left: Notify,
 }
 
-/// A connection, and when something last moved on it.
+/// A connection and the times of its last activity.
 struct Watched {
     /// The [`Port`] through which it came.
     port: u64,
@@ -119,13 +119,13 @@ struct Acceptor<'a> {
     port: u64,
     kind: Kind,
     pause: Duration,
-    errors: Complaint,
-    refusals: Complaint,
-    /// When all connections were looked at, and none of them could make room.
+    errors: RateLimitedLog,
+    refusals: RateLimitedLog,
+    /// The time of the last search that found no connection to replace.
     no_room: Option<Instant>,
 }
 
-/// One [`Transport::serve`]. Tells its connections what to do when it ends.
+/// One [`Transport::serve`]. Drains or cuts its connections when it ends.
 struct Port<'a> {
     shared: &'a Arc<Shared>,
     number: u64,
@@ -133,19 +133,20 @@ struct Port<'a> {
     served: bool,
 }
 
-/// An accepted connection: its place in the limits, in the list, and the promise that the observer hears of its end.
-struct Presence {
+/// The guard of an accepted connection. Dropping it releases its share of the limits, removes it from the list and
+/// notifies the observer.
+struct ConnectionGuard {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
     kind: Kind,
     end: End,
 }
 
-/// Logs the same complaint only now and then: once in ten seconds.
+/// Limits a log line to one in ten seconds, and counts the suppressed ones.
 #[derive(Debug, Default)]
-pub struct Complaint {
+pub struct RateLimitedLog {
     last: Option<Instant>,
-    unsaid: u64,
+    suppressed: u64,
 }
 
 // === impl Transport ===
@@ -153,7 +154,7 @@ pub struct Complaint {
 impl Transport {
     /// Makes a transport. Its limits hold over everything that it serves.
     pub fn new(limits: Limits, observer: impl Observer, env: Env) -> Self {
-        // Numbers of different transports do not meet, so that they can stand in one log.
+        // The numbers of different transports are disjoint, because they share one log.
         let next_id = AtomicU64::new(env.random() >> 32 << 32);
         let pool = Pool::new(limits.buffers_bytes_max);
         let shared = Shared {
@@ -175,8 +176,8 @@ impl Transport {
         Arc::clone(&self.shared.counters)
     }
 
-    /// Hands every request that comes to `listeners` to a clone of `service`, until `shutdown`. Then it accepts no
-    /// more and tells the peers that came through these listeners to go elsewhere, while their calls run on; for the
+    /// Passes every request that comes to `listeners` to a clone of `service`, until `shutdown`. Then it accepts no
+    /// more and sends GOAWAY to the peers that came through these listeners, while their calls run on; for the
     /// end of those see [`Transport::drained`].
     ///
     /// Every request carries its `Arc<Connection>` in its extensions. Connections are spread over `workers`, or run on
@@ -202,7 +203,7 @@ impl Transport {
         }
         let mut port =
             Port { shared, number: shared.live.next_port.fetch_add(1, Ordering::Relaxed), served: false };
-        // The block drops the listeners before the drain: who comes then is refused by the kernel, not left waiting.
+        // The block drops the listeners before the drain: the kernel refuses later peers instead of queueing them.
         {
             let accept = join_all(listeners.into_iter().map(|listener| {
                 let (service, port) = (&service, port.number);
@@ -211,8 +212,8 @@ impl Transport {
                         let mut acceptor = Acceptor::new(shared, port, kind);
                         loop {
                             let (socket, peer) = acceptor.next(&listener).await;
-                            if let Some((socket, presence)) = acceptor.admit(socket, peer) {
-                                shared.start(workers, service.clone(), socket, presence);
+                            if let Some((socket, guard)) = acceptor.admit(socket, peer) {
+                                shared.start(workers, service.clone(), socket, guard);
                             }
                         }
                     };
@@ -227,9 +228,9 @@ impl Transport {
         port.served = true;
     }
 
-    /// Waits until all connections have ended, and cuts those whose calls run for longer than `grace`. To be called
-    /// when nothing is served any more or the shutdown of everything served has been told. Not cancel safe: the count
-    /// of what was cut is lost.
+    /// Waits until all connections have ended, and cuts those whose calls run for longer than `grace`. Call it after
+    /// every [`Transport::serve`] has ended or its shutdown is cancelled. Not cancel safe: the count of cut calls is
+    /// lost.
     pub async fn drained(&self, grace: Duration) -> Drained {
         self.shared.drain(grace).await
     }
@@ -248,7 +249,7 @@ impl fmt::Debug for Transport {
 
 impl Shared {
     /// Starts the task of a connection.
-    fn start<S, B>(&self, workers: Option<&Workers>, service: S, socket: Socket, presence: Presence)
+    fn start<S, B>(&self, workers: Option<&Workers>, service: S, socket: Socket, guard: ConnectionGuard)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
@@ -257,17 +258,17 @@ impl Shared {
         B::Error: Into<BoxError>,
     {
         let Some(workers) = workers else {
-            self.env.detach(presence.serve(service, socket));
+            self.env.detach(guard.serve(service, socket));
             return;
         };
         match socket.detach() {
             Ok(socket) => workers.detach(async move {
                 match socket.attach() {
-                    Ok(socket) => presence.serve(service, socket).await,
-                    Err(error) => presence.fail(&error),
+                    Ok(socket) => guard.serve(service, socket).await,
+                    Err(error) => guard.fail(&error),
                 }
             }),
-            Err(error) => presence.fail(&error),
+            Err(error) => guard.fail(&error),
         }
     }
 
@@ -279,9 +280,9 @@ impl Shared {
         }
     }
 
-    /// Frees memory when the buffers of all connections are full. One call at a time does it for all ports.
+    /// Frees memory when the buffers of all connections are full. One task at a time does it for all ports.
     async fn relieve_for_ever(&self) {
-        let mut complaint = self.relief.lock().await;
+        let mut log = self.relief.lock().await;
         let mut refused_before = 0;
         loop {
             self.pool.exhausted().await;
@@ -298,7 +299,7 @@ impl Shared {
                 self.counters.count_calls_refused(refused);
                 refused_before += refused;
                 if (!cut.is_empty() || refused > 0)
-                    && let Some(unsaid) = complaint.due(self.env.now())
+                    && let Some(suppressed) = log.due(self.env.now())
                 {
                     let peer = cut.first().map(|connection| connection.peer().to_string());
                     tracing::warn!(
@@ -307,7 +308,7 @@ impl Shared {
                         calls_refused = refused,
                         bytes = self.pool.used(),
                         bytes_max = self.pool.bytes_max(),
-                        unsaid,
+                        suppressed,
                         "the buffers of all connections are full: the connections that use most and do not read are cut, \
                          raise `limits.buffers-bytes-max` or the memory of the process"
                     );
@@ -331,7 +332,7 @@ impl Shared {
         (shortest / 4).max(Duration::from_millis(1))
     }
 
-    /// Whoever reads nothing for this long cannot have answered a ping. Zero is never.
+    /// Returns the time without a read after which a peer cannot have answered a ping. Zero is never.
     fn stall_timeout(&self) -> Duration {
         if self.limits.ping_interval.is_zero() {
             return Duration::ZERO;
@@ -339,8 +340,8 @@ impl Shared {
         self.limits.ping_interval.saturating_add(self.limits.ping_timeout)
     }
 
-    /// Ends the connections whose time is over. One task looks at all of them, which costs each nothing: no timer, no
-    /// clock on the path of a call.
+    /// Ends the connections whose timeout is over. One task checks all of them, so a connection needs no timer and the
+    /// path of a call reads no clock.
     fn sweep(&self) {
         let now = self.env.now();
         let mut idle = Vec::new();
@@ -354,7 +355,7 @@ impl Shared {
                 None => {}
             }
         }
-        // Outside of the lock: what the observer does is not known here.
+        // Outside of the lock, because the observer may take locks.
         idle.retain(|connection| self.observer.may_close(connection));
         for connection in idle {
             connection.end(End::Idle);
@@ -366,7 +367,7 @@ impl Shared {
         let Watched { connection, quiet, blocked, heard, pinged, .. } = watched;
         let traffic = &connection.traffic;
         if !traffic.has_begun() {
-            return over(connection.opened(), self.limits.preface_timeout).then_some(End::Mute);
+            return over(connection.opened(), self.limits.preface_timeout).then_some(End::PrefaceTimeout);
         }
         *blocked = traffic.blocked_at().map(|written| match *blocked {
             Some((before, since)) if before == written => (before, since),
@@ -414,11 +415,11 @@ impl Shared {
                     connection.end(if calls > 0 { End::Cut } else { End::Drained });
                 });
             }
-            // Without calls and answers on their way there is nothing to wait for but the peer's part of the goodbye,
-            // and for that only if the peer speaks at all.
-            let patient = elapsed < FAREWELL;
+            // A connection without calls and unsent answers waits only for the peer's part of the GOAWAY exchange, and
+            // only if the peer has begun HTTP/2.
+            let within_grace = elapsed < GOAWAY_GRACE;
             live.each(|connection| {
-                if connection.is_quiet() && !(patient && connection.traffic.has_begun()) {
+                if connection.is_quiet() && !(within_grace && connection.traffic.has_begun()) {
                     connection.end(End::Drained);
                 }
             });
@@ -439,13 +440,13 @@ impl<'a> Acceptor<'a> {
             port,
             kind,
             pause: ACCEPT_PAUSE.0,
-            errors: Complaint::default(),
-            refusals: Complaint::default(),
+            errors: RateLimitedLog::default(),
+            refusals: RateLimitedLog::default(),
             no_room: None,
         }
     }
 
-    /// Waits for the next connection. When the system has no room, it pauses instead of asking again at once.
+    /// Waits for the next connection. Pauses after an error, for example when files run out.
     async fn next(&mut self, listener: &Listener) -> (Socket, Peer) {
         loop {
             match listener.accept().await {
@@ -459,8 +460,8 @@ impl<'a> Acceptor<'a> {
                         continue;
                     }
                     self.shared.counters.count_accept_error();
-                    if let Some(unsaid) = self.errors.due(self.shared.env.now()) {
-                        tracing::warn!(%listener, %error, unsaid, "cannot accept connections, raise the limit of open files");
+                    if let Some(suppressed) = self.errors.due(self.shared.env.now()) {
+                        tracing::warn!(%listener, %error, suppressed, "cannot accept connections, raise the limit of open files");
                     }
                     self.shared.env.sleep(self.pause).await;
                     self.pause = (self.pause * 2).min(ACCEPT_PAUSE.1);
@@ -501,8 +502,8 @@ impl<'a> Acceptor<'a> {
         made
     }
 
-    /// Takes the connection in, or counts and tells why not.
-    fn admit(&mut self, socket: Socket, peer: Peer) -> Option<(Socket, Presence)> {
+    /// Admits the connection, or counts, logs and answers the refusal.
+    fn admit(&mut self, socket: Socket, peer: Peer) -> Option<(Socket, ConnectionGuard)> {
         let shared = self.shared;
         let (kind, origin) = (self.kind, peer.origin());
         let mut entered = shared.admission.enter(kind, origin, &shared.limits);
@@ -510,12 +511,12 @@ impl<'a> Acceptor<'a> {
             entered = shared.admission.enter(kind, origin, &shared.limits);
         }
         match entered {
-            Ok(()) => Some((socket, Presence::new(shared, self.port, self.kind, peer))),
+            Ok(()) => Some((socket, ConnectionGuard::new(shared, self.port, self.kind, peer))),
             Err(refusal) => {
                 shared.counters.count_refused(refusal);
                 let why = self.kind.message(refusal, &shared.limits);
-                if let Some(unsaid) = self.refusals.due(shared.env.now()) {
-                    tracing::warn!(%peer, reason = refusal.name(), unsaid, "refused a connection: {why}");
+                if let Some(suppressed) = self.refusals.due(shared.env.now()) {
+                    tracing::warn!(%peer, reason = refusal.name(), suppressed, "refused a connection: {why}");
                 }
                 shared.admission.refuse(socket, &shared.env, &why);
                 None
@@ -524,9 +525,9 @@ impl<'a> Acceptor<'a> {
     }
 }
 
-// === impl Presence ===
+// === impl ConnectionGuard ===
 
-impl Presence {
+impl ConnectionGuard {
     fn new(shared: &Arc<Shared>, port: u64, kind: Kind, peer: Peer) -> Self {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let connection = Connection::new(id, peer, shared.env.clone(), &shared.limits, &shared.pool);
@@ -545,11 +546,11 @@ impl Presence {
         shared.counters.count_accepted();
         tracing::debug!(connection = id, %peer, "connection opened");
         shared.observer.opened(&connection);
-        // The end that stands when the whole task is dropped, with its runtime.
+        // The end that applies if the task is dropped, together with its runtime.
         Self { shared: Arc::clone(shared), connection, kind, end: End::Cut }
     }
 
-    /// Drives the connection to its end. The task is known by its connection, which ends it.
+    /// Drives the connection to its end. The connection knows the task's waker and ends it.
     async fn serve<S, B>(mut self, service: S, socket: Socket)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -560,7 +561,7 @@ impl Presence {
     {
         let connection = Arc::clone(&self.connection);
         let wire = Wire::new(socket, Arc::clone(&connection), self.shared.limits.pings_per_second_max);
-        // Declared after `self`, so that it goes before the connection is said to have ended.
+        // Declared after `self`, so that it is dropped before the guard reports the end.
         let mut served = Server::new(&self.shared.limits, wire, service, Arc::clone(&connection));
         let mut stage = Stage::Serve;
         self.end = std::future::poll_fn(|context| {
@@ -573,12 +574,12 @@ impl Presence {
             loop {
                 match served.poll(context) {
                     Poll::Ready(outcome) => return Poll::Ready(end_of(&connection, stage, outcome)),
-                    // One poll was the chance to say goodbye.
+                    // One poll was the chance to send GOAWAY.
                     Poll::Pending if stage == Stage::Close => {
                         return Poll::Ready(end_of(&connection, stage, Ok(())));
                     }
                     Poll::Pending if !served.has_begun_calls() => return Poll::Pending,
-                    // A peer that asks as fast as it is answered would keep the thread from all others.
+                    // A peer that calls as fast as it is answered would keep the thread from all others.
                     Poll::Pending if polled => {
                         context.waker().wake_by_ref();
                         return Poll::Pending;
@@ -600,7 +601,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let Self { shared, connection, kind, end } = self;
         tracing::debug!(connection = connection.id(), peer = %connection.peer(), reason = end.name(), "connection closed");
@@ -616,7 +617,7 @@ impl Drop for Presence {
 // === impl Watched ===
 
 impl Watched {
-    /// Says whether it has run no call for a while.
+    /// Returns whether it has run no call for a while.
     fn is_idle(&self, now: Instant) -> bool {
         let traffic = &self.connection.traffic;
         self.connection.is_quiet()
@@ -651,21 +652,21 @@ impl Drop for Port<'_> {
     }
 }
 
-// === impl Complaint ===
+// === impl RateLimitedLog ===
 
-impl Complaint {
-    /// Returns how often it went unsaid if it is to be said now.
+impl RateLimitedLog {
+    /// Returns the number of lines suppressed since the last one if a line is due now, and counts one more otherwise.
     pub fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.since(last) < COMPLAINT_INTERVAL) {
-            self.unsaid += 1;
+        if self.last.is_some_and(|last| now.since(last) < REPEAT_INTERVAL) {
+            self.suppressed += 1;
             return None;
         }
         self.last = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
-/// Says why a connection ended, from what was ordered and what HTTP/2 says.
+/// Returns why a connection ended, from the ordered end and the outcome of HTTP/2.
 fn end_of(connection: &Connection, stage: Stage, outcome: Result<(), Broken>) -> End {
     if let Some(end) = connection.ordered_end() {
         return end;

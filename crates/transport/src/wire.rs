@@ -46,7 +46,7 @@ pub(crate) struct Wire {
 /// Bytes that are read at a time before the protocol is known: a small request, as a whole.
 const GREETING_BYTES: usize = 4 << 10;
 
-/// What a peer reads that speaks HTTP/1.
+/// The answer to a peer that speaks HTTP/1.
 const HTTP1_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain\r\n\
     connection: close\r\n\
@@ -111,8 +111,8 @@ impl Wire {
             match Greeting::of(&self.greeting) {
                 Greeting::Http2 => return Poll::Ready(Ok(())),
                 Greeting::Http1 => {
-                    let said = with!(&self.socket, socket => socket.try_write(HTTP1_ANSWER));
-                    tracing::debug!(connection = self.connection.id(), ?said, "a peer speaks HTTP/1");
+                    let sent = with!(&self.socket, socket => socket.try_write(HTTP1_ANSWER));
+                    tracing::debug!(connection = self.connection.id(), ?sent, "a peer speaks HTTP/1");
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "HTTP/1")));
                 }
                 Greeting::Unknown => {}
@@ -152,31 +152,31 @@ impl Wire {
         }
         if let Some(flood) = self.flood {
             self.connection.traffic.flood(flood);
-            self.say_goodbye(flood);
+            self.send_goaway(flood);
             return Err(calm(flood));
         }
         Ok(())
     }
 
-    /// Tells the peer why, if that is possible without waiting: HTTP/2 above us has no way to be asked for it.
-    fn say_goodbye(&self, flood: Flood) {
+    /// Sends the reason in a GOAWAY, if that is possible without waiting: h2 has no call for it.
+    fn send_goaway(&self, flood: Flood) {
         if !self.outbound.is_between_frames() {
             return;
         }
         let frame = flood.go_away(self.last_stream);
-        let said = with!(&self.socket, socket => socket.try_write(&frame));
-        tracing::trace!(connection = self.connection.id(), ?said, "said goodbye to a flood");
+        let sent = with!(&self.socket, socket => socket.try_write(&frame));
+        tracing::trace!(connection = self.connection.id(), ?sent, "sent GOAWAY after a flood");
     }
 
-    /// Tells a peer that is cut for the memory that it uses.
-    fn tell_cut(&self) {
+    /// Sends a GOAWAY with the reason to a peer that is cut for its use of memory.
+    fn send_cut_reason(&self) {
         if self.connection.ordered_end() == Some(End::Memory) && self.outbound.is_between_frames() {
             let frame = go_away(
                 self.last_stream,
                 "too much memory: answers were not read or requests not finished (limits.buffers-bytes-max)",
             );
-            let told = with!(&self.socket, socket => socket.try_write(&frame));
-            tracing::trace!(connection = self.connection.id(), ?told, "cut");
+            let sent = with!(&self.socket, socket => socket.try_write(&frame));
+            tracing::trace!(connection = self.connection.id(), ?sent, "cut");
         }
     }
 
@@ -217,7 +217,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.tell_cut();
+        self.send_cut_reason();
     }
 }
 
@@ -330,12 +330,12 @@ mod tests {
         far.write_all(&[&[0; 24][..], &reset(1)].concat()).await.unwrap();
         read(&mut wire).await;
         // HTTP/2 has not seen the reset yet and takes the answer, which it will drop when it does.
-        let (tell, told) = std::sync::mpsc::channel();
-        let receipt = Receipt::new(None, move |outcome| tell.send(outcome).unwrap());
+        let (sender, outcomes) = std::sync::mpsc::channel();
+        let receipt = Receipt::new(None, move |outcome| sender.send(outcome).unwrap());
         connection.receipts.expect(1, receipt).unwrap();
-        assert!(told.try_recv().is_err());
+        assert!(outcomes.try_recv().is_err());
         far.write_all(&reset(3)).await.unwrap();
         read(&mut wire).await;
-        assert_eq!(told.try_recv(), Ok(Undelivered::Refused));
+        assert_eq!(outcomes.try_recv(), Ok(Undelivered::Refused));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every known way to wear a server out: each ends in a goodbye, a closed connection or a bound, within 16 MiB, while
+//! Every known denial-of-service attack: each ends in a GOAWAY, a closed connection or a bound, within 16 MiB, while
 //! another client is answered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use atomix_transport::abuse::{Attack, Client, Outcome, Report, Target};
 
 use crate::server::ChildServer;
 
-/// What one attacker may cost.
+/// The memory that one attacker may cost.
 const GROWTH_MAX_KIB: u64 = 16 << 10;
 const DURATION: Duration = Duration::from_millis(1_500);
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -52,7 +52,7 @@ fn attack(attack: Attack) -> Report {
     println!("{attack:?}: growth {growth} KiB, victim {} calls, p99 {p99:?}, {report:?}", took.len());
     assert!(growth <= GROWTH_MAX_KIB, "grew by {growth} KiB: {report:?}");
     assert!(took.last() < Some(&Duration::from_secs(1)), "the other client waited: {took:?}");
-    // And whoever comes now is answered.
+    // And a new client is answered.
     Client::connect(server.target.address).unwrap().call(&server.target.small).unwrap();
     report
 }
@@ -92,7 +92,7 @@ thrown_out! {
     large_headers_are_thrown_out LargeHeaders [ENHANCE_YOUR_CALM, COMPRESSION_ERROR];
     more_than_the_windows_allow_is_thrown_out WindowsIgnored [ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR];
     another_protocol_is_thrown_out OtherProtocol [PROTOCOL_ERROR];
-    connections_that_say_nothing_are_closed Mute [];
+    connections_without_a_preface_are_closed NoPreface [];
 }
 
 #[test]

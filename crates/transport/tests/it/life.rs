@@ -118,11 +118,11 @@ fn a_closed_connection_says_goodbye_and_drops_its_calls() {
         let opened = server.heard.opened.lock().unwrap();
         opened.iter().find(|connection| connection.calls() == 1).unwrap().clone()
     };
-    let told = Instant::now();
+    let ordered = Instant::now();
     connection.close();
     connection.close();
-    assert!(closed.wait_for_the_end().unwrap(), "a goodbye");
-    assert!(server.wait_for_closed(1, told) < PROMPT);
+    assert!(closed.wait_for_the_end().unwrap(), "a GOAWAY");
+    assert!(server.wait_for_closed(1, ordered) < PROMPT);
     eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 0);
     assert_eq!(server.counters.ended(End::Closed), 1);
     other.call(&server.target.small).unwrap();
@@ -151,7 +151,7 @@ fn a_drain_lets_running_calls_end() {
 fn a_drain_cuts_what_runs_beyond_the_grace_and_counts_it() {
     let mut server = Server::start(Limits::default());
     let (mut busy, mut idle) = (client(&server), client(&server));
-    let _mute = Raw::connect(server.target.address).unwrap();
+    let _silent = Raw::connect(server.target.address).unwrap();
     busy.start(&call("/wait")).unwrap();
     busy.start(&call("/wait")).unwrap();
     idle.call(&server.target.small).unwrap();
@@ -169,7 +169,7 @@ fn who_begins_nothing_is_closed_in_time() {
     let limits = Limits { preface_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = Server::start(limits);
     let begun = Instant::now();
-    let _mute = Raw::connect(server.target.address).unwrap();
+    let _silent = Raw::connect(server.target.address).unwrap();
     let mut slow = Raw::connect(server.target.address).unwrap();
     slow.write(&atomix_transport::abuse::PREFACE[..20]);
     slow.push().unwrap();
@@ -177,7 +177,7 @@ fn who_begins_nothing_is_closed_in_time() {
     let took = server.wait_for_closed(2, begun);
     assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(700), "{took:?}");
     good.call(&server.target.small).unwrap();
-    assert_eq!(server.counters.ended(End::Mute), 2);
+    assert_eq!(server.counters.ended(End::PrefaceTimeout), 2);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn an_idle_connection_ends_unless_it_is_of_use() {
     idle.call(&server.target.small).unwrap();
     active.start(&call("/wait")).unwrap();
     std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(server.heard.closed.lock().unwrap().len(), 0, "somebody holds something");
+    assert_eq!(server.heard.closed.lock().unwrap().len(), 0, "a session holds something");
     let freed = Instant::now();
     server.heard.busy.store(0, Ordering::SeqCst);
     assert!(server.wait_for_closed(1, freed) < PROMPT);
@@ -297,7 +297,7 @@ fn a_peer_gets_no_more_connections_than_its_share() {
     eventually(|| server.counters.accepted() == 3);
     assert!(refused(&server));
     assert_eq!(server.counters.refused(Refusal::PeerFull), 1);
-    assert_eq!(server.heard.opened.lock().unwrap().len(), 3, "nobody hears of the refused");
+    assert_eq!(server.heard.opened.lock().unwrap().len(), 3, "the observer does not see refused connections");
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn only_a_socket_that_is_stale_is_replaced() {
     assert!(error.to_string().contains("not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
 
-    // Somebody else's file is not removed.
+    // The file of another owner is not removed.
     std::fs::remove_file(&stale).unwrap();
     std::fs::write(&stale, "new").unwrap();
     drop(listener);
@@ -470,7 +470,7 @@ fn connections_are_accepted_and_swept_after_the_tasks_that_do_it_panicked() {
         eventually(|| server.env.restarts().contains(&(task, 1)));
     }
     client(&server).call(&server.target.small).unwrap();
-    let mute = TcpStream::connect(server.target.address).unwrap();
+    let silent = TcpStream::connect(server.target.address).unwrap();
     server.wait_for_closed(2, Instant::now());
-    drop(mute);
+    drop(silent);
 }

@@ -84,12 +84,12 @@ fn a_connection_that_stands_still_hears_why_it_is_cut() {
         })
         .collect();
     eventually(|| server.counters.ended(End::Memory) == 1);
-    let told = raws.iter_mut().filter_map(|raw| {
+    let reasons = raws.iter_mut().filter_map(|raw| {
         while raw.pull().is_ok_and(|frames| !frames.is_empty()) {}
         raw.go_away().filter(|(code, _)| *code == ENHANCE_YOUR_CALM).map(|(_, reason)| reason.to_owned())
     });
-    let told: Vec<String> = told.collect();
-    assert!(told.iter().any(|reason| reason.contains("limits.buffers-bytes-max")), "{told:?}");
+    let reasons: Vec<String> = reasons.collect();
+    assert!(reasons.iter().any(|reason| reason.contains("limits.buffers-bytes-max")), "{reasons:?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ const CONFIRMED: Option<Undelivered> = None;
 const REFUSED: Option<Undelivered> = Some(Undelivered::Refused);
 const UNKNOWN: Option<Undelivered> = Some(Undelivered::Unknown);
 
-/// A client that answers a ping only when it is told to.
+/// A client that answers a ping only on command.
 struct Caller {
     client: Client,
     /// Frames that were read and not looked for yet.

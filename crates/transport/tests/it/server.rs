@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 /// The bytes of a large answer.
 pub(crate) const LARGE: usize = 1 << 20;
 
-/// What the observer heard and what runs.
+/// The events of the observer, and the running calls.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) opened: Mutex<Vec<Arc<Connection>>>,
@@ -208,10 +208,10 @@ impl Server {
         let env = Env::real().with_faults(Arc::clone(&faults));
         let transport = Transport::new(limits, Hears(Arc::clone(&heard)), env.clone());
         let counters = transport.counters();
-        let (told, stop) = (Arc::clone(&heard), shutdown.clone());
+        let (observed, stop) = (Arc::clone(&heard), shutdown.clone());
         let ended = runtime.spawn(async move {
             let workers = Workers::start(2).unwrap();
-            run(transport.clone(), told, listeners, &workers, stop).await;
+            run(transport.clone(), observed, listeners, &workers, stop).await;
             transport.drained(Duration::from_secs(1)).await
         });
         Self { runtime, target, heard, counters, env, faults, shutdown, ended: Some(ended) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What every call passes before its service: the session of its connection, the deadline, the drain, and the last
-//! resort for a mistake of ours.
+//! The service in front of all services: it finds the session of the connection, applies the deadline, ends calls on
+//! drain, limits waiting calls and streams, and answers `INTERNAL` when a call panics.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{CallGuard, Runtime, Session};
-use atomix_transport::{Complaint, Connection, LongCall, RequestBody};
+use atomix_transport::{Connection, LongCall, RateLimitedLog, RequestBody};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, select};
@@ -24,146 +24,147 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::call::shutting_down;
-use crate::directory::{Answering, Class, Directory};
+use crate::call_class::CallClass;
+use crate::directory::{Answering, Directory};
 use crate::status::{status, stream_status};
 
 /// The services of one port, as the transport calls them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Front(Arc<Desk>);
+pub(crate) struct CallService(Arc<Inner>);
 
 #[derive(Debug)]
-struct Desk {
+struct Inner {
     directory: Directory,
     runtime: Arc<Runtime>,
     deadline_default: Duration,
-    /// The log line about connections with too many long calls.
-    crowded: Mutex<Complaint>,
+    /// The log about connections with too many long calls.
+    long_calls_log: Mutex<RateLimitedLog>,
 }
 
-/// A call on its way. What may end it early is made only when it does not answer at once.
-pub(crate) struct Attended {
+/// A call in flight. `interrupt` is made only when the call does not answer in its first poll.
+pub(crate) struct CallFuture {
     call: Answering,
     /// Counts the call until it has answered.
     counted: Option<CallGuard>,
     runtime: Arc<Runtime>,
-    patience: Patience,
+    timeout: CallTimeout,
     /// Only for calls that wait or stream.
     long: Option<Long>,
-    early: Option<BoxFuture<'static, Error>>,
+    interrupt: Option<BoxFuture<'static, Error>>,
 }
 
-/// Counts a call that waits or streams, for its connection and for its session.
+/// The count of a call that waits or streams, for its connection and for its session.
 #[derive(Debug)]
 struct Long {
     _of_connection: LongCall,
     _of_session: Option<CallGuard>,
 }
 
-/// A connection has as many long calls as it may.
+/// The refusal of a long call on a connection that has the maximum of them.
 #[derive(Debug)]
-struct Crowd {
+struct TooManyLongCalls {
     max: u32,
 }
 
-/// The answer of a call that streams, which is counted until it ends.
+/// The body of an answer that streams; the call is counted until it ends.
 #[derive(Debug)]
-struct Streamed {
+struct StreamBody {
     body: Body,
     _long: Long,
 }
 
-/// How long a call may take.
+/// The limit of the time that a call may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum CallTimeout {
     /// A call that answers: its own deadline, or the default.
     Deadline(Duration),
-    /// A call that waits: its own deadline if it has one, and not beyond the life of the runtime.
+    /// A call that waits: its own deadline if it has one, and the drain of the runtime.
     Drain(Option<Duration>),
-    /// A stream: it looks after the drain itself, and its client after the deadline.
+    /// A stream: it watches the drain itself, and its client the deadline.
     Endless,
 }
 
-// === impl Front ===
+// === impl CallService ===
 
-impl Front {
+impl CallService {
     pub(crate) fn new(directory: Directory, runtime: Arc<Runtime>, deadline_default: Duration) -> Self {
-        let crowded = Mutex::default();
-        Self(Arc::new(Desk { directory, runtime, deadline_default, crowded }))
+        let long_calls_log = Mutex::default();
+        Self(Arc::new(Inner { directory, runtime, deadline_default, long_calls_log }))
     }
 }
 
-impl Service<http::Request<RequestBody>> for Front {
+impl Service<http::Request<RequestBody>> for CallService {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Attended;
+    type Future = CallFuture;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<RequestBody>) -> Attended {
-        let Desk { directory, runtime, deadline_default, .. } = &*self.0;
-        let attended = |call, counted, patience, long| Attended {
+    fn call(&mut self, request: http::Request<RequestBody>) -> CallFuture {
+        let Inner { directory, runtime, deadline_default, .. } = &*self.0;
+        let future = |call, counted, timeout, long| CallFuture {
             call,
             counted,
             runtime: Arc::clone(runtime),
-            patience,
+            timeout,
             long,
-            early: None,
+            interrupt: None,
         };
         let refused = |refusal: Status| {
-            attended(Box::pin(ready(Ok(refusal.into_http()))), None, Patience::Endless, None)
+            future(Box::pin(ready(Ok(refusal.into_http()))), None, CallTimeout::Endless, None)
         };
         if runtime.is_draining() {
             return refused(status(shutting_down()));
         }
         let method = directory.method(request.uri().path());
-        let class = method.map_or(Class::Answers, |method| method.class);
-        let patience = patience(class, &request, *deadline_default);
-        let long = match patience {
-            Patience::Deadline(_) => None,
-            Patience::Drain(_) | Patience::Endless => match self.0.begin_long(request.extensions()) {
+        let class = method.map_or(CallClass::Unary, |method| method.class);
+        let timeout = call_timeout(class, &request, *deadline_default);
+        let long = match timeout {
+            CallTimeout::Deadline(_) => None,
+            CallTimeout::Drain(_) | CallTimeout::Endless => match self.0.begin_long(request.extensions()) {
                 Ok(long) => long,
-                Err(crowd) if patience == Patience::Endless => {
-                    return refused(stream_status(crowd.streams()));
+                Err(excess) if timeout == CallTimeout::Endless => {
+                    return refused(stream_status(excess.streams()));
                 }
-                Err(crowd) => return refused(status(crowd.waiters())),
+                Err(excess) => return refused(status(excess.waiters())),
             },
         };
         let counted = session(request.extensions()).map(Session::call);
-        attended(directory.call(method, request), counted, patience, long)
+        future(directory.call(method, request), counted, timeout, long)
     }
 }
 
-// === impl Desk ===
+// === impl Inner ===
 
-impl Desk {
-    /// Counts a call that waits or streams. Fails if its connection has as many as it may: they must not take the streams
-    /// that the calls need for which they wait.
-    fn begin_long(&self, extensions: &Extensions) -> Result<Option<Long>, Crowd> {
-        // Only in tests of services there is no connection.
+impl Inner {
+    /// Counts a call that waits or streams. Fails if its connection has the maximum of them: they must leave streams for
+    /// the calls that end their wait.
+    fn begin_long(&self, extensions: &Extensions) -> Result<Option<Long>, TooManyLongCalls> {
+        // Tests of services have no connection.
         let Some(connection) = extensions.get::<Arc<Connection>>() else { return Ok(None) };
         let of_session = session(extensions).map(Session::long_call);
         if let Some(of_connection) = connection.begin_long_call() {
             return Ok(Some(Long { _of_connection: of_connection, _of_session: of_session }));
         }
         let max = connection.long_calls_max();
-        if let Some(unsaid) = self.crowded.lock().due(self.runtime.env().now()) {
+        if let Some(suppressed) = self.long_calls_log.lock().due(self.runtime.env().now()) {
             tracing::warn!(
                 peer = %connection.peer(),
                 max,
-                unsaid,
+                suppressed,
                 "a connection has too many waiting calls and streams, more are refused: see \
                  `atomix inspect sessions` and limits.streams-per-connection-max"
             );
         }
-        Err(Crowd { max })
+        Err(TooManyLongCalls { max })
     }
 }
 
-// === impl Crowd ===
+// === impl TooManyLongCalls ===
 
-impl Crowd {
+impl TooManyLongCalls {
     fn waiters(&self) -> Error {
         Error::new(Reason::WaitersFull, self.message())
     }
@@ -181,11 +182,11 @@ impl Crowd {
     }
 }
 
-// === impl Attended ===
+// === impl CallFuture ===
 
-impl Attended {
-    /// Waits for what ends the call before it has answered.
-    fn early(&self) -> BoxFuture<'static, Error> {
+impl CallFuture {
+    /// Waits for the deadline or the drain that ends the call before its answer.
+    fn interrupt(&self) -> BoxFuture<'static, Error> {
         let over = |after: Duration| {
             let error = move || {
                 Error::new(Reason::DeadlineExceeded, format!("the call took too long: after=`{after:?}`"))
@@ -193,18 +194,18 @@ impl Attended {
             self.runtime.env().sleep(after).map(move |()| error()).boxed()
         };
         let drained = || self.runtime.draining().clone().cancelled_owned().map(|()| shutting_down()).boxed();
-        match self.patience {
-            Patience::Deadline(after) => over(after),
-            Patience::Drain(Some(after)) => {
+        match self.timeout {
+            CallTimeout::Deadline(after) => over(after),
+            CallTimeout::Drain(Some(after)) => {
                 select(over(after), drained()).map(|either| either.factor_first().0).boxed()
             }
-            Patience::Drain(None) => drained(),
-            Patience::Endless => pending().boxed(),
+            CallTimeout::Drain(None) => drained(),
+            CallTimeout::Endless => pending().boxed(),
         }
     }
 }
 
-impl Future for Attended {
+impl Future for CallFuture {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -212,31 +213,31 @@ impl Future for Attended {
         let answer = match catch_unwind(AssertUnwindSafe(|| this.call.as_mut().poll(context))) {
             Ok(Poll::Ready(answer)) => answer,
             Ok(Poll::Pending) => {
-                if this.early.is_none() {
-                    this.early = Some(this.early());
+                if this.interrupt.is_none() {
+                    this.interrupt = Some(this.interrupt());
                 }
-                let early = this.early.as_mut().expect("it was just made");
-                Ok(status(ready!(early.as_mut().poll(context))).into_http())
+                let interrupt = this.interrupt.as_mut().expect("it was just made");
+                Ok(status(ready!(interrupt.as_mut().poll(context))).into_http())
             }
             Err(_) => {
-                tracing::error!("a call panicked: please report it with what the log says above");
-                Ok(status(Error::new(Reason::Internal, "the call failed by a mistake of the runtime"))
+                tracing::error!("a call panicked: report it with the log lines above");
+                Ok(status(Error::new(Reason::Internal, "the call failed by a defect of the runtime"))
                     .into_http())
             }
         };
         this.counted = None;
         Poll::Ready(match this.long.take() {
-            Some(long) if this.patience == Patience::Endless => {
-                answer.map(|answer| answer.map(|body| Body::new(Streamed { body, _long: long })))
+            Some(long) if this.timeout == CallTimeout::Endless => {
+                answer.map(|answer| answer.map(|body| Body::new(StreamBody { body, _long: long })))
             }
             _ => answer,
         })
     }
 }
 
-// === impl Streamed ===
+// === impl StreamBody ===
 
-impl http_body::Body for Streamed {
+impl http_body::Body for StreamBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -261,15 +262,15 @@ pub(crate) fn session(extensions: &Extensions) -> Option<&Arc<Session>> {
     extensions.get::<Arc<Connection>>()?.owner()
 }
 
-fn patience<B>(class: Class, request: &http::Request<B>, default: Duration) -> Patience {
-    let brought = || {
+fn call_timeout<B>(class: CallClass, request: &http::Request<B>, default: Duration) -> CallTimeout {
+    let from_client = || {
         let timeout = request.headers().get("grpc-timeout");
         timeout.and_then(|value| grpc_timeout(value.to_str().ok()?))
     };
     match class {
-        Class::Answers => Patience::Deadline(brought().unwrap_or(default)),
-        Class::Waits => Patience::Drain(brought()),
-        Class::Streams => Patience::Endless,
+        CallClass::Unary => CallTimeout::Deadline(from_client().unwrap_or(default)),
+        CallClass::Waiting => CallTimeout::Drain(from_client()),
+        CallClass::Streaming => CallTimeout::Endless,
     }
 }
 
@@ -309,12 +310,12 @@ mod tests {
     fn only_waiting_calls_and_streams_have_no_default_deadline() {
         let nine = Duration::from_secs(9);
         let bare = http::Request::builder().body(()).unwrap();
-        let brings = http::Request::builder().header("grpc-timeout", "2S").body(()).unwrap();
+        let with_timeout = http::Request::builder().header("grpc-timeout", "2S").body(()).unwrap();
         let two = Duration::from_secs(2);
-        assert_eq!(patience(Class::Answers, &bare, nine), Patience::Deadline(nine));
-        assert_eq!(patience(Class::Answers, &brings, nine), Patience::Deadline(two));
-        assert_eq!(patience(Class::Waits, &bare, nine), Patience::Drain(None));
-        assert_eq!(patience(Class::Waits, &brings, nine), Patience::Drain(Some(two)));
-        assert_eq!(patience(Class::Streams, &brings, nine), Patience::Endless);
+        assert_eq!(call_timeout(CallClass::Unary, &bare, nine), CallTimeout::Deadline(nine));
+        assert_eq!(call_timeout(CallClass::Unary, &with_timeout, nine), CallTimeout::Deadline(two));
+        assert_eq!(call_timeout(CallClass::Waiting, &bare, nine), CallTimeout::Drain(None));
+        assert_eq!(call_timeout(CallClass::Waiting, &with_timeout, nine), CallTimeout::Drain(Some(two)));
+        assert_eq!(call_timeout(CallClass::Streaming, &with_timeout, nine), CallTimeout::Endless);
     }
 }
