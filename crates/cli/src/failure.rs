@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What went wrong, as a message with a remedy and an exit code.
+//! Failures: message, hint and exit code.
 
 use std::io;
 use std::process::ExitCode;
 
-use atomix_client::{Error, Kind};
+use atomix_client::{Error, Kind, TransportFailure};
 
 use crate::text::show;
 
 /// Done.
 pub(crate) const DONE: ExitCode = ExitCode::SUCCESS;
-/// Not there.
+/// Not found.
 pub(crate) const NOT_FOUND: u8 = 3;
-/// There already, at another version, or held by somebody else.
+/// Exists already, has another version, or is held by another session.
 pub(crate) const CONFLICT: u8 = 4;
-/// Nobody to answer.
+/// The server or the store is not available.
 pub(crate) const UNAVAILABLE: u8 = 5;
 
 /// The kind of a failure of the arguments.
 pub(crate) const USAGE: &str = "usage";
 
-/// Why a command did not do what it was to do.
+/// The failure of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The server said no, or nothing.
+    /// The server answered with an error, or not at all.
     Call(Error, Side),
     /// The requested object does not exist, with the reason that the server gives for the same.
     Absent(String, &'static str),
@@ -31,11 +31,11 @@ pub(crate) enum Failure {
     Refused(String, &'static str),
     /// The server did not answer within `--timeout`.
     Late(&'static str),
-    /// Another failure, for which this exit code was asked.
+    /// Another failure, with the exit code of the options.
     Coded(Box<Self>, u8),
     /// The arguments are wrong in a way that the parser cannot see.
     Usage(String),
-    /// The files of a store are not as they should be, or not where they should be.
+    /// The files of a store are damaged or missing.
     Files(String),
     /// The load generator could not begin.
     Load(atomix_load::Failure),
@@ -43,14 +43,14 @@ pub(crate) enum Failure {
     Io(&'static str, io::Error),
 }
 
-/// Which address was called.
+/// The called address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Primitives,
     Control,
 }
 
-/// Says that a key is not there.
+/// Makes the failure for a key that does not exist.
 pub(crate) fn absent(key: &str) -> Failure {
     Failure::Absent(format!("key=`{}`", show(key.as_bytes())), "KEY_NOT_FOUND")
 }
@@ -134,9 +134,10 @@ impl Failure {
         }
     }
 
-    /// Returns what to do about it, if anything is known.
+    /// Returns a hint how to solve it, if there is one.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         const SERVE: &str = "is `atomix serve` running? give its address with --server or ATOMIX_SERVER";
+        const SERVE_CONTROL: &str = "is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER";
         let (error, side) = match self {
             Self::Call(error, side) => (error, side),
             Self::Load(atomix_load::Failure::Broken(_)) => return Some(SERVE),
@@ -145,24 +146,24 @@ impl Failure {
             Self::Refused(_, hint) => return Some(hint),
             Self::Absent(..) | Self::Usage(_) | Self::Files(_) | Self::Load(_) | Self::Io(..) => return None,
         };
-        let unreachable = error.message().starts_with("server not reachable");
         if error.reason() == Some("DRIVER_UNKNOWN") {
             return Some("see `atomix inspect drivers`");
         }
         if error.reason() == Some("IN_USE") && error.message().contains("force it") {
             return Some("nothing was lost; repeat it with --force to lose what the message names");
         }
-        if error.message().starts_with("server does not speak HTTP/2") {
-            return Some("another program listens there: are --server and --control-server right?");
-        }
-        if error.message().starts_with("connection broke") {
-            return Some("the server has gone; is `atomix serve` still running?");
+        match (error.transport_failure(), side) {
+            (Some(TransportFailure::Unreachable), Side::Primitives) => return Some(SERVE),
+            (Some(TransportFailure::Unreachable), Side::Control) => return Some(SERVE_CONTROL),
+            (Some(TransportFailure::NotHttp2), _) => {
+                return Some("another program listens there: are --server and --control-server right?");
+            }
+            (Some(TransportFailure::Broken), _) => {
+                return Some("the server closed the connection; is `atomix serve` still running?");
+            }
+            _ => {}
         }
         match (error.kind(), side) {
-            (Kind::Unavailable, Side::Primitives) if unreachable => Some(SERVE),
-            (Kind::Unavailable, Side::Control) if unreachable => Some(
-                "is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER",
-            ),
             (Kind::Unavailable, _) => {
                 Some("nothing was changed; see `atomix store list` and `atomix route list`, then try again")
             }
@@ -173,15 +174,15 @@ impl Failure {
                 Some("a write may have been applied: read first, then try again with a longer --timeout")
             }
             (Kind::OutcomeUnknown, _) => Some("a write may have been applied: read before you repeat it"),
-            (Kind::DataLoss, _) => Some("read the state anew, then watch again"),
+            (Kind::DataLoss, _) => Some("read the state again, then watch again"),
             (Kind::Unsupported, Side::Primitives) => Some(
                 "another driver may know it; see `atomix inspect drivers`, and whether --server is the right address",
             ),
-            // What names a reason is an `atomix serve`.
+            // A server that gives a reason is an `atomix serve`.
             (Kind::Unsupported, Side::Control) if error.reason().is_none() => {
                 Some("is --control-server the address of an `atomix serve`?")
             }
-            (Kind::Internal, _) => Some("this is a defect; the log of the server knows more"),
+            (Kind::Internal, _) => Some("this is a defect; see the log of the server"),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ use crate::Context;
 use crate::failure::{CONFLICT, Failure, UNAVAILABLE};
 use crate::text::parse_duration;
 
-/// The variables that commands are told what they hold with.
+/// The variables that carry the lock or the candidacy to a command.
 pub const JOB_ENV: [&str; 5] = [LOCK_NAME, LOCK_TOKEN, ELECTION, CANDIDATE, TERM];
 
 pub(crate) const LOCK_NAME: &str = "ATOMIX_LOCK_NAME";
@@ -35,7 +35,7 @@ pub struct Job {
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     kill_after: Duration,
 
-    /// The exit code, in place of 4, if there was nothing to run the command under within --timeout: to tell it from a
+    /// The exit code, in place of 4, if the lock or the lead was not acquired within --timeout: to distinguish it from a
     /// code of the command
     #[arg(long, short = 'E', default_value_t = CONFLICT, hide_default_value = true, value_name = "CODE")]
     conflict_exit_code: u8,
@@ -68,7 +68,7 @@ pub(crate) struct Codes {
     pub(crate) unavailable: u8,
 }
 
-/// The signals that a command is to get from us.
+/// The signals that are passed on to a command.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: unix::Signal,
@@ -80,7 +80,7 @@ pub(crate) struct Signals {
     alarm: unix::Signal,
 }
 
-/// Why a command may not go on, in words.
+/// The loss of the lock or the lead, with its reason.
 pub(crate) type Lost = Shared<BoxFuture<'static, String>>;
 
 impl Signals {
@@ -118,7 +118,7 @@ pub(crate) fn signal_code(signal: Signal) -> ExitCode {
 }
 
 impl Codes {
-    /// Gives a failure the exit code that was asked for.
+    /// Gives a failure the exit code of the options.
     pub(crate) fn of(self, failure: Failure) -> Failure {
         let code = match failure.code() {
             CONFLICT => self.conflict,
@@ -187,7 +187,7 @@ pub(crate) fn release(context: &Context, result: atomix_client::Result<()>) {
     }
 }
 
-/// Becomes a command that does not outlive the process which holds something for it.
+/// Becomes a command that ends with the process that holds its lock or candidacy.
 #[derive(Debug, Args)]
 pub struct Tied {
     /// The process that it is tied to
@@ -206,7 +206,7 @@ impl Tied {
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).ok();
         if std::os::unix::process::parent_id() != self.holder {
-            // The holder is gone already, and its death would not be told any more.
+            // The holder has ended already, so its death would send no signal.
             return signal_code(Signal::TERM);
         }
         let mut command = std::process::Command::new(&self.command[0]);
@@ -215,7 +215,7 @@ impl Tied {
     }
 }
 
-/// Says why a command does not run, and returns the exit code as shells report it.
+/// Reports a command that does not run, and returns the exit code as shells report it.
 fn cannot_run(context: &Context, command: &OsStr, error: &io::Error) -> ExitCode {
     context.printer.note(&format!("cannot run {}: {error}", command.display()));
     ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
@@ -295,7 +295,7 @@ impl Job {
 fn send(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // It fails only if the child has just ended, which the next wait tells.
+        // It fails only if the child has just ended, which the next wait reports.
         kill_process(pid, signal).ok();
     }
 }

@@ -46,7 +46,7 @@ byte; `--literal` takes both as they are. A value that is read is written byte f
 it on a terminal only. With `--output json` every answer, message or change is one JSON object on a line of its own,
 and so is an error on standard error.";
 
-/// The variables that stand for options, and what an option is without.
+/// The variables that stand for options, and the defaults.
 const SERVER: &str = "ATOMIX_SERVER";
 const DEFAULT_SERVER: &str = "http://127.0.0.1:5678";
 const CONTROL_SERVER: &str = "ATOMIX_CONTROL_SERVER";
@@ -56,7 +56,7 @@ const DEFAULT_CONTROL_SERVER: &str = "http://127.0.0.1:5679";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Options {
-    /// Where the primitives are served: http://host:port or unix:/path
+    /// The address of the primitives: http://host:port or unix:/path
     #[arg(
         long,
         global = true,
@@ -66,7 +66,7 @@ pub struct Options {
     )]
     pub server: String,
 
-    /// Where stores, routes and inspection are served: http://host:port or unix:/path
+    /// The address of stores, routes and inspection: http://host:port or unix:/path
     #[arg(
         long,
         global = true,
@@ -192,7 +192,7 @@ pub(crate) struct Context {
 /// Runs a command and returns the exit code of the process. Errors go to standard error.
 ///
 /// `program` describes all arguments, for completion scripts. Needs a tokio runtime with its drivers on. Not cancel
-/// safe: what the command began may be applied.
+/// safe: a change that the command began may be applied.
 pub fn run(
     program: clap::Command,
     options: Options,
@@ -264,7 +264,7 @@ pub fn refuse(error: &clap::Error, arguments: impl IntoIterator<Item = OsString>
         let message = message.strip_prefix("error: ").unwrap_or(message);
         return Printer::new(Format::Json).fail(&Failure::Usage(message.to_owned()));
     }
-    // As the parser itself does: there is nobody else to tell.
+    // A failed write is ignored, as the parser itself does.
     error.print().ok();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
@@ -312,7 +312,7 @@ impl Context {
     }
 
     /// Connects for a command that waits as long as `--timeout` says, so that its single calls have their usual time.
-    async fn patient_client(&self) -> Result<Client, Failure> {
+    async fn waiting_client(&self) -> Result<Client, Failure> {
         let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
         builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
     }
@@ -332,7 +332,7 @@ impl Context {
         &self,
         open: impl FnOnce(Client) -> F,
     ) -> Result<T, Failure> {
-        let opening = async { open(self.patient_client().await?).await };
+        let opening = async { open(self.waiting_client().await?).await };
         match self.limit() {
             None => opening.await,
             Some(limit) => self
@@ -349,9 +349,9 @@ impl Context {
     }
 
     /// Makes a client for a call to the control services that takes this long if the store behind does not answer.
-    fn patient_control(&self, patience: Duration) -> Result<Client, Failure> {
+    fn control_with_timeout(&self, timeout: Duration) -> Result<Client, Failure> {
         let builder = self.builder();
-        connect_control(if self.options.timeout.is_none() { builder.call_timeout(patience) } else { builder })
+        connect_control(if self.options.timeout.is_none() { builder.call_timeout(timeout) } else { builder })
     }
 
     async fn open<P>(&self, open: Open<P>) -> Result<P, Failure> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writing answers, for people or for programs.
+//! Output of answers, for people or for programs.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -103,7 +103,7 @@ impl Printer {
         if let Failure::Io(_, error) = failure
             && error.kind() == io::ErrorKind::BrokenPipe
         {
-            // The reader has seen enough, as `head` does. There is nobody to tell.
+            // The reader closed the pipe, as `head` does. The failure has no reader.
             return DONE;
         }
         let mut human = format!("error: {failure}");
@@ -128,7 +128,7 @@ impl Printer {
             Format::Human => writeln!(stderr, "{human}"),
             Format::Json => writeln!(stderr, "{json}"),
         };
-        // Who cannot be told cannot be told that either.
+        // A failure to write to standard error has no other channel.
         written.ok();
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verbs of each command: their arguments, and what they do.
+//! The verbs of each command: arguments and implementation.
 
 pub(crate) mod bench;
 pub(crate) mod counter;
@@ -42,7 +42,7 @@ pub struct Ttl {
     ttl: Option<Duration>,
 }
 
-/// At which version something has to be.
+/// The expected version of an entry.
 #[derive(Debug, Clone, Args)]
 pub struct IfVersion {
     /// Only if it is at this version

@@ -15,8 +15,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::Access;
 use crate::link::{Link, LinkSettings, Target};
+use crate::local_locks::LocalLockQueue;
 use crate::open::Open;
-use crate::turn::Turns;
 use crate::{
     Control, Counter, CounterMap, Election, Error, IndexedMap, Inspect, Kind, List, Lock, Map, MultiMap,
     Result, Set, Topic, Value,
@@ -25,9 +25,9 @@ use crate::{
 /// A client of one runtime. Cheap to clone; clones share the connection.
 ///
 /// All calls of a client go over **one HTTP/2 connection, and that connection is the session** on the server: it owns
-/// the locks and candidacies that the client got. When the connection breaks, the server releases them at once. The
+/// the locks and candidacies that the client got. When the connection breaks, the server releases them immediately. The
 /// client connects again with the next call, but what it held is lost: [`lock::Guard::lost`](crate::lock::Guard::lost)
-/// and [`election::Candidacy`](crate::election::Candidacy) tell. Two owners in one process are two clients.
+/// and [`election::Candidacy`](crate::election::Candidacy) report that. Two owners in one process are two clients.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -40,7 +40,7 @@ struct Shared {
     settings: Settings,
     link: Link,
     control: Link,
-    turns: Turns,
+    local_locks: LocalLockQueue,
 }
 
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ pub(crate) struct Retry<'a> {
     pause: Duration,
 }
 
-/// How long one attempt may take.
+/// The time limit of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     /// The call timeout of the client, which the server learns too.
@@ -154,7 +154,14 @@ impl Builder {
 
     fn finish(self, env: Env, runtime: Handle, link: Link) -> Result<Client> {
         let control = Link::lazy(&env, Target::parse(&self.control, CONTROL_PORT)?, &self.link)?;
-        let shared = Shared { env, runtime, settings: self.settings, link, control, turns: Turns::default() };
+        let shared = Shared {
+            env,
+            runtime,
+            settings: self.settings,
+            link,
+            control,
+            local_locks: LocalLockQueue::default(),
+        };
         Ok(Client { shared: Arc::new(shared) })
     }
 }
@@ -291,8 +298,8 @@ impl Client {
         &self.shared.control
     }
 
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.shared.turns
+    pub(crate) fn local_locks(&self) -> &LocalLockQueue {
+        &self.shared.local_locks
     }
 
     pub(crate) fn call_timeout(&self) -> Duration {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How values become bytes.
+//! Codecs between values and bytes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Text;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 
-/// A codec whose type is forgotten, so that a handle shows the type of its values only.
+/// A type-erased codec, so that the type of a handle names only the type of its values.
 pub(crate) struct AnyCodec<V> {
     codec: Arc<dyn Codec<V>>,
 }

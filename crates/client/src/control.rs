@@ -23,7 +23,7 @@ pub struct Control {
 pub struct Route {
     /// The store.
     pub store: StoreId,
-    /// Which primitives. None: all that no rule of another route names.
+    /// The rules that select primitives. Empty: all that no rule of another route names.
     #[serde(default)]
     pub rules: Vec<Rule>,
 }
@@ -108,7 +108,7 @@ impl Control {
         Ok(())
     }
 
-    /// Sets all routes at once. Primitives that are open stay where they are.
+    /// Replaces all routes. Primitives that are open stay where they are.
     pub async fn program(&self, routes: impl IntoIterator<Item = Route>) -> Result<()> {
         let routes = routes.into_iter().map(Route::wire).collect::<Result<_>>()?;
         let request = wire::ProgramRequest { routes };

@@ -7,7 +7,7 @@ use atomix_proto::counter::counter_client::CounterClient;
 use atomix_proto::counter::{DecrementRequest, GetRequest, IncrementRequest, SetRequest, UpdateRequest};
 
 use crate::error::Access;
-use crate::open::{Core, Service, rpc, service};
+use crate::open::{PrimitiveClient, Service, rpc, service};
 use crate::{Client, Open, Result};
 
 static SERVICE: Service = service!("Counter", counter, counters_client::CountersClient);
@@ -17,53 +17,53 @@ static SERVICE: Service = service!("Counter", counter, counters_client::Counters
 /// No call is cancel safe except [`Counter::get`]: a write that was begun may be applied.
 #[derive(Debug, Clone)]
 pub struct Counter {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
 impl Counter {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the value.
     pub async fn get(&self) -> Result<i64> {
-        let request = GetRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(CounterClient.get)).await?.value)
+        let request = GetRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(CounterClient.get)).await?.value)
     }
 
     /// Sets the value and returns it.
     pub async fn set(&self, value: i64) -> Result<i64> {
-        let request = SetRequest { id: self.core.id(), value };
-        Ok(self.core.call(Access::Write, request, rpc!(CounterClient.set)).await?.value)
+        let request = SetRequest { id: self.primitive.id(), value };
+        Ok(self.primitive.call(Access::Write, request, rpc!(CounterClient.set)).await?.value)
     }
 
     /// Sets the value to `update` if it is `check`, and returns it.
     ///
     /// Fails with [`Kind::Conflict`](crate::Kind::Conflict) if it is not.
     pub async fn update(&self, check: i64, update: i64) -> Result<i64> {
-        let request = UpdateRequest { id: self.core.id(), check, update };
-        Ok(self.core.call(Access::Write, request, rpc!(CounterClient.update)).await?.value)
+        let request = UpdateRequest { id: self.primitive.id(), check, update };
+        Ok(self.primitive.call(Access::Write, request, rpc!(CounterClient.update)).await?.value)
     }
 
     /// Adds `delta` and returns the new value.
     pub async fn increment(&self, delta: i64) -> Result<i64> {
-        let request = IncrementRequest { id: self.core.id(), delta };
-        Ok(self.core.call(Access::Write, request, rpc!(CounterClient.increment)).await?.value)
+        let request = IncrementRequest { id: self.primitive.id(), delta };
+        Ok(self.primitive.call(Access::Write, request, rpc!(CounterClient.increment)).await?.value)
     }
 
     /// Subtracts `delta` and returns the new value.
     pub async fn decrement(&self, delta: i64) -> Result<i64> {
-        let request = DecrementRequest { id: self.core.id(), delta };
-        Ok(self.core.call(Access::Write, request, rpc!(CounterClient.decrement)).await?.value)
+        let request = DecrementRequest { id: self.primitive.id(), delta };
+        Ok(self.primitive.call(Access::Write, request, rpc!(CounterClient.decrement)).await?.value)
     }
 
     /// Ends the use of the counter by this client, clones of this handle included. The value stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }

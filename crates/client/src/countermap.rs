@@ -13,7 +13,7 @@ use atomix_proto::countermap::{
 
 use crate::error::Access;
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{Core, Service, rpc, service};
+use crate::open::{PrimitiveClient, Service, rpc, service};
 use crate::{Changes, Client, Error, Kind, Listing, Open, Result};
 
 static SERVICE: Service = service!("CounterMap", countermap, counter_maps_client::CounterMapsClient);
@@ -23,7 +23,7 @@ static SERVICE: Service = service!("CounterMap", countermap, counter_maps_client
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug, Clone)]
 pub struct CounterMap {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
 /// A key and its number.
@@ -86,24 +86,24 @@ static LOCKS: KeyLocks = KeyLocks {
 
 impl CounterMap {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of keys.
     pub async fn size(&self) -> Result<u32> {
-        let request = SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(CounterMapClient.size)).await?.size)
+        let request = SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(CounterMapClient.size)).await?.size)
     }
 
     /// Returns the number of `key`, if the key exists.
     pub async fn get(&self, key: impl Into<String>) -> Result<Option<i64>> {
-        let request = GetRequest { id: self.core.id(), key: key.into() };
-        match self.core.call(Access::Read, request, rpc!(CounterMapClient.get)).await {
+        let request = GetRequest { id: self.primitive.id(), key: key.into() };
+        match self.primitive.call(Access::Read, request, rpc!(CounterMapClient.get)).await {
             Ok(response) => Ok(Some(response.value)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -112,16 +112,16 @@ impl CounterMap {
 
     /// Sets the number of `key` and returns the one before, 0 if the key is new.
     pub async fn set(&self, key: impl Into<String>, value: i64) -> Result<i64> {
-        let request = SetRequest { id: self.core.id(), key: key.into(), value };
-        Ok(self.core.call(Access::Write, request, rpc!(CounterMapClient.set)).await?.prev_value)
+        let request = SetRequest { id: self.primitive.id(), key: key.into(), value };
+        Ok(self.primitive.call(Access::Write, request, rpc!(CounterMapClient.set)).await?.prev_value)
     }
 
     /// Sets the number of a key that must be new.
     ///
     /// Fails with [`Kind::AlreadyExists`] if it is not.
     pub async fn insert(&self, key: impl Into<String>, value: i64) -> Result<()> {
-        let request = InsertRequest { id: self.core.id(), key: key.into(), value };
-        self.core.call(Access::Write, request, rpc!(CounterMapClient.insert)).await?;
+        let request = InsertRequest { id: self.primitive.id(), key: key.into(), value };
+        self.primitive.call(Access::Write, request, rpc!(CounterMapClient.insert)).await?;
         Ok(())
     }
 
@@ -129,8 +129,9 @@ impl CounterMap {
     ///
     /// Fails with [`Kind::Conflict`] if it is another number, [`Kind::NotFound`] if the key does not exist.
     pub async fn update(&self, key: impl Into<String>, check: i64, update: i64) -> Result<()> {
-        let request = UpdateRequest { id: self.core.id(), key: key.into(), value: update, prev_value: check };
-        self.core.call(Access::Write, request, rpc!(CounterMapClient.update)).await?;
+        let request =
+            UpdateRequest { id: self.primitive.id(), key: key.into(), value: update, prev_value: check };
+        self.primitive.call(Access::Write, request, rpc!(CounterMapClient.update)).await?;
         Ok(())
     }
 
@@ -138,8 +139,8 @@ impl CounterMap {
     ///
     /// Fails with [`Kind::Invalid`] if `delta` is 0: on the wire that would mean 1.
     pub async fn increment(&self, key: impl Into<String>, delta: i64) -> Result<i64> {
-        let request = IncrementRequest { id: self.core.id(), key: key.into(), delta: not_zero(delta)? };
-        let response = self.core.call(Access::Write, request, rpc!(CounterMapClient.increment)).await?;
+        let request = IncrementRequest { id: self.primitive.id(), key: key.into(), delta: not_zero(delta)? };
+        let response = self.primitive.call(Access::Write, request, rpc!(CounterMapClient.increment)).await?;
         Ok(response.prev_value.wrapping_add(delta))
     }
 
@@ -147,8 +148,8 @@ impl CounterMap {
     ///
     /// Fails with [`Kind::Invalid`] if `delta` is 0: on the wire that would mean 1.
     pub async fn decrement(&self, key: impl Into<String>, delta: i64) -> Result<i64> {
-        let request = DecrementRequest { id: self.core.id(), key: key.into(), delta: not_zero(delta)? };
-        let response = self.core.call(Access::Write, request, rpc!(CounterMapClient.decrement)).await?;
+        let request = DecrementRequest { id: self.primitive.id(), key: key.into(), delta: not_zero(delta)? };
+        let response = self.primitive.call(Access::Write, request, rpc!(CounterMapClient.decrement)).await?;
         Ok(response.prev_value.wrapping_sub(delta))
     }
 
@@ -166,8 +167,8 @@ impl CounterMap {
     }
 
     async fn remove_checked(&self, key: String, prev_value: i64) -> Result<Option<i64>> {
-        let request = RemoveRequest { id: self.core.id(), key, prev_value };
-        match self.core.call(Access::Write, request, rpc!(CounterMapClient.remove)).await {
+        let request = RemoveRequest { id: self.primitive.id(), key, prev_value };
+        match self.primitive.call(Access::Write, request, rpc!(CounterMapClient.remove)).await {
             Ok(response) => Ok(Some(response.value)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -176,48 +177,51 @@ impl CounterMap {
 
     /// Removes all keys.
     pub async fn clear(&self) -> Result<()> {
-        let request = ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(CounterMapClient.clear)).await?;
+        let request = ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(CounterMapClient.clear)).await?;
         Ok(())
     }
 
     /// Locks keys, all or none, for this client. The locks are advisory: writes do not ask for them.
     pub fn lock<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> AcquireKeys {
-        AcquireKeys::new(&self.core, &LOCKS, keys)
+        AcquireKeys::new(&self.primitive, &LOCKS, keys)
     }
 
     /// Unlocks keys that this client holds without a guard. Guards do it by themselves.
     ///
     /// Fails with [`Kind::Conflict`] if this session does not hold one of them.
     pub async fn unlock<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
-        LOCKS.unlock_keys(&self.core, keys.into_iter().map(Into::into).collect()).await
+        LOCKS.unlock_keys(&self.primitive, keys.into_iter().map(Into::into).collect()).await
     }
 
     /// Lists the entries, in no particular order.
     pub fn entries(&self) -> Listing<Entry> {
-        let core = Arc::clone(&self.core);
+        let primitive = Arc::clone(&self.primitive);
         Listing::new(move |watch| async move {
-            let request = EntriesRequest { id: core.id(), watch };
-            core.stream(request, rpc!(CounterMapClient.entries), |response| {
-                let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
-                Ok(Entry { key: entry.key, value: entry.value })
-            })
-            .await
+            let request = EntriesRequest { id: primitive.id(), watch };
+            primitive
+                .stream(request, rpc!(CounterMapClient.entries), |response| {
+                    let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
+                    Ok(Entry { key: entry.key, value: entry.value })
+                })
+                .await
         })
     }
 
     /// Subscribes to the changes.
     pub fn events(&self) -> Changes<Event> {
-        let core = Arc::clone(&self.core);
+        let primitive = Arc::clone(&self.primitive);
         Changes::new(move |key| async move {
-            let request = EventsRequest { id: core.id(), key };
-            core.acknowledged(request, rpc!(CounterMapClient.events), |response| Ok(event(response))).await
+            let request = EventsRequest { id: primitive.id(), key };
+            primitive
+                .acknowledged(request, rpc!(CounterMapClient.events), |response| Ok(event(response)))
+                .await
         })
     }
 
     /// Ends the use of the counter map by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 

@@ -9,7 +9,7 @@ use wire::leader_election_client::LeaderElectionClient;
 
 use crate::client::Limit;
 use crate::error::Access;
-use crate::open::{Core, Service, rpc, service};
+use crate::open::{PrimitiveClient, Service, rpc, service};
 use crate::{Client, Error, Kind, Open, Result, Subscription};
 
 static SERVICE: Service =
@@ -17,14 +17,14 @@ static SERVICE: Service =
 
 /// An ordered queue of candidates of which the first leads. Cheap to clone.
 ///
-/// Every call answers with the term after it. What is not possible, such as promoting somebody who does not stand,
-/// changes nothing and is no error. Calls that change something may be applied although they were given up.
+/// Every call answers with the term after it. A change that is not possible, such as promoting an unknown candidate,
+/// has no effect and is no error. Calls that change something may be applied although they were given up.
 #[derive(Debug, Clone)]
 pub struct Election {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
-/// Who leads and who waits.
+/// A term: the leader and the waiting candidates.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Term {
     /// Counts the changes of the leader; 0 before the first. Good as a fencing token.
@@ -42,7 +42,7 @@ pub struct Term {
 #[derive(Debug)]
 #[must_use = "dropping the candidacy withdraws"]
 pub struct Candidacy {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     candidate: String,
     terms: Subscription<Term>,
     term: Term,
@@ -57,8 +57,8 @@ macro_rules! candidate_calls {
         $(
             $(#[$doc])*
             pub async fn $method(&self, candidate: impl Into<String>) -> Result<Term> {
-                let request = wire::$Request { id: self.core.id(), candidate: candidate.into() };
-                let response = self.core.call(Access::$Access, request, rpc!(LeaderElectionClient.$method)).await?;
+                let request = wire::$Request { id: self.primitive.id(), candidate: candidate.into() };
+                let response = self.primitive.call(Access::$Access, request, rpc!(LeaderElectionClient.$method)).await?;
                 Ok(term(response.term))
             }
         )*
@@ -69,47 +69,48 @@ macro_rules! candidate_calls {
 
 impl Election {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     candidate_calls! {
-        /// Puts `candidate` at the end of the queue, owned by this client. The first one leads at once.
+        /// Puts `candidate` at the end of the queue, owned by this client. The first one leads immediately.
         ///
         /// The name is sent as it is, and a [`Term`] shows names only: while another client has entered the same name,
-        /// neither can tell which of them leads. [`Election::candidacy`] enters a name that no other client has.
+        /// neither can see which of them leads. [`Election::candidacy`] enters a name that no other client has.
         enter EnterRequest Session;
         /// Removes `candidate` if it is owned by this client.
         withdraw WithdrawRequest Session;
-        /// Makes `candidate`, who must wait, the leader; the old leader becomes the first who waits.
+        /// Makes the waiting `candidate` the leader; the old leader becomes the first waiting candidate.
         anoint AnointRequest Write;
         /// Moves `candidate` one place forward.
         promote PromoteRequest Write;
         /// Moves `candidate` one place back.
         demote DemoteRequest Write;
-        /// Removes `candidate`, whoever owns it.
+        /// Removes `candidate` of any owner.
         evict EvictRequest Write;
     }
 
     /// Returns the current term. Cancel safe.
     pub async fn term(&self) -> Result<Term> {
-        let request = wire::GetTermRequest { id: self.core.id() };
-        let response = self.core.call(Access::Read, request, rpc!(LeaderElectionClient.get_term)).await?;
+        let request = wire::GetTermRequest { id: self.primitive.id() };
+        let response =
+            self.primitive.call(Access::Read, request, rpc!(LeaderElectionClient.get_term)).await?;
         Ok(term(response.term))
     }
 
     /// Subscribes to the terms: first the current one unless its number is 0, then every change.
     pub async fn watch(&self) -> Result<Subscription<Term>> {
-        let request = wire::WatchRequest { id: self.core.id() };
+        let request = wire::WatchRequest { id: self.primitive.id() };
         let convert = |response: wire::WatchResponse| Ok(term(response.term));
-        self.core.stream(request, rpc!(LeaderElectionClient.watch), convert).await
+        self.primitive.stream(request, rpc!(LeaderElectionClient.watch), convert).await
     }
 
-    /// Enters a candidate whose name begins with `name`, and follows what becomes of it.
+    /// Enters a candidate whose name begins with `name`, and watches its terms.
     ///
     /// The name gets a random suffix, such as `worker-1-3f9a0c1b22d4`: a term shows names only, and two clients under one
     /// name, such as two processes on hosts of the same name, would both take the lead for their own.
@@ -124,15 +125,19 @@ impl Election {
         let terms = self.watch().await?;
         let request = || {
             // An attempt whose connection broke may have left its candidate with the session before. The server keeps
-            // that candidate until it notices, and it is not ours any more: each attempt has a name of its own.
-            suffix.store(self.core.client().env().random() >> 16, Ordering::Relaxed);
-            wire::EnterRequest { id: self.core.id(), candidate: candidate() }
+            // that candidate until it notices, and this client no longer owns it: each attempt has a unique name.
+            suffix.store(self.primitive.client().env().random() >> 16, Ordering::Relaxed);
+            wire::EnterRequest { id: self.primitive.id(), candidate: candidate() }
         };
-        let entered =
-            self.core.call_within(Access::Session, Limit::Call, request, rpc!(LeaderElectionClient.enter));
+        let entered = self.primitive.call_within(
+            Access::Session,
+            Limit::Call,
+            request,
+            rpc!(LeaderElectionClient.enter),
+        );
         let term = term(entered.await?.term);
         Ok(Candidacy {
-            core: Arc::clone(&self.core),
+            primitive: Arc::clone(&self.primitive),
             candidate: candidate(),
             terms,
             term,
@@ -143,7 +148,7 @@ impl Election {
 
     /// Ends the use of the election by this client, clones of this handle included: its candidates are removed.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 
@@ -184,7 +189,7 @@ impl Candidacy {
         self.term.leader.as_deref() == Some(self.candidate.as_str())
     }
 
-    /// Waits for the next term, or change of those who wait. Cancel safe.
+    /// Waits for the next term, or change of the waiting candidates. Cancel safe.
     ///
     /// Fails with [`Kind::Unavailable`] if the connection ended.
     pub async fn changed(&mut self) -> Result<Term> {
@@ -237,7 +242,7 @@ impl Candidacy {
 
     /// Withdraws the candidate and returns the term after that. A call that is given up goes on in the background.
     pub async fn withdraw(mut self) -> Result<Term> {
-        let election = Election { core: Arc::clone(&self.core) };
+        let election = Election { primitive: Arc::clone(&self.primitive) };
         let result = election.withdraw(self.candidate.clone()).await;
         self.withdrawn = true;
         result
@@ -246,13 +251,13 @@ impl Candidacy {
 
 impl Drop for Candidacy {
     fn drop(&mut self) {
-        if self.withdrawn || self.core.connection().is_none() {
+        if self.withdrawn || self.primitive.connection().is_none() {
             return;
         }
         let (election, candidate) =
-            (Election { core: Arc::clone(&self.core) }, std::mem::take(&mut self.candidate));
-        self.core.client().runtime().spawn(async move {
-            // What fails here ends with the connection.
+            (Election { primitive: Arc::clone(&self.primitive) }, std::mem::take(&mut self.candidate));
+        self.primitive.client().runtime().spawn(async move {
+            // On failure the candidacy ends with the connection.
             election.withdraw(candidate).await.ok();
         });
     }

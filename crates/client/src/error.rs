@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can go wrong, named by what the caller can do about it.
+//! Errors of calls, by the action that the caller can take.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,10 +8,12 @@ use std::time::Duration;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
+use crate::link::DialError;
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Says why a call did not succeed. One pointer in size.
+/// The reason of a failed call. One pointer in size.
 pub struct Error {
     facts: Box<Facts>,
 }
@@ -21,19 +23,20 @@ struct Facts {
     code: Code,
     message: String,
     reason: Option<String>,
+    transport: Option<TransportFailure>,
     retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of errors. Each stands for another remedy.
+/// The kinds of errors. Each calls for another action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// What the call named does not exist. Create it, or go without.
+    /// The named object does not exist. Create it, or continue without it.
     NotFound,
-    /// What the call was to create exists. Use it.
+    /// The object to create exists. Use it.
     AlreadyExists,
-    /// A condition did not hold: another version, a lock that somebody else has. Read and decide again.
+    /// A condition did not hold: another version, a lock that another session holds. Read and decide again.
     Conflict,
     /// The request is wrong, or a value does not fit its codec. Fix the caller.
     Invalid,
@@ -44,28 +47,44 @@ pub enum Kind {
     Denied,
     /// The call was given up, or the primitive was closed while it waited.
     Cancelled,
-    /// The time was over. A write may still have been applied: read before you repeat it.
+    /// The deadline passed. A write may still have been applied: read before you repeat it.
     Timeout,
     /// A stream lost messages because its reader was too slow, or stored bytes are damaged. Open the stream again
-    /// and read the state anew.
+    /// and read the state again.
     DataLoss,
     /// The answer was lost: a write may or may not have been applied. Read before you repeat it.
     OutcomeUnknown,
     /// The store or the server cannot do this. Use another driver.
     Unsupported,
-    /// A defect. Tell an operator.
+    /// A defect. Report it to an operator.
     Internal,
 }
 
-/// What a call leaves behind, which decides what a broken connection means for it.
+/// The effect of a call, which decides the kind of error for a broken connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Nothing, so it can be repeated.
+    /// No effect, so it can be repeated.
     Read,
     /// A change, which may have been applied although the answer was lost.
     Write,
     /// Something that the session owns. It ends with the connection, so the call can be repeated on a new one.
     Session,
+}
+
+/// The failure of a connection to the server, found by the client. No answer of the server was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransportFailure {
+    /// The endpoint does not accept connections.
+    Unreachable,
+    /// The rights of a Unix socket do not let this user connect.
+    SocketDenied,
+    /// The server closed the connection before any call, for example because it has too many connections.
+    Refused,
+    /// The endpoint does not speak HTTP/2, such as another program on the same port.
+    NotHttp2,
+    /// The connection broke during the call.
+    Broken,
 }
 
 // === impl Error ===
@@ -75,7 +94,7 @@ impl Error {
         Self::build(kind, kind.code(), message.into(), None)
     }
 
-    /// Makes the error for a value that its codec refused.
+    /// Makes the error for a value that its codec rejected.
     ///
     /// Codecs of applications use it in [`Codec`](crate::Codec).
     pub fn codec(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -86,35 +105,39 @@ impl Error {
         error
     }
 
-    /// Says that the server left out a field that it must set.
+    /// Makes the error for an answer without a field that the server must set.
     pub(crate) fn missing(field: &str) -> Self {
         Self::new(Kind::Internal, format!("answer without a required field: field=`{field}`"))
     }
 
     pub(crate) fn from_status(status: Status, access: Access) -> Self {
-        let (kind, message) = match status.source() {
-            // The transport failed here: no server has said anything.
+        let (kind, message, transport) = match status.source() {
+            // The transport failed in the client: the server has not answered.
             Some(source) => {
-                let cause = innermost(source);
-                if find::<ConnectError>(source) {
-                    (Kind::Unavailable, cause.to_string())
-                } else if find::<TimeoutExpired>(source) {
-                    (Kind::Timeout, "no answer in time".to_owned())
+                let cause = innermost(source).to_string();
+                if find::<ConnectError>(source).is_some() {
+                    let failure = find::<DialError>(source).map(|error| error.failure);
+                    (Kind::Unavailable, cause, failure.or(Some(TransportFailure::Unreachable)))
+                } else if find::<TimeoutExpired>(source).is_some() {
+                    (Kind::Timeout, "no answer in time".to_owned(), None)
                 } else {
                     let kind = if access == Access::Write { Kind::OutcomeUnknown } else { Kind::Unavailable };
-                    let cause = cause.to_string();
-                    let what =
-                        if is_no_http2(&cause) { NOT_HTTP2 } else { "connection broke during the call" };
-                    (kind, format!("{what}: cause=`{cause}`"))
+                    let (failure, what) = if is_no_http2(&cause) {
+                        (TransportFailure::NotHttp2, "server does not speak HTTP/2")
+                    } else {
+                        (TransportFailure::Broken, "connection broke during the call")
+                    };
+                    (kind, format!("{what}: cause=`{cause}`"), Some(failure))
                 }
             }
-            None => (Kind::of(status.code()), status.message().to_owned()),
+            None => (Kind::of(status.code()), status.message().to_owned(), None),
         };
         let reason =
             status.get_details_error_info().map(|details| details.reason).filter(|reason| !reason.is_empty());
         let retry_after = status.get_details_retry_info().and_then(|details| details.retry_delay);
         let mut error = Self::build(kind, status.code(), message, Some(Box::new(status)));
         error.facts.reason = reason;
+        error.facts.transport = transport;
         error.facts.retry_after = retry_after;
         error
     }
@@ -122,7 +145,9 @@ impl Error {
     /// Makes the error of a call that the server certainly did not receive, because it refused the connection.
     pub(crate) fn refused(reason: &str, status: Status) -> Self {
         let message = format!("the server refused the connection: {reason}");
-        Self::build(Kind::Unavailable, Code::Unavailable, message, Some(Box::new(status)))
+        let mut error = Self::build(Kind::Unavailable, Code::Unavailable, message, Some(Box::new(status)));
+        error.facts.transport = Some(TransportFailure::Refused);
+        error
     }
 
     fn build(
@@ -131,7 +156,8 @@ impl Error {
         message: String,
         source: Option<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self { facts: Box::new(Facts { kind, code, message, reason: None, retry_after: None, source }) }
+        let facts = Facts { kind, code, message, reason: None, transport: None, retry_after: None, source };
+        Self { facts: Box::new(facts) }
     }
 
     /// Returns the kind.
@@ -144,7 +170,7 @@ impl Error {
         self.facts.code
     }
 
-    /// Returns the message of the server, or what the client has to say.
+    /// Returns the message of the server, or that of the client if the error arose there.
     pub fn message(&self) -> &str {
         &self.facts.message
     }
@@ -154,7 +180,12 @@ impl Error {
         self.facts.reason.as_deref()
     }
 
-    /// Returns after which time the server proposes to try again, if it does.
+    /// Returns the failure of the connection, if the error arose there.
+    pub fn transport_failure(&self) -> Option<TransportFailure> {
+        self.facts.transport
+    }
+
+    /// Returns the time after which the server proposes a retry, if it does.
     pub fn retry_after(&self) -> Option<Duration> {
         self.facts.retry_after
     }
@@ -164,11 +195,11 @@ impl Error {
         self.facts.kind == Kind::Unavailable
     }
 
-    /// Returns whether a repetition may have another outcome within seconds. A full store stays full until content is
-    /// removed, and another protocol stays what it is.
+    /// Returns whether a retry may have another outcome within seconds. A full store stays full until content is
+    /// removed, and a program that does not speak HTTP/2 will not learn it.
     pub(crate) fn may_pass(&self) -> bool {
         !matches!(self.reason(), Some("STORE_FULL" | "PRIMITIVES_FULL"))
-            && !self.message().starts_with(NOT_HTTP2)
+            && self.transport_failure() != Some(TransportFailure::NotHttp2)
     }
 }
 
@@ -202,25 +233,23 @@ impl StdError for Error {
     }
 }
 
-/// The message of a call to something that is no gRPC server, such as another program on the same port.
-const NOT_HTTP2: &str = "server does not speak HTTP/2";
-
-/// Returns whether the HTTP/2 library found that what it received is none. It has no better name for that.
+/// Returns whether the HTTP/2 library received something else than HTTP/2. It has no own error for that.
 fn is_no_http2(cause: &str) -> bool {
     cause.strip_prefix("connection error detected: ").is_some_and(|reason| {
         matches!(reason, "frame with invalid size" | "unspecific protocol error detected")
     })
 }
 
-fn find<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
+/// Finds an error of type `T` in a chain of sources.
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<T>() {
-            return true;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
@@ -234,7 +263,7 @@ fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'st
 // === impl Kind ===
 
 impl Kind {
-    /// Returns the kind that stands for a status that a server sent.
+    /// Returns the kind of a status that a server sent.
     fn of(code: Code) -> Self {
         match code {
             Code::Ok | Code::Internal => Self::Internal,
@@ -313,6 +342,23 @@ mod tests {
         let status = Status::from_error(Box::new(ConnectError("refused".into())));
         let error = Error::from_status(status, Access::Write);
         assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "refused"));
+    }
+
+    #[test]
+    fn a_failure_of_the_transport_has_a_code_and_a_message_of_the_server_has_none() {
+        let failure = |status| Error::from_status(status, Access::Read).transport_failure();
+        assert_eq!(failure(broken()), Some(TransportFailure::Broken));
+        let denied = DialError { failure: TransportFailure::SocketDenied, message: "denied".to_owned() };
+        let denied = Status::from_error(Box::new(ConnectError(Box::new(denied))));
+        assert_eq!(failure(denied), Some(TransportFailure::SocketDenied));
+        let no_http2 = "connection error detected: frame with invalid size";
+        let no_http2 = Status::from_error(Box::new(std::io::Error::other(no_http2)));
+        let error = Error::from_status(no_http2, Access::Read);
+        assert_eq!(error.transport_failure(), Some(TransportFailure::NotHttp2));
+        assert!(error.is_retryable() && !error.may_pass());
+        let error = Error::from_status(Status::unavailable(error.message()), Access::Read);
+        assert_eq!(error.transport_failure(), None);
+        assert!(error.may_pass(), "the text of a message decides nothing");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use wire::indexed_map_client::IndexedMapClient;
 
 use crate::codec::AnyCodec;
 use crate::error::Access;
-use crate::open::{Core, Service, Through, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::versioned::{duration, previous, versioned};
 use crate::{Changes, Client, Error, Kind, Listing, Open, Raw, Result, Versioned};
 
@@ -23,7 +23,7 @@ static SERVICE: Service = service!("IndexedMap", indexedmap, indexed_maps_client
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug)]
 pub struct IndexedMap<V = Bytes> {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     codec: AnyCodec<V>,
 }
 
@@ -153,34 +153,34 @@ impl From<u64> for At {
 
 impl IndexedMap {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 
 impl<V: Send + 'static> Typed for IndexedMap<V> {
     type With<W: Send + 'static> = IndexedMap<W>;
 
-    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> IndexedMap<W> {
-        IndexedMap { core, codec: codec.0 }
+    fn with<W: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<W>) -> IndexedMap<W> {
+        IndexedMap { primitive, codec: codec.0 }
     }
 }
 
 impl<V> Clone for IndexedMap<V> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+        Self { primitive: Arc::clone(&self.primitive), codec: self.codec.clone() }
     }
 }
 
 impl<V: Send + 'static> IndexedMap<V> {
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of entries.
     pub async fn size(&self) -> Result<u32> {
-        let request = wire::SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(IndexedMapClient.size)).await?.size)
+        let request = wire::SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.size)).await?.size)
     }
 
     /// Appends an entry.
@@ -200,36 +200,36 @@ impl<V: Send + 'static> IndexedMap<V> {
     /// Returns an entry, if it exists.
     pub async fn get(&self, at: impl Into<At>) -> Result<Option<Entry<V>>> {
         let Some((key, index)) = found(at.into().into_parts())? else { return Ok(None) };
-        let request = wire::GetRequest { id: self.core.id(), key, index };
-        let response = self.core.call(Access::Read, request, rpc!(IndexedMapClient.get)).await;
+        let request = wire::GetRequest { id: self.primitive.id(), key, index };
+        let response = self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.get)).await;
         found(response)?.map(|response| self.entry(response.entry)).transpose()
     }
 
     /// Returns the entry with the lowest index, if the map is not empty.
     pub async fn first(&self) -> Result<Option<Entry<V>>> {
-        let request = wire::FirstEntryRequest { id: self.core.id() };
-        let response = self.core.call(Access::Read, request, rpc!(IndexedMapClient.first_entry)).await;
+        let request = wire::FirstEntryRequest { id: self.primitive.id() };
+        let response = self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.first_entry)).await;
         found(response)?.map(|response| self.entry(response.entry)).transpose()
     }
 
     /// Returns the entry with the highest index, if the map is not empty.
     pub async fn last(&self) -> Result<Option<Entry<V>>> {
-        let request = wire::LastEntryRequest { id: self.core.id() };
-        let response = self.core.call(Access::Read, request, rpc!(IndexedMapClient.last_entry)).await;
+        let request = wire::LastEntryRequest { id: self.primitive.id() };
+        let response = self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.last_entry)).await;
         found(response)?.map(|response| self.entry(response.entry)).transpose()
     }
 
     /// Returns the entry before `index`, if there is one. At `index` there need not be an entry.
     pub async fn previous(&self, index: u64) -> Result<Option<Entry<V>>> {
-        let request = wire::PrevEntryRequest { id: self.core.id(), index };
-        let response = self.core.call(Access::Read, request, rpc!(IndexedMapClient.prev_entry)).await;
+        let request = wire::PrevEntryRequest { id: self.primitive.id(), index };
+        let response = self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.prev_entry)).await;
         found(response)?.map(|response| self.entry(response.entry)).transpose()
     }
 
     /// Returns the entry behind `index`, if there is one. At `index` there need not be an entry.
     pub async fn next(&self, index: u64) -> Result<Option<Entry<V>>> {
-        let request = wire::NextEntryRequest { id: self.core.id(), index };
-        let response = self.core.call(Access::Read, request, rpc!(IndexedMapClient.next_entry)).await;
+        let request = wire::NextEntryRequest { id: self.primitive.id(), index };
+        let response = self.primitive.call(Access::Read, request, rpc!(IndexedMapClient.next_entry)).await;
         found(response)?.map(|response| self.entry(response.entry)).transpose()
     }
 
@@ -240,8 +240,8 @@ impl<V: Send + 'static> IndexedMap<V> {
 
     /// Removes all entries. Their indexes are not used again.
     pub async fn clear(&self) -> Result<()> {
-        let request = wire::ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(IndexedMapClient.clear)).await?;
+        let request = wire::ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(IndexedMapClient.clear)).await?;
         Ok(())
     }
 
@@ -249,26 +249,26 @@ impl<V: Send + 'static> IndexedMap<V> {
     pub fn entries(&self) -> Listing<Entry<V>> {
         let map = self.clone();
         Listing::new(move |watch| async move {
-            let core = Arc::clone(&map.core);
-            let request = wire::EntriesRequest { id: core.id(), watch };
+            let primitive = Arc::clone(&map.primitive);
+            let request = wire::EntriesRequest { id: primitive.id(), watch };
             let convert = move |response: wire::EntriesResponse| map.entry(response.entry);
-            core.stream(request, rpc!(IndexedMapClient.entries), convert).await
+            primitive.stream(request, rpc!(IndexedMapClient.entries), convert).await
         })
     }
 
     /// Subscribes to the changes.
     pub fn events(&self) -> Changes<Event<V>> {
-        let Self { core, codec } = self.clone();
+        let Self { primitive, codec } = self.clone();
         Changes::new(move |key| async move {
-            let request = wire::EventsRequest { id: core.id(), key };
+            let request = wire::EventsRequest { id: primitive.id(), key };
             let convert = move |response| event(&codec, response);
-            core.acknowledged(request, rpc!(IndexedMapClient.events), convert).await
+            primitive.acknowledged(request, rpc!(IndexedMapClient.events), convert).await
         })
     }
 
     /// Ends the use of the map by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 
     fn entry(&self, entry: Option<wire::Entry>) -> Result<Entry<V>> {
@@ -315,8 +315,9 @@ impl<V: Send + 'static> Append<V> {
 
     async fn send(self) -> Result<Entry<V>> {
         let Self { map, key, value, ttl } = self;
-        let request = wire::AppendRequest { id: map.core.id(), key, value: value?, ttl: ttl.map(duration) };
-        map.entry(map.core.call(Access::Write, request, rpc!(IndexedMapClient.append)).await?.entry)
+        let request =
+            wire::AppendRequest { id: map.primitive.id(), key, value: value?, ttl: ttl.map(duration) };
+        map.entry(map.primitive.call(Access::Write, request, rpc!(IndexedMapClient.append)).await?.entry)
     }
 }
 
@@ -338,9 +339,9 @@ impl<V: Send + 'static> Update<V> {
     async fn send(self) -> Result<Entry<V>> {
         let Self { map, at, value, ttl, version } = self;
         let (key, index) = at.into_parts()?;
-        let (id, ttl) = (map.core.id(), ttl.map(duration));
+        let (id, ttl) = (map.primitive.id(), ttl.map(duration));
         let request = wire::UpdateRequest { id, key, index, value: value?, ttl, prev_version: version };
-        map.entry(map.core.call(Access::Write, request, rpc!(IndexedMapClient.update)).await?.entry)
+        map.entry(map.primitive.call(Access::Write, request, rpc!(IndexedMapClient.update)).await?.entry)
     }
 }
 
@@ -356,8 +357,8 @@ impl<V: Send + 'static> Remove<V> {
     async fn send(self) -> Result<Option<Entry<V>>> {
         let Self { map, at, version } = self;
         let Some((key, index)) = found(at.into_parts())? else { return Ok(None) };
-        let request = wire::RemoveRequest { id: map.core.id(), key, index, prev_version: version };
-        let response = map.core.call(Access::Write, request, rpc!(IndexedMapClient.remove)).await;
+        let request = wire::RemoveRequest { id: map.primitive.id(), key, index, prev_version: version };
+        let response = map.primitive.call(Access::Write, request, rpc!(IndexedMapClient.remove)).await;
         found(response)?.map(|response| map.entry(response.entry)).transpose()
     }
 }

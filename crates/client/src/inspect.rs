@@ -31,13 +31,13 @@ pub struct Driver {
     pub driver: DriverId,
     /// Other names under which stores may ask for it.
     pub aliases: Vec<String>,
-    /// What it is.
+    /// A description for people.
     pub description: String,
-    /// What its stores promise.
+    /// The guarantees of its stores.
     pub profile: Profile,
 }
 
-/// What a store promises.
+/// The guarantees of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Profile {
@@ -57,18 +57,18 @@ pub struct Store {
     pub store: StoreId,
     /// Its driver.
     pub driver: DriverId,
-    /// How it is.
+    /// The state.
     pub state: StoreState,
     /// The last error, empty if there is none.
     pub error: String,
     /// When the state began.
     #[serde(serialize_with = "unix_seconds")]
     pub since: SystemTime,
-    /// How many open primitives live in it.
+    /// The number of open primitives that live in it.
     pub primitives: u64,
     /// Grows with every configuration that was applied.
     pub generation: u64,
-    /// What it promises, known once it was reached.
+    /// Its guarantees, known after the first connection.
     pub profile: Option<Profile>,
     /// The processes that work on it; none if it is not shared.
     pub hosts: Vec<Host>,
@@ -85,22 +85,22 @@ pub struct Store {
 pub struct Host {
     /// Drawn by chance.
     pub id: String,
-    /// Whether it is the process that was asked.
+    /// Whether it is the asked process.
     pub own: bool,
-    /// How long ago that process saw it renew its record.
+    /// The time since that process saw its last heartbeat.
     #[serde(serialize_with = "seconds")]
     pub age: Duration,
-    /// How long it may be silent before the others take it for dead.
+    /// The time without a heartbeat after which the others consider it failed.
     #[serde(serialize_with = "seconds")]
     pub timeout: Duration,
-    /// How many seconds its wall clock is ahead of that of the process that was asked; negative if it is behind. None for that process,
+    /// The seconds by which its wall clock is ahead of that of the asked process; negative if it is behind. `None` for that process,
     /// and as long as it is not known.
     pub clock_offset: Option<f64>,
     /// By how many seconds `clock_offset` may be wrong, in both directions.
     pub clock_uncertainty: Option<f64>,
 }
 
-/// How a store is.
+/// The state of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -121,15 +121,15 @@ pub enum StoreState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Routes {
-    /// Whether there are routes at all.
+    /// Whether routes are programmed.
     pub programmed: bool,
-    /// Which rules choose among them.
+    /// The rules that choose among them.
     pub style: RouteStyle,
     /// The routes in the order in which they are tried.
     pub routes: Vec<RouteText>,
 }
 
-/// Which rules choose among routes.
+/// The rules that choose among routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -156,7 +156,7 @@ pub struct RouteText {
     pub services: Vec<String>,
 }
 
-/// Where a primitive would be placed, and why.
+/// The store that a primitive would be placed in, and the steps that lead there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -164,7 +164,7 @@ pub struct Explanation {
     pub store: Option<StoreId>,
     /// The JSON text of the primitive's configuration, perhaps empty.
     pub config: String,
-    /// How the candidates were narrowed down.
+    /// The steps that narrowed down the candidates.
     pub steps: Vec<Step>,
 }
 
@@ -172,7 +172,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// What was looked at.
+    /// The name of the step.
     pub name: String,
     /// The candidates that were left.
     pub remaining: Vec<String>,
@@ -188,7 +188,7 @@ pub struct Primitive {
     pub kind: String,
     /// The name.
     pub name: String,
-    /// Where it lives.
+    /// The store that it lives in.
     pub store: StoreId,
     /// The tags with which it was opened.
     pub tags: Vec<String>,
@@ -200,11 +200,11 @@ pub struct Primitive {
     pub waiters: u64,
 }
 
-/// What a primitive has and is used for.
+/// The content and the users of a primitive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PrimitiveUse {
-    /// Where it lives.
+    /// The store that it lives in.
     pub store: StoreId,
     /// Entries in the store; 0 where they are not counted.
     pub entries: u64,
@@ -218,11 +218,11 @@ pub struct PrimitiveUse {
     pub other_processes: u64,
 }
 
-/// How a primitive is deleted.
+/// The options of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delete {
-    /// Where the content is; none for the store in which the primitive is open, else the one that remembers it, else the one to which
-    /// the routes lead it.
+    /// The store that has the content. `None` for the store in which the primitive is open, else the one that remembers
+    /// it, else the one to which the routes lead it.
     pub store: Option<StoreId>,
     /// The tags, for routes that look at them.
     pub tags: Vec<String>,
@@ -243,13 +243,13 @@ pub struct Session {
     /// When it came.
     #[serde(serialize_with = "unix_seconds")]
     pub connected: SystemTime,
-    /// How many primitives it has open.
+    /// The number of primitives that it has open.
     pub primitives: u64,
-    /// What it owns.
+    /// The locks and candidacies that it owns.
     pub holdings: Vec<Holding>,
     /// Calls that are not answered yet, streams included.
     pub calls_in_flight: u64,
-    /// Those of them that wait for a lock or stream.
+    /// The number of these calls that wait for a lock or stream.
     pub long_calls: u64,
     /// As many of those as the server lets one connection have; 0 if the server does not know this field.
     pub long_calls_max: u64,
@@ -269,7 +269,7 @@ pub struct Holding {
     pub token: u64,
 }
 
-/// Who holds and who waits.
+/// The holders and waiters of locks and elections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Locks {
@@ -287,9 +287,9 @@ pub struct Locks {
 pub struct UnansweredStore {
     /// Its name.
     pub store: StoreId,
-    /// Why there was no answer.
+    /// The reason why there was no answer.
     pub error: String,
-    /// How many primitives were asked about in vain.
+    /// The number of primitives that are missing because of it.
     pub primitives: u64,
 }
 
@@ -303,13 +303,13 @@ pub struct LockState {
     pub name: String,
     /// The key of a map or counter map.
     pub key: String,
-    /// Who holds it.
+    /// The holder.
     pub holder: Option<Holder>,
-    /// Who waits, in order.
+    /// The waiters, in order.
     pub waiters: Vec<Waiter>,
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holder {
@@ -324,7 +324,7 @@ pub struct Holder {
     pub session_ended: bool,
 }
 
-/// Who waits for a lock.
+/// A waiter for a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Waiter {
@@ -345,9 +345,9 @@ pub struct ElectionState {
     pub name: String,
     /// The number of the term.
     pub term: u64,
-    /// Who leads.
+    /// The leader.
     pub leader: Option<Candidate>,
-    /// Who waits, in order.
+    /// The waiting candidates, in order.
     pub candidates: Vec<Candidate>,
 }
 

@@ -11,10 +11,10 @@ use tonic::transport::Channel;
 use crate::client::Limit;
 use crate::error::Access;
 use crate::link::Connection;
-use crate::open::{Answer, Core, awaitable};
-use crate::turn::Turn;
+use crate::local_locks::LocalPermit;
+use crate::open::{Answer, PrimitiveClient, awaitable};
 use crate::versioned::duration;
-use crate::wait::{Wait, is_settled, may_be_held, settle};
+use crate::wait::{Wait, is_settled, may_be_held, unlock_until_settled};
 use crate::{Error, Kind, Result};
 
 /// The calls of one primitive that lock keys.
@@ -23,7 +23,7 @@ pub(crate) struct KeyLocks {
     pub(crate) unlock: fn(Channel, tonic::Request<Keys>) -> Answer,
 }
 
-/// What both calls send; unlocking has no timeout.
+/// The content of both calls; unlocking has no timeout.
 pub(crate) struct Keys {
     pub(crate) id: Option<PrimitiveId>,
     pub(crate) names: Vec<String>,
@@ -37,7 +37,7 @@ pub(crate) struct Keys {
 #[derive(Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct AcquireKeys {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     locks: &'static KeyLocks,
     keys: Vec<String>,
     wait: Wait,
@@ -47,12 +47,12 @@ pub struct AcquireKeys {
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the locks"]
 pub struct KeysGuard {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     locks: &'static KeyLocks,
     keys: Vec<String>,
     connection: Option<Connection>,
     /// Present until the locks are released.
-    turn: Option<Turn>,
+    permit: Option<LocalPermit>,
 }
 
 awaitable!(AcquireKeys -> KeysGuard);
@@ -60,9 +60,9 @@ awaitable!(AcquireKeys -> KeysGuard);
 // === impl KeyLocks ===
 
 impl KeyLocks {
-    pub(crate) async fn unlock_keys(&self, core: &Core, keys: Vec<String>) -> Result<()> {
-        let request = || Keys { id: core.id(), names: keys.clone(), timeout: None };
-        core.call_within(Access::Session, Limit::Call, request, self.unlock).await
+    pub(crate) async fn unlock_keys(&self, primitive: &PrimitiveClient, keys: Vec<String>) -> Result<()> {
+        let request = || Keys { id: primitive.id(), names: keys.clone(), timeout: None };
+        primitive.call_within(Access::Session, Limit::Call, request, self.unlock).await
     }
 }
 
@@ -76,14 +76,14 @@ impl std::fmt::Debug for KeyLocks {
 
 impl AcquireKeys {
     pub(crate) fn new<K: Into<String>>(
-        core: &Arc<Core>,
+        primitive: &Arc<PrimitiveClient>,
         locks: &'static KeyLocks,
         keys: impl IntoIterator<Item = K>,
     ) -> Self {
         let mut keys: Vec<String> = keys.into_iter().map(Into::into).collect();
         keys.sort_unstable();
         keys.dedup();
-        Self { core: Arc::clone(core), locks, keys, wait: Wait::Forever }
+        Self { primitive: Arc::clone(primitive), locks, keys, wait: Wait::Forever }
     }
 
     /// Waits at most for `timeout`. Default: without limit.
@@ -93,48 +93,48 @@ impl AcquireKeys {
     }
 
     async fn send(self) -> Result<KeysGuard> {
-        let Self { core, locks, keys, wait } = self;
-        let names: Vec<String> = keys.iter().map(|key| turn_name(&core, key)).collect();
-        let (turn, deadline) = wait.turn(core.client(), &names).await?;
+        let Self { primitive, locks, keys, wait } = self;
+        let names: Vec<String> = keys.iter().map(|key| local_lock_name(&primitive, key)).collect();
+        let (permit, deadline) = wait.local_permit(primitive.client(), &names).await?;
         let (sender, receiver) = oneshot::channel();
-        core.client().runtime().clone().spawn(async move {
+        primitive.client().runtime().clone().spawn(async move {
             let mut sender: oneshot::Sender<Result<KeysGuard>> = sender;
             // The connection of the last attempt, which is the one that owns the grant.
             let connection = Mutex::new(None);
             let request = || {
-                *connection.lock().unwrap_or_else(PoisonError::into_inner) = core.connection();
-                Keys { id: core.id(), names: keys.clone(), timeout: deadline.left().map(duration) }
+                *connection.lock().unwrap_or_else(PoisonError::into_inner) = primitive.connection();
+                Keys { id: primitive.id(), names: keys.clone(), timeout: deadline.left().map(duration) }
             };
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, deadline.limit(), request, locks.lock) => Some(answer),
+                answer = primitive.call_within(Access::Session, deadline.limit(), request, locks.lock) => Some(answer),
                 () = sender.closed() => None,
             };
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let connection = connection.or_else(|| core.connection());
+            let connection = connection.or_else(|| primitive.connection());
             let answer = match answer {
                 Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
-                // The server may have granted them. Nobody else of this client holds these keys, because this task has
-                // their turn. The caller has waited long enough.
+                // The server may have granted them. No other caller of this client holds these keys, because this task
+                // has their permit. The caller has waited long enough.
                 given_up => {
                     if let Some(Err(error)) = given_up {
                         drop(sender.send(Err(error)));
                     }
-                    let unlock = || locks.unlock_keys(&core, keys.clone());
-                    return settle(core.client().env(), connection.as_ref(), turn, unlock).await;
+                    let unlock = || locks.unlock_keys(&primitive, keys.clone());
+                    return unlock_until_settled(primitive.client().env(), connection.as_ref(), permit, unlock).await;
                 }
             };
-            let guard = answer.map(|()| KeysGuard { core, locks, keys, connection, turn: Some(turn) });
-            // If nobody waits any more, the guard comes back and is dropped.
+            let guard = answer.map(|()| KeysGuard { primitive, locks, keys, connection, permit: Some(permit) });
+            // If the caller no longer waits, the guard comes back and is dropped.
             drop(sender.send(guard));
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
 }
 
-fn turn_name(core: &Core, key: &str) -> String {
+fn local_lock_name(primitive: &PrimitiveClient, key: &str) -> String {
     // The length keeps name and key apart.
-    format!("{}/{}/{}/{key}", core.kind(), core.name().len(), core.name())
+    format!("{}/{}/{}/{key}", primitive.kind(), primitive.name().len(), primitive.name())
 }
 
 // === impl KeysGuard ===
@@ -157,12 +157,12 @@ impl KeysGuard {
     /// Fails with [`Kind::Conflict`] if they were lost before.
     pub async fn release(mut self) -> Result<()> {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
-            self.turn = None;
+            self.permit = None;
             return Err(Error::new(Kind::Conflict, "locks were lost with the connection"));
         }
-        let result = self.locks.unlock_keys(&self.core, self.keys.clone()).await;
+        let result = self.locks.unlock_keys(&self.primitive, self.keys.clone()).await;
         if is_settled(&result) {
-            self.turn = None;
+            self.permit = None;
         }
         // Else the drop goes on with it.
         result
@@ -171,15 +171,16 @@ impl KeysGuard {
 
 impl Drop for KeysGuard {
     fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
+        let Some(permit) = self.permit.take() else { return };
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let (core, locks, keys) = (Arc::clone(&self.core), self.locks, std::mem::take(&mut self.keys));
+        let (primitive, locks, keys) =
+            (Arc::clone(&self.primitive), self.locks, std::mem::take(&mut self.keys));
         let connection = self.connection.take();
-        self.core.client().runtime().spawn(async move {
-            let unlock = || locks.unlock_keys(&core, keys.clone());
-            settle(core.client().env(), connection.as_ref(), turn, unlock).await;
+        self.primitive.client().runtime().spawn(async move {
+            let unlock = || locks.unlock_keys(&primitive, keys.clone());
+            unlock_until_settled(primitive.client().env(), connection.as_ref(), permit, unlock).await;
         });
     }
 }

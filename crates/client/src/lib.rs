@@ -25,7 +25,7 @@
 //! let alice = users.get("alice").await?.expect("she was put a moment ago");
 //! assert_eq!(alice.value, admin);
 //!
-//! // Somebody who has not seen the newest version writes nothing.
+//! // A writer that has not seen the newest version writes nothing.
 //! let outdated = users.put("alice", &User { role: "guest".to_owned() }).if_version(alice.version + 1).await;
 //! assert_eq!(outdated.unwrap_err().kind(), atomix_client::Kind::Conflict);
 //!
@@ -58,7 +58,7 @@
 //! news.publish(&"hello".to_owned()).await?;
 //! assert_eq!(messages.next().await.expect("the stream goes on")?.payload, "hello");
 //!
-//! // Who enters first leads, until it withdraws or its connection ends.
+//! // The first candidate leads, until it withdraws or its connection ends.
 //! let election = client.election("boss").open().await?;
 //! let candidacy = election.candidacy("me").await?;
 //! assert!(candidacy.leads());
@@ -74,9 +74,9 @@
 //! # The connection is the session
 //!
 //! A [`Client`] makes all its calls over one HTTP/2 connection. To the server that connection is the *session*: it
-//! owns locks and candidacies, and when it ends they are released at once. The client connects anew with the next
+//! owns locks and candidacies, and its end releases them immediately. The client reconnects with the next
 //! call, and opens its primitives again by itself, but what it held is lost; [`lock::Guard::lost`],
-//! [`KeysGuard::lost`] and [`election::Candidacy`] tell. Use one client in a process for everything, or several for
+//! [`KeysGuard::lost`] and [`election::Candidacy`] report that. Use one client in a process for everything, or several for
 //! several owners.
 //!
 //! # Repetition
@@ -100,6 +100,7 @@ pub mod inspect;
 mod keys;
 mod link;
 pub mod list;
+mod local_locks;
 pub mod lock;
 pub mod map;
 pub mod multimap;
@@ -109,7 +110,6 @@ pub mod set;
 mod store;
 mod stream;
 pub mod topic;
-mod turn;
 pub mod value;
 mod versioned;
 mod wait;
@@ -120,7 +120,7 @@ pub use control::Control;
 pub use counter::Counter;
 pub use countermap::CounterMap;
 pub use election::Election;
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Result, TransportFailure};
 pub use indexedmap::IndexedMap;
 pub use inspect::Inspect;
 pub use keys::{AcquireKeys, KeysGuard};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one HTTP/2 connection to a server, and the knowledge whether it is still the same one.
+//! The one HTTP/2 connection to a server, and the number that identifies it.
 //!
 //! The connection is the session on the server, so everything that a session owns is bound to one [`Connection`].
 //! The transport reconnects on its own; a [`Connection`] does not come back.
@@ -19,16 +19,16 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::refusal::FirstFrames;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, TransportFailure};
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
 
-/// How connections are made and watched.
+/// The settings of connections: connect timeout and keepalive.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkSettings {
     pub(crate) connect_timeout: Duration,
@@ -47,13 +47,13 @@ struct Connections {
     /// The number of the newest one that the server did not refuse, as far as is known, and of the one before it.
     unrefused: u64,
     unrefused_before: u64,
-    /// Why the server refused the last connection that it refused.
+    /// The reason of the last refused connection.
     refusal: Option<String>,
 }
 
 type Current = Arc<Mutex<Connections>>;
 
-/// A channel together with what is known about its connection.
+/// A channel and the state of its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) channel: Channel,
@@ -83,7 +83,14 @@ struct Dialer {
     current: Current,
 }
 
-/// A socket that says when the transport lets go of it, which it does as soon as the connection has ended.
+/// The failure of an attempt to connect.
+#[derive(Debug)]
+pub(crate) struct DialError {
+    pub(crate) failure: TransportFailure,
+    pub(crate) message: String,
+}
+
+/// A socket that reports its drop, which follows as soon as the connection has ended.
 struct Tracked {
     socket: Box<dyn Socket>,
     closed: Shutdown,
@@ -196,7 +203,7 @@ impl Link {
             })?
             .http2_keep_alive_interval(settings.keepalive_interval)
             .keep_alive_timeout(settings.keepalive_timeout)
-            // A holder of a lock makes no calls, and has to learn that its connection is dead all the same.
+            // A holder of a lock makes no calls, and must detect a dead connection all the same.
             .keep_alive_while_idle(true)
             .user_agent(concat!("atomix-rust/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
@@ -274,13 +281,14 @@ impl Connection {
 // === impl Dialer ===
 
 impl Dialer {
-    async fn dial(self) -> io::Result<TokioIo<Tracked>> {
-        let failed = |cause: &dyn std::fmt::Display| {
-            io::Error::other(format!("server not reachable: endpoint=`{}` cause=`{cause}`", self.target))
+    async fn dial(self) -> std::result::Result<TokioIo<Tracked>, DialError> {
+        let failed = |cause: &dyn std::fmt::Display| DialError {
+            failure: TransportFailure::Unreachable,
+            message: format!("server not reachable: endpoint=`{}` cause=`{cause}`", self.target),
         };
         let socket = match self.env.timeout(self.connect_timeout, self.open()).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return Err(self.refused(&error).unwrap_or_else(|| failed(&error))),
+            Ok(Err(error)) => return Err(self.denied(&error).unwrap_or_else(|| failed(&error))),
             Err(elapsed) => return Err(failed(&elapsed)),
         };
         let closed = Shutdown::new();
@@ -289,8 +297,8 @@ impl Dialer {
         Ok(TokioIo::new(Tracked { socket, closed, number, first, current: self.current }))
     }
 
-    /// Says so when the system does not let this user use a socket: its server runs, and another one is not sought.
-    fn refused(&self, error: &io::Error) -> Option<io::Error> {
+    /// Makes the error for a socket whose rights do not let this user connect, if that is the cause.
+    fn denied(&self, error: &io::Error) -> Option<DialError> {
         let Target::Unix(path) = &self.target else { return None };
         if error.kind() != io::ErrorKind::PermissionDenied {
             return None;
@@ -301,11 +309,12 @@ impl Dialer {
             }
             Err(error) => format!("cause=`{error}`"),
         };
-        Some(io::Error::other(format!(
+        let message = format!(
             "permission denied on the socket: set `sockets.mode` or `sockets.group` of the server, or the rights of the \
              folder: endpoint=`{}` {socket}",
             self.target
-        )))
+        );
+        Some(DialError { failure: TransportFailure::SocketDenied, message })
     }
 
     async fn open(&self) -> io::Result<Box<dyn Socket>> {
@@ -320,6 +329,16 @@ impl Dialer {
         }
     }
 }
+
+// === impl DialError ===
+
+impl std::fmt::Display for DialError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for DialError {}
 
 // === impl Tracked ===
 
@@ -446,6 +465,7 @@ mod tests {
         let target = Target::parse(&address.to_string(), 0).unwrap();
         let error = Link::connect(&Env::real(), target, &settings).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.transport_failure(), Some(TransportFailure::Unreachable));
         assert!(
             error.message().starts_with(&format!("server not reachable: endpoint=`http://{address}`")),
             "{error}"

@@ -10,7 +10,7 @@ use wire::list_client::ListClient;
 
 use crate::codec::AnyCodec;
 use crate::error::Access;
-use crate::open::{Core, Service, Through, Typed, rpc, service};
+use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, rpc, service};
 use crate::{Client, Error, Listing, Open, Raw, Result, Subscription};
 
 static SERVICE: Service = service!("List", list, lists_client::ListsClient);
@@ -20,7 +20,7 @@ static SERVICE: Service = service!("List", list, lists_client::ListsClient);
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug)]
 pub struct List<V = Bytes> {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     codec: AnyCodec<V>,
 }
 
@@ -71,40 +71,40 @@ pub enum Event<V> {
 
 impl List {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 
 impl<V: Send + 'static> Typed for List<V> {
     type With<W: Send + 'static> = List<W>;
 
-    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> List<W> {
-        List { core, codec: codec.0 }
+    fn with<W: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<W>) -> List<W> {
+        List { primitive, codec: codec.0 }
     }
 }
 
 impl<V> Clone for List<V> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+        Self { primitive: Arc::clone(&self.primitive), codec: self.codec.clone() }
     }
 }
 
 impl<V: Send + 'static> List<V> {
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of values.
     pub async fn size(&self) -> Result<u32> {
-        let request = wire::SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(ListClient.size)).await?.size)
+        let request = wire::SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(ListClient.size)).await?.size)
     }
 
     /// Adds a value at the end.
     pub async fn append(&self, value: &V) -> Result<()> {
-        let request = wire::AppendRequest { id: self.core.id(), value: self.encode(value)? };
-        self.core.call(Access::Write, request, rpc!(ListClient.append)).await?;
+        let request = wire::AppendRequest { id: self.primitive.id(), value: self.encode(value)? };
+        self.primitive.call(Access::Write, request, rpc!(ListClient.append)).await?;
         Ok(())
     }
 
@@ -112,8 +112,8 @@ impl<V: Send + 'static> List<V> {
     ///
     /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if `index` is beyond the end.
     pub async fn insert(&self, index: u32, value: &V) -> Result<()> {
-        let request = wire::InsertRequest { id: self.core.id(), index, value: self.encode(value)? };
-        self.core.call(Access::Write, request, rpc!(ListClient.insert)).await?;
+        let request = wire::InsertRequest { id: self.primitive.id(), index, value: self.encode(value)? };
+        self.primitive.call(Access::Write, request, rpc!(ListClient.insert)).await?;
         Ok(())
     }
 
@@ -121,8 +121,8 @@ impl<V: Send + 'static> List<V> {
     ///
     /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
     pub async fn get(&self, index: u32) -> Result<V> {
-        let request = wire::GetRequest { id: self.core.id(), index };
-        let response = self.core.call(Access::Read, request, rpc!(ListClient.get)).await?;
+        let request = wire::GetRequest { id: self.primitive.id(), index };
+        let response = self.primitive.call(Access::Read, request, rpc!(ListClient.get)).await?;
         Ok(item(&self.codec, response.item)?.value)
     }
 
@@ -130,8 +130,8 @@ impl<V: Send + 'static> List<V> {
     ///
     /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
     pub async fn set(&self, index: u32, value: &V) -> Result<()> {
-        let request = wire::SetRequest { id: self.core.id(), index, value: self.encode(value)? };
-        self.core.call(Access::Write, request, rpc!(ListClient.set)).await?;
+        let request = wire::SetRequest { id: self.primitive.id(), index, value: self.encode(value)? };
+        self.primitive.call(Access::Write, request, rpc!(ListClient.set)).await?;
         Ok(())
     }
 
@@ -139,25 +139,25 @@ impl<V: Send + 'static> List<V> {
     ///
     /// Fails with [`Kind::Invalid`](crate::Kind::Invalid) if there is none.
     pub async fn remove(&self, index: u32) -> Result<V> {
-        let request = wire::RemoveRequest { id: self.core.id(), index };
-        let response = self.core.call(Access::Write, request, rpc!(ListClient.remove)).await?;
+        let request = wire::RemoveRequest { id: self.primitive.id(), index };
+        let response = self.primitive.call(Access::Write, request, rpc!(ListClient.remove)).await?;
         Ok(item(&self.codec, response.item)?.value)
     }
 
     /// Removes all values.
     pub async fn clear(&self) -> Result<()> {
-        let request = wire::ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(ListClient.clear)).await?;
+        let request = wire::ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(ListClient.clear)).await?;
         Ok(())
     }
 
     /// Lists the values in their order.
     pub fn items(&self) -> Listing<Item<V>> {
-        let Self { core, codec } = self.clone();
+        let Self { primitive, codec } = self.clone();
         Listing::new(move |watch| async move {
-            let request = wire::ItemsRequest { id: core.id(), watch };
+            let request = wire::ItemsRequest { id: primitive.id(), watch };
             let convert = move |response: wire::ItemsResponse| item(&codec, response.item);
-            core.stream(request, rpc!(ListClient.items), convert).await
+            primitive.stream(request, rpc!(ListClient.items), convert).await
         })
     }
 
@@ -172,15 +172,15 @@ impl<V: Send + 'static> List<V> {
     }
 
     async fn subscribe(&self, replay: bool) -> Result<Subscription<Event<V>>> {
-        let (request, codec) = (wire::EventsRequest { id: self.core.id(), replay }, self.codec.clone());
-        self.core
+        let (request, codec) = (wire::EventsRequest { id: self.primitive.id(), replay }, self.codec.clone());
+        self.primitive
             .acknowledged(request, rpc!(ListClient.events), move |response| event(&codec, response))
             .await
     }
 
     /// Ends the use of the list by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "the generated field is an option")]

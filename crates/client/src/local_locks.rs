@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The queue before the queue: callers of one client that want the same lock wait here, not on the server.
+//! A local queue in front of each lock: callers of one client that want the same lock wait here, not on the server.
 //!
-//! To the server all of them are one session. So an unlock after a call that was given up could hit the lock of
-//! another caller of the same client; with one caller at a time it cannot.
+//! To the server all of them are one session. Without the queue, an unlock after a cancelled call could release the lock
+//! of another caller of the same client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
-/// The turns that somebody has or waits for, by the name of what is locked.
+/// The local queues in use, by the name of the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct LocalLockQueue {
     table: Mutex<Table>,
 }
 
@@ -21,30 +21,30 @@ struct Table {
     sweep_at: usize,
 }
 
-/// The right to ask the server. Ends when it is dropped.
+/// The permit to ask the server for the locks. Dropping it admits the next caller.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct LocalPermit {
     _held: Vec<OwnedMutexGuard<()>>,
 }
 
-// === impl Turns ===
+// === impl LocalLockQueue ===
 
-impl Turns {
+impl LocalLockQueue {
     /// Waits for all `names`, first come, first served. They must be sorted, or two callers could wait for each
     /// other. Cancel safe.
-    pub(crate) async fn take(&self, names: &[String]) -> Turn {
+    pub(crate) async fn take(&self, names: &[String]) -> LocalPermit {
         let mut held = Vec::with_capacity(names.len());
         for name in names {
             let queue = self.queue(name);
             held.push(queue.lock_owned().await);
         }
-        Turn { _held: held }
+        LocalPermit { _held: held }
     }
 
-    /// Takes all `names` if nobody has one of them.
-    pub(crate) fn try_take(&self, names: &[String]) -> Option<Turn> {
+    /// Takes all `names` if all of them are free.
+    pub(crate) fn try_take(&self, names: &[String]) -> Option<LocalPermit> {
         let held: Result<Vec<_>, _> = names.iter().map(|name| self.queue(name).try_lock_owned()).collect();
-        held.ok().map(|held| Turn { _held: held })
+        held.ok().map(|held| LocalPermit { _held: held })
     }
 
     fn queue(&self, name: &str) -> Arc<Queue<()>> {
@@ -71,23 +71,23 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn a_turn_ends_when_it_is_dropped() {
-        let turns = Turns::default();
+    fn dropping_a_permit_admits_the_next_caller() {
+        let queue = LocalLockQueue::default();
         let names = ["a".to_owned(), "b".to_owned()];
-        let turn = turns.try_take(&names).unwrap();
-        assert!(turns.try_take(&names[1..]).is_none());
-        let mut waiting = Box::pin(turns.take(&names));
+        let permit = queue.try_take(&names).unwrap();
+        assert!(queue.try_take(&names[1..]).is_none());
+        let mut waiting = Box::pin(queue.take(&names));
         assert!(waiting.as_mut().now_or_never().is_none());
-        drop(turn);
+        drop(permit);
         assert!(waiting.now_or_never().is_some());
     }
 
     #[test]
-    fn turns_that_ended_are_forgotten() {
-        let turns = Turns::default();
+    fn unused_queues_are_removed() {
+        let queue = LocalLockQueue::default();
         for name in 0..1000 {
-            turns.try_take(&[name.to_string()]).unwrap();
+            queue.try_take(&[name.to_string()]).unwrap();
         }
-        assert!(turns.table.lock().unwrap().queues.len() <= 64);
+        assert!(queue.table.lock().unwrap().queues.len() <= 64);
     }
 }

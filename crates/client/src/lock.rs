@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::error::Access;
 use crate::link::Connection;
-use crate::open::{Core, Service, awaitable, rpc, service};
-use crate::turn::Turn;
+use crate::local_locks::LocalPermit;
+use crate::open::{PrimitiveClient, Service, awaitable, rpc, service};
 use crate::versioned::duration;
-use crate::wait::{Wait, is_settled, may_be_held, settle};
+use crate::wait::{Wait, is_settled, may_be_held, unlock_until_settled};
 use crate::{Client, Error, Kind, Open, Result};
 
 static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
@@ -23,7 +23,7 @@ static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
 /// First come, first served, and not re-entrant: a second acquisition waits for the first, also within one client.
 #[derive(Debug, Clone)]
 pub struct Lock {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
 /// Asks for the lock; `.await` it for the [`Guard`].
@@ -33,7 +33,7 @@ pub struct Lock {
 #[derive(Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Acquire {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     wait: Wait,
 }
 
@@ -45,11 +45,11 @@ pub struct Acquire {
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     token: u64,
     connection: Option<Connection>,
     /// Present until the lock is released.
-    turn: Option<Turn>,
+    permit: Option<LocalPermit>,
 }
 
 awaitable!(Acquire -> Guard);
@@ -58,22 +58,22 @@ awaitable!(Acquire -> Guard);
 
 impl Lock {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
-    /// Takes the lock, waiting for its turn.
+    /// Takes the lock, waiting in its queue.
     pub fn acquire(&self) -> Acquire {
-        Acquire { core: Arc::clone(&self.core), wait: Wait::Forever }
+        Acquire { primitive: Arc::clone(&self.primitive), wait: Wait::Forever }
     }
 
-    /// Takes the lock if nobody has it. Cancel safe.
+    /// Takes the lock if it is free. Cancel safe.
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        let acquire = Acquire { core: Arc::clone(&self.core), wait: Wait::Never };
+        let acquire = Acquire { primitive: Arc::clone(&self.primitive), wait: Wait::Never };
         match acquire.await {
             Ok(guard) => Ok(Some(guard)),
             Err(error) if error.kind() == Kind::Conflict => Ok(None),
@@ -81,10 +81,10 @@ impl Lock {
         }
     }
 
-    /// Returns the token of whoever holds the lock, if anybody does. Cancel safe.
+    /// Returns the token of the holder, if the lock is held. Cancel safe.
     pub async fn holder(&self) -> Result<Option<u64>> {
-        let request = GetLockRequest { id: self.core.id() };
-        match self.core.call(Access::Read, request, rpc!(LockClient.get_lock)).await {
+        let request = GetLockRequest { id: self.primitive.id() };
+        match self.primitive.call(Access::Read, request, rpc!(LockClient.get_lock)).await {
             Ok(response) => Ok(Some(response.version)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -94,7 +94,7 @@ impl Lock {
     /// Ends the use of the lock by this client, clones of this handle included: what it holds is released, what
     /// waits for it is cancelled.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 
@@ -108,49 +108,50 @@ impl Acquire {
     }
 
     async fn send(self) -> Result<Guard> {
-        let Self { core, wait } = self;
-        let (turn, deadline) = wait.turn(core.client(), &[format!("Lock/{}", core.name())]).await?;
+        let Self { primitive, wait } = self;
+        let (permit, deadline) =
+            wait.local_permit(primitive.client(), &[format!("Lock/{}", primitive.name())]).await?;
         let (sender, receiver) = oneshot::channel();
-        core.client().runtime().clone().spawn(async move {
+        primitive.client().runtime().clone().spawn(async move {
             let mut sender: oneshot::Sender<Result<Guard>> = sender;
             // The connection of the last attempt, which is the one that owns the grant.
             let connection = Mutex::new(None);
             let request = || {
-                *connection.lock().unwrap_or_else(PoisonError::into_inner) = core.connection();
-                LockRequest { id: core.id(), timeout: deadline.left().map(duration) }
+                *connection.lock().unwrap_or_else(PoisonError::into_inner) = primitive.connection();
+                LockRequest { id: primitive.id(), timeout: deadline.left().map(duration) }
             };
             let limit = deadline.limit();
             let answer = tokio::select! {
                 biased;
-                answer = core.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => Some(answer),
+                answer = primitive.call_within(Access::Session, limit, request, rpc!(LockClient.lock)) => Some(answer),
                 () = sender.closed() => None,
             };
             let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let connection = connection.or_else(|| core.connection());
+            let connection = connection.or_else(|| primitive.connection());
             let answer = match answer {
                 Some(answer) if !answer.as_ref().is_err_and(may_be_held) => answer,
-                // The server may have granted it. Nobody else of this client holds the lock, because this task has the
-                // turn. The caller has waited long enough.
+                // The server may have granted it. No other caller of this client holds the lock, because this task has
+                // the permit. The caller has waited long enough.
                 given_up => {
                     if let Some(Err(error)) = given_up {
                         drop(sender.send(Err(error)));
                     }
-                    let env = core.client().env();
-                    return settle(env, connection.as_ref(), turn, || unlock(&core)).await;
+                    let env = primitive.client().env();
+                    return unlock_until_settled(env, connection.as_ref(), permit, || unlock(&primitive)).await;
                 }
             };
             let guard =
-                answer.map(|answer| Guard { core, token: answer.version, connection, turn: Some(turn) });
-            // If nobody waits any more, the guard comes back and is dropped.
+                answer.map(|answer| Guard { primitive, token: answer.version, connection, permit: Some(permit) });
+            // If the caller no longer waits, the guard comes back and is dropped.
             drop(sender.send(guard));
         });
         receiver.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "runtime is ending")))
     }
 }
 
-async fn unlock(core: &Core) -> Result<()> {
-    let request = UnlockRequest { id: core.id() };
-    core.call(Access::Session, request, rpc!(LockClient.unlock)).await?;
+async fn unlock(primitive: &PrimitiveClient) -> Result<()> {
+    let request = UnlockRequest { id: primitive.id() };
+    primitive.call(Access::Session, request, rpc!(LockClient.unlock)).await?;
     Ok(())
 }
 
@@ -174,12 +175,12 @@ impl Guard {
     /// Fails with [`Kind::Conflict`] if the lock was lost before.
     pub async fn release(mut self) -> Result<()> {
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
-            self.turn = None;
+            self.permit = None;
             return Err(Error::new(Kind::Conflict, "lock was lost with the connection"));
         }
-        let result = unlock(&self.core).await;
+        let result = unlock(&self.primitive).await;
         if is_settled(&result) {
-            self.turn = None;
+            self.permit = None;
         }
         // Else the drop goes on with it.
         result
@@ -188,13 +189,16 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
+        let Some(permit) = self.permit.take() else { return };
         if self.connection.as_ref().is_none_or(Connection::is_closed) {
             return;
         }
-        let (core, connection) = (Arc::clone(&self.core), self.connection.take());
-        self.core.client().runtime().spawn(async move {
-            settle(core.client().env(), connection.as_ref(), turn, || unlock(&core)).await;
+        let (primitive, connection) = (Arc::clone(&self.primitive), self.connection.take());
+        self.primitive.client().runtime().spawn(async move {
+            unlock_until_settled(primitive.client().env(), connection.as_ref(), permit, || {
+                unlock(&primitive)
+            })
+            .await;
         });
     }
 }

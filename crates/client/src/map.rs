@@ -14,7 +14,7 @@ use wire::map_client::MapClient;
 use crate::codec::AnyCodec;
 use crate::error::Access;
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{Core, Service, Through, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::versioned::{duration, previous, versioned};
 use crate::{Changes, Client, Error, Kind, Listing, Open, Raw, Result, Versioned, Written};
 
@@ -39,7 +39,7 @@ static SERVICE: Service = service!("Map", map, maps_client::MapsClient);
 /// ```
 #[derive(Debug)]
 pub struct Map<V = Bytes> {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     codec: AnyCodec<V>,
 }
 
@@ -100,7 +100,7 @@ enum Verb<V> {
     Remove,
 }
 
-/// What one step of a [`Map::commit`] did.
+/// The result of one step of a [`Map::commit`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Committed<V> {
@@ -186,40 +186,40 @@ static LOCKS: KeyLocks = KeyLocks {
 
 impl Map {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 
 impl<V: Send + 'static> Typed for Map<V> {
     type With<W: Send + 'static> = Map<W>;
 
-    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> Map<W> {
-        Map { core, codec: codec.0 }
+    fn with<W: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<W>) -> Map<W> {
+        Map { primitive, codec: codec.0 }
     }
 }
 
 impl<V> Clone for Map<V> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+        Self { primitive: Arc::clone(&self.primitive), codec: self.codec.clone() }
     }
 }
 
 impl<V: Send + 'static> Map<V> {
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of keys.
     pub async fn size(&self) -> Result<u32> {
-        let request = wire::SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(MapClient.size)).await?.size)
+        let request = wire::SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(MapClient.size)).await?.size)
     }
 
     /// Returns the value of `key`, if the key exists.
     pub async fn get(&self, key: impl Into<String>) -> Result<Option<Versioned<V>>> {
-        let request = wire::GetRequest { id: self.core.id(), key: key.into() };
-        match self.core.call(Access::Read, request, rpc!(MapClient.get)).await {
+        let request = wire::GetRequest { id: self.primitive.id(), key: key.into() };
+        match self.primitive.call(Access::Read, request, rpc!(MapClient.get)).await {
             Ok(response) => versioned(&self.codec, response.value).map(Some),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -252,8 +252,8 @@ impl<V: Send + 'static> Map<V> {
 
     /// Removes all keys.
     pub async fn clear(&self) -> Result<()> {
-        let request = wire::ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(MapClient.clear)).await?;
+        let request = wire::ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(MapClient.clear)).await?;
         Ok(())
     }
 
@@ -267,8 +267,8 @@ impl<V: Send + 'static> Map<V> {
     ) -> Result<Vec<Committed<V>>> {
         let operations: Vec<_> =
             operations.into_iter().map(|operation| operation.wire(&self.codec)).collect::<Result<_>>()?;
-        let request = wire::CommitRequest { id: self.core.id(), operations };
-        let response = self.core.call(Access::Write, request, rpc!(MapClient.commit)).await?;
+        let request = wire::CommitRequest { id: self.primitive.id(), operations };
+        let response = self.primitive.call(Access::Write, request, rpc!(MapClient.commit)).await?;
         response.results.into_iter().map(|result| self.committed(result)).collect()
     }
 
@@ -284,42 +284,43 @@ impl<V: Send + 'static> Map<V> {
 
     /// Locks keys, all or none, for this client. The locks are advisory: writes do not ask for them.
     pub fn lock<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> AcquireKeys {
-        AcquireKeys::new(&self.core, &LOCKS, keys)
+        AcquireKeys::new(&self.primitive, &LOCKS, keys)
     }
 
     /// Unlocks keys that this client holds without a guard. Guards do it by themselves.
     ///
     /// Fails with [`Kind::Conflict`] if this session does not hold one of them.
     pub async fn unlock<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> Result<()> {
-        LOCKS.unlock_keys(&self.core, keys.into_iter().map(Into::into).collect()).await
+        LOCKS.unlock_keys(&self.primitive, keys.into_iter().map(Into::into).collect()).await
     }
 
     /// Lists the entries, in no particular order.
     pub fn entries(&self) -> Listing<Entry<V>> {
-        let Self { core, codec } = self.clone();
+        let Self { primitive, codec } = self.clone();
         Listing::new(move |watch| async move {
-            let request = wire::EntriesRequest { id: core.id(), watch };
-            core.stream(request, rpc!(MapClient.entries), move |response| {
-                let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
-                Ok(Entry { key: entry.key, value: versioned(&codec, entry.value)? })
-            })
-            .await
+            let request = wire::EntriesRequest { id: primitive.id(), watch };
+            primitive
+                .stream(request, rpc!(MapClient.entries), move |response| {
+                    let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
+                    Ok(Entry { key: entry.key, value: versioned(&codec, entry.value)? })
+                })
+                .await
         })
     }
 
     /// Subscribes to the changes.
     pub fn events(&self) -> Changes<Event<V>> {
-        let Self { core, codec } = self.clone();
+        let Self { primitive, codec } = self.clone();
         Changes::new(move |key| async move {
-            let request = wire::EventsRequest { id: core.id(), key };
+            let request = wire::EventsRequest { id: primitive.id(), key };
             let convert = move |response| event(&codec, response);
-            core.acknowledged(request, rpc!(MapClient.events), convert).await
+            primitive.acknowledged(request, rpc!(MapClient.events), convert).await
         })
     }
 
     /// Ends the use of the map by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 
@@ -359,9 +360,9 @@ impl<V: Send + 'static> Put<V> {
 
     async fn send(self) -> Result<Written<V>> {
         let Self { map, key, value, ttl, version } = self;
-        let (id, ttl) = (map.core.id(), ttl.map(duration));
+        let (id, ttl) = (map.primitive.id(), ttl.map(duration));
         let request = wire::PutRequest { id, key, value: value?, ttl, prev_version: version };
-        let response = map.core.call(Access::Write, request, rpc!(MapClient.put)).await?;
+        let response = map.primitive.call(Access::Write, request, rpc!(MapClient.put)).await?;
         Ok(Written { version: response.version, previous: previous(&map.codec, response.prev_value)? })
     }
 }
@@ -375,8 +376,9 @@ impl<V: Send + 'static> Insert<V> {
 
     async fn send(self) -> Result<u64> {
         let Self { map, key, value, ttl } = self;
-        let request = wire::InsertRequest { id: map.core.id(), key, value: value?, ttl: ttl.map(duration) };
-        Ok(map.core.call(Access::Write, request, rpc!(MapClient.insert)).await?.version)
+        let request =
+            wire::InsertRequest { id: map.primitive.id(), key, value: value?, ttl: ttl.map(duration) };
+        Ok(map.primitive.call(Access::Write, request, rpc!(MapClient.insert)).await?.version)
     }
 }
 
@@ -397,9 +399,9 @@ impl<V: Send + 'static> Update<V> {
 
     async fn send(self) -> Result<Written<V>> {
         let Self { map, key, value, ttl, version } = self;
-        let (id, ttl) = (map.core.id(), ttl.map(duration));
+        let (id, ttl) = (map.primitive.id(), ttl.map(duration));
         let request = wire::UpdateRequest { id, key, value: value?, ttl, prev_version: version };
-        let response = map.core.call(Access::Write, request, rpc!(MapClient.update)).await?;
+        let response = map.primitive.call(Access::Write, request, rpc!(MapClient.update)).await?;
         Ok(Written { version: response.version, previous: previous(&map.codec, response.prev_value)? })
     }
 }
@@ -415,8 +417,8 @@ impl<V: Send + 'static> Remove<V> {
 
     async fn send(self) -> Result<Option<Versioned<V>>> {
         let Self { map, key, version } = self;
-        let request = wire::RemoveRequest { id: map.core.id(), key, prev_version: version };
-        match map.core.call(Access::Write, request, rpc!(MapClient.remove)).await {
+        let request = wire::RemoveRequest { id: map.primitive.id(), key, prev_version: version };
+        match map.primitive.call(Access::Write, request, rpc!(MapClient.remove)).await {
             Ok(response) => versioned(&map.codec, response.value).map(Some),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),

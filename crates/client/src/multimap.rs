@@ -8,7 +8,7 @@ use wire::event::Event as EventArm;
 use wire::multi_map_client::MultiMapClient;
 
 use crate::error::Access;
-use crate::open::{Core, Service, rpc, service};
+use crate::open::{PrimitiveClient, Service, rpc, service};
 use crate::{Changes, Client, Error, Kind, Listing, Open, Result};
 
 static SERVICE: Service = service!("MultiMap", multimap, multi_maps_client::MultiMapsClient);
@@ -18,7 +18,7 @@ static SERVICE: Service = service!("MultiMap", multimap, multi_maps_client::Mult
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug, Clone)]
 pub struct MultiMap {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
 /// A key and its values, in no particular order.
@@ -52,36 +52,36 @@ pub enum Event {
 
 impl MultiMap {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of keys.
     pub async fn size(&self) -> Result<u32> {
-        let request = wire::SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(MultiMapClient.size)).await?.size)
+        let request = wire::SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(MultiMapClient.size)).await?.size)
     }
 
     /// Returns the values of `key`, none if it does not exist.
     pub async fn get(&self, key: impl Into<String>) -> Result<Vec<String>> {
-        let request = wire::GetRequest { id: self.core.id(), key: key.into() };
-        Ok(self.core.call(Access::Read, request, rpc!(MultiMapClient.get)).await?.values)
+        let request = wire::GetRequest { id: self.primitive.id(), key: key.into() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(MultiMapClient.get)).await?.values)
     }
 
     /// Returns whether `key` has `value`.
     pub async fn contains(&self, key: impl Into<String>, value: impl Into<String>) -> Result<bool> {
-        let request = wire::ContainsRequest { id: self.core.id(), key: key.into(), value: value.into() };
-        Ok(self.core.call(Access::Read, request, rpc!(MultiMapClient.contains)).await?.result)
+        let request = wire::ContainsRequest { id: self.primitive.id(), key: key.into(), value: value.into() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(MultiMapClient.contains)).await?.result)
     }
 
     /// Adds `value` to `key` and returns whether it is new.
     pub async fn put(&self, key: impl Into<String>, value: impl Into<String>) -> Result<bool> {
-        let request = wire::PutRequest { id: self.core.id(), key: key.into(), value: value.into() };
-        match self.core.call(Access::Write, request, rpc!(MultiMapClient.put)).await {
+        let request = wire::PutRequest { id: self.primitive.id(), key: key.into(), value: value.into() };
+        match self.primitive.call(Access::Write, request, rpc!(MultiMapClient.put)).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == Kind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
@@ -94,14 +94,14 @@ impl MultiMap {
         key: impl Into<String>,
         values: impl IntoIterator<Item = T>,
     ) -> Result<bool> {
-        let request = wire::PutAllRequest { id: self.core.id(), key: key.into(), values: texts(values) };
-        Ok(self.core.call(Access::Write, request, rpc!(MultiMapClient.put_all)).await?.updated)
+        let request = wire::PutAllRequest { id: self.primitive.id(), key: key.into(), values: texts(values) };
+        Ok(self.primitive.call(Access::Write, request, rpc!(MultiMapClient.put_all)).await?.updated)
     }
 
     /// Adds the values of several keys and returns whether one of them is new.
     pub async fn put_entries(&self, entries: impl IntoIterator<Item = Entry>) -> Result<bool> {
-        let request = wire::PutEntriesRequest { id: self.core.id(), entries: wire_entries(entries) };
-        Ok(self.core.call(Access::Write, request, rpc!(MultiMapClient.put_entries)).await?.updated)
+        let request = wire::PutEntriesRequest { id: self.primitive.id(), entries: wire_entries(entries) };
+        Ok(self.primitive.call(Access::Write, request, rpc!(MultiMapClient.put_entries)).await?.updated)
     }
 
     /// Gives `key` exactly these values and returns the ones before. No values remove the key.
@@ -110,16 +110,17 @@ impl MultiMap {
         key: impl Into<String>,
         values: impl IntoIterator<Item = T>,
     ) -> Result<Vec<String>> {
-        let request = wire::ReplaceRequest { id: self.core.id(), key: key.into(), values: texts(values) };
-        Ok(self.core.call(Access::Write, request, rpc!(MultiMapClient.replace)).await?.prev_values)
+        let request =
+            wire::ReplaceRequest { id: self.primitive.id(), key: key.into(), values: texts(values) };
+        Ok(self.primitive.call(Access::Write, request, rpc!(MultiMapClient.replace)).await?.prev_values)
     }
 
     /// Removes `value` from `key` and returns whether it was there.
     ///
     /// The empty value stands for all values, unless the key has an empty value.
     pub async fn remove(&self, key: impl Into<String>, value: impl Into<String>) -> Result<bool> {
-        let request = wire::RemoveRequest { id: self.core.id(), key: key.into(), value: value.into() };
-        match self.core.call(Access::Write, request, rpc!(MultiMapClient.remove)).await {
+        let request = wire::RemoveRequest { id: self.primitive.id(), key: key.into(), value: value.into() };
+        match self.primitive.call(Access::Write, request, rpc!(MultiMapClient.remove)).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -132,8 +133,9 @@ impl MultiMap {
         key: impl Into<String>,
         values: impl IntoIterator<Item = T>,
     ) -> Result<bool> {
-        let request = wire::RemoveAllRequest { id: self.core.id(), key: key.into(), values: texts(values) };
-        match self.core.call(Access::Write, request, rpc!(MultiMapClient.remove_all)).await {
+        let request =
+            wire::RemoveAllRequest { id: self.primitive.id(), key: key.into(), values: texts(values) };
+        match self.primitive.call(Access::Write, request, rpc!(MultiMapClient.remove_all)).await {
             Ok(response) => Ok(response.updated),
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -142,43 +144,44 @@ impl MultiMap {
 
     /// Removes values of several keys and returns whether one of them was there.
     pub async fn remove_entries(&self, entries: impl IntoIterator<Item = Entry>) -> Result<bool> {
-        let request = wire::RemoveEntriesRequest { id: self.core.id(), entries: wire_entries(entries) };
-        Ok(self.core.call(Access::Write, request, rpc!(MultiMapClient.remove_entries)).await?.updated)
+        let request = wire::RemoveEntriesRequest { id: self.primitive.id(), entries: wire_entries(entries) };
+        Ok(self.primitive.call(Access::Write, request, rpc!(MultiMapClient.remove_entries)).await?.updated)
     }
 
     /// Removes all keys.
     pub async fn clear(&self) -> Result<()> {
-        let request = wire::ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(MultiMapClient.clear)).await?;
+        let request = wire::ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(MultiMapClient.clear)).await?;
         Ok(())
     }
 
     /// Lists the keys with their values, in no particular order. With [`Listing::watch`] a changed key is sent with
     /// the values that it has then; none mean that the key is gone.
     pub fn entries(&self) -> Listing<Entry> {
-        let core = Arc::clone(&self.core);
+        let primitive = Arc::clone(&self.primitive);
         Listing::new(move |watch| async move {
-            let request = wire::EntriesRequest { id: core.id(), watch };
-            core.stream(request, rpc!(MultiMapClient.entries), |response| {
-                let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
-                Ok(Entry { key: entry.key, values: entry.values })
-            })
-            .await
+            let request = wire::EntriesRequest { id: primitive.id(), watch };
+            primitive
+                .stream(request, rpc!(MultiMapClient.entries), |response| {
+                    let entry = response.entry.ok_or_else(|| Error::missing("entry"))?;
+                    Ok(Entry { key: entry.key, values: entry.values })
+                })
+                .await
         })
     }
 
     /// Subscribes to the changes.
     pub fn events(&self) -> Changes<Event> {
-        let core = Arc::clone(&self.core);
+        let primitive = Arc::clone(&self.primitive);
         Changes::new(move |key| async move {
-            let request = wire::EventsRequest { id: core.id(), key };
-            core.acknowledged(request, rpc!(MultiMapClient.events), |response| Ok(event(response))).await
+            let request = wire::EventsRequest { id: primitive.id(), key };
+            primitive.acknowledged(request, rpc!(MultiMapClient.events), |response| Ok(event(response))).await
         })
     }
 
     /// Ends the use of the multimap by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 

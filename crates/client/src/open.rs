@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How primitives are opened, and what all of them share.
+//! Opening of primitives, and the client that all of them share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::{Client, Codec, Error, Json, Kind, Raw, Result, Subscription, Text};
 /// shared by all clients that name them.
 #[must_use = "nothing is sent until it is opened"]
 pub struct Open<P> {
-    core: Core,
-    make: Box<dyn FnOnce(Arc<Core>) -> P + Send>,
+    primitive: PrimitiveClient,
+    make: Box<dyn FnOnce(Arc<PrimitiveClient>) -> P + Send>,
 }
 
 /// A primitive that stores values of a type `V` through a [`Codec`].
@@ -32,16 +32,16 @@ pub trait Typed: Sized + 'static {
     type With<V: Send + 'static>: Typed;
 
     #[doc(hidden)]
-    fn with<V: Send + 'static>(core: Arc<Core>, codec: Through<V>) -> Self::With<V>;
+    fn with<V: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<V>) -> Self::With<V>;
 }
 
-/// A codec on its way into a primitive. Only this crate can make one.
+/// A codec that is bound to a value type. Only this crate can make one.
 #[doc(hidden)]
-pub struct Through<V>(pub(crate) AnyCodec<V>);
+pub struct BoundCodec<V>(pub(crate) AnyCodec<V>);
 
-/// What the handles of one opened primitive share.
+/// The client of one opened primitive, shared by its handles.
 #[doc(hidden)]
-pub struct Core {
+pub struct PrimitiveClient {
     client: Client,
     service: &'static Service,
     name: String,
@@ -59,7 +59,7 @@ pub(crate) struct Service {
     pub(crate) close: fn(Channel, tonic::Request<PrimitiveId>) -> Answer,
 }
 
-/// What opening a primitive sends.
+/// The content of the call that opens a primitive.
 pub(crate) struct Creation {
     pub(crate) id: PrimitiveId,
     pub(crate) tags: Vec<String>,
@@ -132,9 +132,9 @@ impl<P> Open<P> {
         client: &Client,
         service: &'static Service,
         name: String,
-        make: impl FnOnce(Arc<Core>) -> P + Send + 'static,
+        make: impl FnOnce(Arc<PrimitiveClient>) -> P + Send + 'static,
     ) -> Self {
-        let core = Core {
+        let primitive = PrimitiveClient {
             client: client.clone(),
             service,
             name,
@@ -142,18 +142,18 @@ impl<P> Open<P> {
             opened: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         };
-        Self { core, make: Box::new(make) }
+        Self { primitive, make: Box::new(make) }
     }
 
     /// Adds a tag. Routes choose the store by the tags.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
-        self.core.tags.push(tag.into());
+        self.primitive.tags.push(tag.into());
         self
     }
 
     /// Adds tags.
     pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.core.tags.extend(tags.into_iter().map(Into::into));
+        self.primitive.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 
@@ -162,8 +162,8 @@ impl<P> Open<P> {
     /// Fails with [`Kind::Denied`] if no route matches, [`Kind::Unavailable`] while routes are not programmed or the
     /// store is not connected, [`Kind::Unsupported`] if the store has no such primitive.
     pub async fn open(self) -> Result<P> {
-        self.core.open().await?;
-        Ok((self.make)(Arc::new(self.core)))
+        self.primitive.open().await?;
+        Ok((self.make)(Arc::new(self.primitive)))
     }
 }
 
@@ -188,26 +188,26 @@ impl<P: Typed> Open<P> {
 
     /// Stores values through a codec of your own.
     pub fn codec<V: Send + 'static>(self, codec: impl Codec<V>) -> Open<P::With<V>> {
-        let codec = Through(AnyCodec::new(codec));
-        Open { core: self.core, make: Box::new(move |core| P::with(core, codec)) }
+        let codec = BoundCodec(AnyCodec::new(codec));
+        Open { primitive: self.primitive, make: Box::new(move |primitive| P::with(primitive, codec)) }
     }
 }
 
 impl<P> fmt::Debug for Open<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.core.fmt(f)
+        self.primitive.fmt(f)
     }
 }
 
-impl<V> fmt::Debug for Through<V> {
+impl<V> fmt::Debug for BoundCodec<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-// === impl Core ===
+// === impl PrimitiveClient ===
 
-impl Core {
+impl PrimitiveClient {
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -273,7 +273,7 @@ impl Core {
         self.call_within(access, Limit::Call, || request.clone(), method).await
     }
 
-    /// Makes a call with a request that is made anew for each attempt.
+    /// Makes a call with a request that is built for each attempt.
     pub(crate) async fn call_within<Req, Res, F, Fut>(
         &self,
         access: Access,
@@ -304,7 +304,7 @@ impl Core {
         }
     }
 
-    /// Opens a stream whose response headers say that it is registered.
+    /// Opens a stream whose response headers confirm the registration.
     pub(crate) async fn stream<Req, Msg, F, Fut, T>(
         self: &Arc<Self>,
         request: Req,
@@ -322,7 +322,7 @@ impl Core {
         Ok(self.subscription(stream, None, move |message| convert(message).map(Some)))
     }
 
-    /// Opens a stream whose first message says that it is registered. `convert` gives `None` for such a message.
+    /// Opens a stream whose first message confirms the registration. `convert` gives `None` for such a message.
     pub(crate) async fn acknowledged<Req, Msg, F, Fut, T>(
         self: &Arc<Self>,
         request: Req,
@@ -360,11 +360,11 @@ impl Core {
         first: Option<T>,
         convert: impl Fn(Msg) -> Result<Option<T>> + Send + 'static,
     ) -> Subscription<T> {
-        // The core keeps the client, and so the connection, alive.
+        // The primitive client keeps the client, and so the connection, alive.
         let state = (Some(stream), first, Arc::clone(self), convert);
-        Subscription::new(futures::stream::unfold(state, |(stream, first, core, convert)| async move {
+        Subscription::new(futures::stream::unfold(state, |(stream, first, primitive, convert)| async move {
             if let Some(first) = first {
-                return Some((Ok(first), (stream, None, core, convert)));
+                return Some((Ok(first), (stream, None, primitive, convert)));
             }
             let mut stream = stream?;
             let item = loop {
@@ -378,12 +378,12 @@ impl Core {
                     Err(status) => {
                         return Some((
                             Err(Error::from_status(status, Access::Read)),
-                            (None, None, core, convert),
+                            (None, None, primitive, convert),
                         ));
                     }
                 }
             };
-            Some((item, (Some(stream), None, core, convert)))
+            Some((item, (Some(stream), None, primitive, convert)))
         }))
     }
 
@@ -402,7 +402,7 @@ impl Core {
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for PrimitiveClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(self.kind())
             .field("name", &self.name)

@@ -9,7 +9,7 @@ use wire::event::Event as EventArm;
 use wire::set_client::SetClient;
 
 use crate::error::Access;
-use crate::open::{Core, Service, awaitable, rpc, service};
+use crate::open::{PrimitiveClient, Service, awaitable, rpc, service};
 use crate::versioned::duration;
 use crate::{Client, Kind, Listing, Open, Result, Subscription};
 
@@ -20,7 +20,7 @@ static SERVICE: Service = service!("Set", set, sets_client::SetsClient);
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug, Clone)]
 pub struct Set {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
 }
 
 /// A change of a set.
@@ -45,7 +45,7 @@ pub enum Event {
 #[derive(Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Add {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     element: String,
     ttl: Option<Duration>,
 }
@@ -56,41 +56,41 @@ awaitable!(Add -> bool);
 
 impl Set {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the number of elements.
     pub async fn size(&self) -> Result<u32> {
-        let request = wire::SizeRequest { id: self.core.id() };
-        Ok(self.core.call(Access::Read, request, rpc!(SetClient.size)).await?.size)
+        let request = wire::SizeRequest { id: self.primitive.id() };
+        Ok(self.primitive.call(Access::Read, request, rpc!(SetClient.size)).await?.size)
     }
 
     /// Returns whether `element` is in the set.
     pub async fn contains(&self, element: impl Into<String>) -> Result<bool> {
         let request = wire::ContainsRequest {
-            id: self.core.id(),
+            id: self.primitive.id(),
             element: Some(wire::Element { value: element.into() }),
         };
-        Ok(self.core.call(Access::Read, request, rpc!(SetClient.contains)).await?.contains)
+        Ok(self.primitive.call(Access::Read, request, rpc!(SetClient.contains)).await?.contains)
     }
 
     /// Adds `element`. If it is there already nothing changes, its time to live included.
     pub fn add(&self, element: impl Into<String>) -> Add {
-        Add { core: Arc::clone(&self.core), element: element.into(), ttl: None }
+        Add { primitive: Arc::clone(&self.primitive), element: element.into(), ttl: None }
     }
 
     /// Removes `element` and returns whether it was there.
     pub async fn remove(&self, element: impl Into<String>) -> Result<bool> {
         let request = wire::RemoveRequest {
-            id: self.core.id(),
+            id: self.primitive.id(),
             element: Some(wire::Element { value: element.into() }),
         };
-        match self.core.call(Access::Write, request, rpc!(SetClient.remove)).await {
+        match self.primitive.call(Access::Write, request, rpc!(SetClient.remove)).await {
             Ok(response) => Ok(response.removed),
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -99,31 +99,31 @@ impl Set {
 
     /// Removes all elements.
     pub async fn clear(&self) -> Result<()> {
-        let request = wire::ClearRequest { id: self.core.id() };
-        self.core.call(Access::Write, request, rpc!(SetClient.clear)).await?;
+        let request = wire::ClearRequest { id: self.primitive.id() };
+        self.primitive.call(Access::Write, request, rpc!(SetClient.clear)).await?;
         Ok(())
     }
 
     /// Lists the elements, in no particular order.
     pub fn elements(&self) -> Listing<String> {
-        let core = Arc::clone(&self.core);
+        let primitive = Arc::clone(&self.primitive);
         Listing::new(move |watch| async move {
-            let request = wire::ElementsRequest { id: core.id(), watch };
+            let request = wire::ElementsRequest { id: primitive.id(), watch };
             let convert = |response: wire::ElementsResponse| Ok(response.element.unwrap_or_default().value);
-            core.stream(request, rpc!(SetClient.elements), convert).await
+            primitive.stream(request, rpc!(SetClient.elements), convert).await
         })
     }
 
     /// Subscribes to the changes. When the call returns no later change is missed.
     pub async fn events(&self) -> Result<Subscription<Event>> {
-        let request = wire::EventsRequest { id: self.core.id() };
+        let request = wire::EventsRequest { id: self.primitive.id() };
         let convert = |response: wire::EventsResponse| Ok(response.event.and_then(event));
-        self.core.acknowledged(request, rpc!(SetClient.events), convert).await
+        self.primitive.acknowledged(request, rpc!(SetClient.events), convert).await
     }
 
     /// Ends the use of the set by this client, clones of this handle included. The content stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 
@@ -145,10 +145,10 @@ impl Add {
     }
 
     async fn send(self) -> Result<bool> {
-        let Self { core, element, ttl } = self;
+        let Self { primitive, element, ttl } = self;
         let element = Some(wire::Element { value: element });
-        let request = wire::AddRequest { id: core.id(), element, ttl: ttl.map(duration) };
-        match core.call(Access::Write, request, rpc!(SetClient.add)).await {
+        let request = wire::AddRequest { id: primitive.id(), element, ttl: ttl.map(duration) };
+        match primitive.call(Access::Write, request, rpc!(SetClient.add)).await {
             Ok(response) => Ok(response.added),
             Err(error) if error.kind() == Kind::AlreadyExists => Ok(false),
             Err(error) => Err(error),

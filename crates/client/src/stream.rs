@@ -84,8 +84,8 @@ impl<T> Listing<T> {
         Self { start: Box::new(move |watch| Box::pin(start(watch))), watch: false }
     }
 
-    /// Keeps the stream open after the content and sends each later change. What was removed is sent with its last
-    /// value and cannot be told from an update (a key of a multimap: with no values); use the events for that.
+    /// Keeps the stream open after the content and sends each later change. A removal sends the last value and
+    /// looks like an update (a key of a multimap: with no values); use the events to distinguish them.
     pub fn watch(mut self) -> Self {
         self.watch = true;
         self

@@ -10,61 +10,61 @@ use wire::topic_client::TopicClient;
 
 use crate::codec::AnyCodec;
 use crate::error::Access;
-use crate::open::{Core, Service, Through, Typed, rpc, service};
+use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, rpc, service};
 use crate::{Client, Open, Raw, Result, Subscription};
 
 static SERVICE: Service = service!("Topic", topic, topics_client::TopicsClient);
 
-/// Messages for whoever listens now. Cheap to clone.
+/// A topic: messages for the current subscribers. Cheap to clone.
 #[derive(Debug)]
 pub struct Topic<V = Bytes> {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     codec: AnyCodec<V>,
 }
 
 /// A published message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message<V> {
-    /// The position in the topic. A gap between two messages shows that some were published while nobody listened
-    /// through this subscription.
+    /// The position in the topic. A gap between two messages shows that some were published while this
+    /// subscription was not open.
     pub offset: u64,
     /// When the server got it, by its clock.
     pub published: SystemTime,
-    /// What was published.
+    /// The payload.
     pub payload: V,
 }
 
 impl Topic {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 
 impl<V: Send + 'static> Typed for Topic<V> {
     type With<W: Send + 'static> = Topic<W>;
 
-    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> Topic<W> {
-        Topic { core, codec: codec.0 }
+    fn with<W: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<W>) -> Topic<W> {
+        Topic { primitive, codec: codec.0 }
     }
 }
 
 impl<V> Clone for Topic<V> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+        Self { primitive: Arc::clone(&self.primitive), codec: self.codec.clone() }
     }
 }
 
 impl<V: Send + 'static> Topic<V> {
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Publishes a message. It is ordered when the call returns, not yet delivered. A call that is given up may be
     /// applied.
     pub async fn publish(&self, payload: &V) -> Result<()> {
-        let request = wire::PublishRequest { id: self.core.id(), payload: self.codec.encode(payload)? };
-        self.core.call(Access::Write, request, rpc!(TopicClient.publish)).await?;
+        let request = wire::PublishRequest { id: self.primitive.id(), payload: self.codec.encode(payload)? };
+        self.primitive.call(Access::Write, request, rpc!(TopicClient.publish)).await?;
         Ok(())
     }
 
@@ -72,7 +72,7 @@ impl<V: Send + 'static> Topic<V> {
     ///
     /// The subscription ends with [`Kind::DataLoss`](crate::Kind::DataLoss) if it is read too slowly.
     pub async fn subscribe(&self) -> Result<Subscription<Message<V>>> {
-        let (request, codec) = (wire::SubscribeRequest { id: self.core.id() }, self.codec.clone());
+        let (request, codec) = (wire::SubscribeRequest { id: self.primitive.id() }, self.codec.clone());
         let convert = move |response: wire::SubscribeResponse| {
             Ok(Message {
                 offset: response.offset,
@@ -80,12 +80,12 @@ impl<V: Send + 'static> Topic<V> {
                 payload: codec.decode(response.payload)?,
             })
         };
-        self.core.stream(request, rpc!(TopicClient.subscribe), convert).await
+        self.primitive.stream(request, rpc!(TopicClient.subscribe), convert).await
     }
 
     /// Ends the use of the topic by this client, clones of this handle and subscriptions included.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 

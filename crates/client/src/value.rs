@@ -11,7 +11,7 @@ use wire::value_client::ValueClient;
 
 use crate::codec::AnyCodec;
 use crate::error::Access;
-use crate::open::{Core, Service, Through, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::versioned::{duration, previous, versioned};
 use crate::{Client, Kind, Open, Raw, Result, Subscription, Versioned, Written};
 
@@ -22,7 +22,7 @@ static SERVICE: Service = service!("Value", value, values_client::ValuesClient);
 /// Reads are cancel safe; a write that was begun may be applied although its call was given up.
 #[derive(Debug)]
 pub struct Value<V = Bytes> {
-    core: Arc<Core>,
+    primitive: Arc<PrimitiveClient>,
     codec: AnyCodec<V>,
 }
 
@@ -96,34 +96,34 @@ awaitable!(Delete<V> -> Option<Versioned<V>>);
 
 impl Value {
     pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |core| Self { core, codec: AnyCodec::new(Raw) })
+        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 
 impl<V: Send + 'static> Typed for Value<V> {
     type With<W: Send + 'static> = Value<W>;
 
-    fn with<W: Send + 'static>(core: Arc<Core>, codec: Through<W>) -> Value<W> {
-        Value { core, codec: codec.0 }
+    fn with<W: Send + 'static>(primitive: Arc<PrimitiveClient>, codec: BoundCodec<W>) -> Value<W> {
+        Value { primitive, codec: codec.0 }
     }
 }
 
 impl<V> Clone for Value<V> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), codec: self.codec.clone() }
+        Self { primitive: Arc::clone(&self.primitive), codec: self.codec.clone() }
     }
 }
 
 impl<V: Send + 'static> Value<V> {
     /// Returns the name.
     pub fn name(&self) -> &str {
-        self.core.name()
+        self.primitive.name()
     }
 
     /// Returns the value, if it is set.
     pub async fn get(&self) -> Result<Option<Versioned<V>>> {
-        let request = wire::GetRequest { id: self.core.id() };
-        match self.core.call(Access::Read, request, rpc!(ValueClient.get)).await {
+        let request = wire::GetRequest { id: self.primitive.id() };
+        match self.primitive.call(Access::Read, request, rpc!(ValueClient.get)).await {
             Ok(response) => versioned(&self.codec, response.value).map(Some),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -154,25 +154,25 @@ impl<V: Send + 'static> Value<V> {
         Delete { cell: self.clone(), version: 0 }
     }
 
-    /// Subscribes to the value: first the current one if it is set, then every later one. A deletion sends the value
-    /// that was deleted and cannot be told from a write; use [`Value::events`] for that.
+    /// Subscribes to the value: first the current one if it is set, then every later one. A deletion sends the
+    /// deleted value and looks like a write; use [`Value::events`] to distinguish them.
     pub async fn watch(&self) -> Result<Subscription<Versioned<V>>> {
-        let (request, codec) = (wire::WatchRequest { id: self.core.id() }, self.codec.clone());
+        let (request, codec) = (wire::WatchRequest { id: self.primitive.id() }, self.codec.clone());
         let convert = move |response: wire::WatchResponse| versioned(&codec, response.value);
-        self.core.stream(request, rpc!(ValueClient.watch), convert).await
+        self.primitive.stream(request, rpc!(ValueClient.watch), convert).await
     }
 
     /// Subscribes to the changes. When the call returns no later change is missed.
     pub async fn events(&self) -> Result<Subscription<Event<V>>> {
-        let (request, codec) = (wire::EventsRequest { id: self.core.id() }, self.codec.clone());
-        self.core
+        let (request, codec) = (wire::EventsRequest { id: self.primitive.id() }, self.codec.clone());
+        self.primitive
             .acknowledged(request, rpc!(ValueClient.events), move |response| event(&codec, response))
             .await
     }
 
     /// Ends the use of the value by this client, clones of this handle included. The value stays.
     pub async fn close(&self) -> Result<()> {
-        self.core.close().await
+        self.primitive.close().await
     }
 }
 
@@ -200,8 +200,8 @@ impl<V: Send + 'static> Set<V> {
 
     async fn send(self) -> Result<Written<V>> {
         let Self { cell, value, ttl } = self;
-        let request = wire::SetRequest { id: cell.core.id(), value: value?, ttl: ttl.map(duration) };
-        let response = cell.core.call(Access::Write, request, rpc!(ValueClient.set)).await?;
+        let request = wire::SetRequest { id: cell.primitive.id(), value: value?, ttl: ttl.map(duration) };
+        let response = cell.primitive.call(Access::Write, request, rpc!(ValueClient.set)).await?;
         Ok(Written { version: response.version, previous: previous(&cell.codec, response.prev_value)? })
     }
 }
@@ -215,8 +215,8 @@ impl<V: Send + 'static> Insert<V> {
 
     async fn send(self) -> Result<u64> {
         let Self { cell, value, ttl } = self;
-        let request = wire::InsertRequest { id: cell.core.id(), value: value?, ttl: ttl.map(duration) };
-        Ok(cell.core.call(Access::Write, request, rpc!(ValueClient.insert)).await?.version)
+        let request = wire::InsertRequest { id: cell.primitive.id(), value: value?, ttl: ttl.map(duration) };
+        Ok(cell.primitive.call(Access::Write, request, rpc!(ValueClient.insert)).await?.version)
     }
 }
 
@@ -237,9 +237,9 @@ impl<V: Send + 'static> Update<V> {
 
     async fn send(self) -> Result<Written<V>> {
         let Self { cell, value, ttl, version } = self;
-        let (id, ttl) = (cell.core.id(), ttl.map(duration));
+        let (id, ttl) = (cell.primitive.id(), ttl.map(duration));
         let request = wire::UpdateRequest { id, value: value?, ttl, prev_version: version };
-        let response = cell.core.call(Access::Write, request, rpc!(ValueClient.update)).await?;
+        let response = cell.primitive.call(Access::Write, request, rpc!(ValueClient.update)).await?;
         Ok(Written { version: response.version, previous: previous(&cell.codec, response.prev_value)? })
     }
 }
@@ -255,8 +255,8 @@ impl<V: Send + 'static> Delete<V> {
 
     async fn send(self) -> Result<Option<Versioned<V>>> {
         let Self { cell, version } = self;
-        let request = wire::DeleteRequest { id: cell.core.id(), prev_version: version };
-        match cell.core.call(Access::Write, request, rpc!(ValueClient.delete)).await {
+        let request = wire::DeleteRequest { id: cell.primitive.id(), prev_version: version };
+        match cell.primitive.call(Access::Write, request, rpc!(ValueClient.delete)).await {
             Ok(response) => versioned(&cell.codec, response.value).map(Some),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -15,12 +15,12 @@ pub struct Versioned<V> {
     pub version: u64,
 }
 
-/// What a write of a versioned value did.
+/// The result of a write of a versioned value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Written<V> {
     /// The version of the value now.
     pub version: u64,
-    /// What was there before.
+    /// The value before.
     pub previous: Option<Versioned<V>>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long a caller waits for a lock.
+//! Waiting for a lock: the timeout of the caller, the local permit, and the unlock that must not be lost.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use atomix_env::{Env, Instant};
 
 use crate::client::Limit;
 use crate::link::Connection;
-use crate::turn::Turn;
+use crate::local_locks::LocalPermit;
 use crate::{Client, Error, Kind, Result};
 
-/// How long a caller is willing to wait.
+/// The wait time that a caller accepts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
     Forever,
@@ -18,7 +18,7 @@ pub(crate) enum Wait {
     Never,
 }
 
-/// When the willingness ends.
+/// The instant at which the wait ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadline {
     env: Env,
@@ -26,35 +26,42 @@ pub(crate) struct Deadline {
 }
 
 impl Wait {
-    /// Waits for the turn of this client, and returns what is left of the time for the server.
+    /// Waits for the local permit of this client, and returns it with the deadline for the server.
     ///
-    /// Fails with [`Kind::Conflict`] if another caller of this client keeps the turn.
-    pub(crate) async fn turn(self, client: &Client, names: &[String]) -> Result<(Turn, Deadline)> {
+    /// Fails with [`Kind::Conflict`] if another caller of this client keeps the permit.
+    pub(crate) async fn local_permit(
+        self,
+        client: &Client,
+        names: &[String],
+    ) -> Result<(LocalPermit, Deadline)> {
         let env = client.env();
         let deadline = |time: Duration| Deadline { env: env.clone(), at: Some(env.now() + time) };
         let conflict = || Error::new(Kind::Conflict, "lock is held by this client");
         match self {
-            Self::Forever => Ok((client.turns().take(names).await, Deadline { env: env.clone(), at: None })),
+            Self::Forever => {
+                Ok((client.local_locks().take(names).await, Deadline { env: env.clone(), at: None }))
+            }
             Self::Never => {
-                let turn = client.turns().try_take(names).ok_or_else(conflict)?;
-                Ok((turn, deadline(Duration::ZERO)))
+                let permit = client.local_locks().try_take(names).ok_or_else(conflict)?;
+                Ok((permit, deadline(Duration::ZERO)))
             }
             Self::AtMost(time) => {
                 let deadline = deadline(time);
-                let turn = env.timeout(time, client.turns().take(names)).await.map_err(|_| conflict())?;
-                Ok((turn, deadline))
+                let permit =
+                    env.timeout(time, client.local_locks().take(names)).await.map_err(|_| conflict())?;
+                Ok((permit, deadline))
             }
         }
     }
 }
 
 impl Deadline {
-    /// Returns what is left of the time, `None` if it has no limit.
+    /// Returns the remaining time, `None` if it has no limit.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.at.map(|at| at.since(self.env.now()))
     }
 
-    /// Returns the limit of a call that waits until then.
+    /// Returns the limit of a call that waits until the deadline.
     pub(crate) fn limit(&self) -> Limit {
         Limit::Wait(self.left())
     }
@@ -65,17 +72,21 @@ pub(crate) fn may_be_held(error: &Error) -> bool {
     matches!(error.kind(), Kind::Timeout | Kind::Cancelled | Kind::OutcomeUnknown | Kind::Internal)
 }
 
-/// Returns whether the server has said what became of an unlock; if not, it may still be under way.
+/// Returns whether the outcome of an unlock is known. Otherwise it may still be in flight.
 pub(crate) fn is_settled(unlocked: &Result<()>) -> bool {
     let answers =
         [Kind::NotFound, Kind::AlreadyExists, Kind::Conflict, Kind::Invalid, Kind::Denied, Kind::Unsupported];
     unlocked.as_ref().err().is_none_or(|error| answers.contains(&error.kind()))
 }
 
-/// Unlocks until the server has said what became of it, or the session is over, and ends the turn only then: an unlock
-/// that was given up may still be under way, and would hit the lock of whoever has the next turn.
-pub(crate) async fn settle<F, R>(env: &Env, connection: Option<&Connection>, turn: Turn, unlock: F)
-where
+/// Repeats the unlock until its outcome is known or the session has ended, and drops the permit only then: an unlock
+/// that was cancelled may still be in flight, and would release the lock of the caller that gets the permit next.
+pub(crate) async fn unlock_until_settled<F, R>(
+    env: &Env,
+    connection: Option<&Connection>,
+    permit: LocalPermit,
+    unlock: F,
+) where
     F: Fn() -> R,
     R: Future<Output = Result<()>>,
 {
@@ -85,5 +96,5 @@ where
         env.sleep(env.jitter(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    drop(turn);
+    drop(permit);
 }

@@ -45,7 +45,7 @@ enum Load {
         #[command(flatten)]
         calls: Calls,
     },
-    /// Let a lock change hands: calls are hand-overs, from when a release is sent to when the next one holds
+    /// Hand over a lock: a call is the time from the release to the next grant
     Lock {
         /// The number of contenders, each on its own connection
         #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
@@ -63,10 +63,10 @@ struct Calls {
     /// Connections that the callers share
     #[arg(long, default_value_t = 8, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Callers, all together: so many calls are under way at once
+    /// Callers in total: the number of calls in flight
     #[arg(long, default_value_t = 64, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     callers: u32,
-    /// Calls in a second, at a steady pace, instead of callers that wait for answers
+    /// Calls per second, at a steady pace, instead of callers that wait for answers
     #[arg(long, conflicts_with = "callers", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// Keys of the map, or counters, that calls are spread over by chance [default: 1 counter, 1000 keys]
@@ -182,7 +182,7 @@ impl Load {
     }
 }
 
-/// Keys of a map unless told otherwise.
+/// The default number of keys of a map.
 const KEYS: u64 = 1000;
 
 // === impl Watch ===

@@ -152,7 +152,7 @@ impl Verb {
         Ok(DONE)
     }
 
-    /// Says why the verb has changed nothing, if so, and the exit code: 0 if all is as it was to be.
+    /// Returns the reason if the verb changed nothing, and the exit code: 0 if the term is as requested.
     fn idle(&self, candidate: &str, before: &Term, after: &Term) -> Option<(&'static str, ExitCode)> {
         if !before.stands(candidate) && !after.stands(candidate) {
             return Some(("is not in the election", ExitCode::from(NOT_FOUND)));
@@ -178,11 +178,14 @@ fn print(context: &Context, term: &Term) -> Result<(), Failure> {
 }
 
 fn human(term: &Term) -> String {
-    let leader = term.leader.as_ref().map_or_else(|| "nobody".to_owned(), |leader| show(leader.as_bytes()));
+    let leader = match &term.leader {
+        Some(leader) => format!("{} leads", show(leader.as_bytes())),
+        None => "no leader".to_owned(),
+    };
     let waiting: Vec<_> = term.candidates.iter().map(|candidate| show(candidate.as_bytes())).collect();
     let waiting =
         if waiting.is_empty() { String::new() } else { format!("; waiting: {}", waiting.join(", ")) };
-    format!("term {}: {leader} leads{waiting}", term.number)
+    format!("term {}: {leader}{waiting}", term.number)
 }
 
 fn object(term: &Term) -> Json {
@@ -238,7 +241,7 @@ impl Elect {
         let (give, returned) = oneshot::channel();
         let lost = watch(candidacy, stopped, give).boxed().shared();
         let code = job.under(context, &mut signals, environment, lost.clone()).await?;
-        // The watcher owns the candidacy; it hands it back when it is told to stop.
+        // The watcher owns the candidacy and returns it on `stop`.
         drop(stop);
         let why = lost.await;
         if why.is_empty()
@@ -250,7 +253,7 @@ impl Elect {
     }
 }
 
-/// Waits until the candidate does not lead any more, and says why; or until `stopped`, and gives the candidacy back.
+/// Waits until the candidate no longer leads, and returns the reason; or until `stopped`, and returns the candidacy.
 async fn watch(
     mut candidacy: Candidacy,
     stopped: oneshot::Receiver<()>,
@@ -264,7 +267,7 @@ async fn watch(
         // The sender is only ever dropped.
         _ = stopped => String::new(),
     };
-    // Nobody takes it if the process is ending.
+    // The receiver is gone if the process is ending.
     drop(give.send(candidacy));
     why
 }
@@ -309,7 +312,7 @@ mod tests {
     #[test]
     fn a_term_is_one_line() {
         let mut term = Term::default();
-        assert_eq!(human(&term), "term 0: nobody leads");
+        assert_eq!(human(&term), "term 0: no leader");
         term.number = 3;
         term.leader = Some("a".into());
         term.candidates = vec!["b".into(), "c\n".into()];

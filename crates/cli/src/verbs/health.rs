@@ -41,7 +41,7 @@ impl Wait {
 
 impl Health {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        // What health services of the server call a store.
+        // The name of a store in the health service of the server.
         let service = self
             .store
             .as_ref()
@@ -70,7 +70,7 @@ impl Health {
     }
 }
 
-/// Whether waiting helps: the server may start, and the store may be connected.
+/// Returns whether waiting helps: the server may start, and the store may be connected.
 fn may_pass(failure: &Failure) -> bool {
     let Failure::Call(error, _) = failure else { return false };
     matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::NotFound)

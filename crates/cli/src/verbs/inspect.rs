@@ -24,7 +24,7 @@ pub struct Inspect {
     verb: Option<Verb>,
 }
 
-/// A host of a store.
+/// A member of a store.
 #[derive(Debug, Serialize)]
 struct HostRow<'a> {
     store: &'a StoreId,
@@ -41,7 +41,7 @@ pub(crate) enum Verb {
     Drivers,
     /// The connected stores
     Stores,
-    /// The processes that work on shared stores, and when each was last heard of
+    /// The members of shared stores, and the time since the last heartbeat of each
     Hosts,
     /// The open primitives
     Primitives {
@@ -235,7 +235,7 @@ async fn locks(context: &Context, kind: &str, name: &str) -> Result<ExitCode, Fa
     Ok(complete(&all))
 }
 
-/// Returns the exit code: what is missing must not pass for what is not there.
+/// Returns the exit code: an incomplete list must not look complete.
 fn complete(all: &Locks) -> ExitCode {
     if all.unanswered.is_empty() { DONE } else { ExitCode::from(UNAVAILABLE) }
 }
@@ -298,7 +298,7 @@ pub(crate) fn session(id: &str, ended: bool) -> String {
     match (id, ended) {
         ("", _) => "elsewhere".to_owned(),
         (_, false) => id.to_owned(),
-        // What stays so is freed by `session end`.
+        // A lock that keeps this state is freed by `session end`.
         (_, true) => format!("{id} (ended)"),
     }
 }

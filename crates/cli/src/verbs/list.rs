@@ -178,7 +178,8 @@ impl Verb {
     }
 }
 
-/// Tells an index beyond the end, which the server calls an invalid argument as its contract wants, from other mistakes.
+/// Distinguishes an index beyond the end, which the server rejects as an invalid argument as the contract requires, from
+/// other invalid arguments.
 async fn within<T>(list: &List<Bytes>, index: u32, result: atomix_client::Result<T>) -> Result<T, Failure> {
     if result.as_ref().is_err_and(|error| error.kind() == Kind::Invalid) {
         let size = list.size().await?;

@@ -51,7 +51,7 @@ impl Verb {
 async fn status(context: &Context, name: &str) -> Result<ExitCode, Failure> {
     let client = context.client().await?;
     let token = context.open(client.lock(name)).await?.holder().await?;
-    // Who holds it and who waits is known to the control service only, which may be out of reach.
+    // Only the control service knows the holder and the waiters, and it may be unreachable.
     let locks = context.control()?.inspect().locks("Lock", name).await.map(|locks| locks.locks);
     let known = locks.unwrap_or_default().into_iter().find(|lock| lock.name == name);
     let mut human = vec![token.map_or_else(|| "free".to_owned(), |token| format!("held, token {token}"))];

@@ -15,7 +15,7 @@ use crate::failure::{DONE, Failure};
 use crate::text::show as escaped;
 
 /// Longer than a server waits for the calls that run and for what sessions own: twice its `drain.grace` of 10 s by default.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The verbs of primitives as a whole. KIND is a type such as Map or LeaderElection, or the name of its command.
 #[derive(Debug, Subcommand)]
@@ -54,7 +54,7 @@ pub enum Verb {
 
 impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let inspect = context.patient_control(PATIENCE)?.inspect();
+        let inspect = context.control_with_timeout(CALL_TIMEOUT)?.inspect();
         match self {
             Self::Close { kind, name } => {
                 let usage = inspect.close_primitive(&kind, &name).await.map_err(Failure::control)?;

@@ -36,7 +36,7 @@ pub enum Verb {
         #[command(flatten)]
         given: Given,
     },
-    /// Print whether an element is there; exit code 3 if not
+    /// Print whether the set has an element; exit code 3 if not
     Contains {
         /// The set
         name: String,

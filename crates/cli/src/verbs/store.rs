@@ -19,8 +19,8 @@ use crate::failure::{DONE, Failure};
 use crate::text::{ago, value as read_value};
 use crate::{Context, Found};
 
-/// Longer than a server gives a store that does not answer: three times its `drain.grace` of 10 s by default.
-const DISCONNECT_PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than the server waits for a store that does not answer: three times its `drain.grace` of 10 s by default.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The verbs of stores. A store is named NAME or NAMESPACE/NAME.
 #[derive(Debug, Subcommand)]
@@ -96,23 +96,23 @@ impl Verb {
                 done("configured", &store)?;
             }
             Self::Disconnect { store, force } => {
-                let inspect = context.patient_control(DISCONNECT_PATIENCE)?.inspect();
+                let inspect = context.control_with_timeout(DISCONNECT_TIMEOUT)?.inspect();
                 inspect.disconnect_store(store.clone(), force).await.map_err(Failure::control)?;
                 done("disconnected", &store)?;
             }
             Self::List => return list(context).await,
             Self::Backup { store, file } => return backup(context, store, &file).await,
             Self::Restore { file, dir } => {
-                return tell(context, "restored", (context.offline.restore)(&file, &dir));
+                return report(context, "restored", (context.offline.restore)(&file, &dir));
             }
-            Self::Verify { path } => return tell(context, "whole", (context.offline.verify)(&path)),
+            Self::Verify { path } => return report(context, "whole", (context.offline.verify)(&path)),
         }
         Ok(DONE)
     }
 }
 
-/// Says what was found in the files of a store.
-fn tell(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {
+/// Prints the result of an operation on the files of a store.
+fn report(context: &Context, done: &str, found: Found) -> Result<ExitCode, Failure> {
     let found = found.map_err(|error| Failure::Files(error.to_string()))?;
     context.printer.line(format!("{done}: {found}"), &json!({done: found}))?;
     Ok(DONE)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use atomix_client::{Client, Kind};
+use atomix_client::{Client, Kind, TransportFailure};
 use atomix_proto::counter as c;
 use atomix_proto::lock as l;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// What the server does with the next calls, and what it saw.
+/// The script of the server for the next calls, and the calls that it saw.
 #[derive(Default)]
 struct Script {
     /// Answers for the next operations; none left means success.
@@ -262,6 +262,7 @@ async fn a_server_of_another_protocol_is_asked_once() {
     let error = client.counter("hits").open().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.message().starts_with("server does not speak HTTP/2"), "{error}");
+    assert_eq!(error.transport_failure(), Some(TransportFailure::NotHttp2));
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
@@ -298,6 +299,7 @@ async fn a_server_that_refuses_connections_says_why_and_a_later_one_is_served() 
     let error = error.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert_eq!(error.message(), "the server refused the connection: too many connections: limit=5");
+    assert_eq!(error.transport_failure(), Some(TransportFailure::Refused));
     full.store(REFUSED, Ordering::SeqCst);
     let counter = builder().connect_lazy().unwrap().counter("hits").open().await.unwrap();
     counter.increment(1).await.unwrap();
@@ -398,7 +400,7 @@ async fn an_acquisition_that_is_given_up_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn nobody_has_the_next_turn_while_an_unlock_is_under_way() {
+async fn no_caller_gets_the_permit_while_an_unlock_is_in_flight() {
     let server = Running::start().await;
     let client = Client::builder().endpoint(server.address.to_string());
     let client = client.call_timeout(Duration::from_millis(200)).connect().await.unwrap();

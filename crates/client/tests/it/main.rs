@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The client against servers that do what the test tells them.
+//! The client against scripted servers.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "real sockets need the real clock")]
 

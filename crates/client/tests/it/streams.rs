@@ -24,7 +24,7 @@ struct Server {
     messages: Mutex<Option<Receiver<Result<t::SubscribeResponse, Status>>>>,
     /// The term that an entry is answered with, in which `me` stands for the candidate.
     entered: Mutex<Option<e::Term>>,
-    /// How many entries are refused before that, and the candidates that tried.
+    /// The number of entries that are refused before that, and the candidates that tried.
     refusals: AtomicUsize,
     tried: Mutex<Vec<String>>,
     withdrawn: Mutex<Vec<String>>,
