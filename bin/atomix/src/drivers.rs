@@ -22,14 +22,14 @@ pub(crate) fn all() -> Vec<Arc<dyn Driver>> {
     ]
 }
 
-/// What can be done with the files of a store.
+/// The operations on the files of a store.
 #[cfg(feature = "driver-disk")]
 pub(crate) const OFFLINE: Offline = Offline {
     verify: |path| Ok(atomix_driver_disk::verify(path)?.to_string()),
     restore: |backup, dir| Ok(atomix_driver_disk::restore(backup, dir)?.to_string()),
 };
 
-/// What can be done with the files of a store.
+/// The operations on the files of a store.
 #[cfg(not(feature = "driver-disk"))]
 pub(crate) const OFFLINE: Offline = Offline::NOTHING;
 

@@ -60,7 +60,7 @@ impl Output {
 // === impl Log ===
 
 impl Log {
-    /// Makes this the log of the process, and the place where panics are told.
+    /// Makes this the log of the process, panics included.
     pub(crate) fn start(level: LogLevel, format: LogFormat, sink: &Sink) -> Self {
         let writer = sink.clone();
         let (filter, handle) = reload::Layer::new(filter(level));
@@ -79,7 +79,7 @@ impl Log {
             std::panic::set_hook(Box::new(|_| {}));
         } else {
             let sink = sink.clone();
-            std::panic::set_hook(Box::new(move |panic| tell(panic, format, &sink)));
+            std::panic::set_hook(Box::new(move |panic| write_panic(panic, format, &sink)));
         }
         Self { filter: handle }
     }
@@ -92,7 +92,7 @@ impl Log {
 }
 
 /// Writes a panic as a line. Not through the log: that may be where it happened.
-fn tell(panic: &PanicHookInfo<'_>, format: LogFormat, sink: &Sink) {
+fn write_panic(panic: &PanicHookInfo<'_>, format: LogFormat, sink: &Sink) {
     let thread = std::thread::current();
     let mut fields = vec![
         ("error", panic.payload_as_str().unwrap_or("no message").to_owned()),

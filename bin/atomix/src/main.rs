@@ -34,7 +34,7 @@ enum Command {
 /// Variables that this program reads itself; the settings of the server have all others of their prefix.
 const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
-/// How long the end of the process waits for work that blocks a thread, such as a look-up of a name.
+/// The time that the end of the process waits for work that blocks a thread, such as a DNS look-up.
 const END_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {

@@ -39,7 +39,7 @@ impl Manager {
         self.send("READY=1\nSTATUS=serving");
     }
 
-    /// Says that the configuration is read again; [`Manager::ready`] follows.
+    /// Notifies that the configuration is read again; [`Manager::ready`] follows.
     pub(crate) fn reloading(&self) {
         // `Type=notify-reload` wants to know when, by this clock.
         let now = clock_gettime(ClockId::Monotonic);

@@ -50,9 +50,9 @@ struct Writer<W> {
 
 /// Bytes that wait to be written.
 const BUFFER_MAX: usize = 1 << 20;
-/// How often a stream that failed is tried again while there is nothing new to write.
+/// The interval of retries on a failed stream while there is nothing new to write.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the end of the program waits for what is not written yet.
+/// The time that the end of the program waits for unwritten lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 // === impl Sink ===

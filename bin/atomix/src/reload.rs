@@ -22,7 +22,7 @@ pub(crate) struct Reload {
     log: Log,
 }
 
-/// How long reading the file and the names that it mentions may take.
+/// The time limit of reading the file and resolving its names.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 // === impl Reload ===

@@ -62,8 +62,8 @@ pub(crate) struct Serve {
     print_config: bool,
 }
 
-/// How long the start waits for stores that do not answer.
-const STORES_PATIENCE: Duration = Duration::from_secs(2);
+/// The time that the start waits for stores that do not answer.
+const STORES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The least time that the stores get to close after the drain, beside twice the grace.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         let reload = Reload::new(self, loaded.config, Arc::clone(&runtime), log);
-        // The hook has told what happened.
+        // The panic hook has logged it.
         match AssertUnwindSafe(serve(reload, &runtime, env, output)).catch_unwind().await {
             Ok(Ok(code)) => code,
             Ok(Err(error)) if error.is::<Misconfigured>() => {
@@ -146,7 +146,7 @@ impl Serve {
                 ExitCode::FAILURE
             }
             Err(_) => {
-                output.complain("atomix has ended because of a defect of its own");
+                output.complain("atomix has ended because of a defect");
                 ExitCode::from(EXIT_SOFTWARE)
             }
         }
@@ -174,7 +174,7 @@ impl Serve {
         let mut loader = Loader::new()
             .env(std::env::vars_os())
             .reserve_env(crate::RESERVED_ENV)
-            // What our own commands tell the programs that they run, of which this may be one.
+            // The variables that `lock run` and `elect` set for their command, which may be this process.
             .reserve_env(atomix_cli::JOB_ENV)
             .flag("listen", "listen", self.listen.clone())
             .flag("control", "control", self.control.clone())
@@ -327,7 +327,7 @@ async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> 
         connected.with_context(|| format!("store `{}` of the configuration", store.id()))?;
     }
     // A store that is there answers before the first call; one that is not is tried on while others are served.
-    runtime.stores_tried(STORES_PATIENCE).await;
+    runtime.stores_tried(STORES_TIMEOUT).await;
     let mistakes: Vec<String> = config.stores.iter().filter_map(|store| mistake(runtime, store)).collect();
     if !mistakes.is_empty() {
         return Err(Misconfigured(mistakes.join("\n")).into());
@@ -372,7 +372,7 @@ fn greet(output: &Output, runtime: &Runtime, bound: &Bound) {
         format!("  store       {} ({}), durability {durability}", store.id, store.driver)
     }));
     let first = |addresses: Vec<String>| addresses.first().map(|address| reached_at(address));
-    // What is printed must work as it is, here and in another terminal.
+    // The printed lines must work unchanged, here and in another terminal.
     let variables = [
         ("ATOMIX_SERVER", first(bound.listen()), "http://127.0.0.1:5678"),
         ("ATOMIX_CONTROL_SERVER", first(bound.control()), "http://127.0.0.1:5679"),
@@ -435,7 +435,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Says that the process could not even begin.
+/// Reports that the process could not start.
 pub(crate) fn cannot_begin(error: &std::io::Error) -> ExitCode {
     writeln!(std::io::stderr(), "atomix cannot begin: {error}").ok();
     ExitCode::FAILURE

@@ -21,18 +21,18 @@ pub struct Config {
     pub workers: u32,
     /// Stores that are connected at start. An empty list leaves connecting to the control services.
     pub stores: Vec<StoreConfig>,
-    /// Which primitive lives in which store.
+    /// The routes, which place primitives in stores.
     #[serde(skip_serializing_if = "Routes::is_absent")]
     pub routes: Routes,
-    /// Who owns locks, candidacies and handles.
+    /// Sessions, the owners of locks, candidacies and handles.
     pub sessions: Sessions,
     /// Rights of Unix sockets.
     pub sockets: Sockets,
     /// Bounds on everything that a client can fill.
     pub limits: Limits,
-    /// How the process stops.
+    /// The stop of the process.
     pub drain: Drain,
-    /// What is logged and how.
+    /// Level and format of the log.
     pub log: Log,
 }
 
@@ -80,15 +80,15 @@ pub struct StoreConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sessions {
-    /// Who a caller without a session of its own is.
+    /// The session of a caller that names none.
     pub identity: Identity,
-    /// How long this process may be silent before other runtimes on a shared store take it for dead.
+    /// The time without a heartbeat after which other runtimes on a shared store consider this process failed.
     pub timeout: Duration,
-    /// How far the wall clocks of runtimes on a shared store may differ.
+    /// The tolerated difference of the wall clocks of runtimes on a shared store.
     pub clock_skew_max: Duration,
 }
 
-/// Says who owns what a caller without a session of its own takes.
+/// The owner of locks and candidacies of a caller that names no session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Identity {
@@ -116,7 +116,7 @@ pub struct Sockets {
 /// The mode of a socket's file, written in octal or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketMode {
-    /// Reading and writing for those whom the umask leaves any right.
+    /// Reading and writing for the classes of users that the umask leaves any right.
     Auto,
     /// These bits.
     Bits(u32),
@@ -146,14 +146,14 @@ pub struct Log {
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What needs an operator.
+    /// Faults that need an operator.
     Error,
-    /// What may soon need one.
+    /// Conditions that may soon need one.
     Warn,
-    /// What changes the state of the process.
+    /// Changes of the state of the process.
     #[default]
     Info,
-    /// What explains a call.
+    /// Details of calls.
     Debug,
     /// Everything.
     Trace,
@@ -175,7 +175,7 @@ pub enum LogFormat {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // Loopback: nothing is offered to a network that nobody asked for.
+            // Loopback: a network gets access only on explicit request.
             listen: vec![Listen::tcp("127.0.0.1", 5678)],
             control: vec![Listen::tcp("127.0.0.1", 5679)],
             workers: 0,

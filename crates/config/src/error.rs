@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is wrong with a configuration, all of it at once.
+//! The problems of a configuration, all of them together.
 
 use std::fmt;
 
 use crate::{ByteSize, Origin, StoreId};
 
-/// Says why a configuration was refused. It prints one problem a line.
+/// The problems of a rejected configuration. Displays one problem a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     problems: Vec<Problem>,
@@ -24,7 +24,7 @@ pub enum Problem {
     FileUnreadable {
         /// The file, as the caller named it.
         path: String,
-        /// What the operating system said.
+        /// The error of the operating system.
         reason: String,
     },
     /// The file is larger than a configuration can be.
@@ -35,7 +35,7 @@ pub enum Problem {
         /// The largest size that is read.
         max: ByteSize,
     },
-    /// The name of the file does not tell its format.
+    /// The name of the file does not show its format.
     #[error("format of the configuration file unknown, name it .yaml, .yml or .toml: file=`{path}`")]
     FileFormat {
         /// The file, as the caller named it.
@@ -46,7 +46,7 @@ pub enum Problem {
     Syntax {
         /// The key whose value is wrong, or nothing if it is the whole file.
         key: Option<String>,
-        /// What the reader said.
+        /// The error of the parser.
         reason: String,
         /// The layer.
         origin: Origin,
@@ -86,7 +86,7 @@ pub enum Problem {
         key: String,
         /// The value, shortened; the kind of the value if it is a list or a table.
         value: String,
-        /// What would be allowed.
+        /// The allowed values.
         allowed: String,
         /// The layer.
         origin: Origin,
@@ -153,7 +153,7 @@ pub enum Problem {
     },
 }
 
-/// Says what is allowed but is probably not meant.
+/// A setting that is allowed but probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {

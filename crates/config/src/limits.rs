@@ -86,7 +86,7 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Waiting calls and watches at once on one connection; one more is refused. Other calls have room beside them. Old
+    /// Concurrent waiting calls and watches on one connection; one more is refused. Other calls have room beside them. Old
     /// clients put all of theirs on a single connection.
     "streams-per-connection-max" streams_per_connection_max: count in "streams" = 1_500, 1 => 1_000_000;
     /// Streams that the server reset because of the peer's errors, remembered per connection; one more ends the
@@ -146,9 +146,9 @@ limits! {
     "waiters-per-name-max" waiters_per_name_max: count in "calls" = 10_000, 1 => 1_000_000;
     /// Deadline of a call that brings none, except of one that waits by its nature.
     "call-deadline-default" call_deadline_default: span in "time" = seconds(10), millis(100) => hours(1);
-    /// Primitives that are open at once. Without a setting at most one for each 8 KiB of the memory of the process.
+    /// Primitives that are open at the same time. Without a setting at most one for each 8 KiB of the memory of the process.
     "primitives-max" primitives_max: count in "primitives" = 1_000_000, 1 => 100_000_000;
-    /// Stores that are connected at once.
+    /// Stores that are connected at the same time.
     "stores-max" stores_max: count in "stores" = 100, 1 => 10_000;
     /// Routes in one program, and rules or services in all of them together.
     "routes-max" routes_max: count in "routes" = 10_000, 1 => 1_000_000;

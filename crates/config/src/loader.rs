@@ -40,12 +40,12 @@ struct Flag {
     value: String,
 }
 
-/// A configuration that holds, and what to tell the operator about it.
+/// A valid configuration, and the warnings for the operator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// The effective configuration.
     pub config: Config,
-    /// What is allowed but is probably not meant.
+    /// Settings that are allowed but probably a mistake.
     pub warnings: Vec<Warning>,
     origins: BTreeMap<String, Origin>,
 }
@@ -367,7 +367,7 @@ impl Layers {
         if twice {
             return self.routes_twice(origin);
         }
-        // The place in the file tells the style, also of a route without tags and services.
+        // The position in the file decides about the style, also of a route without tags and services.
         for route in routes.as_array_mut().into_iter().flatten() {
             if let Value::Object(route) = route {
                 route.entry("tags").or_insert_with(|| Value::Array(Vec::new()));
@@ -416,7 +416,7 @@ impl Layers {
             table = inner.as_object_mut().expect("a table of the schema is a table");
         }
         table.insert(last.to_owned(), value.clone());
-        // What an earlier layer said about the items of a list went with the list.
+        // The items that an earlier layer set were replaced together with the list.
         let items = format!("{path}[");
         self.origins.retain(|key, _| !key.starts_with(&items));
         record(&mut self.origins, shape, path, value, origin);
@@ -546,7 +546,7 @@ fn routes_to_nowhere(config: &Config) -> Vec<Warning> {
     absent.map(warning).collect()
 }
 
-/// Warns only of limits that somebody set: to lower one limit below the default of another is no mistake.
+/// Warns only of limits that are set explicitly: to lower one limit below the default of another is no mistake.
 fn limits_without_effect(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Warning> {
     let limits = &config.limits;
     let pairs = [

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a value came from.
+//! The origin of a value.
 
 use std::fmt;
 
-/// Says which layer gave a value.
+/// The layer that gave a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The value stands in the code.

@@ -79,7 +79,7 @@ pub struct PrimitiveType {
     pub version: String,
 }
 
-/// A route as it is written: the keys that are there tell the style.
+/// A route as it is written: its keys decide about the style.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Entry {

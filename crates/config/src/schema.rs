@@ -12,7 +12,7 @@ use crate::{ByteSize, Duration, limits};
 /// The release in which every setting so far appeared.
 pub(crate) const SINCE: &str = "0.1.0";
 
-/// What a key takes.
+/// The type of a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Shape {
     /// A closed set of keys.
@@ -48,14 +48,14 @@ pub(crate) struct Setting {
     pub(crate) doc: &'static str,
 }
 
-/// What happens when a key is not there.
+/// The effect of an absent key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Presence {
     /// The default of [`crate::Config`] holds.
     Defaulted,
     /// An error.
     Required,
-    /// What this text says.
+    /// The effect that this text describes.
     Optional(&'static str),
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// Keeps a value out of logs, errors and renderings: it prints nothing of itself and cannot be serialized.
 ///
-/// There is no `Display` and no `PartialEq`: a comparison that ends early would tell how much of a guess was right.
+/// There is no `Display` and no `PartialEq`: a comparison that ends early would reveal how much of a guess was right.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret<T>(T);

@@ -16,11 +16,11 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::Failure;
 
-/// What a peer may send before it is read: as much as tonic's client allows.
+/// The bytes that a peer may send before they are read: the windows of tonic's client.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 
-/// How many calls of [`Channel::each`] are under way at once.
+/// The number of calls of [`Channel::each`] in flight.
 const CALLERS: usize = 64;
 
 /// One HTTP/2 connection. Clones share it.
@@ -117,7 +117,7 @@ impl Channel {
         Ok(answer)
     }
 
-    /// Makes `count` calls, many at once: one with each of the messages that `message` makes from 0 on.
+    /// Makes `count` calls concurrently: one with each of the messages that `message` makes from 0 on.
     pub async fn each(
         &self,
         method: &Method,
@@ -180,7 +180,7 @@ impl Stream {
                 see(message);
             })?;
         }
-        // What is there already costs no other wake-up.
+        // Chunks that have arrived already cost no further wake-up.
         while let Poll::Ready(Some(chunk)) =
             self.body.poll_data(&mut Context::from_waker(futures::task::noop_waker_ref()))
         {

@@ -31,14 +31,14 @@ pub enum Pace {
     Open(f64),
 }
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     /// When calls are sent.
     pub pace: Pace,
-    /// How long calls are made before they count.
+    /// The time of calls before the measurement.
     pub warm_up: Duration,
-    /// How long they count.
+    /// The measured time.
     pub time: Duration,
 }
 
@@ -49,8 +49,8 @@ pub(crate) struct Window {
     pub(crate) end: Instant,
 }
 
-/// How long the calls of an open loop are waited for after its end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that an open loop waits for its last answers.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes calls and measures them. A call counts if its answer comes within the time that counts.
 pub async fn drive<T: Target>(env: &Env, plan: Plan, connections: Vec<T>) -> Report {
@@ -129,7 +129,7 @@ async fn open<T: Target>(env: &Env, plan: Plan, begin: Instant, rate: f64, conne
             }
         }));
     }
-    let ended = env.timeout(PATIENCE, join_all(calls)).await;
+    let ended = env.timeout(ANSWERS_TIMEOUT, join_all(calls)).await;
     let mut whole = report.lock().clone();
     if ended.is_err() {
         whole.failed(&Failure::Broken("calls without an answer long after the end".to_owned()));
@@ -142,7 +142,7 @@ pub(crate) fn running(env: &Env, task: impl Future<Output = ()> + Send + 'static
     let (done, ended) = oneshot::channel();
     env.detach(async move {
         task.await;
-        // Nobody may wait any more, and that is fine.
+        // The receiver may be gone already.
         done.send(()).ok();
     });
     ended

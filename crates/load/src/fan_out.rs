@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 use crate::drive::{Window, running};
 use crate::{Dice, Failure, Report, Target};
 
-/// What one watcher sees.
+/// The events that one watcher sees.
 pub trait Feed: Send + 'static {
     /// Waits for events and returns how many came together.
     fn next(&mut self) -> impl Future<Output = Result<usize, Failure>> + Send;
 }
 
-/// How long single events take.
+/// The latency of single events.
 #[derive(Debug, Clone)]
 pub struct Singles {
     /// From before the write to each watcher.
@@ -28,18 +28,18 @@ pub struct Singles {
     pub last: Report,
 }
 
-/// What many writers get through to the watchers.
+/// The throughput of many writers to the watchers.
 #[derive(Debug, Clone)]
 pub struct FanOut {
     /// The writes.
     pub writes: Report,
     /// Events that reached watchers, all together.
     pub delivered: u64,
-    /// Watchers whose feed ended, by what they said.
+    /// Watchers whose feed ended, by error.
     pub lost: Report,
 }
 
-/// Counts the watchers who still wait for the event that is under way.
+/// Counts the watchers that still wait for the event in flight.
 #[derive(Debug, Default)]
 struct Round {
     waiting: AtomicUsize,
@@ -92,7 +92,7 @@ pub async fn singles<F: Feed, T: Target>(
             round.all.notified().await;
             Ok(())
         };
-        match env.timeout(PATIENCE, seen).await {
+        match env.timeout(EVENT_TIMEOUT, seen).await {
             Ok(Ok(())) => {
                 let now = env.now();
                 if window.holds(now) {
@@ -113,8 +113,8 @@ pub async fn singles<F: Feed, T: Target>(
     Singles { each, last }
 }
 
-/// How long a single event may be on its way.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time in which an event must reach all watchers.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes as fast as so many `writers` can, and counts what arrives.
 pub async fn flood<F: Feed, T: Target>(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A lock that changes hands: how long nobody has it.
+//! Hand-over of a lock: the time from a release to the next grant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::drive::{Window, running};
 use crate::{Failure, Report};
 
-/// Somebody who wants the lock.
+/// A contender for the lock.
 pub trait Contender: Send + Sync + 'static {
     /// Waits for the lock.
     fn acquire(&self) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -30,7 +30,7 @@ pub async fn hand_over<C: Contender>(
 ) -> Report {
     let window = Window::after(env, warm_up, time);
     let report = Arc::new(Mutex::new(window.report()));
-    // The lock orders those who touch this.
+    // The lock orders all accesses.
     let released: Arc<Mutex<Option<Instant>>> = Arc::default();
     let contenders = contenders.into_iter().map(|contender| {
         let (report, released, clock) = (Arc::clone(&report), Arc::clone(&released), env.clone());

@@ -2,8 +2,8 @@
 //! Makes load and measures how it is borne: calls in a closed or an open loop, locks that change hands, leaders
 //! that go, events that reach many watchers.
 //!
-//! What is loaded is a parameter ([`Target`], [`Contender`], [`Candidate`], [`Feed`]), so that this runtime, its stores
-//! and a bare server are measured by the same loops. [`work`] has what can be done to a runtime. Calls go over
+//! The target of the load is a parameter ([`Target`], [`Contender`], [`Candidate`], [`Feed`]), so that this runtime, its stores
+//! and a bare server are measured by the same loops. [`work`] has the operations on a runtime. Calls go over
 //! [`Channel`], which is thinner than the SDK: on a machine that server and generator share, every microsecond of the
 //! generator is one that the server does not have (`docs/adr/0021-load-generator.md`).
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was measured.
+//! The results of a measurement.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use serde::Serialize;
 
 use crate::Failure;
 
-/// What was measured in the time that counts. Times are in nanoseconds.
+/// The results of the measured window. Times are in nanoseconds.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The time that counts.
     pub time: Duration,
-    /// How long calls took: in an open loop from when they should have been sent.
+    /// The latency of calls: in an open loop from the scheduled time.
     pub latency: Histogram<u64>,
     /// In an open loop: how much later than they should have been calls were sent. It is part of `latency`.
     pub lag: Option<Histogram<u64>>,
     /// Calls that failed, by what they said.
     pub failures: BTreeMap<String, u64>,
-    /// Why a connection was of no more use, also before the time that counts: less was measured than planned.
+    /// The reason why a connection became unusable, also during the warm-up: less was measured than planned.
     pub broken: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub struct Summary {
     pub failed: u64,
     /// Calls that succeeded, by the second.
     pub per_second: f64,
-    /// How long calls took, in microseconds.
+    /// The latency of calls, in microseconds.
     pub mean_us: f64,
     /// Half of them took no longer.
     pub p50_us: f64,
@@ -50,7 +50,7 @@ pub struct Summary {
     /// In an open loop: how much too late 99 of 100 were sent at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_p99_us: Option<f64>,
-    /// What failed calls said.
+    /// The errors of failed calls, with their counts.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, u64>,
 }

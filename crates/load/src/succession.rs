@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A leader that goes: how long its successor does not know.
+//! The time from the withdrawal of a leader until its successor knows that it leads.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use futures::future::try_join;
 use crate::drive::Window;
 use crate::{Failure, Report};
 
-/// Somebody who wants to lead.
+/// A candidate.
 pub trait Candidate: Send {
-    /// Lines up behind those who are there, and returns when it has its place.
+    /// Enters the queue behind the other candidates, and returns when it is queued.
     fn enter(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Waits until it knows that it leads.
     fn lead(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Makes way for the next in line. Only who leads does so.
+    /// Withdraws in favour of the next candidate. Only the leader does so.
     fn withdraw(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -41,12 +41,12 @@ pub async fn resign<C: Candidate>(
                 next.lead().await?;
                 Ok(env.now())
             };
-            // Who waits is polled first, so that it listens before there is something to hear.
+            // The waiting candidate is polled first, so that it listens before the event.
             let (known, ()) = try_join(known, leader.withdraw()).await?;
             Ok((sent, known))
         };
-        let late = |_| Failure::Broken("nobody follows a leader that withdraws".to_owned());
-        let (sent, known) = env.timeout(PATIENCE, round).await.map_err(late)??;
+        let late = |_| Failure::Broken("no candidate followed a leader that withdrew".to_owned());
+        let (sent, known) = env.timeout(ROUND_TIMEOUT, round).await.map_err(late)??;
         if known >= window.begin {
             report.took(known - sent);
         }
@@ -58,8 +58,8 @@ pub async fn resign<C: Candidate>(
     }
 }
 
-/// How long a round may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time in which a round must end.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -94,7 +94,7 @@ mod tests {
         }
 
         async fn withdraw(&mut self) -> Result<(), Failure> {
-            assert_eq!(self.line.lock().len(), 2, "somebody waits");
+            assert_eq!(self.line.lock().len(), 2, "a candidate waits");
             assert_eq!(self.line.lock().pop_front(), Some(self.name));
             Ok(())
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be done to a runtime.
+//! Operations on a runtime.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -34,16 +34,16 @@ pub enum Op {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mix(Vec<(Op, u32)>);
 
-/// What calls are about.
+/// The primitives that calls address.
 #[derive(Debug, Clone)]
 pub struct Subject {
     /// Begins the names of the primitives.
     pub name: String,
     /// Tags of the primitives, for routes.
     pub tags: Vec<String>,
-    /// How many keys, or counters.
+    /// The number of keys, or counters.
     pub keys: u64,
-    /// How long values and messages are.
+    /// The size of values and messages.
     pub value_bytes: usize,
 }
 
@@ -54,7 +54,7 @@ pub struct Work {
     shared: Arc<Shared>,
 }
 
-/// One who wants the lock of a [`Subject`], on a connection of its own, because that is who owns a lock.
+/// A contender for the lock of a [`Subject`], on its own connection, because the connection owns a lock.
 #[derive(Debug)]
 pub struct Waiter {
     channel: Channel,
@@ -62,7 +62,7 @@ pub struct Waiter {
     release: (Method, Bytes),
 }
 
-/// One who wants to lead the election of a [`Subject`], on a connection of its own, because that is who owns a candidacy.
+/// A candidate in the election of a [`Subject`], on its own connection, because the connection owns a candidacy.
 #[derive(Debug)]
 pub struct Entrant {
     channel: Channel,
@@ -72,7 +72,7 @@ pub struct Entrant {
     terms: Terms,
 }
 
-/// What an entrant is shown.
+/// The terms that an entrant sees.
 #[derive(Debug)]
 struct Terms {
     watch: Stream,
@@ -168,7 +168,7 @@ impl Subject {
         Ok(works)
     }
 
-    /// Connects as many who want the same lock.
+    /// Connects so many contenders for one lock.
     pub async fn waiters(&self, env: &Env, server: &str, waiters: usize) -> Result<Vec<Waiter>, Failure> {
         let id = self.id("");
         let create = Method::new("/atomix.runtime.lock.v1.Lock/Create");
@@ -188,7 +188,7 @@ impl Subject {
         Ok(waiters)
     }
 
-    /// Connects one who wants to lead, and opens its watch.
+    /// Connects a candidate and opens its watch.
     pub async fn entrant(&self, env: &Env, server: &str, name: &str) -> Result<Entrant, Failure> {
         let (id, candidate) = (self.id(""), name.to_owned());
         let method = |name| Method::new(&format!("/atomix.runtime.election.v1.LeaderElection/{name}"));
@@ -327,7 +327,7 @@ impl Target for Work {
             Op::Publish => &methods.publish,
         };
         match self.channel.unary(method, self.request(*op, at, chance)).await {
-            // Somebody else has removed it.
+            // Another caller has removed it.
             Err(Failure::Status(NOT_FOUND, _))
                 if matches!(op, Op::Get | Op::Remove) && mix.has(&[Op::Remove]) =>
             {

@@ -284,7 +284,7 @@ fn variables_that_are_no_text_are_refused() {
         "syntax not valid, correct it: key=`log.level` reason=`the value is not UTF-8` env=`ATOMIX_LOG__LEVEL`"
     );
     assert!(matches!(only(&load(b"ATOMIX_\xff", b"x").expect_err("name")), Problem::UnknownKey { .. }));
-    // What is not ours is not looked at.
+    // Variables without the prefix are ignored.
     assert!(load(b"OTHER_\xff", b"\xff").is_ok());
 }
 

@@ -292,7 +292,7 @@ fn addresses_of_ipv6_are_understood_in_every_layer() {
 fn a_driver_without_a_version_is_the_newest() {
     let loaded = load_yaml("stores: [{name: a, driver: {name: etcd}}]").unwrap();
     assert_eq!(loaded.config.stores[0].driver.version, "");
-    // What is not set itself came with what is around it.
+    // A key that is not set has the origin of the table around it.
     let around = |key| loaded.origin_around(key).clone();
     assert!(matches!(around("stores[0].config"), Origin::File(_)));
     assert_eq!(around("stores[1].config"), around("stores"));

@@ -97,7 +97,7 @@ fn the_file_of_the_original_proxy_is_read() {
     assert_eq!(routes[0].tags, ["a"]);
     assert_eq!(routes[1], SeedRoute { store: store("n", "t"), tags: vec![], services: vec![] });
 
-    // Even without tags and services the place tells the style.
+    // Even without tags and services the position decides about the style.
     let bare = Loader::new().env([("ATOMIX_ROUTER__ROUTES", "[{store: {name: s}}]")]).load().unwrap();
     assert!(matches!(bare.config.routes, Routes::Seed(_)));
     assert_eq!(load_yaml("router: {}").unwrap().config.routes, Routes::Absent);
