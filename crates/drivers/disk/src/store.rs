@@ -501,8 +501,9 @@ mod tests {
     #[tokio::test]
     async fn a_keeper_that_panics_makes_its_snapshot_all_the_same() {
         let (disk, faults) = (Disk::default(), Arc::new(TaskFaults::default()));
-        let (store, env) = haunted(&disk, &faults);
+        // Before the thread begins, so that it cannot make the snapshot before it panics.
         faults.kill("disk-keeper");
+        let (store, env) = haunted(&disk, &faults);
         for at in 0..40 {
             put(&store, &format!("{}", at % 8), 64 << 10).await.unwrap();
         }
