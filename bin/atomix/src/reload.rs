@@ -37,7 +37,7 @@ impl Reload {
         &self.config
     }
 
-    /// Reads the configuration again and applies what can be applied. A wrong one changes nothing. The log says which
+    /// Reads the configuration again and applies what can be applied. A wrong one changes nothing. The log shows which
     /// parts were applied and which need a restart. Not cancel safe: a part may have been applied.
     pub(crate) async fn run(&mut self, env: &Env) {
         let loaded = match self.read(env).await {

@@ -251,7 +251,7 @@ fn ours(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = S
     arguments.into_iter().map(text).take_while(|argument| argument != "--")
 }
 
-/// Writes what a parser says about `arguments` that it did not take, as `--output` has it if that is among them, and
+/// Writes the error of the parser for `arguments` that it rejected, as `--output` has it if that is among them, and
 /// returns the exit code: 2, or 0 for the help that was asked for.
 pub fn refuse(error: &clap::Error, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<String> = ours(arguments).collect();
@@ -311,7 +311,7 @@ impl Context {
         self.builder().connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
     }
 
-    /// Connects for a command that waits as long as `--timeout` says, so that its single calls have their usual time.
+    /// Connects for a command that waits for `--timeout`, so that its single calls have their usual time limit.
     async fn waiting_client(&self) -> Result<Client, Failure> {
         let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
         builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))

@@ -65,7 +65,7 @@ impl Printer {
         if self.format == Format::Human { write_line(line.as_ref().as_bytes()) } else { Ok(()) }
     }
 
-    /// Writes several objects: a table for people, which says `empty` if there are none.
+    /// Writes several objects: a table for people, or the line `empty` if there are none.
     pub(crate) fn table<T: serde::Serialize>(
         self,
         empty: &str,

@@ -253,7 +253,7 @@ impl Default for Sessions {
 impl Default for Sockets {
     fn default() -> Self {
         Self {
-            // As a port of the loopback interface, which every local user reaches, unless the umask says otherwise.
+            // As a port of the loopback interface, which every local user reaches, unless the umask forbids it.
             mode: SocketMode::Auto,
             group: String::new(),
             // Operators of other users are named by a mode and a group.

@@ -51,7 +51,7 @@ macro_rules! limits {
     (@scalar span $min:expr, $max:expr) => { Scalar::Span { min: $min, max: $max } };
     ($($(#[doc = $doc:literal])+ $key:literal $field:ident: $kind:ident in $unit:literal
         = $default:expr, $min:expr => $max:expr;)+) => {
-        /// Bounds on everything that a client can fill. What is full says so; nothing grows without end.
+        /// Bounds on everything that a client can fill. A full queue or table answers with an error; nothing grows without a bound.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct Limits {

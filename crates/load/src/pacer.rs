@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 /// Beats that may wait for a generator that is busy. They keep their time.
 const WAITING_MAX: usize = 1024;
 
-/// Beats `rate` times a second from now until `end`, on a thread of its own. Each beat says when it was due.
+/// Beats `rate` times a second from now until `end`, on a thread of its own. Each beat carries its due time.
 pub(crate) fn beat(env: &Env, rate: f64, end: Instant) -> io::Result<mpsc::Receiver<Instant>> {
     // Unlike a sleep, this timer is not made late on purpose to save power.
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;

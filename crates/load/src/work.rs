@@ -214,7 +214,7 @@ impl Subject {
         let request = frame(&map::EventsRequest { id: self.id(""), key: String::new() });
         let open = async |at: usize| {
             let mut stream = works[at % works.len()].channel.stream(&method, request.clone()).await?;
-            // The first message says that the watch has begun.
+            // The first message confirms that the watch has begun.
             stream.arrived().await?;
             Ok(Watcher(stream))
         };

@@ -416,7 +416,7 @@ impl Call {
 // === impl Raw ===
 
 impl Raw {
-    /// Connects and says nothing. Waits for nothing from then on.
+    /// Connects and sends nothing. Waits for nothing from then on.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::on(tcp(address)?)
     }

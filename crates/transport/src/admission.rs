@@ -118,7 +118,7 @@ impl Admission {
         }
     }
 
-    /// Gives one of them up for a connection of this kind. Says whether there was one.
+    /// Gives one of them up for a connection of this kind. Returns whether there was one.
     pub(crate) fn use_spare(&self, kind: Kind, error: &io::Error) -> bool {
         kind == Kind::Control && is_out_of_files(error) && self.spares.lock().pop().is_some()
     }

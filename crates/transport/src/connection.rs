@@ -245,7 +245,7 @@ impl Connection {
         self.end_first(end);
     }
 
-    /// As [`Connection::end`]. Says whether this is the first reason.
+    /// As [`Connection::end`]. Returns whether this is the first reason.
     pub(crate) fn end_first(&self, end: End) -> bool {
         // Losing the race means that a reason stands already, which is as good.
         let lost =

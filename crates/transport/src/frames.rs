@@ -313,7 +313,7 @@ pub(crate) fn empty_settings() -> Vec<u8> {
 // === impl Flood ===
 
 impl Flood {
-    /// The GOAWAY frame that says why the connection ends. `last` is the last stream that was looked at.
+    /// The GOAWAY frame with the reason for the end of the connection. `last` is the last stream that was read.
     pub(crate) fn go_away(self, last: u32) -> Vec<u8> {
         go_away(last, self.reason())
     }
@@ -408,7 +408,7 @@ mod tests {
         assert!(framing.has_begun());
     }
 
-    /// Sends pings at an even pace, each after `before`; says whether the connection lives.
+    /// Sends pings at an even pace, each after `before`; returns whether the connection lives.
     fn lives(
         clock: &ManualClock,
         pace: &mut Pace,

@@ -398,7 +398,7 @@ fn builder(limits: &Limits) -> Builder {
     builder
 }
 
-/// Returns the code with which HTTP/2 says what went wrong.
+/// Returns the code of the HTTP/2 error.
 fn reason_of(error: &(dyn StdError + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -26,7 +26,8 @@ pub struct SocketRights {
     /// The mode of the file. None lets those read and write whom the umask leaves any right: connecting needs both, and
     /// what the umask leaves to others by default, 022, is not enough for it.
     pub mode: Option<u32>,
-    /// A group of `/etc/group`, or a number. None is the group of the process, or of the folder if that says so.
+    /// A group of `/etc/group`, or a number. None is the group of the process, or of the folder if its set-group-ID
+    /// bit is set.
     pub group: Option<String>,
 }
 

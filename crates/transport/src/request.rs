@@ -29,7 +29,7 @@ const PREFIX_BYTES: usize = 5;
 /// The body of a request.
 ///
 /// gRPC collects a message before it is decoded, so the windows bound only what was not yet looked at: a thousand
-/// streams that each send all but the last byte of a message of 4 MiB would cost 4 GiB. Each message says its length
+/// streams that each send all but the last byte of a message of 4 MiB would cost 4 GiB. Each message has its length
 /// first. A large one takes that length from what its connection may receive, in order of arrival, and gives it back
 /// when the next one begins or the body is dropped.
 ///
@@ -92,7 +92,7 @@ impl RequestBody {
 
     /// Waits for what comes next, and lets the peer send as much again.
     fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        // A reset with this code says that the peer needs no more than it has got: the body is what came.
+        // A reset with this code means that the peer needs no more than it received: the body ends here.
         let end = |error: h2::Error| (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error));
         if !self.data_done {
             match ready!(self.body.poll_data(context)) {

@@ -182,7 +182,7 @@ impl Transport {
     ///
     /// Every request carries its `Arc<Connection>` in its extensions. Connections are spread over `workers`, or run on
     /// the tokio runtime of the caller if there are none. Several calls may run at the same time, also on several
-    /// runtimes. `kind` says which limits hold for the connections. Not cancel safe: dropping the future ends the connections that came through it.
+    /// runtimes. `kind` selects the limits of the connections. Not cancel safe: dropping the future ends the connections that came through it.
     pub async fn serve<S, B>(
         &self,
         listeners: Vec<Listener>,

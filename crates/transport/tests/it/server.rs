@@ -77,7 +77,7 @@ enum Reply {
 struct Waits(Arc<Heard>);
 
 impl Heard {
-    /// Says that a peer holds something on each of its connections.
+    /// Reports that a peer holds something on each of its connections.
     pub(crate) fn hold(&self, peer: IpAddr) {
         self.holds.lock().unwrap().push(peer);
     }
@@ -196,7 +196,7 @@ impl Server {
         Self::start_at(limits, |_| Vec::new())
     }
 
-    /// Also listens where `more` says.
+    /// Also listens at `more`.
     pub(crate) fn start_at(limits: Limits, more: impl FnOnce(&Runtime) -> Vec<Listener>) -> Self {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(Listener::tcp("127.0.0.1", 0)).unwrap();
