@@ -232,6 +232,8 @@ const PLAIN: &[&str] = &[
     "crates/kv-testkit/",
     "crates/kv/",
     "crates/load/",
+    "crates/primitives/",
+    "crates/runtime/",
     "crates/server/",
     "crates/transport/",
 ];

@@ -363,7 +363,7 @@ impl Kinds {
         Self(kinds.fold(1, |kinds: u64, kind| kinds.wrapping_mul(3).wrapping_add(kind)))
     }
 
-    /// An answer of another kind would be taken for one that says that there is nothing.
+    /// An answer of another kind would be taken for an empty one.
     fn check(self, found: &[Found]) -> Result<(), atomix_kv::Error> {
         if self == Self::answered(found) {
             return Ok(());

@@ -56,7 +56,7 @@ impl Counter {
             if current(found)? != check {
                 return Err(Error::value_mismatch());
             }
-            // Absent is zero as well, but no single guard says both.
+            // Absent is zero as well, but no single guard checks both.
             guard = if found.is_some() { written.clone() } else { Guard::Absent { key: key() } };
         }
         Err(Error::contention())

@@ -130,7 +130,7 @@ impl Election {
         Ok(self.candidacy(caller, candidate).await?.0)
     }
 
-    /// As [`Election::enter`]. If the call brought the candidate in, the result says so, and can be revoked if it does not
+    /// As [`Election::enter`]. If the call brought the candidate in, the result shows it, and can be revoked if it does not
     /// reach its client.
     pub async fn candidacy(
         &self,

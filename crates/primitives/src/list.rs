@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A sequence of bytes by position.
 //!
-//! Behaviour: `contract/list.md`. Items lie in chunks; the root says which chunks there are, in order, and how many items
+//! Behaviour: `contract/list.md`. Items lie in chunks; the root lists the chunks, in order, and how many items
 //! each has. So a read is the root and one chunk, and a change writes the root and one chunk, wherever it is. Every
 //! change also writes what it did, because the chunks do not show the position of an insertion between equal neighbours.
 //!

@@ -367,7 +367,7 @@ pub(crate) fn version_guard(key: &Bytes, prev_version: u64) -> Option<Guard> {
     (prev_version != 0).then(|| Guard::ModifiedAt { key: key.clone(), revision: Revision(prev_version) })
 }
 
-/// Says why a transaction that needs an entry, of a version or any, was refused.
+/// Returns the error of a refused transaction that needs an entry, of a version or any.
 fn refusal(outcome: &Outcome, key: &str, action: &str, prev_version: u64) -> Error {
     match outcome.reads[0].entry() {
         Some(entry) => Error::version_mismatch(entry.modified.0, action, prev_version),

@@ -11,7 +11,7 @@
 //! under a guard on its revision, and only after it stayed the same for the whole timeout (and a tenth, because clocks
 //! do not run at quite the same rate) on their own monotonic clock, while they watched it. Wall clocks do not matter for that.
 //!
-//! A member that was stopped does not know how long. So every call that says that a session owns something first makes
+//! A member that was stopped does not know how long. So every call that reports ownership of a session first makes
 //! sure ([`Membership::confirm`]) that the last renewal was begun less than a timeout ago; if not, it renews, and that finds the
 //! record or finds it gone. Gone means that all is lost which this member owned here: it begins again under a new name.
 //!

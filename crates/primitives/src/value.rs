@@ -143,7 +143,7 @@ fn key() -> Bytes {
     Bytes::from_static(keys::SINGLE)
 }
 
-/// Says why a transaction that needs a value, of a version or any, was refused.
+/// Returns the error of a refused transaction that needs a value, of a version or any.
 fn refusal(outcome: &Outcome, action: &str, prev_version: u64) -> Error {
     match outcome.reads[0].entry() {
         Some(entry) => {

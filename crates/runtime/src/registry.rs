@@ -209,7 +209,7 @@ impl StoreRegistry {
         newest.map(|(driver, _)| Arc::clone(driver)).ok_or_else(|| self.unknown(id))
     }
 
-    /// Says which drivers there are, and which of them take the place of one of the original.
+    /// Returns the error that lists the drivers, and those that take the place of one of the original.
     fn unknown(&self, id: &DriverId) -> Error {
         let wanted = fold(id.name.rsplit('/').next().unwrap_or_default());
         let replacing = |driver: &&Arc<dyn Driver>| driver.replaces().contains(&wanted.as_str());

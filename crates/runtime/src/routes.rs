@@ -65,7 +65,7 @@ const VERSION: &str = "v1";
 // === impl Routes ===
 
 impl Routes {
-    /// Places the primitive, or says [`Reason::NoRoute`].
+    /// Places the primitive, or returns [`Reason::NoRoute`].
     pub fn place(&self, kind: Kind, name: &str, tags: &[String]) -> Result<Placement, Error> {
         let subject = Subject { kind, version: VERSION, name, tags };
         let placement = match self {

@@ -13,7 +13,7 @@ use crate::ground::{Ground, caller, soon};
 /// Not UTF-8, and too short for any record.
 const DAMAGE: &[u8] = &[0xff, 0xfe, 0xfd];
 
-/// Writes something that no primitive writes, and says that `events` end with the error.
+/// Writes something that no primitive writes, and asserts that `events` end with the error.
 async fn ends<T: Debug>(ground: &Ground, kind: Kind, key: &[u8], mut events: Events<T>) {
     let write = Write::Put { key: Bytes::copy_from_slice(key), value: Bytes::from_static(DAMAGE) };
     ground.store.commit(&kind.keyspace("it"), Txn::new().write(write)).await.unwrap();

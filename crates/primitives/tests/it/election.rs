@@ -146,7 +146,7 @@ async fn a_candidate_without_a_name_gets_one_that_only_its_session_has() {
     assert_eq!(election.withdraw(&a, "").await, Ok(term(2, &second, "")));
 }
 
-/// Says that nothing but the term is left.
+/// Asserts that nothing but the term is left.
 async fn nothing_is_left(election: &Election) {
     eventually(async || {
         let state = election.state().await.unwrap();

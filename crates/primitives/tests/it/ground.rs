@@ -104,7 +104,7 @@ pub(crate) async fn all<T>(mut events: Events<T>) -> Vec<T> {
     items
 }
 
-/// Says that a stream is open and has nothing more.
+/// Asserts that a stream is open and has nothing more.
 pub(crate) async fn silent<T: fmt::Debug>(events: &mut Events<T>) {
     settle().await;
     let more = tokio::time::timeout(Duration::from_millis(5), events.next()).await;

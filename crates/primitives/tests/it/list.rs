@@ -18,7 +18,7 @@ fn item(index: u32, value: &str) -> Item {
     Item { index, value: value.to_owned().into() }
 }
 
-/// Does to a vector what an event says.
+/// Applies an event to a vector.
 fn apply(model: &mut Vec<Bytes>, event: Event) {
     let index = event.index as usize;
     match event.change {

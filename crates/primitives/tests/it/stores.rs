@@ -97,10 +97,10 @@ pub(crate) fn forgetful_store(commits: usize) -> Arc<dyn Store> {
     })
 }
 
-/// Says why the store under test has not got what a test needs. The one list of all reasons.
+/// Returns the reason why the store under test lacks what a test needs. The one list of all reasons.
 pub(crate) fn lacks(need: Need) -> Option<&'static str> {
     match need {
-        // A revision counts the commits of a keyspace on the members of the engine only.
+        // A revision counts the commits of a keyspace on the embedded stores only.
         Need::Dense if profile().shared => Some("revisions of a shared store have gaps"),
         // A future that is polled by hand makes no progress while it is not polled.
         Need::Immediate if !immediate() => {
