@@ -358,7 +358,7 @@ impl Ground {
                 now.entries >= self.kept
                     && now.entries <= before.entries + kept * each + slack
                     && now.bytes <= before.bytes + kept * KEPT_BYTES + SLACK_BYTES
-                    && now.files <= 3 * now.bytes + SLACK_BYTES
+                    && now.files <= before.files + 3 * now.bytes + SLACK_BYTES
             });
             if is_idle && is_small {
                 return now;

@@ -28,7 +28,7 @@ pub enum Kind {
     Unavailable,
     /// The caller's own session or handle ended.
     Cancelled,
-    /// Not done in time; certainly not applied.
+    /// Not done within the deadline of the call. A write may have been applied.
     Timeout,
     /// May have been applied: find out.
     OutcomeUnknown,
