@@ -164,6 +164,8 @@ async fn a_candidate_whose_call_got_no_answer_is_taken_back() {
     faulty.lose(1);
     assert_eq!(reason(election.enter(&caller(1), "A").await), Reason::OutcomeUnknown);
     nothing_is_left(&election).await;
+    // Changes take turns: after this one the work for A, whose answer may come later than its effect, has ended.
+    assert_eq!(election.withdraw(&caller(2), "X").await.unwrap().leader, "");
     // The same, and the change arrives when it is settled already.
     faulty.delay();
     faulty.lose(1);
