@@ -87,7 +87,7 @@ pub(crate) const PAGE: usize = 1024;
 
 /// Runs `work` to its end, also when the caller goes away before that: what was sent to a store may be applied later, and
 /// the process has to handle that. The result is dropped in that case.
-pub(crate) async fn run_uncancellable<T: Send + 'static>(
+pub async fn run_uncancellable<T: Send + 'static>(
     env: &Env,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {

@@ -32,7 +32,7 @@ mod stamp_owners;
 pub mod topic;
 pub mod value;
 
-pub use backing::{Backing, Limits, Vacancy};
+pub use backing::{Backing, Limits, Vacancy, run_uncancellable};
 pub use caller::{Caller, Owner};
 pub use clocks::ClockOffset;
 pub use counter::Counter;

@@ -318,14 +318,7 @@ impl Runtime {
         for handle in &gone {
             self.lapsed.lock().push(handle, Some(id.clone()));
         }
-        let sessions = self.sessions(None, usize::MAX);
-        for session in &sessions {
-            for handle in &gone {
-                session.detach(handle);
-            }
-        }
-        // Before another session can be granted what they hold.
-        self.disconnect_lock_losers(gone.iter().flat_map(|handle| handle.primitive().holders()));
+        let sessions = self.detach_all(&gone);
         if slot.membership().is_ok_and(|membership| membership.outlives()) {
             let release = async {
                 for handle in gone.iter().filter(|handle| handle.primitive().owns()) {
@@ -463,6 +456,19 @@ impl Runtime {
         self.release_owned(handle, sessions.iter().map(|session| session.owner(handle)).collect()).await;
     }
 
+    /// Ends what sessions do on primitives that no call finds any more. Returns all sessions, for the release of what they own.
+    fn detach_all(&self, handles: &[Arc<PrimitiveHandle>]) -> Vec<Arc<Session>> {
+        let sessions = self.sessions(None, usize::MAX);
+        for session in &sessions {
+            for handle in handles {
+                session.detach(handle);
+            }
+        }
+        // Before another session can be granted what they hold.
+        self.disconnect_lock_losers(handles.iter().flat_map(|handle| handle.primitive().holders()));
+        sessions
+    }
+
     /// Releases what `owners` own, also if this call is dropped.
     async fn release_owned(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
         if !handle.primitive().owns() || owners.is_empty() {
@@ -571,8 +577,8 @@ impl Runtime {
         };
         let slot = self.registry.find(&placement.store_id).ok_or_else(unconnected)?;
         self.first_attempt(&slot).await?;
-        let handle = self.opened(&slot, config, kind, name, tags).await?;
-        let handle = self.primitives.insert(Arc::new(handle.with_origin(origin)), || {
+        let handle = self.opened(&slot, config, origin, kind, name, tags).await?;
+        let handle = self.primitives.insert(Arc::new(handle), || {
             self.ending.check(kind, name)?;
             // A store that was disconnected meanwhile has had its primitives forgotten already.
             if slot.is_closed() { Err(unconnected()) } else { Ok(()) }
@@ -587,6 +593,7 @@ impl Runtime {
         &self,
         slot: &Arc<Slot>,
         config: PrimitiveConfig,
+        origin: Origin,
         kind: Kind,
         name: &str,
         tags: &[String],
@@ -596,19 +603,21 @@ impl Runtime {
         let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
         let backing = Backing::new(store, Arc::clone(&membership), kind, name, env, limits);
         let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
-        let (name, tags, (id, in_use)) = (name.to_owned(), tags.to_vec(), self.primitives.new_instance());
-        Ok(PrimitiveHandle::new(
+        let (id, in_use) = self.primitives.new_instance();
+        Ok(PrimitiveHandle {
             id,
             kind,
-            name,
-            tags,
-            slot.id().clone(),
+            name: name.to_owned(),
+            tags: tags.to_vec(),
+            store_id: slot.id().clone(),
             config,
             primitive,
             backing,
             membership,
+            origin,
             in_use,
-        ))
+            state: primitive::State::default(),
+        })
     }
 
     /// Waits for the end of the first attempt to connect a store, if it is under way. Cancel safe.
@@ -616,9 +625,7 @@ impl Runtime {
         tokio::select! {
             biased;
             () = slot.tried() => Ok(()),
-            () = self.draining.cancelled() => {
-                Err(Error::new(Reason::Draining, "the runtime is shutting down: try another one or later"))
-            }
+            () = self.draining.cancelled() => Err(shutting_down()),
         }
     }
 
@@ -667,6 +674,11 @@ impl Runtime {
         }
         self.registry.close().await;
     }
+}
+
+/// Makes the error of calls to a runtime that drains or has ended.
+pub fn shutting_down() -> Error {
+    Error::new(Reason::Draining, "the runtime is shutting down: try another one or later")
 }
 
 fn check_tags(tags: &[String]) -> Result<(), Error> {

@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use atomix_config::StoreId;
 use atomix_kv::{Durability, Keyspace, Store as _, printable};
-use atomix_primitives::{Error, Kind, Reason, Vacancy};
+use atomix_primitives::{Error, Kind, Reason, Vacancy, run_uncancellable};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::primitive::Origin;
 use crate::recovery::known;
-use crate::{PrimitiveConfig, PrimitiveHandle, Runtime, Slot, registry};
+use crate::{PrimitiveConfig, PrimitiveHandle, Runtime, Slot, registry, shutting_down};
 
 /// A primitive that an operator wants to delete.
 #[derive(Debug, Clone)]
@@ -126,8 +125,8 @@ impl Runtime {
     ///
     /// Goes on if the call is dropped. [`Reason::NotKnown`] if it is neither open here nor remembered by a store.
     pub async fn close_primitive(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
-        let name = name.to_owned();
-        self.run_uncancellable(move |this| async move { this.close_now(kind, &name).await }).await
+        let (this, name) = (self.strong()?, name.to_owned());
+        run_uncancellable(&self.env, async move { this.close_now(kind, &name).await }).await
     }
 
     /// Closes a primitive as [`Runtime::close_primitive`] does, and deletes its content from the store in one transaction.
@@ -141,7 +140,8 @@ impl Runtime {
     /// sessions of other runtimes own something there: they would not know of the loss. Goes on if the call is dropped, and may
     /// be repeated. [`Reason::NotKnown`] if there is nothing to delete.
     pub async fn delete_primitive(&self, deletion: Deletion) -> Result<Usage, Error> {
-        self.run_uncancellable(move |this| async move { this.delete_now(&deletion).await }).await
+        let this = self.strong()?;
+        run_uncancellable(&self.env, async move { this.delete_now(&deletion).await }).await
     }
 
     /// Disconnects a store as [`Runtime::disconnect`] does, unless content would be lost: [`Reason::InUse`] if the store lives
@@ -166,21 +166,6 @@ impl Runtime {
         let slot = self.registry.remove_exactly(&slot)?;
         self.disconnect_slot(&slot).await;
         Ok(())
-    }
-
-    /// Runs `work` to its end, also if this call is dropped: what was begun must not stay half done.
-    async fn run_uncancellable<T, F>(&self, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send + 'static,
-    {
-        let gone = || Error::new(Reason::Draining, "the runtime is shutting down: try another one or later");
-        let work = work(self.this.upgrade().ok_or_else(gone)?);
-        let (sender, done) = oneshot::channel();
-        self.env.detach(async move {
-            drop(sender.send(work.await));
-        });
-        done.await.unwrap_or_else(|_| Err(gone()))
     }
 
     async fn close_now(&self, kind: Kind, name: &str) -> Result<Usage, Error> {
@@ -274,10 +259,13 @@ impl Runtime {
         Ok(usage)
     }
 
+    fn strong(&self) -> Result<Arc<Self>, Error> {
+        self.this.upgrade().ok_or_else(shutting_down)
+    }
+
     /// Keeps the name from being created until the result is dropped.
     fn begin_end(&self, kind: Kind, name: &str) -> Result<Ended, Error> {
-        let runtime = self.this.upgrade();
-        let runtime = runtime.ok_or_else(|| Error::new(Reason::Draining, "the runtime is shutting down"))?;
+        let runtime = self.strong()?;
         if !self.ending.0.lock().insert((kind, name.to_owned())) {
             let message = "another operator closes or deletes the primitive at the moment: try again";
             return Err(Error::new(Reason::Contention, message));
@@ -289,12 +277,7 @@ impl Runtime {
     async fn end_use(&self, handle: &Arc<PrimitiveHandle>) -> Result<(), Error> {
         handle.set_ended();
         self.primitives.forget_used(handle);
-        let sessions = self.sessions(None, usize::MAX);
-        for session in &sessions {
-            session.detach(handle);
-        }
-        // Before another session can be granted what they hold.
-        self.disconnect_lock_losers(handle.primitive().holders());
+        let sessions = self.detach_all(std::slice::from_ref(handle));
         let owners = sessions.iter().map(|session| session.owner(handle)).collect();
         let released = self.env.timeout(self.close_grace, self.release_owned(handle, owners)).await;
         released.map_err(|_| self.too_slow("failed to release in the store what sessions own"))
@@ -336,24 +319,10 @@ impl Runtime {
 
     /// Finds the store that remembers a primitive which is not open here.
     async fn remembered_in(&self, kind: Kind, name: &str) -> Result<Option<StoreId>, Error> {
-        let lapsed = self.lapsed.lock().tags(kind, name);
-        if let (Some(tags), Some(routes)) = (lapsed, self.routes())
-            && let Ok(placement) = routes.place(kind, name, &tags)
-        {
+        if let Some((placement, _)) = self.lapsed_placement(kind, name) {
             return Ok(Some(placement.store_id));
         }
-        let mut last_error = None;
-        for slot in self.registry.slots() {
-            self.first_attempt(&slot).await?;
-            let Some(known) = known(&slot) else { continue };
-            match known.recall(kind, name).await {
-                Ok(Some(_)) => return Ok(Some(slot.id().clone())),
-                Ok(None) => {}
-                Err(error) if error.reason() == Reason::StoreClosed => {}
-                Err(error) => last_error = Some(error),
-            }
-        }
-        last_error.map_or(Ok(None), Err)
+        self.search_stores(kind, name, |slot, _| Some(slot.id().clone())).await
     }
 
     /// Opens a primitive for an operator alone: no call finds it.
@@ -364,8 +333,7 @@ impl Runtime {
         name: &str,
     ) -> Result<Arc<PrimitiveHandle>, Error> {
         let config = PrimitiveConfig::default();
-        let handle = self.opened(slot, config, kind, name, &[]).await?;
-        Ok(Arc::new(handle.with_origin(Origin::Recalled)))
+        Ok(Arc::new(self.opened(slot, config, Origin::Recalled, kind, name, &[]).await?))
     }
 }
 

@@ -13,22 +13,28 @@ use atomix_primitives::{
 /// A primitive that was created, with the route that it took.
 #[derive(Debug)]
 pub struct PrimitiveHandle {
-    id: PrimitiveInstanceId,
-    kind: Kind,
-    name: String,
-    tags: Vec<String>,
-    store_id: StoreId,
-    config: PrimitiveConfig,
-    primitive: Primitive,
-    backing: Backing,
-    membership: Arc<Membership>,
-    origin: Origin,
+    pub(crate) id: PrimitiveInstanceId,
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) store_id: StoreId,
+    pub(crate) config: PrimitiveConfig,
+    pub(crate) primitive: Primitive,
+    pub(crate) backing: Backing,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) origin: Origin,
+    /// The primitives of the runtime that have sessions.
+    pub(crate) in_use: Arc<AtomicUsize>,
+    pub(crate) state: State,
+}
+
+/// The state of a primitive that changes while it is open.
+#[derive(Debug, Default)]
+pub(crate) struct State {
     remembered: AtomicBool,
     users: AtomicUsize,
     /// Attached sessions, users among them.
     attachments: AtomicUsize,
-    /// The primitives of the runtime that have sessions.
-    in_use: Arc<AtomicUsize>,
     /// Whether it waits to be closed.
     queued: AtomicBool,
     /// Whether its name does not lead here any more.
@@ -86,45 +92,6 @@ pub enum Primitive {
 // === impl PrimitiveHandle ===
 
 impl PrimitiveHandle {
-    #[allow(clippy::too_many_arguments, reason = "one caller, which has just found all of it")]
-    pub(crate) fn new(
-        id: PrimitiveInstanceId,
-        kind: Kind,
-        name: String,
-        tags: Vec<String>,
-        store_id: StoreId,
-        config: PrimitiveConfig,
-        primitive: Primitive,
-        backing: Backing,
-        membership: Arc<Membership>,
-        in_use: Arc<AtomicUsize>,
-    ) -> Self {
-        Self {
-            id,
-            kind,
-            name,
-            tags,
-            store_id,
-            config,
-            primitive,
-            backing,
-            membership,
-            origin: Origin::Created,
-            remembered: AtomicBool::new(false),
-            users: AtomicUsize::new(0),
-            attachments: AtomicUsize::new(0),
-            in_use,
-            queued: AtomicBool::new(false),
-            forgotten: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            streams: AtomicUsize::new(0),
-        }
-    }
-
-    pub(crate) fn with_origin(self, origin: Origin) -> Self {
-        Self { origin, ..self }
-    }
-
     /// Returns the kind.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -157,22 +124,22 @@ impl PrimitiveHandle {
 
     /// Returns how many sessions have created it and not closed it.
     pub fn users(&self) -> usize {
-        self.users.load(Ordering::Acquire)
+        self.state.users.load(Ordering::Acquire)
     }
 
     /// Returns how many streams are open.
     pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.state.streams.load(Ordering::Relaxed)
     }
 
     /// Counts an opened stream.
     pub fn stream_opened(&self) {
-        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.state.streams.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an ended stream.
     pub fn stream_ended(&self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
+        self.state.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns the owner that stands for a session of this runtime in the store.
@@ -187,7 +154,7 @@ impl PrimitiveHandle {
 
     /// Sets whether it waits to be closed; returns whether it did.
     pub(crate) fn set_queued(&self, queued: bool) -> bool {
-        self.queued.swap(queued, Ordering::SeqCst)
+        self.state.queued.swap(queued, Ordering::SeqCst)
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -196,11 +163,11 @@ impl PrimitiveHandle {
 
     /// Returns whether the store remembers the primitive for this member.
     pub(crate) fn is_remembered(&self) -> bool {
-        self.remembered.load(Ordering::Acquire)
+        self.state.remembered.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_remembered(&self, remembered: bool) {
-        self.remembered.store(remembered, Ordering::Release);
+        self.state.remembered.store(remembered, Ordering::Release);
     }
 
     /// Returns the number of this instance.
@@ -210,50 +177,50 @@ impl PrimitiveHandle {
 
     /// Marks that the name does not lead here any more, and never will again.
     pub(crate) fn set_forgotten(&self) {
-        self.forgotten.store(true, Ordering::SeqCst);
+        self.state.forgotten.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_forgotten(&self) -> bool {
-        self.forgotten.load(Ordering::SeqCst)
+        self.state.forgotten.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_ended(&self) {
-        self.ended.store(true, Ordering::SeqCst);
+        self.state.ended.store(true, Ordering::SeqCst);
     }
 
     /// Returns whether an operator has closed or deleted it.
     pub fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
+        self.state.ended.load(Ordering::SeqCst)
     }
 
     /// Returns how many sessions are attached, users among them.
     pub fn sessions(&self) -> usize {
-        self.attachments.load(Ordering::SeqCst)
+        self.state.attachments.load(Ordering::SeqCst)
     }
 
     pub(crate) fn inc_attachments(&self) {
-        if self.attachments.fetch_add(1, Ordering::SeqCst) == 0 {
+        if self.state.attachments.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_use.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn dec_attachments(&self) {
-        if self.attachments.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.state.attachments.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.in_use.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Returns whether a session is attached.
     pub(crate) fn is_attached(&self) -> bool {
-        self.attachments.load(Ordering::SeqCst) > 0
+        self.state.attachments.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn enter(&self) {
-        self.users.fetch_add(1, Ordering::AcqRel);
+        self.state.users.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn leave(&self) {
-        self.users.fetch_sub(1, Ordering::AcqRel);
+        self.state.users.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

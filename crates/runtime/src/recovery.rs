@@ -12,7 +12,7 @@ use futures::stream;
 use parking_lot::Mutex;
 
 use crate::primitive::Origin;
-use crate::{PrimitiveHandle, Runtime, Slot, repeatable};
+use crate::{Placement, PrimitiveHandle, Runtime, Slot, repeatable};
 
 /// The number of primitives that are recovered at a time after a member failure.
 const RECOVERIES_MAX: usize = 32;
@@ -70,37 +70,51 @@ impl Runtime {
         if self.check_name(name).is_err() {
             return Ok(None);
         }
-        let lapsed = self.lapsed.lock().tags(kind, name);
-        if let Some(tags) = lapsed
-            && let Ok(placement) = routes.place(kind, name, &tags)
-        {
+        if let Some((placement, tags)) = self.lapsed_placement(kind, name) {
             let handle = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
             self.remember(&handle).await?;
             return Ok(Some(handle));
         }
+        let placed_there = |slot: &Arc<Slot>, tags: Vec<String>| {
+            let placement = routes.place(kind, name, &tags).ok()?;
+            (placement.store_id == *slot.id()).then(|| (Arc::clone(slot), placement, tags))
+        };
+        let Some((slot, placement, tags)) = self.search_stores(kind, name, placed_there).await? else {
+            return Ok(None);
+        };
+        let handle = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
+        if outlives(&slot) {
+            self.remember(&handle).await?;
+        } else {
+            handle.set_remembered(true);
+        }
+        Ok(Some(handle))
+    }
+
+    /// Returns where a primitive belongs that was closed here a while ago, and its tags.
+    pub(crate) fn lapsed_placement(&self, kind: Kind, name: &str) -> Option<(Placement, Vec<String>)> {
+        let tags = self.lapsed.lock().tags(kind, name)?;
+        let placement = self.routes()?.place(kind, name, &tags).ok()?;
+        Some((placement, tags))
+    }
+
+    /// Asks the stores for a primitive that they remember, until `choose` takes one by its store and its tags.
+    pub(crate) async fn search_stores<T>(
+        &self,
+        kind: Kind,
+        name: &str,
+        choose: impl Fn(&Arc<Slot>, Vec<String>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
         let mut last_error = None;
         for slot in self.registry.slots() {
             self.first_attempt(&slot).await?;
-            let tags = match known(&slot) {
-                Some(known) => known.recall(kind, name).await,
-                None => continue,
-            };
-            match tags {
-                Ok(Some(tags)) => {
-                    let placement = routes.place(kind, name, &tags).ok();
-                    let Some(placement) = placement.filter(|placement| placement.store_id == *slot.id())
-                    else {
-                        continue;
-                    };
-                    let handle = self.open_at(placement, Origin::Recalled, kind, name, &tags).await?;
-                    if outlives(&slot) {
-                        self.remember(&handle).await?;
-                    } else {
-                        handle.set_remembered(true);
+            let Some(known) = known(&slot) else { continue };
+            match known.recall(kind, name).await {
+                Ok(tags) => {
+                    if let Some(chosen) = tags.and_then(|tags| choose(&slot, tags)) {
+                        return Ok(Some(chosen));
                     }
-                    return Ok(Some(handle));
                 }
-                Ok(None) => {}
                 // A store that is disconnected in this moment knows nothing any more.
                 Err(error) if error.reason() == Reason::StoreClosed => {}
                 Err(error) => last_error = Some(error),

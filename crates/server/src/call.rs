@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 
 use atomix_primitives::{Caller, Error, Events, Kind, Reason};
 use atomix_proto::runtime::PrimitiveId;
-use atomix_runtime::{CallGuard, PrimitiveConfig, PrimitiveHandle, Runtime, Session, TypedPrimitive};
+use atomix_runtime::{
+    CallGuard, PrimitiveConfig, PrimitiveHandle, Runtime, Session, TypedPrimitive, shutting_down,
+};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use http::Extensions;
@@ -216,8 +218,4 @@ fn ended() -> Error {
         Reason::Closed,
         "the primitive was closed or deleted by an operator: create it again to use it",
     )
-}
-
-pub(crate) fn shutting_down() -> Error {
-    Error::new(Reason::Draining, "the runtime is shutting down: try another one or later")
 }

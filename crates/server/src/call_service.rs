@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use atomix_primitives::{Error, Reason};
-use atomix_runtime::{CallGuard, Runtime, Session};
+use atomix_runtime::{CallGuard, Runtime, Session, shutting_down};
 use atomix_transport::{Connection, LongCall, RateLimitedLog, RequestBody};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -23,7 +23,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::call::shutting_down;
 use crate::call_class::CallClass;
 use crate::directory::{Answering, Directory};
 use crate::status::{status, stream_status};
