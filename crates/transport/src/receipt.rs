@@ -227,8 +227,8 @@ impl Receipts {
         if self.is_empty() {
             return;
         }
-        let (mut late, mut settled) = (Vec::new(), Vec::new());
-        {
+        let mut late = Vec::new();
+        let settled = {
             let mut table = self.table.lock();
             let pinged = std::mem::take(&mut table.pinged);
             if pinged.is_empty() {
@@ -242,9 +242,10 @@ impl Receipts {
                     None => {}
                 }
             }
-            table.settle(now, &mut settled);
+            let settled = table.settle(now);
             self.count.store(table.count(), Ordering::Release);
-        }
+            settled
+        };
         for receipt in late {
             receipt.fail(Undelivered::Unknown);
         }
@@ -256,12 +257,11 @@ impl Receipts {
         if self.is_empty() {
             return false;
         }
-        let mut settled = Vec::new();
-        let unproved = {
+        let (settled, unproved) = {
             let mut table = self.table.lock();
-            table.settle(now, &mut settled);
+            let settled = table.settle(now);
             self.count.store(table.count(), Ordering::Release);
-            table.pinged.is_empty() && !table.written.is_empty()
+            (settled, table.pinged.is_empty() && !table.written.is_empty())
         };
         settled.iter().for_each(Receipt::confirm);
         unproved
@@ -304,13 +304,15 @@ impl Table {
         })
     }
 
-    /// Moves confirmed receipts that are old, or more than are kept, to `settled`.
-    fn settle(&mut self, now: Instant, settled: &mut Vec<Receipt>) {
+    /// Removes confirmed receipts that are old, or more than are kept.
+    fn settle(&mut self, now: Instant) -> Vec<Receipt> {
+        let mut settled = Vec::new();
         while let Some((since, _, _)) = self.confirmed.front()
             && (now.since(*since) >= OVERTAKEN || self.confirmed.len() > CONFIRMED_MAX)
         {
             settled.extend(self.confirmed.pop_front().map(|(_, _, receipt)| receipt));
         }
+        settled
     }
 }
 
