@@ -33,7 +33,7 @@ const AHEAD: i64 = 2 * 60 * 60;
 /// How long the short entry lives, which is long against everything that has to happen in that time.
 const SHORT: Duration = Duration::from_secs(30);
 /// How long the test waits for what must come.
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 fn start(clock: Option<&Clock>, store: &str) -> Server {
     let mut command = Command::new(program());
@@ -133,7 +133,7 @@ fn start_logged(clock: Option<&Clock>, store: &str, log: &Path) -> Server {
 async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !question().await {
-        assert!(began.elapsed() < PATIENCE, "{what}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -147,7 +147,7 @@ async fn open(client: &Client) -> Map<String> {
     loop {
         match client.map("leases").text().open().await {
             Ok(map) => return map,
-            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+            Err(error) => assert!(began.elapsed() < WAIT_TIMEOUT, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

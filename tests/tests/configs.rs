@@ -30,7 +30,7 @@ CQ==
 -----END CERTIFICATE-----
 ";
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 fn all_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -47,7 +47,7 @@ fn until_listed(server: &Server, stores: &[(&str, &str)]) -> String {
         if stores.iter().all(is_so) {
             return listed;
         }
-        assert!(began.elapsed() < PATIENCE, "{stores:?}\n{listed}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{stores:?}\n{listed}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -224,5 +224,5 @@ fn files_that_a_store_names_stop_nothing() {
     assert!(server.resident() < 200 << 20);
     let id = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
     kill_process(id, Signal::TERM).unwrap();
-    assert_eq!(server.wait(PATIENCE), Some(0));
+    assert_eq!(server.wait(WAIT_TIMEOUT), Some(0));
 }

@@ -8,7 +8,7 @@ use atomix_client::list::Event;
 use atomix_kv_testkit::servers::etcd::Etcd;
 use atomix_tests::Server;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts a runtime whose only store is in `etcd`.
 fn serve(etcd: &Etcd) -> Server {
@@ -25,7 +25,7 @@ async fn until_it_works<T>(attempt: impl AsyncFn() -> atomix_client::Result<T>) 
     loop {
         match attempt().await {
             Ok(answer) => return answer,
-            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+            Err(error) => assert!(began.elapsed() < WAIT_TIMEOUT, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -53,7 +53,7 @@ async fn runtimes_on_one_etcd_share_counters_and_locks() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let token = held.token();
     held.release().await.unwrap();
-    let next = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    let next = tokio::time::timeout(WAIT_TIMEOUT, waiting).await.unwrap().unwrap();
     assert!(next > token, "tokens grow also from runtime to runtime");
 }
 
@@ -73,19 +73,19 @@ async fn a_list_of_more_chunks_than_etcd_takes_operations_is_listed_and_replayed
 
     let mut items = list.items().await.unwrap();
     for number in 0..ITEMS {
-        let item = tokio::time::timeout(PATIENCE, items.next()).await.unwrap().unwrap().unwrap();
+        let item = tokio::time::timeout(WAIT_TIMEOUT, items.next()).await.unwrap().unwrap().unwrap();
         assert_eq!((item.index as usize, item.value), (number, value(number)));
     }
     assert!(items.next().await.is_none());
 
     let mut events = list.events_with_replay().await.unwrap();
     for number in 0..ITEMS {
-        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+        let event = tokio::time::timeout(WAIT_TIMEOUT, events.next()).await.unwrap().unwrap().unwrap();
         let index = u32::try_from(number).unwrap();
         assert_eq!(event, Event::Appended { index, value: value(number) });
     }
     list.append(&value(ITEMS)).await.unwrap();
-    let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+    let event = tokio::time::timeout(WAIT_TIMEOUT, events.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(event, Event::Appended { index: 130, value: value(ITEMS) });
 
     // The commands of operators as well.

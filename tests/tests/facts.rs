@@ -10,7 +10,7 @@ use atomix_kv_testkit::servers::redis::Redis;
 use atomix_tests::Server;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 const DOCUMENTATION: &str = include_str!("../../docs/guides/choose-a-store.md");
 
 type Facts = BTreeMap<String, String>;
@@ -46,7 +46,7 @@ async fn facts(server: &Server, wanted: impl Fn(&Facts) -> bool) -> Facts {
         if wanted(&facts) {
             return facts;
         }
-        assert!(began.elapsed() < PATIENCE, "{facts:?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{facts:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use atomix_kv_testkit::servers::eventually;
 use atomix_tests::{Server, program};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// The soft and the hard limit of open files of the runtime.
 const FILES: usize = 256;
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How a client of HTTP/2 begins: the preface and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 // Types of frames.
@@ -35,7 +36,7 @@ async fn connect(server: &Server, last: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0))).unwrap();
     let address = server.listen().parse().unwrap();
-    let mut stream = tokio::time::timeout(PATIENCE, socket.connect(address)).await.unwrap().unwrap();
+    let mut stream = tokio::time::timeout(WAIT_TIMEOUT, socket.connect(address)).await.unwrap().unwrap();
     // A connection that is refused may be gone already.
     stream.write_all(PREFACE).await.ok();
     stream
@@ -44,9 +45,9 @@ async fn connect(server: &Server, last: u8) -> TcpStream {
 /// Reads a frame: its type, and what it carries.
 async fn frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 9];
-    tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await.unwrap().unwrap();
+    tokio::time::timeout(WAIT_TIMEOUT, stream.read_exact(&mut head)).await.unwrap().unwrap();
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-    tokio::time::timeout(PATIENCE, stream.read_exact(&mut payload)).await.unwrap().unwrap();
+    tokio::time::timeout(WAIT_TIMEOUT, stream.read_exact(&mut payload)).await.unwrap().unwrap();
     (head[3], payload)
 }
 
@@ -68,15 +69,8 @@ fn control_answers(server: &Server) {
 
 /// A client of its own can work, as soon as the runtime has noticed that others are gone.
 async fn serves_again(server: &Server) {
-    let began = Instant::now();
-    loop {
-        let output = server.run(&["--timeout", "2s", "counter", "incr", "hits"]);
-        if output.status.success() {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{output:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let again = || server.run(&["--timeout", "2s", "counter", "incr", "hits"]).status.success();
+    eventually(WAIT_TIMEOUT, "a new client is served", again).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +109,7 @@ async fn clients_beyond_the_few_files_are_refused_with_a_reason_and_operators_ar
             if said.contains("limits.connections") {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "{command:?}: {said}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{command:?}: {said}");
         }
     }
     // The others go on, such as the last, which makes room for nobody: a ping, and its answer.
@@ -150,12 +144,8 @@ async fn clients_that_take_every_file_leave_operators_theirs() {
     for _ in 0..FILES + 64 {
         streams.push(connect(&server, 1).await);
     }
-    let began = Instant::now();
     let line = "cannot accept connections, raise the limit of open files";
-    while !std::fs::read_to_string(&log).unwrap().contains(line) {
-        assert!(began.elapsed() < PATIENCE, "the log says nothing");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(WAIT_TIMEOUT, line, || std::fs::read_to_string(&log).unwrap().contains(line)).await;
     for _ in 0..3 {
         control_answers(&server);
     }

@@ -13,7 +13,8 @@ use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_kv::{Consistency, Context, Driver, Durability, Profile, Store};
 use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
-use atomix_kv_testkit::servers::redis::{Redis, eventually};
+use atomix_kv_testkit::servers::redis::Redis;
+use atomix_kv_testkit::servers::{START_TIMEOUT, eventually};
 use serde_json::{Value as Json, json};
 
 const PAGE: &str = "docs/reference/guarantees.md";
@@ -66,8 +67,10 @@ async fn rows() -> Vec<Row> {
     rows.push(row(&RedisDriver, "the same, and `persistence: always`", user).await);
     let port = redis.port().to_string();
     let _replica = Redis::start(&["--replicaof", "127.0.0.1", &port]).await;
-    eventually("the replica has caught up", || redis.ask(&["INFO", "replication"]).contains("state=online"))
-        .await;
+    eventually(START_TIMEOUT, "the replica has caught up", || {
+        redis.ask(&["INFO", "replication"]).contains("state=online")
+    })
+    .await;
     for (setting, replicas) in [("a replica", 0), ("a replica and `wait-replicas: 1`", 1)] {
         let config = json!({ "address": redis.address(), "wait-replicas": replicas });
         rows.push(row(&RedisDriver, &format!("`appendfsync always`, {setting}"), config).await);

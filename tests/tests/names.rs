@@ -46,7 +46,7 @@ const TIMED: usize = 100;
 const FOR_TIME: usize = 1 << 40;
 /// A primitive is closed two seconds after its last session ended, its keyspace is given back two seconds later, and facts
 /// are up to five seconds old. The rest is for a busy machine.
-const PATIENCE: Duration = Duration::from_mins(3);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(3);
 /// The sessions of the client that asks for figures, one on each port.
 const OWN_SESSIONS: usize = 2;
 /// Of a name with content: bytes of the store and of the runtime.
@@ -270,7 +270,9 @@ impl Ground {
             let probe = Use { kind: Kind::Lock, number: usize::MAX, closes: true };
             match probe.once(channel.clone()).await {
                 Ok(()) => return channel,
-                Err(status) if begun.elapsed() < PATIENCE && status.code() == tonic::Code::Unavailable => {
+                Err(status)
+                    if begun.elapsed() < WAIT_TIMEOUT && status.code() == tonic::Code::Unavailable =>
+                {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(status) => panic!("{status}"),
@@ -363,7 +365,7 @@ impl Ground {
             if is_idle && is_small {
                 return now;
             }
-            assert!(begun.elapsed() < PATIENCE, "{kept} names have content: {before:?}, now {now:?}");
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "{kept} names have content: {before:?}, now {now:?}");
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }

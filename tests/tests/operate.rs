@@ -9,6 +9,7 @@ use std::time::Duration;
 use atomix_client::control::Route;
 use atomix_client::{DriverId, Kind, StoreId};
 use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_kv_testkit::servers::eventually;
 use atomix_kv_testkit::servers::redis::Redis;
 use atomix_proto::lock;
 use atomix_proto::runtime::PrimitiveId;
@@ -18,12 +19,12 @@ use serde_json::{Value as Json, json};
 use tonic::transport::Channel;
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Enough that a call which does not wait for the connection is refused once.
 const CONNECTS: usize = 10;
 
 async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it must not take that long")
+    tokio::time::timeout(WAIT_TIMEOUT, future).await.expect("it must not take that long")
 }
 
 fn config(driver: &str, version: &str, config: &Json) -> String {
@@ -80,13 +81,9 @@ async fn closes_and_deletes(store: &str, outlives: bool) {
     let lock = holder.lock("door").open().await.unwrap();
     let held = lock.acquire().await.unwrap();
     let waiting = waiter.lock("door").open().await.unwrap();
-    let waiting = tokio::spawn(async move { waiting.acquire().timeout(PATIENCE).await.map(drop) });
-    soon(async {
-        while !done(&run(&server, "inspect locks -o json")).contains("\"waiters\":[{") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    let waiting = tokio::spawn(async move { waiting.acquire().timeout(WAIT_TIMEOUT).await.map(drop) });
+    let waits = || done(&run(&server, "inspect locks -o json")).contains("\"waiters\":[{");
+    eventually(WAIT_TIMEOUT, "a waiter is shown", waits).await;
     refused(&run(&server, "primitive delete Lock door"), 4);
     done(&run(&server, "primitive delete Lock door --force"));
     soon(held.lost()).await;
@@ -102,12 +99,8 @@ async fn closes_and_deletes(store: &str, outlives: bool) {
     if outlives {
         drop(server);
         let server = start(folder.path(), store);
-        soon(async {
-            while !run(&server, "map size other").status.success() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        let answers = || run(&server, "map size other").status.success();
+        eventually(WAIT_TIMEOUT, "the store is back", answers).await;
         assert_eq!(done(&run(&server, "map size other")), "1");
         assert_eq!(done(&run(&server, "map size users")), "0");
         assert_eq!(done(&run(&server, "counter get hits")), "7");

@@ -291,8 +291,8 @@ async fn a_lock_whose_answer_is_given_up_is_had_by_the_next_caller() {
     other.create(lock::CreateRequest { id: id("l"), tags: Vec::new() }).await.unwrap();
     // The connection lives on: not its end frees the lock.
     let _alive = lock_and_give_up(server.listen());
-    let patience = Some(prost_types::Duration { seconds: 20, nanos: 0 });
-    other.lock(lock::LockRequest { id: id("l"), timeout: patience }).await.unwrap();
+    let timeout = Some(prost_types::Duration { seconds: 20, nanos: 0 });
+    other.lock(lock::LockRequest { id: id("l"), timeout }).await.unwrap();
 }
 
 #[tokio::test]

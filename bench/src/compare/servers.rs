@@ -42,7 +42,7 @@ pub(crate) struct Server {
 const TICKS: u64 = 100;
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 // === impl Ground ===
 
@@ -211,10 +211,10 @@ fn start(
     let begin = env.now();
     let process = Process::start(&name, arguments)?;
     loop {
-        let asked = runtime.block_on(async { env.timeout(PATIENCE, ready.ask(&env, tcp)).await });
+        let asked = runtime.block_on(async { env.timeout(WAIT_TIMEOUT, ready.ask(&env, tcp)).await });
         match asked {
             Ok(Ok(())) => break,
-            Ok(Err(error)) if env.now() - begin > PATIENCE => {
+            Ok(Err(error)) if env.now() - begin > WAIT_TIMEOUT => {
                 return Err(error).with_context(|| format!("{name} does not answer"));
             }
             Ok(Err(_)) => pause(Duration::from_micros(100)),

@@ -25,9 +25,23 @@ pub struct Process {
 }
 
 /// Timeout of the start of a server.
-const START: Duration = Duration::from_mins(2);
+pub const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// Timeout of one answer.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// Repeats a question until its answer is yes.
+///
+/// # Panics
+/// If that takes longer than `timeout`.
+pub async fn eventually(timeout: Duration, what: &str, mut question: impl FnMut() -> bool) {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let env = Env::real();
+    let begun = env.now();
+    while !question() {
+        assert!(env.now().since(begun) < timeout, "{what}: it never comes");
+        env.sleep(PAUSE).await;
+    }
+}
 
 // === impl Process ===
 
@@ -158,7 +172,7 @@ impl Waiting {
 
     /// Waits a little; panics when it was enough.
     async fn pause(&self) {
-        assert!(self.env.now().since(self.begun) < START, "{} does not answer", self.what);
+        assert!(self.env.now().since(self.begun) < START_TIMEOUT, "{} does not answer", self.what);
         self.env.sleep(Duration::from_millis(20)).await;
     }
 }

@@ -74,7 +74,7 @@ const CLIENTS: usize = 5;
 const THINK: Duration = Duration::from_millis(20);
 const CALL: Duration = Duration::from_secs(5);
 /// How much longer a slow machine is given.
-const PATIENCE: Duration = Duration::from_mins(2);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Lets clients update for a while, and on a slow machine until both have happened: a holder stands still until others have
 /// the lock, and a runtime is killed.
@@ -96,7 +96,7 @@ pub async fn run(stand: &mut Stand, dice: &mut Dice, duration: Duration) -> Tall
         }));
     }
     let (until, mut tally) = (Instant::now() + duration, Tally::default());
-    while Instant::now() < until || tally.kills == 0 && Instant::now() < until + PATIENCE {
+    while Instant::now() < until || tally.kills == 0 && Instant::now() < until + WAIT_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(500 + dice.roll(1500))).await;
         if tally.pauses < 3 * (tally.kills + 1) {
             tally.pauses += u64::from(scene.pause_holder(stand).await);

@@ -29,7 +29,7 @@ impl Worker {
             self.ask(ask, lock.holder(), token).await;
             return;
         }
-        let wait = self.patience();
+        let wait = self.lock_timeout();
         let mut guard = None;
         let take = async { Ok(guard.insert(lock.acquire().timeout(wait).await?).token()) };
         let told = |told: Told<'_, u64>| one(told.ok().map(lock::Answer::Token));
@@ -49,7 +49,7 @@ impl Worker {
             self.ask(ask, map.unlock(keys.iter().copied()), |told| one(released(told))).await;
             return;
         }
-        let wait = self.patience();
+        let wait = self.lock_timeout();
         let mut guard = None;
         let take = async {
             guard = Some(map.lock(keys.iter().copied()).timeout(wait).await?);
@@ -64,7 +64,7 @@ impl Worker {
     }
 
     /// Returns how long to wait for a lock: not at all, for a moment, or for long.
-    fn patience(&mut self) -> Duration {
+    fn lock_timeout(&mut self) -> Duration {
         Duration::from_millis([0, 50, 200, 2500][self.dice.index(4)])
     }
 

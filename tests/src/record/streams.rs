@@ -37,7 +37,7 @@ enum End {
 }
 
 /// How long a stream may take to show what was done.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stream is still read that does not show the last mark.
 const REST: Duration = Duration::from_millis(300);
 /// How long a watcher waits when nothing can be reached.
@@ -148,11 +148,11 @@ impl Watcher {
             _ => Duration::from_millis(200 + self.dice.roll(3000)),
         };
         let mut cut = std::pin::pin!(tokio::time::sleep(lives));
-        let patience = if stream.only.is_none() { PATIENCE } else { REST };
+        let pause = if stream.only.is_none() { WAIT_TIMEOUT } else { REST };
         let mut silent = std::pin::pin!(async {
             // The sender lives as long as the recording.
             self.phase.wait_for(|phase| *phase == Phase::Ended).await.ok();
-            tokio::time::sleep(patience).await;
+            tokio::time::sleep(pause).await;
         });
         let end = loop {
             let event = tokio::select! {

@@ -132,10 +132,10 @@ impl Callers {
     }
 
     /// Waits for the next answer of the store under test; returns how long that took.
-    pub(crate) async fn answer(&self, patience: Duration) -> Duration {
+    pub(crate) async fn answer(&self, timeout: Duration) -> Duration {
         let (began, before) = (Instant::now(), self.shared.answered.load(Ordering::Relaxed));
         while self.shared.answered.load(Ordering::Relaxed) == before {
-            assert!(began.elapsed() < patience, "the store does not come back: {:?}", self.shared.errors);
+            assert!(began.elapsed() < timeout, "the store does not come back: {:?}", self.shared.errors);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         began.elapsed()

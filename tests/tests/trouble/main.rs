@@ -26,7 +26,7 @@ use callers::{CALL, Callers, Sums};
 /// What the machine may add to a time that is promised.
 const SLACK: Duration = Duration::from_secs(3);
 /// Longer than any store takes to come back.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a busy machine may add to the time of a call; who waits for the store in trouble waits for longer.
 const HICCUP: Duration = Duration::from_millis(700);
 /// What a runtime may grow by.
@@ -49,7 +49,7 @@ impl Trial {
         let began = Instant::now();
         while let Err(error) = client.counter("first").open().await {
             assert_eq!(error.kind(), Failure::Unavailable, "{error}");
-            assert!(began.elapsed() < PATIENCE, "{error}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{error}");
         }
         let callers = Callers::start(&stand.runtimes[runtime]).await;
         callers.near(Duration::from_millis(500)).await;
@@ -64,11 +64,11 @@ impl Trial {
         trouble.begin(&mut self.stand).await;
         let during = self.callers.near(time).await;
         if trouble.leaves_a_majority(self.stand.ports().len()) {
-            self.callers.answer(PATIENCE).await;
+            self.callers.answer(WAIT_TIMEOUT).await;
         }
         let answered = self.callers.answered() - answered;
         trouble.end(&mut self.stand).await;
-        let back = self.callers.answer(PATIENCE).await;
+        let back = self.callers.answer(WAIT_TIMEOUT).await;
         println!(
             "{trouble}, {time:?}: {answered} answers meanwhile, the next one {back:?} after; the other store: \
              {:.0}/s p50 {:?} p99 {:?} before, {:.0}/s p50 {:?} p99 {:?} meanwhile",
@@ -79,7 +79,7 @@ impl Trial {
         self.troubled.push(during.per_second);
         // All of them have answers again, before something else happens.
         for _ in 0..32 {
-            self.callers.answer(PATIENCE).await;
+            self.callers.answer(WAIT_TIMEOUT).await;
         }
     }
 

@@ -24,7 +24,7 @@ const PING: (Duration, [&str; 2]) =
 /// How often a runtime says that it lives, which is every sixth of its time-out, and the setting of that.
 const LIFE: (Duration, [&str; 1]) = (Duration::from_millis(167), ["sessions.timeout=1s"]);
 /// How long a round may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn elect(lab: &mut Lab) -> Result<()> {
     leader_goes(lab)?;
@@ -113,7 +113,7 @@ fn succession(address: &str, phase: Duration, go: impl FnOnce()) -> Result<Durat
             successor.lead().await?;
             Ok(env.now() - begin)
         };
-        env.timeout(PATIENCE, succession).await.context("nobody follows a leader that is gone")?
+        env.timeout(WAIT_TIMEOUT, succession).await.context("nobody follows a leader that is gone")?
     })
 }
 

@@ -156,7 +156,7 @@ pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
 
 const NOISE_BEFORE: Duration = Duration::from_millis(300);
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A watcher that has not read for many events reads them, while somebody else calls.
 fn catch_up(lab: &mut Lab) -> Result<()> {
@@ -192,7 +192,7 @@ fn catch_up(lab: &mut Lab) -> Result<()> {
             reading.store(true, Ordering::Relaxed);
             let (begin, mut arrived) = (env.now(), waiting);
             while arrived < behind {
-                let more = env.timeout(PATIENCE, feed.next()).await.context("no event comes")??;
+                let more = env.timeout(WAIT_TIMEOUT, feed.next()).await.context("no event comes")??;
                 anyhow::ensure!(more > 0, "the watch ended");
                 arrived += more as u64;
             }

@@ -3,12 +3,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use atomix_env::Env;
 use tempfile::TempDir;
 
-use super::{Process, free_port};
+use super::{Process, START_TIMEOUT, eventually, free_port};
 
 /// A separate server. Killed when dropped.
 #[derive(Debug)]
@@ -35,23 +33,6 @@ pub struct Sentinels {
 pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Redis>,
-}
-
-/// Longer than any server takes to be ready.
-const START_TIMEOUT: Duration = Duration::from_mins(2);
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Asks again and again until the answer is yes.
-///
-/// # Panics
-/// When it does not come within two minutes.
-pub async fn eventually(what: &str, mut question: impl FnMut() -> bool) {
-    let env = Env::real();
-    let begin = env.now();
-    while !question() {
-        assert!(env.now() - begin < START_TIMEOUT, "{what}: it never comes");
-        env.sleep(PAUSE).await;
-    }
 }
 
 // === impl Redis ===
@@ -85,7 +66,7 @@ impl Redis {
         };
         arguments.extend(self.arguments.iter().cloned());
         self.process = Some(Process::start("redis-server", &arguments).expect("the server is installed"));
-        eventually("a redis server answers", || {
+        eventually(START_TIMEOUT, "a redis server answers", || {
             let answer = self.ask(&["PING"]);
             answer.starts_with("PONG") || answer.starts_with("NOAUTH")
         })
@@ -150,7 +131,7 @@ impl Sentinels {
             sentinels.push(Redis::start_sentinel(&port).await);
         }
         let all = Self { servers: vec![master, replica], sentinels };
-        eventually("the sentinels know everybody", || {
+        eventually(START_TIMEOUT, "the sentinels know everybody", || {
             all.sentinels.iter().all(|sentinel| {
                 let facts = sentinel.ask(&["SENTINEL", "MASTER", Self::MASTER]);
                 let fact = |name| facts.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);
@@ -159,7 +140,7 @@ impl Sentinels {
             })
         })
         .await;
-        eventually("the replica has caught up", || {
+        eventually(START_TIMEOUT, "the replica has caught up", || {
             all.servers[1].ask(&["INFO", "replication"]).contains("master_link_status:up")
         })
         .await;
@@ -209,7 +190,7 @@ impl Cluster {
             node.ask(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string(), bus]);
         }
         let cluster = Self { nodes: nodes.into_iter().map(|(node, _)| node).collect() };
-        eventually("the cluster serves all slots", || {
+        eventually(START_TIMEOUT, "the cluster serves all slots", || {
             cluster.nodes.iter().all(|node| {
                 let facts = node.ask(&["CLUSTER", "INFO"]);
                 facts.contains("cluster_state:ok") && facts.contains("cluster_known_nodes:3")

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_kv::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreConfig, Txn, Write};
-use atomix_kv_testkit::servers::redis::{Redis, Sentinels, eventually};
+use atomix_kv_testkit::servers::redis::{Redis, Sentinels};
+use atomix_kv_testkit::servers::{START_TIMEOUT, eventually};
 use serde_json::json;
 
 use crate::fixture::{config, connect};
@@ -48,7 +49,7 @@ async fn after_a_failover_the_store_goes_on_with_the_new_master_and_so_do_its_wa
         let facts = redis.ask(&["INFO", "replication"]);
         facts.lines().find_map(|line| line.strip_prefix(name).map(|rest| rest.trim().to_owned()))
     };
-    eventually("the replica has everything", || {
+    eventually(START_TIMEOUT, "the replica has everything", || {
         offset(&sentinels.servers[0], "master_repl_offset:")
             == offset(&sentinels.servers[1], "slave_repl_offset:")
     })
@@ -71,7 +72,8 @@ async fn a_failover_that_takes_back_commits_ends_the_watches_that_saw_them() {
     let mut watch = watch(&store).await;
     put(&store, 0).await;
     next(&mut watch).await.unwrap();
-    eventually("the replica has it", || sentinels.servers[1].ask(&["DBSIZE"]).trim() != "0").await;
+    eventually(START_TIMEOUT, "the replica has it", || sentinels.servers[1].ask(&["DBSIZE"]).trim() != "0")
+        .await;
     Env::real().sleep(Duration::from_millis(200)).await;
     sentinels.servers[1].pause();
     // Requests to it would wait in its socket.
@@ -93,7 +95,7 @@ async fn a_failover_that_takes_back_commits_ends_the_watches_that_saw_them() {
 async fn an_answer_waits_for_replicas_if_it_shall() {
     let master = Redis::start(&[]).await;
     let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
-    eventually("the replica has caught up", || {
+    eventually(START_TIMEOUT, "the replica has caught up", || {
         replica.ask(&["INFO", "replication"]).contains("master_link_status:up")
     })
     .await;
