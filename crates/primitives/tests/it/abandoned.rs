@@ -8,7 +8,7 @@ use std::time::Duration;
 use atomix_env::{Clock, Env, ManualClock};
 use atomix_kv::{Store, Txn, Write};
 use atomix_kv_testkit::planted::{Bug, Planted};
-use atomix_primitives::{Kind, Lock, Map, Owner, Reason};
+use atomix_primitives::{Error, Kind, Lock, Map, Owner, Reason};
 
 use crate::ground::{Cut, Faulty, Ground, MEMBER, caller, eventually, reason, settle, soon};
 use crate::stores::store;
@@ -45,13 +45,14 @@ async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String
     let lock = open(&ground).await;
     for polls in 1..POLLS_MAX {
         let (holder, dropped, next) = (caller(1), caller(2), caller(3));
+        let failed = |error: Error| format!("{step:?} dropped after {polls} polls: {error}");
         let soon = Some(Duration::from_millis(1));
         let held = matches!(step, Step::Wait | Step::TimeOut | Step::Try);
         if held {
-            lock.lock(&holder, None).await.unwrap();
+            lock.lock(&holder, None).await.map_err(failed)?;
         }
         if matches!(step, Step::Unlock | Step::End) {
-            lock.lock(&dropped, None).await.unwrap();
+            lock.lock(&dropped, None).await.map_err(failed)?;
         }
         let holds = match step {
             Step::Take => Cut::after(polls, lock.lock(&dropped, None)).await.map(|it| it.is_ok()),
@@ -65,7 +66,7 @@ async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String
                     tokio::spawn(Cut::after(polls, async move { lock.lock(&dropped, None).await }))
                 };
                 eventually(async || waiting.is_finished() || lock.queue(9).await.unwrap().len() == 2).await;
-                lock.unlock(&holder).await.unwrap();
+                lock.unlock(&holder).await.map_err(failed)?;
                 waiting.await.unwrap().map(|it| it.is_ok())
             }
             Step::Unlock => Cut::after(polls, lock.unlock(&dropped)).await.map(|_| false),
@@ -74,14 +75,14 @@ async fn drop_everywhere(store: Arc<dyn Store>, step: Step) -> Result<(), String
             }
         };
         if held && step != Step::Wait {
-            lock.unlock(&holder).await.unwrap();
+            lock.unlock(&holder).await.map_err(failed)?;
         }
         if holds == Some(true) {
-            lock.unlock(&dropped).await.unwrap();
+            lock.unlock(&dropped).await.map_err(failed)?;
         }
         match lock.lock(&next, Some(Duration::from_secs(10))).await {
-            Ok(_) => lock.unlock(&next).await.unwrap(),
-            Err(error) => return Err(format!("{step:?} dropped after {polls} polls: {error}")),
+            Ok(_) => lock.unlock(&next).await.map_err(failed)?,
+            Err(error) => return Err(failed(error)),
         }
         if lock.lock_table().orphans_swept() > 0 {
             return Err(format!("{step:?} dropped after {polls} polls: a stamp belonged to nothing"));
@@ -113,7 +114,7 @@ async fn a_deletion_that_is_lost_is_found_by_dropping_calls_everywhere() {
         let planted: Arc<dyn Store> = Faulty::distant(planted);
         let mut found = false;
         // Every fifth deletion is lost. Of a call that is done after two polls there are only four in a round.
-        for _ in 0..5 {
+        for _ in 0..20 {
             found = found || drop_everywhere(Arc::clone(&planted), step).await.is_err();
         }
         assert!(found, "{step:?}");
