@@ -9,7 +9,8 @@ use crate::bare::{Bare, Behind};
 use anyhow::{Context, Result};
 use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::{Driver, Engine, Limits, Read, Txn, Write};
+use atomix_engine::Engine;
+use atomix_store::{Driver, Limits, Read, Txn, Write};
 use atomix_load::work::{Mix, Op, Subject};
 use atomix_load::{Target, frame};
 use atomix_primitives::{Counter, Kind, Map};
@@ -138,8 +139,8 @@ async fn call(path: Path, rounds: u32) -> Result<()> {
     } else {
         let config =
             Config { listen: vec![Listen::Unix(socket.clone())], control: Vec::new(), ..Config::default() };
-        let settings = atomix_server::Settings::new(&config, None);
-        let bound = atomix_server::Server::new(runtime().await?, settings).bind().await?;
+        let settings = atomix_grpc::Settings::new(&config, None);
+        let bound = atomix_grpc::Server::new(runtime().await?, settings).bind().await?;
         env.detach(async { _ = bound.run(Shutdown::new()).await });
     }
     let subject = Subject { name: NAME.to_owned(), tags: Vec::new(), keys: 1, value_bytes: 100 };

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
-use atomix_kv::{Engine, Guard, Limits, Order, Range, Read, Revision, Txn, Write};
+use atomix_engine::Engine;
+use atomix_store::{Guard, Limits, Order, Range, Read, Revision, Txn, Write};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 

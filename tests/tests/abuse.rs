@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use atomix_tests::Server;
+use atomix_chaos::Server;
 use atomix_transport::abuse::{Attack, Call, Target};
 use bytes::Bytes;
 

@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::faults::clock::Clock;
+use atomix_chaos::faults::seed;
+use atomix_chaos::{Server, program};
 use atomix_client::{Client, Map};
-use atomix_kv_testkit::Dice;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::faults::clock::Clock;
-use atomix_tests::faults::seed;
-use atomix_tests::{Server, program};
+use atomix_conformance::Dice;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 
 /// How much shorter a time may be than was asked for: stores keep milliseconds.
 const EARLY: Duration = Duration::from_millis(5);

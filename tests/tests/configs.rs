@@ -6,9 +6,9 @@ use std::fs::File;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::{Server, program};
+use atomix_chaos::{Server, program};
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

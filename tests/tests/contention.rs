@@ -19,12 +19,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use atomix_kv_testkit::Dice;
+use atomix_chaos::faults::seed;
+use atomix_chaos::faults::stand::{Backend, Kind, Runtime, SESSIONS, Stand};
+use atomix_chaos::faults::trouble::Trouble;
+use atomix_chaos::foreign::{clients, command, finish, is_there};
+use atomix_conformance::Dice;
 use atomix_proto::{countermap, election, lock, map, runtime::PrimitiveId};
-use atomix_tests::faults::seed;
-use atomix_tests::faults::stand::{Backend, Kind, Runtime, SESSIONS, Stand};
-use atomix_tests::faults::trouble::Trouble;
-use atomix_tests::foreign::{clients, command, finish, is_there};
 use futures::future::join_all;
 use tokio::sync::Mutex;
 use tonic::Code;

@@ -7,9 +7,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use atomix_tests::books::Books;
-use atomix_tests::disks::{Shim, mount_missing};
-use atomix_tests::rounds::{Durability, kills, power_cuts};
+use atomix_chaos::books::Books;
+use atomix_chaos::disks::{Shim, mount_missing};
+use atomix_chaos::rounds::{Durability, kills, power_cuts};
 
 #[allow(clippy::disallowed_methods, reason = "a seed that was not given is the time")]
 fn seed() -> u64 {

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::books::{Books, End};
+use atomix_chaos::disks::{Ram, Shim, mount_missing};
+use atomix_chaos::rounds::{Durability, kills, power_cuts, serve};
+use atomix_chaos::{Server, program};
 use atomix_client::Kind;
-use atomix_kv_testkit::Dice;
+use atomix_conformance::Dice;
 use atomix_proto::counter;
 use atomix_proto::runtime::PrimitiveId;
-use atomix_tests::books::{Books, End};
-use atomix_tests::disks::{Ram, Shim, mount_missing};
-use atomix_tests::rounds::{Durability, kills, power_cuts, serve};
-use atomix_tests::{Server, program};
 use counter::counter_client::CounterClient;
 
 const SEED: u64 = 20_261_124;

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use atomix_chaos::Server;
 use atomix_client::list::Event;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_tests::Server;
+use atomix_servers::etcd::Etcd;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::Server;
+use atomix_chaos::Server;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use serde_json::Value;
 
 const WAIT_TIMEOUT: Duration = Duration::from_mins(1);

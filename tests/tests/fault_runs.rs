@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use atomix_kv_testkit::Dice;
-use atomix_tests::faults::network::{Firewall, Network};
-use atomix_tests::faults::stand::{Kind, Stand};
-use atomix_tests::faults::{fencing, runs, seed};
+use atomix_chaos::faults::network::{Firewall, Network};
+use atomix_chaos::faults::stand::{Kind, Stand};
+use atomix_chaos::faults::{fencing, runs, seed};
+use atomix_conformance::Dice;
 
 async fn run(kind: Kind, firewall: Option<Firewall>) {
     let (seed, minutes) = (seed(), std::env::var("FAULT_MINUTES").map_or(30.0, |text| text.parse().unwrap()));

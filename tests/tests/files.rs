@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use atomix_kv_testkit::servers::eventually;
-use atomix_tests::{Server, program};
+use atomix_chaos::{Server, program};
+use atomix_servers::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 

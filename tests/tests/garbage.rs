@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use atomix_chaos::Server;
 use atomix_client::Kind;
-use atomix_tests::Server;
 use bytes::Bytes;
 
 const MIB: u64 = 1024 * 1024;

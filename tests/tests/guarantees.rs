@@ -11,10 +11,10 @@ use atomix_driver_etcd::EtcdDriver;
 use atomix_driver_memory::MemoryDriver;
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
-use atomix_kv::{Consistency, Context, Driver, Durability, Profile, Store};
-use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_kv_testkit::servers::{START_TIMEOUT, eventually};
+use atomix_servers::etcd::{Cluster, Etcd};
+use atomix_servers::redis::Redis;
+use atomix_servers::{START_TIMEOUT, eventually};
+use atomix_store::{Consistency, Context, Driver, Durability, Profile, Store};
 use serde_json::{Value as Json, json};
 
 const PAGE: &str = "docs/reference/guarantees.md";

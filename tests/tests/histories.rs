@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use atomix_chaos::record::{self, Options};
+use atomix_chaos::{Server, program};
 use atomix_env::Env;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::record::{self, Options};
-use atomix_tests::{Server, program};
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Mutex;
 use tokio::time::sleep;

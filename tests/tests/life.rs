@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::{Server, program};
 use atomix_client::Kind;
-use atomix_tests::{Server, program};
 
 fn terminate(server: &Server) {
     let id = rustix::process::Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();

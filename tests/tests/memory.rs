@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::{Server, program};
 use atomix_client::{Counter, Error, Map};
-use atomix_tests::{Server, program};
 use atomix_transport::abuse::{Call, Client, Raw};
 use bytes::Bytes;
 use rustix::process::{Resource, getrlimit, setrlimit};

@@ -16,12 +16,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::Server;
 use atomix_client::Client;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
 use atomix_proto::runtime::PrimitiveId;
 use atomix_proto::{counter, election, lock, map};
-use atomix_tests::Server;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use counter::counter_client::CounterClient;
 use election::leader_election_client::LeaderElectionClient;
 use futures::{StreamExt, TryStreamExt, stream};

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use atomix_chaos::Server;
 use atomix_client::control::Route;
 use atomix_client::{DriverId, Kind, StoreId};
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::eventually;
-use atomix_kv_testkit::servers::redis::Redis;
 use atomix_proto::lock;
 use atomix_proto::runtime::PrimitiveId;
-use atomix_tests::Server;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::eventually;
+use atomix_servers::redis::Redis;
 use lock::lock_client::LockClient;
 use serde_json::{Value as Json, json};
 use tonic::transport::Channel;

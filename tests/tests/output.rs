@@ -8,10 +8,10 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::program;
 use atomix_client::Client;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::program;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use atomix_tests::program;
+use atomix_chaos::program;
 
 const NOTICE: &str = "<!-- Written by `just fix`; held by `cargo test -p atomix-tests --test pages`. -->\n";
 

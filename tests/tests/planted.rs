@@ -5,17 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_chaos::record::{self, Kind, Options, Summary, Violations};
 use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
+use atomix_conformance::FixedStoreDriver;
+use atomix_conformance::planted::{Bug, Planted};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, Shutdown};
-use atomix_kv::{
+use atomix_runtime::{Routes, Runtime};
+use atomix_store::{
     Consistency, Durability, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_kv_testkit::FixedStoreDriver;
-use atomix_kv_testkit::planted::{Bug, Planted};
-use atomix_runtime::{Routes, Runtime};
-use atomix_tests::record::{self, Kind, Options, Summary, Violations};
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 
@@ -109,8 +109,8 @@ async fn serve(store: Arc<dyn Store>) -> Served {
     runtime.connect(store.clone(), driver, Object::new()).await.unwrap();
     runtime.program(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
     let settings =
-        atomix_server::Settings { grace: Duration::ZERO, ..atomix_server::Settings::new(&config, None) };
-    let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
+        atomix_grpc::Settings { grace: Duration::ZERO, ..atomix_grpc::Settings::new(&config, None) };
+    let bound = atomix_grpc::Server::new(runtime, settings).bind().await.unwrap();
     let endpoint = format!("http://{}", bound.listen()[0]);
     let shutdown = Shutdown::new();
     let server = tokio::spawn({

@@ -8,10 +8,10 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
-use atomix_tests::Server;
-use atomix_tests::foreign::{command, finish, is_there};
+use atomix_chaos::Server;
+use atomix_chaos::foreign::{command, finish, is_there};
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 
 /// As many clients as a scenario has at most.
 const RUNTIMES: usize = 5;

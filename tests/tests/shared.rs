@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
+use atomix_chaos::Server;
 use atomix_proto::lock;
 use atomix_proto::runtime::PrimitiveId;
-use atomix_tests::Server;
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
 use lock::lock_client::LockClient;
 use tonic::Code;
 use tonic::transport::Channel;

@@ -51,17 +51,21 @@ fn arrows_point_down() {
         ("atomix-env", &[][..]),
         ("atomix-config", &["atomix-env"]),
         ("atomix-proto", &[]),
-        ("atomix-kv", &["atomix-env"]),
-        ("atomix-kv-testkit", &["atomix-env", "atomix-kv"]),
-        ("atomix-primitives", &["atomix-env", "atomix-kv"]),
-        ("atomix-runtime", &["atomix-config", "atomix-env", "atomix-kv", "atomix-primitives"]),
+        ("atomix-store", &["atomix-env"]),
+        ("atomix-engine", &["atomix-env", "atomix-store"]),
+        ("atomix-remote", &["atomix-env", "atomix-store"]),
+        ("atomix-linearizability", &[]),
+        ("atomix-servers", &["atomix-env"]),
+        ("atomix-conformance", &["atomix-engine", "atomix-env", "atomix-store"]),
+        ("atomix-primitives", &["atomix-env", "atomix-store"]),
+        ("atomix-runtime", &["atomix-config", "atomix-env", "atomix-store", "atomix-primitives"]),
         ("atomix-transport", &["atomix-env"]),
         (
-            "atomix-server",
+            "atomix-grpc",
             &[
                 "atomix-config",
                 "atomix-env",
-                "atomix-kv",
+                "atomix-store",
                 "atomix-primitives",
                 "atomix-proto",
                 "atomix-runtime",
@@ -71,12 +75,21 @@ fn arrows_point_down() {
         ("atomix-client", &["atomix-env", "atomix-proto"]),
         ("atomix-load", &["atomix-env", "atomix-proto"]),
         ("atomix-cli", &["atomix-client", "atomix-env", "atomix-load"]),
-        // The judge of histories is in the testkit; the tests record for it as clients.
-        ("atomix-tests", &["atomix-client", "atomix-kv-testkit"]),
+        // It records histories as a client does.
+        (
+            "atomix-chaos",
+            &["atomix-client", "atomix-conformance", "atomix-linearizability", "atomix-servers"],
+        ),
+        ("atomix-tests", &[]),
     ]);
     for (name, (folder, uses)) in arrows() {
         let allowed: BTreeSet<String> = if folder.starts_with("crates/drivers/") {
-            ["atomix-env", "atomix-kv"].map(str::to_owned).into()
+            let shared = if ["memory", "disk"].iter().any(|embedded| folder.ends_with(embedded)) {
+                "atomix-engine"
+            } else {
+                "atomix-remote"
+            };
+            ["atomix-env", "atomix-store", shared].map(str::to_owned).into()
         } else if name == "atomix" {
             continue;
         } else {
@@ -229,12 +242,16 @@ const PLAIN: &[&str] = &[
     "crates/config/",
     "crates/drivers/",
     "crates/env/",
-    "crates/kv-testkit/",
-    "crates/kv/",
+    "crates/engine/",
+    "crates/remote/",
+    "testing/conformance/",
+    "testing/linearizability/",
+    "testing/servers/",
+    "crates/store/",
     "crates/load/",
     "crates/primitives/",
     "crates/runtime/",
-    "crates/server/",
+    "crates/grpc/",
     "crates/transport/",
 ];
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use atomix_tests::Server;
+use atomix_chaos::Server;
 
 fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
@@ -355,14 +355,14 @@ fn health_is_asked_and_waited_for() {
 
 #[test]
 fn what_the_greeting_proposes_works_as_it_is_printed() {
-    let mut command = std::process::Command::new(atomix_tests::program());
+    let mut command = std::process::Command::new(atomix_chaos::program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let export = lines.find_map(|line| line.strip_prefix("try: ").map(str::to_owned)).unwrap();
     let script = format!("{export}\nset -e\n$0 counter incr hits\n$0 inspect stores\n");
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &script]).arg(atomix_tests::program());
+    shell.args(["-c", &script]).arg(atomix_chaos::program());
     let output = shell.env_remove("ATOMIX_SERVER").env_remove("ATOMIX_CONTROL_SERVER").output().unwrap();
     stop(child);
     assert!(text(&output).starts_with("1\n"), "{output:?}");

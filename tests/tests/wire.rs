@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use atomix_chaos::Server;
 use atomix_proto::inspect::ListSessionsRequest;
 use atomix_proto::inspect::inspector_client::InspectorClient;
 use atomix_proto::runtime::runtime_client::RuntimeClient;
@@ -17,7 +18,6 @@ use atomix_proto::runtime::{
     RoutingRule, StoreId,
 };
 use atomix_proto::{counter, lock, map, proxy};
-use atomix_tests::Server;
 use atomix_transport::abuse as raw;
 use bytes::Bytes;
 use counter::counter_client::CounterClient;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atomix_env::Env;
-use atomix_kv_testkit::servers::{Process, free_port};
+use atomix_servers::{Process, free_port};
 use atomix_load::{Channel, Method};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atomix_cli::Offline;
 use atomix_config::StoreConfig;
 use atomix_env::Machine;
-use atomix_kv::Driver;
+use atomix_store::Driver;
 
 /// Returns the drivers.
 pub(crate) fn all() -> Vec<Arc<dyn Driver>> {

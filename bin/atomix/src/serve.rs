@@ -13,9 +13,9 @@ use atomix_config::{
     Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreConfig, StoreId,
 };
 use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
+use atomix_grpc::{Bound, Server};
 use atomix_primitives::{Error, Reason};
 use atomix_runtime::{Routes, Runtime};
-use atomix_server::{Bound, Server};
 use clap::Args;
 use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use futures::FutureExt;
@@ -336,7 +336,7 @@ async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> 
         runtime.program(routes).context("routes of the configuration")?;
     }
     let workers = workers(config.workers).context("cannot start the threads of `workers`")?;
-    let settings = atomix_server::Settings::new(config, Some(workers));
+    let settings = atomix_grpc::Settings::new(config, Some(workers));
     Ok(Server::new(Arc::clone(runtime), settings).bind().await?)
 }
 

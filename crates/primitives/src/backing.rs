@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_store::{
     Entry, ErrorKind, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Store, Txn,
     WatchFrom, WatchStream, Write,
 };
@@ -230,7 +230,7 @@ impl Backing {
     }
 
     /// Reads, with the store's own error. Every answer is of the kind that its question asks for.
-    pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_kv::Error> {
+    pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_store::Error> {
         let asked = Kinds::asked(&reads);
         let snapshot = self.store.read(&self.keyspace, reads).await?;
         asked.check(&snapshot.reads)?;
@@ -238,7 +238,7 @@ impl Backing {
     }
 
     /// Commits, with the store's own error. Every answer to a read is of the kind that it asks for.
-    pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
+    pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_store::Error> {
         let (always, refused) = (Kinds::asked(txn.asked(true)), Kinds::asked(txn.asked(false)));
         let outcome = self.store.commit(&self.keyspace, txn).await?;
         if outcome.applied { always } else { refused }.check(&outcome.reads)?;
@@ -364,12 +364,12 @@ impl Kinds {
     }
 
     /// An answer of another kind would be taken for an empty one.
-    fn check(self, found: &[Found]) -> Result<(), atomix_kv::Error> {
+    fn check(self, found: &[Found]) -> Result<(), atomix_store::Error> {
         if self == Self::answered(found) {
             return Ok(());
         }
         let message = "the store answered with results of another kind than requested: report it with the driver of the store";
-        Err(atomix_kv::Error::new(ErrorKind::Internal, message))
+        Err(atomix_store::Error::new(ErrorKind::Internal, message))
     }
 }
 
@@ -378,13 +378,13 @@ impl Kinds {
 impl Pages<'_> {
     /// Reads the next page, which may be empty; `None` after the last. Cancel safe: a page that was not returned is read
     /// again.
-    pub(crate) async fn next(&mut self) -> Result<Option<Page>, atomix_kv::Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Page>, atomix_store::Error> {
         let Some(range) = &self.rest else { return Ok(None) };
         let (order, keys_only) = (Order::Key, self.keys_only);
         let scan = Read::Scan { range: range.clone(), order, limit: PAGE, keys_only };
         let mut snapshot = self.backing.read_raw(vec![scan]).await?;
         let Some(Found::Entries { entries, more }) = snapshot.reads.pop() else {
-            return Err(atomix_kv::Error::new(ErrorKind::Internal, "a scan was answered as another read"));
+            return Err(atomix_store::Error::new(ErrorKind::Internal, "a scan was answered as another read"));
         };
         self.rest = entries.last().filter(|_| more).map(|last| range.after(&last.key));
         Ok(Some(Page { entries, revision: snapshot.revision }))

@@ -3,7 +3,7 @@
 //!
 //! Behaviour: `contract/counter.md`. A counter that was never written is zero; arithmetic wraps around.
 
-use atomix_kv::{Entry, Guard, Read, Txn, Write, number_bytes};
+use atomix_store::{Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::backing::ROUNDS_MAX;

@@ -4,7 +4,7 @@
 //! Behaviour: `contract/countermap.md`. There are no versions: conditions compare numbers. Arithmetic wraps around, and
 //! a key whose number becomes zero stays.
 
-use atomix_kv::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
+use atomix_store::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::lock_table::LockTable;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atomix_kv::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
+use atomix_store::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
@@ -238,7 +238,7 @@ impl Election {
             let (before, after) = (term(change.previous.as_ref())?, term(change.current.as_ref())?);
             Ok((before != after).then_some(after))
         };
-        let range = atomix_kv::Range::prefix(key());
+        let range = atomix_store::Range::prefix(key());
         follow::listing(&self.backing, caller, range, true, current, changed).await
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use atomix_kv::printable;
+use atomix_store::printable;
 
 /// Why a call was not done, with a stable reason that has a page in `docs/errors/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,7 @@ reasons! {
 
 impl Error {
     /// Makes an error. `message` is lower case and without a period. Texts of clients in it go through
-    /// [`atomix_kv::printable`].
+    /// [`atomix_store::printable`].
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -220,9 +220,9 @@ impl Error {
     }
 }
 
-impl From<atomix_kv::Error> for Error {
-    fn from(error: atomix_kv::Error) -> Self {
-        use atomix_kv::ErrorKind;
+impl From<atomix_store::Error> for Error {
+    fn from(error: atomix_store::Error) -> Self {
+        use atomix_store::ErrorKind;
         let reason = match error.kind() {
             ErrorKind::Unavailable => Reason::StoreUnavailable,
             ErrorKind::Closed => Reason::StoreClosed,

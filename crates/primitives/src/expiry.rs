@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Instant, Policy, Shutdown};
-use atomix_kv::{
+use atomix_store::{
     Ask, Commit, Entry, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream,
     Write,
 };
@@ -370,7 +370,7 @@ impl Shared {
 
     /// Removes `subject` if its deadline is still the one of `revision` and its entry was not written since; else times the
     /// new one.
-    async fn reap(&self, subject: &Bytes, revision: Revision) -> Result<(), atomix_kv::Error> {
+    async fn reap(&self, subject: &Bytes, revision: Revision) -> Result<(), atomix_store::Error> {
         let (deadline, keys) = (keys::key(keys::DEADLINE, subject), (self.keys)(subject));
         // Usually both were written together.
         let mut written = Some(revision);

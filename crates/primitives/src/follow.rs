@@ -8,7 +8,7 @@
 
 use std::future::ready;
 
-use atomix_kv::{Change, Commit, Entry, Range, Revision, WatchFrom, WatchItem, WatchStream};
+use atomix_store::{Change, Commit, Entry, Range, Revision, WatchFrom, WatchItem, WatchStream};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 

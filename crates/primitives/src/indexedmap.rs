@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{
+use atomix_store::{
     Ask, Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write, printable,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};

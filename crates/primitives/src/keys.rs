@@ -19,7 +19,7 @@
 //! | `h` | host | `h` member (8) | timeout (8, milliseconds), renewal (8, wall milliseconds) | while the member lives, see `membership` |
 //! | `p` | known | `p` length (4) keyspace of a primitive, member (8) | tags, each length (4), text | while the member knows it, see `known` |
 
-use atomix_kv::Range;
+use atomix_store::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::Error;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atomix_kv::{Keyspace, number_bytes};
+use atomix_store::{Keyspace, number_bytes};
 use bytes::Bytes;
 
 use crate::keys;

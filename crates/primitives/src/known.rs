@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use atomix_kv::{Entry, Keyspace, Order, Range, Read, Store, Txn, Write};
+use atomix_store::{Entry, Keyspace, Order, Range, Read, Store, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::PAGE;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The eleven primitives, each written once over [`atomix_kv::Store`].
+//! The eleven primitives, each written once over [`atomix_store::Store`].
 //!
 //! Every primitive is a struct around a [`Backing`], which is its keyspace in the store that the route chose. To
 //! understand all eleven read [`Map`] first: plain calls are one transaction whose refusal explains itself through

@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use atomix_kv::{Commit, Entry, Guard, Read, Revision, Txn, WatchItem, Write};
+use atomix_store::{Commit, Entry, Guard, Read, Revision, Txn, WatchItem, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::Mutex;

@@ -23,7 +23,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_env::WallTime;
-use atomix_kv::{Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
+use atomix_store::{Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -416,7 +416,7 @@ impl Ticket {
         };
         let mut stamps = Vec::with_capacity(queues.len());
         for (queue, written) in queues.iter().zip(&outcome.writes) {
-            let atomix_kv::Written::Stamped { key } = written else {
+            let atomix_store::Written::Stamped { key } = written else {
                 return Err(Error::new(Reason::Internal, "a stamp was answered as another write"));
             };
             stamps.push(Stamp { queue: queue.clone(), key: key.clone() });
@@ -555,7 +555,7 @@ impl Shared {
     }
 
     /// Deletes those of some stamps that are still there and returns their number.
-    async fn remove(&self, stamps: &[Stamped]) -> Result<usize, atomix_kv::Error> {
+    async fn remove(&self, stamps: &[Stamped]) -> Result<usize, atomix_store::Error> {
         if stamps.is_empty() {
             return Ok(0);
         }
@@ -641,7 +641,7 @@ impl Shared {
         }
     }
 
-    fn advance(self: &Arc<Self>, item: Option<Result<WatchItem, atomix_kv::Error>>) -> Result<(), Error> {
+    fn advance(self: &Arc<Self>, item: Option<Result<WatchItem, atomix_store::Error>>) -> Result<(), Error> {
         let ended = || Error::new(Reason::StoreUnavailable, "the watch of the queues ended");
         if let WatchItem::Commit(commit) = item.ok_or_else(ended)?? {
             let unknown = self.state.lock().apply(&commit)?;

@@ -8,7 +8,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write, printable};
+use atomix_store::{
+    Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write, printable,
+};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 

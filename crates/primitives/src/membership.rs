@@ -26,7 +26,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_env::{Env, Instant, Shutdown};
-use atomix_kv::{
+use atomix_store::{
     Durability, Entry, ErrorKind, Guard, Keyspace, Order, Outcome, Read, Revision, Store, Txn, Write,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -254,7 +254,7 @@ impl Membership {
     }
 
     /// Returns those of `found` that are dead. A dead member stays dead.
-    pub async fn dead(&self, mut found: BTreeSet<u64>) -> Result<BTreeSet<u64>, atomix_kv::Error> {
+    pub async fn dead(&self, mut found: BTreeSet<u64>) -> Result<BTreeSet<u64>, atomix_store::Error> {
         {
             let state = self.state.lock();
             // One that was seen may have died since; then its failure will be found, and this asked again.
@@ -282,7 +282,7 @@ impl Membership {
     pub(crate) async fn alive_elsewhere(
         &self,
         mut found: BTreeSet<u64>,
-    ) -> Result<BTreeSet<u64>, atomix_kv::Error> {
+    ) -> Result<BTreeSet<u64>, atomix_store::Error> {
         let dead = self.dead(found.clone()).await?;
         let own = self.id();
         found.retain(|id| *id != own && !dead.contains(id));
@@ -404,19 +404,19 @@ impl Membership {
             return Err(Error::host_lost());
         }
         if state.left {
-            return Err(Error::from(atomix_kv::Error::closed()));
+            return Err(Error::from(atomix_store::Error::closed()));
         }
         let fresh = |renewed| self.env.now().since(renewed) < self.timeout;
         Ok(!self.shared() || state.renewed.is_some_and(fresh))
     }
 
     /// Writes the record, or finds out that it is gone, and looks at those of the others. The caller has the turn.
-    async fn renew(&self) -> Result<(), atomix_kv::Error> {
+    async fn renew(&self) -> Result<(), atomix_store::Error> {
         let (begun, elapsed) = (self.env.now(), self.elapsed());
         let (id, joined) = {
             let state = self.state.lock();
             if state.left {
-                return Err(atomix_kv::Error::closed());
+                return Err(atomix_store::Error::closed());
             }
             (state.id, state.renewed.is_some())
         };
@@ -515,7 +515,7 @@ impl Membership {
     }
 
     /// Deletes the record of a member that did not renew it since `revision`.
-    async fn expire_member(&self, id: u64, revision: Revision) -> Result<(), atomix_kv::Error> {
+    async fn expire_member(&self, id: u64, revision: Revision) -> Result<(), atomix_store::Error> {
         let key = key(id);
         let txn = Txn::new()
             .guard(Guard::ModifiedAt { key: key.clone(), revision })
@@ -541,7 +541,7 @@ impl Membership {
         Ok(())
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, atomix_kv::Error> {
+    async fn commit(&self, txn: Txn) -> Result<Outcome, atomix_store::Error> {
         let store = self.store()?;
         match self.env.timeout(self.timeout, store.commit(&self.keyspace, txn)).await {
             Ok(outcome) => outcome,
@@ -549,8 +549,8 @@ impl Membership {
         }
     }
 
-    fn store(&self) -> Result<Arc<dyn Store>, atomix_kv::Error> {
-        self.store.upgrade().ok_or_else(atomix_kv::Error::closed)
+    fn store(&self) -> Result<Arc<dyn Store>, atomix_store::Error> {
+        self.store.upgrade().ok_or_else(atomix_store::Error::closed)
     }
 }
 
@@ -615,6 +615,6 @@ fn signed_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn unavailable() -> atomix_kv::Error {
-    atomix_kv::Error::unavailable("the store does not answer: this member cannot confirm that it is alive")
+fn unavailable() -> atomix_store::Error {
+    atomix_store::Error::unavailable("the store does not answer: this member cannot confirm that it is alive")
 }

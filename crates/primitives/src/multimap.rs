@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atomix_kv::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
+use atomix_store::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::backing::ROUNDS_MAX;

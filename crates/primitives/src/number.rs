@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Entries that are numbers, as [`atomix_kv::Write::Add`] keeps them.
+//! Entries that are numbers, as [`atomix_store::Write::Add`] keeps them.
 
-use atomix_kv::{Entry, Outcome, Written};
+use atomix_store::{Entry, Outcome, Written};
 
 use crate::Error;
 
 /// Returns the number that an entry holds.
 pub(crate) fn number(entry: &Entry) -> Result<i64, Error> {
-    atomix_kv::number(&entry.value).ok_or_else(|| Error::damaged("number"))
+    atomix_store::number(&entry.value).ok_or_else(|| Error::damaged("number"))
 }
 
 /// Returns the number after the addition that a transaction consists of.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Change, Commit, Entry, Guard, Txn, Write, printable};
+use atomix_store::{Change, Commit, Entry, Guard, Txn, Write, printable};
 use bytes::Bytes;
 
 use crate::expiry::{Expiry, is_expiry};

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use atomix_kv::{Entry, Keyspace};
+use atomix_store::{Entry, Keyspace};
 use parking_lot::Mutex;
 
 /// The owner of stamps of a keyspace.

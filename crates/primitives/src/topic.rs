@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use atomix_env::WallTime;
-use atomix_kv::{Commit, Txn, Write};
+use atomix_store::{Commit, Txn, Write};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{Backing, Caller, Error, Events, follow, keys};

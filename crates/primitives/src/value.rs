@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Txn, Write};
+use atomix_store::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Txn, Write};
 use bytes::Bytes;
 
 use crate::expiry::{Expiry, is_expiry};

@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Policy, Shutdown};
-use atomix_kv::{BackupStream, Driver, Durability, Store as _, printable};
 use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
+use atomix_store::{BackupStream, Driver, Durability, Store as _, printable};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -339,7 +339,7 @@ impl Runtime {
         let _late = self.env.timeout(timeout, self.registry.tried()).await;
     }
 
-    /// Copies everything that a store keeps; see [`atomix_kv::Store::backup`].
+    /// Copies everything that a store keeps; see [`atomix_store::Store::backup`].
     pub async fn backup(&self, id: &StoreId) -> Result<BackupStream, Error> {
         let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
         // The answer of the floor, "by their own means", is for backends that have some.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_kv::{Durability, Keyspace, Store as _, printable};
 use atomix_primitives::{Error, Kind, Reason, Vacancy, run_uncancellable};
+use atomix_store::{Durability, Keyspace, Store as _, printable};
 use parking_lot::Mutex;
 
 use crate::primitive::Origin;

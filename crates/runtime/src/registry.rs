@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
-use atomix_kv::{Driver, Profile, fold, printable};
 use atomix_primitives::{Error, MemberDetails, Reason};
+use atomix_store::{Driver, Profile, fold, printable};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
 
@@ -192,7 +192,7 @@ impl StoreRegistry {
     /// Returns a configuration as it may be shown. Without a driver nothing is known of its fields, and none is shown.
     pub(crate) fn shown(&self, driver: &DriverId, config: &Object) -> Object {
         let driver = self.driver(driver).ok();
-        atomix_kv::redact(config, &|field| driver.as_ref().is_some_and(|driver| driver.shows(field)))
+        atomix_store::redact(config, &|field| driver.as_ref().is_some_and(|driver| driver.shows(field)))
     }
 
     /// Finds the driver of a name and version; without a version the newest one that goes by the name.
@@ -296,16 +296,17 @@ mod tests {
             field == "place"
         }
 
-        fn validate(&self, _config: &Object) -> Result<(), atomix_kv::Error> {
+        fn validate(&self, _config: &Object) -> Result<(), atomix_store::Error> {
             Ok(())
         }
 
         fn connect(
             &self,
             _config: Object,
-            _context: atomix_kv::Context,
-        ) -> futures::future::BoxFuture<'_, Result<Arc<dyn atomix_kv::Store>, atomix_kv::Error>> {
-            Box::pin(std::future::ready(Err(atomix_kv::Error::unavailable("never"))))
+            _context: atomix_store::Context,
+        ) -> futures::future::BoxFuture<'_, Result<Arc<dyn atomix_store::Store>, atomix_store::Error>>
+        {
+            Box::pin(std::future::ready(Err(atomix_store::Error::unavailable("never"))))
         }
     }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, Object, StoreId};
 use atomix_env::{Env, Instant, Policy, Shutdown, WallTime};
-use atomix_kv::{
+use atomix_primitives::Membership;
+use atomix_store::{
     BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Limits,
     Outcome, Profile, Range, Read, Reconfigured, Revision, Snapshot, Store, Txn, WatchFrom, WatchItem,
     WatchStream,
 };
-use atomix_primitives::Membership;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;

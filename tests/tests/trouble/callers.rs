@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::faults::stand::{NEAR, Runtime};
+use atomix_chaos::load::Outcome;
 use atomix_client::{Client, Error};
 use atomix_proto::counter::counter_client::CounterClient;
 use atomix_proto::counter::{self, IncrementRequest};
 use atomix_proto::runtime::PrimitiveId;
-use atomix_tests::faults::stand::{NEAR, Runtime};
-use atomix_tests::load::Outcome;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request};

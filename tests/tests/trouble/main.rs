@@ -13,13 +13,13 @@ mod callers;
 
 use std::time::{Duration, Instant};
 
+use atomix_chaos::Server;
+use atomix_chaos::faults::stand::{Backend, Kind, NEAR, Stand};
+use atomix_chaos::faults::trouble::{Bad, Trouble};
+use atomix_chaos::faults::{fencing, network::Network, seed};
 use atomix_client::{Client, Kind as Failure};
-use atomix_kv_testkit::Dice;
-use atomix_kv_testkit::servers::proxy::Half;
-use atomix_tests::Server;
-use atomix_tests::faults::stand::{Backend, Kind, NEAR, Stand};
-use atomix_tests::faults::trouble::{Bad, Trouble};
-use atomix_tests::faults::{fencing, network::Network, seed};
+use atomix_conformance::Dice;
+use atomix_servers::proxy::Half;
 
 use callers::{CALL, Callers, Sums};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use atomix_env::Env;
-use atomix_kv_testkit::servers::Process;
+use atomix_servers::Process;
 use atomix_load::work::Entrant;
 use atomix_load::{Candidate, Report, resign};
 use serde_json::json;

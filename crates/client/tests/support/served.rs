@@ -20,8 +20,8 @@ fn served(example: fn(String, String) -> futures::future::BoxFuture<'static, ato
         let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
         runtime.connect(store.clone(), driver, atomix_config::Object::new()).await.unwrap();
         runtime.program(atomix_runtime::Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
-        let settings = atomix_server::Settings::new(&config, None);
-        let bound = atomix_server::Server::new(runtime, settings).bind().await.unwrap();
+        let settings = atomix_grpc::Settings::new(&config, None);
+        let bound = atomix_grpc::Server::new(runtime, settings).bind().await.unwrap();
         let (endpoint, control) =
             (format!("http://{}", bound.listen()[0]), format!("http://{}", bound.control()[0]));
         let shutdown = atomix_env::Shutdown::new();

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use atomix_driver_disk::DiskDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Keyspace, Range, Read, Store, StoreConfig, Txn, Write};
+use atomix_store::{Context, Driver, Keyspace, Range, Read, Store, StoreConfig, Txn, Write};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use redb::{Database, ReadableTable, TableDefinition};

@@ -9,12 +9,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_conformance::Dice;
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_store::{
     Commit, Error, ErrorKind, Guard, HistoryBudget, Keyspace, Order, Range, Read, Revision, Store, Txn,
     WatchFrom, WatchItem, Write, number,
 };
-use atomix_kv_testkit::Dice;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use atomix_kv::{Error, ErrorKind};
+use atomix_store::{Error, ErrorKind};
 
 /// Returns the error of a file with invalid content, and the next step of the operator.
 pub(crate) fn damaged(file: &str, at: u64, what: &str) -> Error {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atomix_kv::Error;
+use atomix_store::Error;
 use rustix::fs::{Access, FallocateFlags, access};
 use rustix::io::Errno;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Commit, Error, ErrorKind, Retention};
+use atomix_store::{Commit, Error, ErrorKind, Retention};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::oneshot;

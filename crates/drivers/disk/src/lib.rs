@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_store::{
     Context, Driver, Error, Machine, Retention, Store, StoreConfig, deserialize_duration, fold, parse_config,
 };
 use futures::future::BoxFuture;
@@ -107,7 +107,7 @@ pub enum Syncing {
 mod defaults {
     use std::time::Duration;
 
-    use atomix_kv::{HistoryBudget, Retention};
+    use atomix_store::{HistoryBudget, Retention};
 
     pub(super) fn sync_interval() -> Duration {
         Duration::from_millis(100)
@@ -154,7 +154,7 @@ impl Driver for DiskDriver {
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
-        atomix_kv::complete(config, machine);
+        atomix_engine::complete(config, machine);
     }
 
     fn shows(&self, field: &str) -> bool {
@@ -212,7 +212,7 @@ async fn open(env: &Env, settings: Settings) -> Result<DiskStore, Error> {
     };
     let failed = |error| Error::unavailable("no thread to read the store with").caused_by(error);
     env.thread("atomix-open", open).map_err(failed)?;
-    let gone = |_| Error::new(atomix_kv::ErrorKind::Internal, "reading the store ended without a result");
+    let gone = |_| Error::new(atomix_store::ErrorKind::Internal, "reading the store ended without a result");
     opened.await.map_err(gone)?
 }
 
@@ -266,12 +266,12 @@ mod tests {
         for field in FIELDS {
             let mut config = StoreConfig::new();
             config.insert(field.to_owned(), json!(1.5));
-            assert_eq!(atomix_kv::redact(&config, &|field| DiskDriver.shows(field)), config);
+            assert_eq!(atomix_store::redact(&config, &|field| DiskDriver.shows(field)), config);
             let error = DiskDriver.validate(&config).unwrap_err().to_string();
             assert!(error.contains(&format!("`{field}`: ")), "{error}");
         }
         let unknown: StoreConfig = [("secret-key".to_owned(), json!("hunter2"))].into_iter().collect();
-        let shown = atomix_kv::redact(&unknown, &|field| DiskDriver.shows(field));
-        assert_eq!(shown["secret-key"], atomix_kv::HIDDEN);
+        let shown = atomix_store::redact(&unknown, &|field| DiskDriver.shows(field));
+        assert_eq!(shown["secret-key"], atomix_store::HIDDEN);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use atomix_kv::Error;
+use atomix_store::Error;
 
 use crate::error::unreadable_backup;
 use crate::files::{Files, Folder, LOCK};
@@ -30,8 +30,8 @@ pub struct Report {
 const NOTHING: [&str; 2] = ["lost+found", LOCK];
 
 /// Reads everything in the folder of a store, or in a backup file, and changes nothing. Damage is
-/// [`atomix_kv::ErrorKind::Corrupt`] with the position; a store that is open in a process is
-/// [`atomix_kv::ErrorKind::Unavailable`].
+/// [`atomix_store::ErrorKind::Corrupt`] with the position; a store that is open in a process is
+/// [`atomix_store::ErrorKind::Unavailable`].
 pub fn verify(path: &Path) -> Result<Report, Error> {
     if path.is_dir() {
         let folder = Folder::inspect(path)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The payloads of frames, in the encoding of `postcard` (a public, stable wire format).
 
-use atomix_kv::{Change, Commit, Entry, Error, ErrorKind, Keyspace, Outcome, Revision};
+use atomix_store::{Change, Commit, Entry, Error, ErrorKind, Keyspace, Outcome, Revision};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 

@@ -7,10 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use atomix_kv::{
-    Engine, Entry, Error, HistoryBudget, Keyspace, Machine, MemoryBudget, Outcome, Retention, Revision,
-    ShardedMap,
-};
+use atomix_engine::{Engine, MemoryBudget, ShardedMap};
+use atomix_store::{Entry, Error, HistoryBudget, Keyspace, Machine, Outcome, Retention, Revision};
 use bytes::Bytes;
 
 use crate::error::{damaged, damaged_backup, unreadable, unreadable_backup};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use atomix_kv_testkit::Dice;
+use atomix_conformance::Dice;
 use parking_lot::Mutex;
 
 use crate::files::{File, Files};

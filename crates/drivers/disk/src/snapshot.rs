@@ -4,7 +4,7 @@
 //! A snapshot is begun when a new log is. Each keyspace is copied page by page, and its lock is held for a page only, so
 //! the copy is of no single moment: what was committed meanwhile may be in it or not, or by half. That does no harm,
 //! because the log that was begun has all of it, and making those commits again over such a copy ends in their state
-//! ([`atomix_kv::Engine::redo`]). The copy counts only when everything in it is on the disk, and if nothing was taken back
+//! ([`atomix_engine::Engine::redo`]). The copy counts only when everything in it is on the disk, and if nothing was taken back
 //! meanwhile.
 //!
 //! A backup is the same, with the batches of that log appended.
@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use atomix_kv::{Error, ErrorKind, Limits, Order, Range, Read};
+use atomix_store::{Error, ErrorKind, Limits, Order, Range, Read};
 use bytes::Bytes;
 
 use crate::error::{damaged, is_full, unreadable};

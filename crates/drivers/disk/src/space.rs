@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use atomix_kv::{Commit, Engine, History, HistoryBudget, Keyspace, MemoryBudget, Retention, Revision};
+use atomix_engine::{Engine, MemoryBudget};
+use atomix_store::{Commit, History, HistoryBudget, Keyspace, Retention, Revision};
 use bytes::Bytes;
 use parking_lot::Mutex;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use atomix_engine::{Engine, Rotation, max_growth};
 use atomix_env::{Env, Policy};
-use atomix_kv::{
-    BackupStream, Commit, Consistency, Durability, Engine, Error, ErrorKind, Health, HistoryBudget, Keyspace,
-    Limits, Outcome, Profile, Read, Reconfigured, Rotation, Snapshot, Store, StoreConfig, Txn, WatchFrom,
-    WatchStream, max_growth,
+use atomix_store::{
+    BackupStream, Commit, Consistency, Durability, Error, ErrorKind, Health, HistoryBudget, Keyspace, Limits,
+    Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
@@ -440,7 +440,7 @@ async fn shown(pending: Option<oneshot::Receiver<Verdict>>) -> Result<bool, Erro
 #[cfg(test)]
 mod tests {
     use atomix_env::{ManualClock, TaskFaults};
-    use atomix_kv::Write;
+    use atomix_store::Write;
     use futures::StreamExt;
 
     use super::*;

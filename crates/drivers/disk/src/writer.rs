@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atomix_env::Instant;
-use atomix_kv::ErrorKind;
+use atomix_store::ErrorKind;
 use tokio::sync::oneshot;
 
 use crate::error::is_full;
@@ -122,13 +122,13 @@ impl Writer {
             let failure = || journal.queue.lock().failure.clone().unwrap_or_default();
             for sync in syncs {
                 let synced = self.unsynced.is_empty().then_some(());
-                drop(sync.send(synced.ok_or_else(|| atomix_kv::Error::unavailable(failure()))));
+                drop(sync.send(synced.ok_or_else(|| atomix_store::Error::unavailable(failure()))));
             }
             if !rolls.is_empty() {
                 let rolled = self.roll();
                 for roll in rolls {
                     let rolled = rolled.as_ref().copied().map_err(|error| {
-                        atomix_kv::Error::unavailable(format!("a new log cannot be begun: {error}"))
+                        atomix_store::Error::unavailable(format!("a new log cannot be begun: {error}"))
                     });
                     drop(roll.send(rolled));
                 }

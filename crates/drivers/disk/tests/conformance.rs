@@ -4,5 +4,5 @@
 mod disk;
 
 fn main() -> std::process::ExitCode {
-    atomix_kv_testkit::conformance(&(std::sync::Arc::new(disk::Disk::default()) as _))
+    atomix_conformance::conformance(&(std::sync::Arc::new(disk::Disk::default()) as _))
 }

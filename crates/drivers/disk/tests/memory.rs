@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atomix_driver_disk::DiskDriver;
 use atomix_env::{Env, Machine};
-use atomix_kv::{Context, Driver, Error, ErrorKind, Keyspace, Store, StoreConfig, Txn, Write};
+use atomix_store::{Context, Driver, Error, ErrorKind, Keyspace, Store, StoreConfig, Txn, Write};
 use serde_json::json;
 
 async fn open(dir: &Path, memory: u64, more: &[(&str, u64)]) -> Result<Arc<dyn Store>, Error> {

@@ -11,8 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::emulate::{self, Adder, Batcher, Combiner};
-use atomix_kv::{Error, Keyspace, Outcome, Revision, Txn, Write, Written, number_bytes};
+use atomix_remote::{Adder, Batcher, Combiner};
+use atomix_store::{Error, Keyspace, Outcome, Revision, Txn, Write, Written, number_bytes};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -65,7 +65,7 @@ impl Commits {
 
     pub(crate) async fn commit(&self, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, Error> {
         txn.check(self.committer.core.limits())?;
-        if let Some((key, delta)) = emulate::addition(&txn) {
+        if let Some((key, delta)) = atomix_remote::addition(&txn) {
             return self.combiner.add(keyspace, key, delta).await;
         }
         self.committer.commit(&self.committer.core.space(keyspace), &txn).await
@@ -184,7 +184,7 @@ impl Adder for Committer {
     ) -> BoxFuture<'a, Result<(i64, Revision), Error>> {
         Box::pin(async move {
             let txn = Txn::new().write(Write::Add { key: key.clone(), delta });
-            emulate::added(&self.commit(&self.core.space(keyspace), &txn).await?)
+            atomix_remote::added(&self.commit(&self.core.space(keyspace), &txn).await?)
         })
     }
 }

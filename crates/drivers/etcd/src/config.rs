@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{
+use atomix_store::{
     Error, HistoryBudget, Retention, Secret, StoreConfig, fold, parse_config, printable, rename_fields,
 };
 use serde::Deserialize;
@@ -26,17 +26,17 @@ pub struct Settings {
     /// The prefix of every key in etcd. Stores with different prefixes share nothing. Default `atomix/`.
     pub prefix: String,
     /// Timeout of an attempt to connect to one member. Default 2 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub dial_timeout: Duration,
     /// Timeout of a request once it is sent. Default 5 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub request_timeout: Duration,
     /// Interval of the probes of a connection with requests in flight. etcd ends connections that probe more
     /// often than every 5 s. Default 6 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub dial_keep_alive_time: Duration,
     /// Timeout of a probe. Default 3 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub dial_keep_alive_timeout: Duration,
     /// Whether a connection is probed also without requests and watches; etcd must be set up to allow it.
     /// Default no.
@@ -56,7 +56,7 @@ pub struct Settings {
     /// last few commits. Default 64 MiB.
     pub histories_bytes_max: usize,
     /// The time for which a keyspace is still watched without followers. Default 30 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub watch_linger: Duration,
 }
 
@@ -372,10 +372,10 @@ mod tests {
         });
         let settings = read(config.clone()).unwrap();
         assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
-        let shown = atomix_kv::redact(config.as_object().unwrap(), &Settings::shows);
+        let shown = atomix_store::redact(config.as_object().unwrap(), &Settings::shows);
         let mut expected = config;
-        expected["password"] = json!(atomix_kv::HIDDEN);
-        expected["TLS"]["key"] = json!(atomix_kv::HIDDEN);
+        expected["password"] = json!(atomix_store::HIDDEN);
+        expected["TLS"]["key"] = json!(atomix_store::HIDDEN);
         assert_eq!(Value::Object(shown), expected);
         for endpoint in ["https://u:hunter2@a:1", "u:hunter2@a:1", "hunter2@a:1", "http://u:hun@ter2@a:1"] {
             let error = read(json!({"endpoints": [endpoint]})).unwrap_err();

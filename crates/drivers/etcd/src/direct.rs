@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use atomix_env::Env;
-use atomix_kv::{Error, number, number_bytes};
+use atomix_store::{Error, number, number_bytes};
 use bytes::Bytes;
 
 use crate::config::Settings;

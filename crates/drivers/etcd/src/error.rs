@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atomix_kv::{Error, ErrorKind, Revision};
+use atomix_store::{Error, ErrorKind, Revision};
 use tonic::{Code, Status};
 
 /// The reason why a request has no answer.

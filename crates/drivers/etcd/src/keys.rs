@@ -9,7 +9,7 @@
 //!
 //! In the name of a keyspace a zero byte is written as `00 ff`, so that no keyspace begins with another one.
 
-use atomix_kv::{Entry, Keyspace, Range, Revision};
+use atomix_store::{Entry, Keyspace, Range, Revision};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire::KeyValue;

@@ -21,7 +21,7 @@ mod wire;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, Machine, Store, StoreConfig};
+use atomix_store::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig};
 use futures::future::BoxFuture;
 
 pub use config::{Settings, Tls};
@@ -56,7 +56,7 @@ impl Driver for EtcdDriver {
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
-        atomix_kv::complete_histories(config, machine);
+        HistoryBudget::complete(config, machine);
     }
 
     fn shows(&self, field: &str) -> bool {

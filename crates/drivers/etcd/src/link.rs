@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use atomix_env::{Env, Instant, PerWorker, Shutdown};
-use atomix_kv::{Error, ErrorKind};
+use atomix_store::{Error, ErrorKind};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_rustls::rustls::ClientConfig;

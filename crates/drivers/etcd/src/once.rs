@@ -9,7 +9,7 @@
 //! The keys hang on leases, of which each store makes a new one every ten seconds in which it is needed and renews none: so
 //! etcd forgets them by itself, by its own clock. A keyspace that has too many takes no new ones.
 
-use atomix_kv::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write, Written};
+use atomix_store::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write, Written};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,12 @@ fn without_value(write: &Write) -> Write {
     }
 }
 
-async fn entry(core: &Core, space: &Space, key: &Bytes, at: i64) -> Result<Option<atomix_kv::Entry>, Error> {
+async fn entry(
+    core: &Core,
+    space: &Space,
+    key: &Bytes,
+    at: i64,
+) -> Result<Option<atomix_store::Entry>, Error> {
     let question = RangeRequest { revision: at, ..plan::get(space.entry_key(key)) };
     Ok(history(core, question).await?.kvs.into_iter().next().map(|kv| space.entry(kv)))
 }

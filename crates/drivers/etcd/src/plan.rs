@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use atomix_kv::{
+use atomix_store::{
     Entry, Error, ErrorKind, Found, Guard, Limits, Order, Outcome, Read, Revision, Txn, Write, Written,
     number, number_bytes,
 };

@@ -9,8 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use atomix_kv::emulate::BatchSender;
-use atomix_kv::{Error, ErrorKind, Revision};
+use atomix_remote::BatchSender;
+use atomix_store::{Error, ErrorKind, Revision};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use prost::Message;

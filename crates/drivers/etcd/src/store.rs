@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Env, Instant};
-use atomix_kv::emulate::Batcher;
-use atomix_kv::{
+use atomix_remote::Batcher;
+use atomix_store::{
     Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Range, Read,
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };

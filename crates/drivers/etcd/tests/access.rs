@@ -13,8 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{ErrorKind, Keyspace, Txn, WatchFrom, WatchItem, WatchStream, Write};
-use atomix_kv_testkit::servers::etcd::Etcd;
+use atomix_servers::etcd::Etcd;
+use atomix_store::{ErrorKind, Keyspace, Txn, WatchFrom, WatchItem, WatchStream, Write};
 use futures::StreamExt;
 use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};

@@ -4,5 +4,5 @@
 mod cluster;
 
 fn main() -> std::process::ExitCode {
-    atomix_kv_testkit::conformance(&(std::sync::Arc::new(cluster::Subjects::default()) as _))
+    atomix_conformance::conformance(&(std::sync::Arc::new(cluster::Subjects::default()) as _))
 }

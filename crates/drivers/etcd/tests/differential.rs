@@ -11,9 +11,9 @@ mod cluster;
 
 use std::sync::Arc;
 
-use atomix_kv::{Error, Store};
-use atomix_kv_testkit::planted::{Bug, Planted};
-use atomix_kv_testkit::{Subject, differential, from_environment_or};
+use atomix_conformance::planted::{Bug, Planted};
+use atomix_conformance::{Subject, differential, from_environment_or};
+use atomix_store::{Error, Store};
 use futures::future::BoxFuture;
 
 /// Stores with a bug.

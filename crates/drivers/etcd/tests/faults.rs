@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Env, TaskFaults};
-use atomix_kv::{ErrorKind, Keyspace, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number};
-use atomix_kv_testkit::servers::etcd::{Cluster, Etcd};
-use atomix_kv_testkit::servers::proxy::Proxy;
+use atomix_servers::etcd::{Cluster, Etcd};
+use atomix_servers::proxy::Proxy;
+use atomix_store::{
+    ErrorKind, Keyspace, Read, Txn, WatchFrom, WatchItem, WatchStream, Write, Written, number,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
@@ -383,7 +385,7 @@ async fn what_etcd_could_not_take_is_refused_before_it_is_sent() {
     let value = Bytes::from(vec![b'v'; 1024 * 1024]);
     let guarded = |value: &Bytes| {
         Txn::new()
-            .guard(atomix_kv::Guard::ValueIsNot { key: "k".into(), value: value.clone() })
+            .guard(atomix_store::Guard::ValueIsNot { key: "k".into(), value: value.clone() })
             .write(Write::Put { key: "k".into(), value: value.clone() })
     };
     assert!(store.commit(&keyspace(), guarded(&value)).await.unwrap().applied);
@@ -402,9 +404,9 @@ async fn an_answer_too_large_at_once_is_asked_for_in_parts() {
         let txn = Txn::new().write(Write::Put { key: format!("k{at}").into(), value: value.clone() });
         store.commit(&keyspace(), txn).await.unwrap();
     }
-    let (mut range, mut seen) = (atomix_kv::Range::prefix("k"), 0);
+    let (mut range, mut seen) = (atomix_store::Range::prefix("k"), 0);
     loop {
-        let order = atomix_kv::Order::Key;
+        let order = atomix_store::Order::Key;
         let scan = Read::Scan { range: range.clone(), order, limit: 1000, keys_only: false };
         let snapshot = store.read(&keyspace(), vec![scan]).await.unwrap();
         let entries = snapshot.reads[0].entries();

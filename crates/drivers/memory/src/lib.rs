@@ -5,7 +5,7 @@ mod store;
 
 use std::sync::Arc;
 
-use atomix_kv::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig, parse_config};
+use atomix_store::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig, parse_config};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -63,7 +63,7 @@ impl Driver for MemoryDriver {
     }
 
     fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
-        atomix_kv::complete(config, machine);
+        atomix_engine::complete(config, machine);
     }
 
     fn shows(&self, field: &str) -> bool {
@@ -102,7 +102,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let retention = atomix_kv::Retention::default();
+        let retention = atomix_store::Retention::default();
         Self {
             bytes_max: 4 * 1024 * 1024 * 1024,
             history_commits_max: retention.commits_max,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use atomix_engine::{Engine, MemoryBudget, Rotation, ShardedMap};
 use atomix_env::Env;
-use atomix_kv::{
-    Commit, Consistency, Durability, Engine, Error, Health, History, HistoryBudget, Keyspace, Limits,
-    Machine, MemoryBudget, Outcome, Profile, Read, Reconfigured, Retention, Revision, Rotation, ShardedMap,
-    Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+use atomix_store::{
+    Commit, Consistency, Durability, Error, Health, History, HistoryBudget, Keyspace, Limits, Machine,
+    Outcome, Profile, Read, Reconfigured, Retention, Revision, Snapshot, Store, StoreConfig, Txn, WatchFrom,
+    WatchStream,
 };
 use futures::future::{BoxFuture, ready};
 use parking_lot::{Mutex, RwLock};

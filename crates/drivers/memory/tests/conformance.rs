@@ -4,5 +4,5 @@
 mod memory;
 
 fn main() -> std::process::ExitCode {
-    atomix_kv_testkit::conformance(&(std::sync::Arc::new(memory::Memory) as _))
+    atomix_conformance::conformance(&(std::sync::Arc::new(memory::Memory) as _))
 }

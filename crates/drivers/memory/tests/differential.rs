@@ -5,9 +5,9 @@ mod memory;
 
 use std::sync::Arc;
 
-use atomix_kv::{Error, Store};
-use atomix_kv_testkit::planted::{Bug, Planted};
-use atomix_kv_testkit::{Subject, differential, from_environment};
+use atomix_conformance::planted::{Bug, Planted};
+use atomix_conformance::{Subject, differential, from_environment};
+use atomix_store::{Error, Store};
 use futures::future::BoxFuture;
 
 #[derive(Debug)]

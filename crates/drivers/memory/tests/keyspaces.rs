@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_kv::{Keyspace, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
+use atomix_store::{Keyspace, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
 use futures::{FutureExt, StreamExt};
 
 /// More than are kept without a look.
@@ -80,7 +80,7 @@ fn work(thread: usize, store: &MemoryStore) -> i64 {
         let added = commit(store, &shared, add()).revision;
         let deleted = commit(store, &shared, delete());
         if let Written::Deleted { previous: Some(entry) } = &deleted.writes[0] {
-            sum += atomix_kv::number(&entry.value).unwrap();
+            sum += atomix_store::number(&entry.value).unwrap();
         }
         assert!(last.insert(shared.clone(), deleted.revision).is_none_or(|last| last < added));
         let fresh = format!("{thread}/{round}");

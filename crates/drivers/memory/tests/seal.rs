@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_kv::{ErrorKind, Keyspace, Range, Read, Store, Txn, Write};
+use atomix_store::{ErrorKind, Keyspace, Range, Read, Store, Txn, Write};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_servers::redis::Redis;
+use atomix_store::{
     Context, Driver, Keyspace, Order, Range, Read, Store, StoreConfig, Txn, WatchFrom, WatchItem, Write,
     Written,
 };
-use atomix_kv_testkit::servers::redis::Redis;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};

@@ -8,8 +8,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use atomix_kv::emulate::{Sum, added, addition};
-use atomix_kv::{Error, Keyspace, Outcome, Txn, Write};
+use atomix_remote::{Sum, added, addition};
+use atomix_store::{Error, Keyspace, Outcome, Txn, Write};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -206,7 +206,7 @@ fn weight(txn: &Txn) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atomix_kv::{Revision, Written};
+    use atomix_store::{Revision, Written};
 
     fn key() -> QueueKey {
         QueueKey { keyspace: Keyspace::new("k"), shrinks: false }

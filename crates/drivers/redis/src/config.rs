@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_kv::{Error, HistoryBudget, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
+use atomix_store::{Error, HistoryBudget, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
 use serde::Deserialize;
 
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
@@ -46,10 +46,10 @@ pub struct Settings {
     /// The name that the certificate of the server must have. Default: the host of the address.
     pub tls_server_name: Option<String>,
     /// Timeout of connecting. Default 5 s, also for zero.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub connect_timeout: Duration,
     /// Timeout of a call. Default 3 s, also for zero.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub response_timeout: Duration,
     /// Maximum of connections for calls: one for all, and one for each thread that serves clients while there
     /// are enough. Default 16, also for zero; more count as 16.
@@ -57,7 +57,7 @@ pub struct Settings {
     /// Number of replicas that must have a commit before it is answered. Default 0.
     pub wait_replicas: u32,
     /// Timeout of waiting for them. Default 1 s.
-    #[serde(deserialize_with = "atomix_kv::deserialize_duration")]
+    #[serde(deserialize_with = "atomix_store::deserialize_duration")]
     pub wait_timeout: Duration,
     /// Commits per keyspace that a watch may lag behind; Redis keeps up to twice as many. Default 4,096; at least 1.
     pub history_commits_max: usize,
@@ -269,7 +269,7 @@ fn wrong(message: impl fmt::Display) -> Error {
 
 impl Default for Settings {
     fn default() -> Self {
-        let retention = atomix_kv::Retention::default();
+        let retention = atomix_store::Retention::default();
         Self {
             address: None,
             addresses: Vec::new(),
@@ -304,7 +304,7 @@ impl Default for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atomix_kv::ErrorKind;
+    use atomix_store::ErrorKind;
 
     fn read(config: serde_json::Value) -> Result<Settings, Error> {
         let serde_json::Value::Object(config) = config else { panic!("it is no object") };
@@ -346,9 +346,9 @@ mod tests {
         });
         let settings = read(config.clone()).unwrap();
         assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
-        let shown = atomix_kv::redact(config.as_object().unwrap(), &Settings::shows);
+        let shown = atomix_store::redact(config.as_object().unwrap(), &Settings::shows);
         for secret in ["Password", "sentinel_password"] {
-            config[secret] = serde_json::json!(atomix_kv::HIDDEN);
+            config[secret] = serde_json::json!(atomix_store::HIDDEN);
         }
         assert_eq!(serde_json::Value::Object(shown), config);
         for address in ["redis://u:hunter2@a:1", "u:hunter2@a:1", "u:hunter/2@a:1", "hunter2@a:1"] {

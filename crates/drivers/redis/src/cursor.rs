@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the encoding of `library.lua`: big endian numbers and pieces of known length.
 
-use atomix_kv::{Entry, Error, ErrorKind, Revision};
+use atomix_store::{Entry, Error, ErrorKind, Revision};
 use bytes::{Buf, Bytes};
 
 /// The rest to read.

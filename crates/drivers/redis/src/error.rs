@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one place that maps errors of Redis and of the connection to [`Error`].
 
-use atomix_kv::{Error, ErrorKind};
+use atomix_store::{Error, ErrorKind};
 use redis::RedisError;
 
 /// The kind of the call that failed.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Shutdown;
-use atomix_kv::{
+use atomix_store::{
     Commit, Error, ErrorKind, History, HistoryBudget, Keyspace, Retention, Revision, WatchFrom, WatchStream,
 };
 use bytes::Bytes;
@@ -135,7 +135,7 @@ impl KeyspaceWatches {
         Self { histories: HistoryBudget::new(histories_bytes_max), ..Self::default() }
     }
 
-    /// Follows a keyspace, see [`atomix_kv::Store::watch`].
+    /// Follows a keyspace, see [`atomix_store::Store::watch`].
     pub(crate) async fn watch(
         &self,
         core: &Core,

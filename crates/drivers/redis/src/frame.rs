@@ -7,7 +7,7 @@
 //! The nonce is drawn at random for each call. It distinguishes the commit of a revision that was seen from
 //! another one with the same number, which a failover that lost commits makes possible.
 
-use atomix_kv::{Change, Commit, Error, Revision};
+use atomix_store::{Change, Commit, Error, Revision};
 use bytes::Bytes;
 
 use crate::cursor::{Cursor, damaged, entry};
@@ -58,7 +58,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atomix_kv::ErrorKind;
+    use atomix_store::ErrorKind;
     use proptest::prelude::*;
 
     #[test]

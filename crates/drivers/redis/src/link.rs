@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Env, PerWorker, Policy, Shutdown};
-use atomix_kv::{Error, ErrorKind};
+use atomix_store::{Error, ErrorKind};
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;

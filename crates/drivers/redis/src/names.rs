@@ -18,7 +18,7 @@
 
 use std::sync::LazyLock;
 
-use atomix_kv::Keyspace;
+use atomix_store::Keyspace;
 use bytes::{BufMut, Bytes, BytesMut};
 use redis::Cmd;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Instant;
-use atomix_kv::{Error, ErrorKind};
+use atomix_store::{Error, ErrorKind};
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 

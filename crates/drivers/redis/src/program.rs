@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use atomix_kv::{
+use atomix_store::{
     Ask, Error, ErrorKind, Found, Guard, Limits, Order, Outcome, Range, Read, Revision, Snapshot, Txn, Write,
     Written,
 };

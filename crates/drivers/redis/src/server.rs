@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use atomix_kv::{Consistency, Durability, Error, ErrorKind, Health, Profile};
+use atomix_store::{Consistency, Durability, Error, ErrorKind, Health, Profile};
 use redis::Value;
 
 use crate::Settings;

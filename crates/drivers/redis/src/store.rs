@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Policy, Shutdown};
-use atomix_kv::{
+use atomix_store::{
     Error, Health, Keyspace, Outcome, Profile, Read, Reconfigured, Revision, Snapshot, Store, StoreConfig,
     Txn, WatchFrom, WatchStream,
 };
@@ -322,7 +322,7 @@ impl Core {
     /// Runs every command once on separate keys, so that a missing permission shows now and never in the middle of a
     /// transaction.
     async fn try_out(&self, probe: &Names, profile: &Profile) -> Result<(), Error> {
-        use atomix_kv::{Order, Range, Write};
+        use atomix_store::{Order, Range, Write};
         let key = |key: &'static str| bytes::Bytes::from_static(key.as_bytes());
         let range = Range::prefix("");
         let scan = |order| Read::Scan { range: range.clone(), order, limit: 1, keys_only: true };

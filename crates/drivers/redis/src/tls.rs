@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use atomix_env::Env;
-use atomix_kv::tls::{certificates, private_key, refused, unreadable};
-use atomix_kv::{Error, printable};
+use atomix_remote::tls::{certificates, private_key, refused, unreadable};
+use atomix_store::{Error, printable};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 

@@ -9,5 +9,5 @@ use std::sync::Arc;
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let fixture = runtime.expect("there are threads").block_on(fixture::Fixture::start(&[]));
-    atomix_kv_testkit::conformance(&(Arc::new(fixture) as _))
+    atomix_conformance::conformance(&(Arc::new(fixture) as _))
 }

@@ -3,7 +3,7 @@
 
 mod fixture;
 
-use atomix_kv_testkit::{differential, from_environment};
+use atomix_conformance::{differential, from_environment};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_random_transactions_are_answered_as_the_engine_does() {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Entry, ErrorKind};
+use atomix_store::{Entry, ErrorKind};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
@@ -93,7 +93,10 @@ impl Shared {
     }
 
     /// Deletes the orphans among those that were seen before, and leaves the others in `suspects`.
-    async fn look_for_orphans(&self, suspects: &mut HashMap<Bytes, Bytes>) -> Result<(), atomix_kv::Error> {
+    async fn look_for_orphans(
+        &self,
+        suspects: &mut HashMap<Bytes, Bytes>,
+    ) -> Result<(), atomix_store::Error> {
         let mut seen = HashMap::new();
         let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use atomix_kv::{Commit, Entry, Range, Revision, Sorted};
+use atomix_store::{Commit, Entry, Range, Revision, Sorted};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -352,7 +352,7 @@ fn deleted_by_others() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use atomix_kv::Change;
+    use atomix_store::Change;
 
     use super::super::queue;
     use super::*;

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_conformance::planted::{Bug, Planted};
 use atomix_env::{Clock, Env, ManualClock};
-use atomix_kv::{Store, Txn, Write};
-use atomix_kv_testkit::planted::{Bug, Planted};
 use atomix_primitives::{Error, Kind, Lock, Map, Owner, Reason};
+use atomix_store::{Store, Txn, Write};
 
 use crate::ground::{Cut, Faulty, Ground, MEMBER, caller, eventually, reason, settle, soon};
 use crate::stores::store;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use atomix_env::Env;
-use atomix_kv::{Txn, Write};
 use atomix_primitives::{Counter, Kind, Reason};
+use atomix_store::{Txn, Write};
 use bytes::Bytes;
 
 use crate::ground::{Faulty, Ground, reason};

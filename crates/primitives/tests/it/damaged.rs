@@ -3,8 +3,8 @@
 
 use std::fmt::Debug;
 
-use atomix_kv::{Txn, Write};
 use atomix_primitives::{CounterMap, Election, Events, IndexedMap, Kind, List, MultiMap, Reason, Set, Topic};
+use atomix_store::{Txn, Write};
 use bytes::Bytes;
 use futures::StreamExt;
 

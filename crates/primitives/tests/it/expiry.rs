@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atomix_env::{Env, ManualClock, WallTime};
-use atomix_kv::{Range, Read};
 use atomix_primitives::map::{EntryChange, Event, Operation};
 use atomix_primitives::{Kind, Map, Reason};
+use atomix_store::{Range, Read};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use atomix_driver_memory::{MemoryStore, Settings};
 use atomix_env::{Env, ManualClock, Shutdown};
-use atomix_kv::{
+use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Membership, Owner, Reason};
+use atomix_store::{
     Durability, ErrorKind, Health, Keyspace, Outcome, Profile, Read, Revision, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_primitives::{Backing, Caller, Error, Events, Kind, Limits, Membership, Owner, Reason};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -248,7 +248,7 @@ impl Store for Faulty {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-    ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<Snapshot, atomix_store::Error>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             self.profile.limits.check_reads(&reads)?;
@@ -263,13 +263,13 @@ impl Store for Faulty {
         &'a self,
         keyspace: &'a Keyspace,
         txn: Txn,
-    ) -> BoxFuture<'a, Result<Outcome, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<Outcome, atomix_store::Error>> {
         let due = |count: &AtomicUsize| {
             count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)).is_ok()
         };
         Box::pin(async move {
             if due(&self.refused) {
-                return Err(atomix_kv::Error::new(ErrorKind::Unavailable, "refused by the test"));
+                return Err(atomix_store::Error::new(ErrorKind::Unavailable, "refused by the test"));
             }
             if self.late.load(Ordering::SeqCst) {
                 let (inner, answers) = (Arc::clone(&self.inner), Arc::clone(&self.answers));
@@ -279,7 +279,7 @@ impl Store for Faulty {
                     inner.commit(&keyspace, txn).await
                 });
                 if due(&self.lost) {
-                    return Err(atomix_kv::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
+                    return Err(atomix_store::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
                 }
                 return arrival.await.unwrap();
             }
@@ -287,7 +287,7 @@ impl Store for Faulty {
             let outcome = self.inner.commit(keyspace, txn).await;
             self.travel().await;
             if due(&self.lost) {
-                return Err(atomix_kv::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
+                return Err(atomix_store::Error::new(ErrorKind::OutcomeUnknown, "lost by the test"));
             }
             if self.held.load(Ordering::SeqCst) {
                 self.answers.notified().await;
@@ -300,11 +300,11 @@ impl Store for Faulty {
         &'a self,
         keyspace: &'a Keyspace,
         from: WatchFrom,
-    ) -> BoxFuture<'a, Result<WatchStream, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<WatchStream, atomix_store::Error>> {
         self.inner.watch(keyspace, from)
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<Health, atomix_kv::Error>> {
+    fn check(&self) -> BoxFuture<'_, Result<Health, atomix_store::Error>> {
         self.inner.check()
     }
 
@@ -365,7 +365,7 @@ impl Store for Amnesiac {
         &'a self,
         keyspace: &'a Keyspace,
         reads: Vec<Read>,
-    ) -> BoxFuture<'a, Result<Snapshot, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<Snapshot, atomix_store::Error>> {
         Box::pin(async move { self.inner().read(keyspace, reads).await })
     }
 
@@ -373,7 +373,7 @@ impl Store for Amnesiac {
         &'a self,
         keyspace: &'a Keyspace,
         txn: Txn,
-    ) -> BoxFuture<'a, Result<Outcome, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<Outcome, atomix_store::Error>> {
         Box::pin(async move { self.inner().commit(keyspace, txn).await })
     }
 
@@ -381,12 +381,12 @@ impl Store for Amnesiac {
         &'a self,
         keyspace: &'a Keyspace,
         from: WatchFrom,
-    ) -> BoxFuture<'a, Result<WatchStream, atomix_kv::Error>> {
+    ) -> BoxFuture<'a, Result<WatchStream, atomix_store::Error>> {
         Box::pin(async move {
             let mut losses = self.losses.subscribe();
             let lost = async move {
                 losses.changed().await.ok();
-                Err(atomix_kv::Error::compacted(Revision(0)))
+                Err(atomix_store::Error::compacted(Revision(0)))
             };
             let stream = self.inner().watch(keyspace, from).await?;
             let ended: WatchStream = Box::pin(futures::stream::once(lost));
@@ -394,7 +394,7 @@ impl Store for Amnesiac {
         })
     }
 
-    fn check(&self) -> BoxFuture<'_, Result<Health, atomix_kv::Error>> {
+    fn check(&self) -> BoxFuture<'_, Result<Health, atomix_store::Error>> {
         Box::pin(async move { self.inner().check().await })
     }
 

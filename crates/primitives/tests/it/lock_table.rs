@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::{Env, ManualClock};
-use atomix_kv::{Order, Range, Read, Revision, Txn, Write};
 use atomix_primitives::{Error, Kind, Limits, Lock, Map, Reason};
+use atomix_store::{Order, Range, Read, Revision, Txn, Write};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;

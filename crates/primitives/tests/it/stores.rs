@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
+use atomix_conformance::Subject;
 use atomix_driver_etcd::EtcdDriver;
 use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_servers::etcd::Etcd;
+use atomix_servers::redis::Redis;
+use atomix_store::{
     Context, Driver, Durability, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn,
     WatchFrom, WatchStream,
 };
-use atomix_kv_testkit::Subject;
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::servers::redis::Redis;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde_json::{Value, json};

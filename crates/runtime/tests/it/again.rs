@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Kind, Lock, Map, Reason};
+use atomix_store::Durability;
 use futures::StreamExt;
 
 use crate::ground::{World, reason, settle, soon};

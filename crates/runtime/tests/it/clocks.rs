@@ -154,7 +154,7 @@ async fn a_difference_below_the_bound_changes_nothing() {
 
 #[tokio::test]
 async fn a_jump_of_the_only_clock_ends_no_life_early_also_if_the_primitive_was_closed_meanwhile() {
-    for world in [World::new(atomix_kv::Durability::Process, false), World::alone(), World::shared()] {
+    for world in [World::new(atomix_store::Durability::Process, false), World::alone(), World::shared()] {
         let one = world.start().await;
         let client = one.client();
         put(&client.create::<Map>("m").await, "a").await;

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
+use atomix_conformance::FixedStoreDriver;
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock, TaskFaults};
-use atomix_kv::{
+use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
+use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings, TypedPrimitive};
+use atomix_store::{
     Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Read,
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
 };
-use atomix_kv_testkit::FixedStoreDriver;
-use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
-use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings, TypedPrimitive};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -148,7 +148,7 @@ impl World {
 
     /// Counts the entries of a keyspace.
     pub(crate) async fn count(&self, keyspace: &str) -> u64 {
-        let count = Read::Count { range: atomix_kv::Range::prefix("") };
+        let count = Read::Count { range: atomix_store::Range::prefix("") };
         let keyspace = Keyspace::new(keyspace.to_owned());
         self.backend.read(&keyspace, vec![count]).await.unwrap().reads[0].count()
     }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Kind, Lock, Map, Reason};
 use atomix_runtime::TypedPrimitive;
+use atomix_store::Durability;
 
 use crate::ground::{Client, Node, World, pass, reason, settle};
 

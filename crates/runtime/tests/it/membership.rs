@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use atomix_kv::{Txn, Write};
 use atomix_primitives::{CounterMap, Election, Lock, Map, Owner, Reason};
+use atomix_store::{Txn, Write};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::WallTime;
-use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Error, Kind, List, Lock, Map, Reason};
 use atomix_runtime::{Deletion, Runtime, StoreState, Usage};
+use atomix_store::Durability;
 use futures::StreamExt;
 
 use crate::ground::{World, pass, reason, settle, soon, store};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use atomix_kv::Durability;
 use atomix_primitives::{Counter, Election, Kind, Lock, Map, Reason};
+use atomix_store::Durability;
 
 use crate::ground::{World, reason, settle};
 

@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use atomix_conformance::{Configured, Subject};
 use atomix_driver_disk::DiskDriver;
 use atomix_env::Env;
-use atomix_kv::{Context, Driver, Error, Store, StoreConfig};
-use atomix_kv_testkit::{Configured, Subject};
+use atomix_store::{Context, Driver, Error, Store, StoreConfig};
 use futures::future::BoxFuture;
 use serde_json::json;
 use tempfile::TempDir;

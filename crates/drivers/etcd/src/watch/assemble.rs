@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use atomix_kv::{Change, Commit, Error, ErrorKind, Revision};
+use atomix_store::{Change, Commit, Error, ErrorKind, Revision};
 use bytes::Bytes;
 use prost::Message;
 
@@ -24,7 +24,7 @@ pub(super) struct Assembler {
 impl Assembler {
     /// Takes an answer and returns the commits that are complete with it, in order.
     ///
-    /// [`atomix_kv::ErrorKind::Compacted`] if etcd has dropped the value before a change: the change is
+    /// [`atomix_store::ErrorKind::Compacted`] if etcd has dropped the value before a change: the change is
     /// incomplete then.
     pub(super) fn take(&mut self, space: &Space, response: WatchResponse) -> Result<Vec<Commit>, Error> {
         self.part.extend(response.events);
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::wire::KeyValue;
     use crate::wire::stored::Keys;
-    use atomix_kv::Keyspace;
+    use atomix_store::Keyspace;
 
     fn space() -> Space {
         Space::new("p/", &Keyspace::new("map/a"))

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_kv::{Commit, Error, ErrorKind, Revision, WatchItem, WatchStream};
+use atomix_store::{Commit, Error, ErrorKind, Revision, WatchItem, WatchStream};
 use futures::{StreamExt, stream};
 use tonic::Streaming;
 

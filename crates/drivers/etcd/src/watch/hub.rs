@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Instant, Policy};
-use atomix_kv::{Error, ErrorKind, History, HistoryBudget, Revision, WatchFrom, WatchItem, WatchStream};
+use atomix_store::{Error, ErrorKind, History, HistoryBudget, Revision, WatchFrom, WatchItem, WatchStream};
 use futures::{FutureExt, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_store::{
     Entry, ErrorKind, Keyspace, Order, Range, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write,
     Written, number,
 };
@@ -111,7 +111,7 @@ impl Ledger {
         }
     }
 
-    fn fate(&self, answer: &Result<(), atomix_kv::Error>) -> Fate {
+    fn fate(&self, answer: &Result<(), atomix_store::Error>) -> Fate {
         match answer {
             Ok(()) => {
                 self.applied.fetch_add(1, Ordering::Relaxed);

@@ -17,12 +17,12 @@ use atomix_driver_etcd::EtcdDriver;
 use atomix_env::Env;
 use std::time::Duration;
 
-use atomix_kv::{
+use atomix_conformance::{Configured, Subject};
+use atomix_servers::etcd::Etcd;
+use atomix_store::{
     Context, Driver, Error, Health, Keyspace, Outcome, Profile, Read, Snapshot, Store, Txn, WatchFrom,
     WatchStream,
 };
-use atomix_kv_testkit::servers::etcd::Etcd;
-use atomix_kv_testkit::{Configured, Subject};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;

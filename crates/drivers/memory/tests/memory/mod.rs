@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use atomix_conformance::Subject;
 use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_kv::{Error, Store};
-use atomix_kv_testkit::Subject;
+use atomix_store::{Error, Store};
 use futures::future::{BoxFuture, ready};
 
 #[derive(Debug)]

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use atomix_kv::{Durability, ErrorKind, Keyspace, Txn, WatchFrom, Write};
-use atomix_kv_testkit::servers::free_port;
-use atomix_kv_testkit::servers::redis::Redis;
+use atomix_servers::free_port;
+use atomix_servers::redis::Redis;
+use atomix_store::{Durability, ErrorKind, Keyspace, Txn, WatchFrom, Write};
 use serde_json::json;
 
 use crate::fixture::{Fixture, config, connect};

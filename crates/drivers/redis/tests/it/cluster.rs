@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use atomix_kv::{ErrorKind, Keyspace, Read, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write};
-use atomix_kv_testkit::servers::redis::{Cluster, Redis};
+use atomix_servers::redis::{Cluster, Redis};
+use atomix_store::{
+    ErrorKind, Keyspace, Read, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
+};
 use futures::StreamExt;
 use serde_json::json;
 

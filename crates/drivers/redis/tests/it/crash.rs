@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{
+use atomix_servers::proxy::{Half, Proxy};
+use atomix_store::{
     Consistency, Durability, ErrorKind, Keyspace, Order, Range, Read, Store, Txn, Write, number,
 };
-use atomix_kv_testkit::servers::proxy::{Half, Proxy};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -200,7 +200,7 @@ async fn a_named_request_whose_answer_was_lost_can_be_asked_again() {
     proxy.pass();
     recovered(&store).await;
     let outcome = store.commit(&keyspace(), txn()).await.unwrap();
-    assert_eq!(outcome.writes, [atomix_kv::Written::Added { value: 1 }]);
+    assert_eq!(outcome.writes, [atomix_store::Written::Added { value: 1 }]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A server that has no memory left.
 
-use atomix_kv::{ErrorKind, Keyspace, Range, Read, Txn, Write};
+use atomix_store::{ErrorKind, Keyspace, Range, Read, Txn, Write};
 use serde_json::json;
 
 use crate::fixture::{Fixture, connect};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests with a name, and how they are forgotten.
 
-use atomix_kv::{ErrorKind, Keyspace, Txn, Write};
+use atomix_store::{ErrorKind, Keyspace, Txn, Write};
 use serde_json::json;
 
 use crate::fixture::{Fixture, connect};
@@ -55,5 +55,9 @@ async fn named_requests_beyond_the_bound_are_refused_and_none_is_forgotten() {
     assert_eq!(store.commit(&keyspace, add("first")).await.unwrap(), first);
     let plain = Txn::new().write(Write::Add { key: "n".into(), delta: 1 });
     let outcome = store.commit(&keyspace, plain).await.unwrap();
-    assert_eq!(outcome.writes[0], atomix_kv::Written::Added { value: 2 }, "the refused one was not applied");
+    assert_eq!(
+        outcome.writes[0],
+        atomix_store::Written::Added { value: 2 },
+        "the refused one was not applied"
+    );
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Keyspace, Txn, WatchFrom, WatchItem, Write};
+use atomix_store::{Keyspace, Txn, WatchFrom, WatchItem, Write};
 use futures::StreamExt;
 use serde_json::json;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_kv::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreConfig, Txn, Write};
-use atomix_kv_testkit::servers::redis::{Redis, Sentinels};
-use atomix_kv_testkit::servers::{START_TIMEOUT, eventually};
+use atomix_servers::redis::{Redis, Sentinels};
+use atomix_servers::{START_TIMEOUT, eventually};
+use atomix_store::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreConfig, Txn, Write};
 use serde_json::json;
 
 use crate::fixture::{config, connect};

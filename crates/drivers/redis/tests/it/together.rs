@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use atomix_engine::Engine;
 use atomix_env::Env;
-use atomix_kv::emulate::{added, addition};
-use atomix_kv::{
-    Commit, Engine, Guard, Keyspace, Limits, Order, Outcome, Range, Read, Revision, Store, Txn, WatchFrom,
-    Write, Written,
+use atomix_remote::{added, addition};
+use atomix_store::{
+    Commit, Guard, Keyspace, Limits, Order, Outcome, Range, Read, Revision, Store, Txn, WatchFrom, Write,
+    Written,
 };
 use bytes::Bytes;
 use futures::future::join_all;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::{Env, TaskFaults};
-use atomix_kv::{
+use atomix_servers::proxy::Proxy;
+use atomix_store::{
     Commit, ErrorKind, Keyspace, Revision, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
-use atomix_kv_testkit::servers::proxy::Proxy;
 use futures::StreamExt;
 use serde_json::json;
 

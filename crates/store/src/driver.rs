@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The trait that makes stores.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomix_env::{Env, Machine};
+use futures::future::BoxFuture;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use crate::{Error, Store, printable};
+
+/// The configuration of a store as the operator wrote it: one JSON object.
+pub type StoreConfig = serde_json::Map<String, serde_json::Value>;
+
+/// The parts of the outside world that a driver may use.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Time, chance and tasks.
+    pub env: Env,
+    /// The store's name, for messages.
+    pub store: String,
+}
+
+/// Makes stores of one kind.
+pub trait Driver: Send + Sync + fmt::Debug + 'static {
+    /// Returns the driver's name, such as `memory`.
+    fn name(&self) -> &'static str;
+
+    /// Returns the version of its configuration and behaviour, such as `v1`.
+    fn version(&self) -> &'static str;
+
+    /// Returns the other names and versions under which the driver is asked for.
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// names without a domain, folded as by [`crate::fold`]. Errors name this driver when one of them is
+    /// requested.
+    fn replaces(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Returns one sentence for operators: what the stores keep and where.
+    fn description(&self) -> &'static str;
+
+    /// Fills in the defaults that follow the machine, so that they are known before the store is connected. The result
+    /// is what [`Driver::connect`] and [`Store::reconfigure`] are given. Default: none follows it.
+    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+        let _ = (config, machine);
+    }
+
+    /// Returns whether the value of a field of a configuration may be shown, in the printed configuration and elsewhere.
+    /// `field` is written as [`crate::redact`] describes. Default: of no field, so that a forgotten one is not a leak.
+    fn shows(&self, field: &str) -> bool {
+        let _ = field;
+        false
+    }
+
+    /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
+    fn validate(&self, config: &StoreConfig) -> Result<(), Error>;
+
+    /// Returns the files that a configuration names and connecting reads, such as certificates. Default: none.
+    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+        let _ = config;
+        Vec::new()
+    }
+
+    /// Checks what a valid configuration needs of this machine, without a side effect: mistakes that no later attempt to
+    /// connect can find gone ([`crate::ErrorKind::Config`]). May block. By default [`Driver::files`] are looked at.
+    fn preflight(&self, config: &StoreConfig) -> Result<(), Error> {
+        self.files(config).iter().try_for_each(|file| readable(file))
+    }
+
+    /// Returns whether a store is a part of this machine alone, so that [`crate::ErrorKind::Config`] from [`Driver::connect`] is a
+    /// mistake as one of [`Driver::preflight`] is: no later attempt finds it gone. Default: no.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// Returns how long connecting may take before it is given up and tried again. Default 10 s: a backend that does not
+    /// answer by then is away. More for drivers that read a whole store.
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// Connects a store.
+    ///
+    /// # Behaviour
+    /// - bad configuration: [`crate::ErrorKind::Config`].
+    /// - backend not reachable: [`crate::ErrorKind::Unavailable`]; the caller tries again.
+    /// - cancelled: nothing is left behind.
+    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
+}
+
+/// Makes sure that this is a file which can be read.
+fn readable(path: &Path) -> Result<(), Error> {
+    let wrong = |problem: &str| {
+        Error::config(format!("{problem}: path=`{}`", printable(&path.display().to_string())))
+    };
+    let found = std::fs::metadata(path).map_err(|error| wrong("file cannot be found").caused_by(error))?;
+    if !found.is_file() {
+        // Not opened: a pipe would wait for its other end.
+        return Err(wrong("this is no regular file"));
+    }
+    std::fs::File::open(path).map(drop).map_err(|error| wrong("file cannot be read").caused_by(error))
+}
+
+/// Reads durations in configurations: text such as `"5s"`, `"250ms"` or `"1m30s"` (units `ns`, `us`, `ms`, `s`, `m`, `h`,
+/// `d`), or an integer of nanoseconds as the original's drivers had it. For
+/// `#[serde(deserialize_with = "atomix_store::deserialize_duration")]`.
+pub fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum DurationField {
+        Nanoseconds(u64),
+        Text(String),
+    }
+    const RIGHT: &str = "a duration is a text such as `1m30s` or a number of nanoseconds";
+    match DurationField::deserialize(deserializer).map_err(|_| D::Error::custom(RIGHT))? {
+        DurationField::Nanoseconds(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
+        DurationField::Text(text) => parse_go_duration(&text)
+            .ok_or_else(|| D::Error::custom(format!("{RIGHT}, not `{}`", printable(&text)))),
+    }
+}
+
+/// Numbers with units, one after the other, as Go writes them. `None` if it is something else.
+fn parse_go_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    loop {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, with_unit) = rest.split_at(number);
+        let end = with_unit.find(|c: char| c.is_ascii_digit()).unwrap_or(with_unit.len());
+        let (unit, next) = with_unit.split_at(end);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return None,
+        };
+        let seconds = value.parse::<f64>().ok()? * seconds;
+        sum = sum.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        if next.is_empty() {
+            return Some(sum);
+        }
+        rest = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, millis) in [
+            ("5s", Some(5_000)),
+            ("250ms", Some(250)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("30d", Some(2_592_000_000)),
+            ("5", None),
+            ("s", None),
+            ("", None),
+            ("5 s", None),
+            ("-1s", None),
+            ("1e400s", None),
+        ] {
+            assert_eq!(parse_go_duration(text), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+}

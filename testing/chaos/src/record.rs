@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Records what clients are told while they use all primitives at once, and judges it.
+//!
+//! [`run`] lets clients, each with a session of its own, call whatever is served at some endpoints, which may die, stand
+//! still, and come back meanwhile. Watchers follow, and are cut off now and then. [`Recording::judge`] asks of every
+//! object that one order of calls explains all answers, and of every stream that it kept its promises
+//! (`atomix_conformance::history`). What fails is written to a file, and judged again with [`replay`].
+#![allow(clippy::disallowed_methods, reason = "clients of real servers, in real time")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "of many answers only some tell something")]
+
+mod cells;
+mod last;
+mod log;
+mod owned;
+mod plain;
+mod session;
+mod streams;
+mod told;
+mod verdict;
+mod worker;
+
+pub use verdict::{Recording, Summary, Violation, Violations, replay};
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atomix_conformance::Dice;
+
+use log::Log;
+use streams::Watcher;
+use worker::Worker;
+
+/// What is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Keys of maps, with times to live and transactions.
+    Map,
+    /// Values.
+    Value,
+    /// Counters.
+    Counter,
+    /// Locks.
+    Lock,
+    /// Locks of the keys of maps.
+    KeyLock,
+    /// Sets.
+    Set,
+    /// Lists.
+    List,
+    /// Indexed maps.
+    IndexedMap,
+    /// Counter maps.
+    CounterMap,
+    /// Multimaps.
+    MultiMap,
+    /// Elections.
+    Election,
+    /// Topics.
+    Topic,
+}
+
+/// How the clients go about it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many clients call.
+    pub clients: u32,
+    /// How many follow.
+    pub watchers: u32,
+    /// How many primitives of each kind there are.
+    pub names: u64,
+    /// What names begin with, so that several recordings can share a store.
+    pub prefix: String,
+    /// What is recorded.
+    pub kinds: Vec<Kind>,
+    /// The tag by which routes find the store, if there are routes.
+    pub tag: Option<String>,
+    /// How long a call may take.
+    pub call_timeout: Duration,
+    /// The longest pause between two calls of a client.
+    pub pause: Duration,
+    /// How much later than its time an entry may go. `None`: it may stay.
+    pub late: Option<Duration>,
+    /// How long a lock may lie free while somebody waits for it. `None`: as long as it likes.
+    pub free: Option<Duration>,
+    /// Whether others may take a runtime for dead whose connections go on: because it is stopped, or cut off from its
+    /// store. Its clients may lose what they own then.
+    pub stalls: bool,
+    /// Whether clients end their sessions now and then, as if they had died.
+    pub deaths: bool,
+    /// How many steps the judgement of one object may take.
+    pub steps: usize,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Map,
+        Self::Value,
+        Self::Counter,
+        Self::Lock,
+        Self::KeyLock,
+        Self::Set,
+        Self::List,
+        Self::IndexedMap,
+        Self::CounterMap,
+        Self::MultiMap,
+        Self::Election,
+        Self::Topic,
+    ];
+}
+
+impl Default for Options {
+    /// A run without faults.
+    fn default() -> Self {
+        Self {
+            clients: 8,
+            watchers: 10,
+            names: 2,
+            prefix: "h".to_owned(),
+            kinds: Kind::ALL.to_vec(),
+            tag: None,
+            call_timeout: Duration::from_secs(1),
+            pause: Duration::from_millis(3),
+            late: Some(Duration::from_secs(3)),
+            free: Some(Duration::from_millis(1500)),
+            stalls: false,
+            deaths: true,
+            steps: 500_000,
+        }
+    }
+}
+
+impl Options {
+    /// A run in which servers die, stand still, or cannot be reached.
+    pub fn with_faults() -> Self {
+        Self { late: None, free: None, stalls: true, ..Self::default() }
+    }
+}
+
+/// How far a recording is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Runs,
+    /// The last marks are written: no stream begins any more.
+    Ends,
+    /// The last marks have been written.
+    Ended,
+}
+
+/// Records for `duration` what is served at the `endpoints` (`http://host:port` or `unix:/path`): each may be reached or
+/// not at any time. What the clients do depends on the `seed`, what they are told does not.
+pub async fn run(endpoints: &[String], seed: u64, duration: Duration, options: &Options) -> Recording {
+    let log = Arc::new(Log::new(options.clone(), endpoints.to_vec()));
+    let mut dice = Dice::new(seed);
+    let until = Instant::now() + duration;
+    let (phase, phases) = tokio::sync::watch::channel(Phase::Runs);
+    let watchers: Vec<_> = (0..options.watchers)
+        .map(|_| {
+            let watcher = Watcher::new(Arc::clone(&log), Dice::new(dice.bits()), phases.clone());
+            tokio::spawn(watcher.follow())
+        })
+        .collect();
+    let workers: Vec<_> = (0..options.clients)
+        .map(|me| {
+            let worker = Worker::new(Arc::clone(&log), Dice::new(dice.bits()), me);
+            tokio::spawn(worker.work(until))
+        })
+        .collect();
+    for worker in workers {
+        worker.await.expect("a worker does not panic");
+    }
+    phase.send_replace(Phase::Ends);
+    // Marks that every stream shows that goes on, and with them whatever was done before.
+    Worker::new(Arc::clone(&log), Dice::new(dice.bits()), options.clients).finish().await;
+    phase.send_replace(Phase::Ended);
+    for watcher in watchers {
+        watcher.await.expect("a watcher does not panic");
+    }
+    Recording::new(seed, &log)
+}

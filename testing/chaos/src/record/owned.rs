@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls for what a session owns: locks and candidacies.
+
+use std::time::Duration;
+
+use atomix_client::election::Term;
+use atomix_client::lock::Guard;
+use atomix_client::{KeysGuard, Result};
+use atomix_linearizability::{Call, election, lock};
+
+use super::told::{Told, one, term_answer};
+use super::worker::{Access, Ask, Heard, Worker};
+
+/// Something that is held.
+enum Held {
+    Lock(Guard),
+    Keys(KeysGuard),
+}
+
+impl Worker {
+    pub(super) async fn lock(&mut self, name: u64) {
+        let object = format!("lock/{name}/");
+        let lock = self.session().locks[&name].clone();
+        if self.dice.roll(5) == 0 {
+            let ask = ask(&object, lock::Op::Token, Access::Reads);
+            let token = |told: Told<'_, Option<u64>>| {
+                one(Some(told.ok()?.map_or(lock::Answer::Free, lock::Answer::Token)))
+            };
+            self.ask(ask, lock.holder(), token).await;
+            return;
+        }
+        let wait = self.lock_timeout();
+        let mut guard = None;
+        let take = async { Ok(guard.insert(lock.acquire().timeout(wait).await?).token()) };
+        let told = |told: Told<'_, u64>| one(told.ok().map(lock::Answer::Token));
+        let taken = self.take(std::slice::from_ref(&object), take, told).await;
+        if let Some(guard) = guard {
+            self.hold(&[object], Held::Lock(guard), &taken).await;
+        }
+    }
+
+    /// Locks keys of a map, or unlocks what it does not hold.
+    pub(super) async fn key_lock(&mut self, name: u64) {
+        let map = self.session().key_locks[&name].clone();
+        let keys = [&["k0"][..], &["k1"], &["k0", "k1"]][self.dice.index(3)];
+        let objects: Vec<String> = keys.iter().map(|key| format!("keylock/{name}/{key}")).collect();
+        if keys.len() == 1 && self.dice.roll(4) == 0 {
+            let ask = ask(&objects[0], lock::Op::Release(self.session().id), Access::Owns);
+            self.ask(ask, map.unlock(keys.iter().copied()), |told| one(released(told))).await;
+            return;
+        }
+        let wait = self.lock_timeout();
+        let mut guard = None;
+        let take = async {
+            guard = Some(map.lock(keys.iter().copied()).timeout(wait).await?);
+            Ok(())
+        };
+        let count = keys.len();
+        let told = |told: Told<'_, ()>| told.ok().map(|()| vec![lock::Answer::Done; count]);
+        let taken = self.take(&objects, take, told).await;
+        if let Some(guard) = guard {
+            self.hold(&objects, Held::Keys(guard), &taken).await;
+        }
+    }
+
+    /// Returns how long to wait for a lock: not at all, for a moment, or for long.
+    fn lock_timeout(&mut self) -> Duration {
+        Duration::from_millis([0, 50, 200, 2500][self.dice.index(4)])
+    }
+
+    async fn take<T>(
+        &mut self,
+        objects: &[String],
+        take: impl Future<Output = Result<T>>,
+        told: impl FnOnce(Told<'_, T>) -> Option<Vec<lock::Answer>>,
+    ) -> Heard<lock::Answer> {
+        let session = self.session().id;
+        let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Take(session))).collect();
+        let heard = self.ask(Ask { book: |log| &log.locks, ops, access: Access::Owns }, take, told).await;
+        if heard.reason == "LOCK_TIMEOUT" {
+            for object in objects {
+                // It may have been its turn in the moment in which it gave up, and others may have seen that.
+                let ended = Some(heard.ended);
+                let turn = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
+                self.log.locks.note(object, turn);
+            }
+            if let [object] = objects {
+                let during = heard.began..heard.ended;
+                self.log.locks.note(object, Call::done(session, during, lock::Op::Wait, lock::Answer::Done));
+            }
+        }
+        heard
+    }
+
+    async fn hold(&mut self, objects: &[String], held: Held, taken: &Heard<lock::Answer>) {
+        tokio::time::sleep(Duration::from_micros(self.dice.roll(8000))).await;
+        let session = self.session().id;
+        let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Release(session))).collect();
+        let ask = Ask { book: |log| &log.locks, ops, access: Access::Owns };
+        let release = async {
+            match held {
+                Held::Lock(guard) => guard.release().await,
+                Held::Keys(guard) => guard.release().await,
+            }
+        };
+        let count = objects.len();
+        let told = |told: Told<'_, ()>| released(told).map(|answer| vec![answer; count]);
+        let heard = self.ask(ask, release, told).await;
+        match heard.answers.as_deref() {
+            Some([lock::Answer::Done, ..]) => {}
+            Some(_) => {
+                if self.log.options.stalls {
+                    // The runtime was taken for dead, and with it the session.
+                    for object in objects {
+                        let ended = Some(heard.ended);
+                        let end = Call { ended, ..Call::lost(session, taken.began, lock::Op::End(session)) };
+                        self.log.locks.note(object, end);
+                    }
+                }
+                self.spent = true;
+            }
+            // It may hold the lock still, and nothing but its end gives it back.
+            None => self.spent = true,
+        }
+    }
+
+    pub(super) async fn election(&mut self, name: u64) {
+        let object = format!("election/{name}/");
+        let election = self.session().elections[&name].clone();
+        let session = self.session().id;
+        let own = format!("c{}", self.me);
+        let other = format!("c{}", self.dice.roll(u64::from(self.log.options.clients)));
+        let told = |told: Told<'_, Term>| one(told.ok().map(term_answer));
+        let ask = |op, access| Ask { book: |log| &log.elections, ops: vec![(object.as_str(), op)], access };
+        match self.dice.roll(10) {
+            0..2 => {
+                self.ask(ask(election::Op::Get, Access::Reads), election.term(), told).await;
+            }
+            2..5 => {
+                let ask = ask(election::Op::Enter(own.clone(), session), Access::Owns);
+                let heard = self.ask(ask, election.enter(own), told).await;
+                if self.log.options.stalls {
+                    let end = Call::lost(session, heard.began, election::Op::End(session));
+                    self.log.elections.note(&object, end);
+                }
+            }
+            5..7 => {
+                let ask = ask(election::Op::Withdraw(own.clone(), session), Access::Owns);
+                self.ask(ask, election.withdraw(own), told).await;
+            }
+            7 => {
+                let ask = ask(election::Op::Anoint(other.clone()), Access::Writes);
+                self.ask(ask, election.anoint(other), told).await;
+            }
+            8 => {
+                let ask = ask(election::Op::Promote(other.clone()), Access::Writes);
+                self.ask(ask, election.promote(other), told).await;
+            }
+            _ if self.dice.roll(2) == 0 => {
+                let ask = ask(election::Op::Demote(other.clone()), Access::Writes);
+                self.ask(ask, election.demote(other), told).await;
+            }
+            _ => {
+                let ask = ask(election::Op::Evict(other.clone()), Access::Writes);
+                self.ask(ask, election.evict(other), told).await;
+            }
+        }
+    }
+}
+
+fn ask(object: &str, op: lock::Op, access: Access) -> Ask<'_, atomix_linearizability::Lock> {
+    Ask { book: |log| &log.locks, ops: vec![(object, op)], access }
+}
+
+fn released(told: Told<'_, ()>) -> Option<lock::Answer> {
+    match told {
+        Ok(()) => Some(lock::Answer::Done),
+        Err("LOCK_NOT_HELD") => Some(lock::Answer::NotHeld),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What calls have told, as the models of the judge say it.
+
+use atomix_client::election::Term;
+use atomix_client::{Versioned, Written};
+use atomix_linearizability::{cell, election, index, list, member, number};
+
+/// What a call brought: its value, or the reason why not.
+pub(super) type Told<'a, T> = Result<T, &'a str>;
+/// An entry of an indexed map.
+pub(super) type Entry = atomix_client::indexedmap::Entry<String>;
+/// An item of a list.
+pub(super) type Item = atomix_client::list::Item<String>;
+
+/// The answer of the only object that a call was about.
+pub(super) fn one<A>(answer: Option<A>) -> Option<Vec<A>> {
+    answer.map(|answer| vec![answer])
+}
+
+/// Returns the mark that was written as this text. Nobody has got the last number as a mark.
+pub(super) fn parse(text: &str) -> u64 {
+    text.parse().unwrap_or(u64::MAX)
+}
+
+pub(super) fn is(value: Option<&Versioned<String>>) -> cell::Answer {
+    match value {
+        Some(value) => cell::Answer::Is(parse(&value.value), value.version),
+        None => cell::Answer::Missing,
+    }
+}
+
+pub(super) fn conflict(reason: &str) -> Option<cell::Answer> {
+    match reason {
+        "VERSION_MISMATCH" => Some(cell::Answer::Conflict),
+        "KEY_EXISTS" => Some(cell::Answer::Exists),
+        "KEY_NOT_FOUND" | "VALUE_NOT_SET" => Some(cell::Answer::Missing),
+        _ => None,
+    }
+}
+
+pub(super) fn read(told: Told<'_, Option<Versioned<String>>>) -> Option<cell::Answer> {
+    told.map_or_else(conflict, |value| Some(is(value.as_ref())))
+}
+
+pub(super) fn written(told: Told<'_, Written<String>>) -> Option<cell::Answer> {
+    told.map_or_else(conflict, |written| {
+        let previous = written.previous.map(|value| (parse(&value.value), value.version));
+        Some(cell::Answer::Written(written.version, previous))
+    })
+}
+
+pub(super) fn inserted(told: Told<'_, u64>) -> Option<cell::Answer> {
+    told.map_or_else(conflict, |version| Some(cell::Answer::Inserted(version)))
+}
+
+pub(super) fn numbered(told: Told<'_, i64>) -> Option<number::Answer> {
+    maybe(told.map(Some))
+}
+
+pub(super) fn maybe(told: Told<'_, Option<i64>>) -> Option<number::Answer> {
+    match told {
+        Ok(Some(number)) => Some(number::Answer::Is(number)),
+        Ok(None) | Err("KEY_NOT_FOUND") => Some(number::Answer::Missing),
+        Err("VALUE_MISMATCH") => Some(number::Answer::Conflict),
+        Err("KEY_EXISTS") => Some(number::Answer::Exists),
+        Err(_) => None,
+    }
+}
+
+pub(super) fn yes(yes: bool) -> member::Answer {
+    if yes { member::Answer::Yes } else { member::Answer::No }
+}
+
+pub(super) fn changed(told: Told<'_, bool>) -> Option<member::Answer> {
+    told.ok().map(yes)
+}
+
+pub(super) fn placed(told: Told<'_, list::Answer>) -> Option<list::Answer> {
+    match told {
+        Ok(answer) => Some(answer),
+        Err("INVALID_ARGUMENT") => Some(list::Answer::Beyond),
+        Err(_) => None,
+    }
+}
+
+pub(super) fn indexed(told: Told<'_, Option<Entry>>) -> Option<index::Answer> {
+    match told {
+        Ok(Some(entry)) => {
+            let key = parse(entry.key.trim_start_matches('k'));
+            let value = parse(&entry.value.value);
+            Some(index::Answer::Entry((key, value, entry.index, entry.value.version)))
+        }
+        Ok(None) | Err("KEY_NOT_FOUND") => Some(index::Answer::Missing),
+        Err("KEY_EXISTS") => Some(index::Answer::Exists),
+        Err(_) => None,
+    }
+}
+
+pub(super) fn term_answer(term: Term) -> election::Answer {
+    let queue = term.leader.into_iter().chain(term.candidates).collect();
+    election::Answer { term: term.number, queue }
+}

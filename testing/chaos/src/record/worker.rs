@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A client, its session, and what it remembers of each call.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atomix_client::{Error, Result};
+use atomix_conformance::Dice;
+use atomix_linearizability::{Call, Model};
+
+use super::Kind;
+use super::log::{Book, Log};
+use super::session::Session;
+use super::told::Told;
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) log: Arc<Log>,
+    pub(super) dice: Dice,
+    pub(super) me: u32,
+    pub(super) session: Option<Session>,
+    /// Whether the session is to end before the next call.
+    pub(super) spent: bool,
+}
+
+/// What a call leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing.
+    Reads,
+    /// A change.
+    Writes,
+    /// Something that the session owns: a connection that breaks is no refusal.
+    Owns,
+}
+
+/// A call that is about to be made.
+#[derive(Debug)]
+pub(super) struct Ask<'a, M: Model> {
+    pub(super) book: fn(&Log) -> &Book<M>,
+    /// The objects that the call is about, each with what it asks of them.
+    pub(super) ops: Vec<(&'a str, M::Op)>,
+    pub(super) access: Access,
+}
+
+/// When a call began and ended, and its answers if it was answered.
+pub(super) struct Heard<A> {
+    pub(super) began: u64,
+    pub(super) ended: u64,
+    pub(super) answers: Option<Vec<A>>,
+    /// Whether it was certainly not applied.
+    pub(super) refused: bool,
+    /// Why there is no answer.
+    pub(super) reason: String,
+}
+
+/// How long a client waits when nothing can be reached.
+pub(super) const PAUSE: Duration = Duration::from_millis(30);
+
+// === impl Worker ===
+
+impl Worker {
+    pub(super) fn new(log: Arc<Log>, dice: Dice, me: u32) -> Self {
+        Self { log, dice, me, session: None, spent: false }
+    }
+
+    /// Calls until then.
+    pub(super) async fn work(mut self, until: Instant) {
+        while Instant::now() < until {
+            let kinds = &self.log.options.kinds;
+            let kind = kinds[self.dice.index(kinds.len())];
+            let name = self.dice.roll(self.log.options.names);
+            if !self.ready(kind, name).await {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            self.call(kind, name).await;
+            let pause = self.log.options.pause.as_micros();
+            let pause = self.dice.roll(u64::try_from(pause).unwrap_or(u64::MAX).max(1));
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+            self.spent |= self.log.options.deaths && self.dice.roll(1000) == 0;
+        }
+    }
+
+    /// Makes sure that there is a session which has opened this primitive.
+    pub(super) async fn ready(&mut self, kind: Kind, name: u64) -> bool {
+        if self.spent || self.session.as_ref().is_some_and(Session::is_gone) {
+            self.session = None;
+            self.spent = false;
+        }
+        if self.session.is_none() {
+            let endpoint = self.dice.index(self.log.endpoints.len());
+            match Session::begin(&self.log, &self.log.endpoints[endpoint]).await {
+                Ok(session) => self.session = Some(session),
+                Err(error) => self.count_error("session", &error),
+            }
+        }
+        let Some(session) = &mut self.session else { return false };
+        let opened = session.open(kind, name).await;
+        if let Err(error) = &opened {
+            self.count_error("open", error);
+            self.doubt(error);
+        }
+        opened.is_ok()
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        self.session.as_ref().expect("it was made ready")
+    }
+
+    fn count_error(&self, what: &str, error: &Error) {
+        let reason = error.reason().unwrap_or("-");
+        *self.log.tally().errors.entry(format!("{what}: {} {reason}", error.kind())).or_default() += 1;
+    }
+
+    async fn call(&mut self, kind: Kind, name: u64) {
+        match kind {
+            Kind::Map => self.map(name).await,
+            Kind::Value => self.value(name).await,
+            Kind::Counter => self.counter(name).await,
+            Kind::Lock => self.lock(name).await,
+            Kind::KeyLock => self.key_lock(name).await,
+            Kind::Set => self.set(name).await,
+            Kind::List => self.list(name).await,
+            Kind::IndexedMap => self.indexed_map(name).await,
+            Kind::CounterMap => self.counter_map(name).await,
+            Kind::MultiMap => self.multimap(name).await,
+            Kind::Election => self.election(name).await,
+            Kind::Topic => {
+                let mark = self.log.mark();
+                self.publish(name, mark).await;
+            }
+        }
+    }
+
+    /// Makes a call and remembers it. `answer` says what the call has told of each object, or `None` if it told nothing.
+    pub(super) async fn ask<M: Model, T>(
+        &mut self,
+        ask: Ask<'_, M>,
+        call: impl IntoFuture<Output = Result<T>>,
+        answer: impl FnOnce(Told<'_, T>) -> Option<Vec<M::Answer>>,
+    ) -> Heard<M::Answer> {
+        let Ask { book, ops, access } = ask;
+        let heard = self.hear(access, call, answer).await;
+        let client = self.session().id;
+        for (at, (object, op)) in ops.into_iter().enumerate() {
+            let during = heard.began..heard.ended;
+            match &heard.answers {
+                Some(answers) => {
+                    book(&self.log).note(object, Call::done(client, during, op, answers[at].clone()));
+                }
+                None if heard.refused || access == Access::Reads => {}
+                None => book(&self.log).note(object, Call::lost(client, heard.began, op)),
+            }
+        }
+        heard
+    }
+
+    /// Makes a call.
+    pub(super) async fn hear<A, T>(
+        &mut self,
+        access: Access,
+        call: impl IntoFuture<Output = Result<T>>,
+        answer: impl FnOnce(Told<'_, T>) -> Option<Vec<A>>,
+    ) -> Heard<A> {
+        let began = self.log.now();
+        let told = call.await;
+        let ended = self.log.now();
+        if let Some(session) = &mut self.session
+            && (told.is_ok() || told.as_ref().is_err_and(|error| error.reason().is_some()))
+        {
+            session.answered(began);
+        }
+        let (answers, refused, reason) = match told {
+            Ok(value) => (answer(Ok(value)), false, String::new()),
+            Err(error) => {
+                let reason = error.reason().unwrap_or_default().to_owned();
+                let answers = answer(Err(&reason));
+                if answers.is_none() {
+                    self.count_error(if access == Access::Reads { "read" } else { "write" }, &error);
+                    self.doubt(&error);
+                }
+                (answers, is_refusal(&error, access), reason)
+            }
+        };
+        let mut tally = self.log.tally();
+        match &answers {
+            Some(_) => tally.done += 1,
+            None if refused => tally.refused += 1,
+            None => tally.lost += 1,
+        }
+        drop(tally);
+        Heard { began, ended, answers, refused, reason }
+    }
+
+    /// Goes elsewhere now and then if nothing is to be had here.
+    fn doubt(&mut self, error: &Error) {
+        use atomix_client::Kind::{Cancelled, Timeout, Unavailable};
+        // A runtime that was taken for dead begins again under another name, and with it its sessions.
+        self.spent |= error.reason() == Some("HOST_LOST");
+        self.spent |= matches!(error.kind(), Timeout | Unavailable | Cancelled) && self.dice.roll(4) == 0;
+    }
+}
+
+/// Tells whether a call was certainly not applied.
+fn is_refusal(error: &Error, access: Access) -> bool {
+    use atomix_client::Kind as Error;
+    match error.kind() {
+        Error::Unavailable => access != Access::Owns,
+        Error::NotFound
+        | Error::AlreadyExists
+        | Error::Conflict
+        | Error::Invalid
+        | Error::Denied
+        | Error::Unsupported => true,
+        _ => false,
+    }
+}
