@@ -6,9 +6,11 @@
 use atomix_store::{Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
-use crate::backing::ROUNDS_MAX;
-use crate::number::{added, number};
-use crate::{Backing, Error, keys};
+use crate::error::Error;
+use crate::kit::backing::Backing;
+use crate::kit::backing::ROUNDS_MAX;
+use crate::kit::keys;
+use crate::kit::number::{added, number};
 
 /// A counter.
 #[derive(Debug)]

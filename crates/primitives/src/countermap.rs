@@ -7,9 +7,13 @@
 use atomix_store::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
-use crate::lock_table::LockTable;
-use crate::number::{added, number};
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
+use crate::kit::follow::Events;
+use crate::kit::lock_table::LockTable;
+use crate::kit::number::{added, number};
+use crate::kit::{follow, keys};
 
 /// A counter map.
 #[derive(Debug)]

@@ -14,8 +14,12 @@ use atomix_store::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::backing::{ROUNDS_MAX, Retry, run_uncancellable};
-use crate::{Backing, Caller, Error, Events, Owner, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::{ROUNDS_MAX, Retry, run_uncancellable};
+use crate::kit::caller::{Caller, Owner};
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 
 /// A leader election. A clone is the same one.
 #[derive(Debug, Clone)]

@@ -13,10 +13,14 @@ use atomix_store::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use crate::backing::ROUNDS_MAX;
-use crate::expiry::{Expiry, is_expiry};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::ROUNDS_MAX;
+use crate::kit::caller::Caller;
+use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 use crate::map::Versioned;
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 pub use crate::map::EntryChange;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use atomix_store::{Keyspace, number_bytes};
 use bytes::Bytes;
 
-use crate::keys;
+use crate::kit::keys;
 
 /// The kind of a primitive. Names of one kind are one namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -18,8 +18,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
-use crate::backing::ROUNDS_MAX;
-use crate::{Backing, Caller, Error, Events, follow, keys};
+use crate::error::Error;
+use crate::kit::backing::Backing;
+use crate::kit::backing::ROUNDS_MAX;
+use crate::kit::caller::Caller;
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 
 /// A list.
 #[derive(Debug)]

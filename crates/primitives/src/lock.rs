@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
-use crate::lock_table::LockTable;
-use crate::{Backing, Caller, Error, Grant, Holding, Reason};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
+use crate::kit::lock_table::LockTable;
+use crate::kit::lock_table::{Grant, Holding};
 
 /// A lock.
 #[derive(Debug)]

@@ -14,10 +14,14 @@ use atomix_store::{
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::backing::ROUNDS_MAX;
-use crate::expiry::{Expiry, is_expiry};
-use crate::lock_table::LockTable;
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::ROUNDS_MAX;
+use crate::kit::caller::Caller;
+use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow::Events;
+use crate::kit::lock_table::LockTable;
+use crate::kit::{follow, keys};
 
 /// A map.
 #[derive(Debug)]

@@ -9,8 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use atomix_store::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::backing::ROUNDS_MAX;
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::ROUNDS_MAX;
+use crate::kit::caller::Caller;
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 
 /// A multimap.
 #[derive(Debug)]

@@ -8,8 +8,12 @@ use std::time::Duration;
 use atomix_store::{Change, Commit, Entry, Guard, Txn, Write, printable};
 use bytes::Bytes;
 
-use crate::expiry::{Expiry, is_expiry};
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
+use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 
 /// A set.
 #[derive(Debug)]

@@ -11,7 +11,11 @@ use atomix_env::WallTime;
 use atomix_store::{Commit, Txn, Write};
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Backing, Caller, Error, Events, follow, keys};
+use crate::error::Error;
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 
 /// A topic.
 #[derive(Debug)]

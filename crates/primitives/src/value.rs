@@ -9,9 +9,13 @@ use std::time::Duration;
 use atomix_store::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Txn, Write};
 use bytes::Bytes;
 
-use crate::expiry::{Expiry, is_expiry};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
+use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow::Events;
+use crate::kit::{follow, keys};
 use crate::map::{stored, version_guard, versioned};
-use crate::{Backing, Caller, Error, Events, Reason, follow, keys};
 
 pub use crate::map::{Stored, Versioned};
 

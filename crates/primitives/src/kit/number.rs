@@ -3,7 +3,7 @@
 
 use atomix_store::{Entry, Outcome, Written};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Returns the number that an entry holds.
 pub(crate) fn number(entry: &Entry) -> Result<i64, Error> {

@@ -14,8 +14,11 @@ use std::sync::Arc;
 use atomix_store::{Entry, Keyspace, Order, Range, Read, Store, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::backing::PAGE;
-use crate::{Error, Kind, Membership, keys};
+use crate::error::Error;
+use crate::kind::Kind;
+use crate::kit::backing::PAGE;
+use crate::kit::keys;
+use crate::kit::membership::Membership;
 
 /// The memory of a store for its primitives. Made anew for every use.
 #[derive(Debug)]

@@ -30,9 +30,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::wait_queue::{Owned, Phase, Stamp, Stamped, State, WaitQueueView, Waiter};
-use crate::backing::{ROUNDS_MAX, Retry, run_uncancellable};
-use crate::stamp_owners::StampOwner;
-use crate::{Backing, Caller, Error, Owner, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::{ROUNDS_MAX, Retry, run_uncancellable};
+use crate::kit::caller::{Caller, Owner};
+use crate::kit::stamp_owners::StampOwner;
+use crate::kit::{follow, keys};
 
 /// The locks of one keyspace, each named by a key.
 pub struct LockTable {

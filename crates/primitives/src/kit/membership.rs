@@ -15,8 +15,8 @@
 //! sure ([`Membership::confirm`]) that the last renewal was begun less than a timeout ago; if not, it renews, and that finds the
 //! record or finds it gone. Gone means that all is lost which this member owned here: it begins again under a new name.
 //!
-//! The records also show how far the wall clocks of the members are apart, see [`clocks`](crate::clocks). That decides whether
-//! [`expiry`](crate::expiry) trusts the wall clock of this member.
+//! The records also show how far the wall clocks of the members are apart, see [`clocks`](crate::kit::clocks). That decides whether
+//! [`expiry`](crate::kit::expiry) trusts the wall clock of this member.
 //!
 //! The keyspace is `host`: key `h` member (8), value timeout (8, milliseconds), time of the renewal (8, wall milliseconds).
 
@@ -33,10 +33,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Notify, watch};
 
-use crate::backing::PAGE;
-use crate::clocks::{Base, ClockOffset, Clocks};
-use crate::stamp_owners::StampRegistry;
-use crate::{Error, Reason, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::PAGE;
+use crate::kit::clocks::{Base, ClockOffset, Clocks};
+use crate::kit::keys;
+use crate::kit::stamp_owners::StampRegistry;
 
 /// The members of one store, as one of them sees them.
 pub struct Membership {

@@ -13,7 +13,10 @@ use atomix_store::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::{Error, Kind, Membership, Reason, keys};
+use crate::error::{Error, Reason};
+use crate::kind::Kind;
+use crate::kit::keys;
+use crate::kit::membership::Membership;
 
 /// The context of a primitive: a store, its keyspace there, the members of the store, the environment, and the limits of
 /// its arguments. Cheap to clone.

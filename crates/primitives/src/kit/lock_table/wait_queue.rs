@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{nonce, split};
-use crate::{Error, Owner, Reason, keys};
+use crate::error::{Error, Reason};
+use crate::kit::caller::Owner;
+use crate::kit::keys;
 
 /// The waiters and holders of this runtime.
 #[derive(Default)]

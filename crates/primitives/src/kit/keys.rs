@@ -22,7 +22,7 @@
 use atomix_store::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::Error;
+use crate::error::Error;
 
 pub(crate) const ENTRY: u8 = b'k';
 pub(crate) const INDEX: u8 = b'i';

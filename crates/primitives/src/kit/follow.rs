@@ -12,7 +12,9 @@ use atomix_store::{Change, Commit, Entry, Range, Revision, WatchFrom, WatchItem,
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::{Backing, Caller, Error, Reason};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::caller::Caller;
 
 /// A stream of a primitive. Ends without an error when the caller closes the primitive, its session ends, or the store
 /// is disconnected; ends after the first error.

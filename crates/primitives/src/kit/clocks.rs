@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Compares the wall clocks of the runtimes on a shared store.
 //!
-//! Each record of [`membership`](crate::membership) carries the wall time of its renewal. A runtime reads the records of the others with every
+//! Each record of [`membership`](crate::kit::membership) carries the wall time of its renewal. A runtime reads the records of the others with every
 //! renewal of its own. A clock is kept as a [`Base`]: the wall time minus the monotonic time of this runtime at the same moment.
 //! That number does not change while time goes by, only when a wall clock is set, so it can be compared long after it was read.
 //!

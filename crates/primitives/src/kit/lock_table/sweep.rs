@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 use super::wait_queue::Stamped;
 use super::{Shared, nonce};
-use crate::{Owner, keys};
+use crate::kit::caller::Owner;
+use crate::kit::keys;
 
 /// The first pause between two looks for orphans, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);

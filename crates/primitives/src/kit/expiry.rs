@@ -38,8 +38,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
-use crate::backing::Retry;
-use crate::{Backing, Error, Reason, follow, keys};
+use crate::error::{Error, Reason};
+use crate::kit::backing::Backing;
+use crate::kit::backing::Retry;
+use crate::kit::{follow, keys};
 
 /// Lets subjects of one keyspace expire.
 pub(crate) struct Expiry {
