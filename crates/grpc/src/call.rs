@@ -7,16 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atomix_primitives::{Caller, Error, Events, Kind, Reason};
+use atomix_primitives::{Caller, Error, Events, Kind, PrimitiveConfig, Reason, TypedPrimitive};
 use atomix_proto::runtime::PrimitiveId;
-use atomix_runtime::{
-    CallGuard, PrimitiveConfig, PrimitiveHandle, Runtime, Session, TypedPrimitive, shutting_down,
-};
+use atomix_runtime::{CallGuard, PrimitiveHandle, Runtime, Session, shutting_down};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use http::Extensions;
 use tonic::{Response, Status};
 
+use crate::directory::Directory;
 use crate::status::{status, stream_status};
 
 /// All services: they share the runtime and have no state of their own.
@@ -26,6 +25,9 @@ pub(crate) struct Services {
     /// Waiting calls and streams that one connection may have, to be shown.
     pub(crate) long_calls_max: u32,
 }
+
+/// Adds the services of a file to a port.
+pub(crate) type Register = fn(&mut Directory, &Services);
 
 /// A call on a primitive; dereferences to it.
 #[derive(Debug)]
@@ -105,7 +107,20 @@ macro_rules! create_and_close {
     };
 }
 
-pub(crate) use {call, create_and_close, stream_call};
+/// Registers the generated servers of a file.
+macro_rules! services {
+    ($($server:path),+) => {
+        pub(crate) fn register(directory: &mut crate::directory::Directory, services: &crate::call::Services) {
+            $({
+                use $server as Server;
+                // The transport has refused what is too large, with another code.
+                directory.add(Server::new(services.clone()).max_decoding_message_size(usize::MAX));
+            })+
+        }
+    };
+}
+
+pub(crate) use {call, create_and_close, services, stream_call};
 
 // === impl Services ===
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The class of each method: from the descriptors, and one table of the unary methods that wait.
+//! The class of each method, from the descriptors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use atomix_proto::DESCRIPTOR_SET;
@@ -13,29 +13,32 @@ use prost_types::FileDescriptorSet;
 pub(crate) enum CallClass {
     /// Answers at once. Has a deadline.
     Unary,
-    /// Waits for other clients before it answers. Ends with its own deadline, if it has one, or with the drain.
+    /// Waits for other clients before it answers: its request has a `timeout`, the time that it may wait. Ends with its own deadline, if it has one, or with the drain.
     Waiting,
     /// Answers with a stream. Ends with the drain.
     Streaming,
 }
 
-/// The paths of the unary methods that wait for other clients. The descriptors do not show this property.
-const WAITING: [&str; 3] = [
-    "/atomix.runtime.countermap.v1.CounterMap/Lock",
-    "/atomix.runtime.lock.v1.Lock/Lock",
-    "/atomix.runtime.map.v1.Map/Lock",
-];
+/// The field of a request that makes a unary method one that waits.
+const TIMEOUT: &str = "timeout";
 
 /// The methods of all services that have descriptors, by service: path and class of each.
 static METHODS: LazyLock<HashMap<String, Vec<(String, CallClass)>>> = LazyLock::new(|| {
-    let services = descriptors().file.into_iter().flat_map(|file| {
+    let files = descriptors().file;
+    let messages = files.iter().flat_map(|file| {
         let package = file.package().to_owned();
-        file.service.into_iter().map(move |service| {
-            let name = format!("{package}.{}", service.name());
+        file.message_type.iter().map(move |message| (format!(".{package}.{}", message.name()), message))
+    });
+    let with_timeout: HashSet<String> = messages
+        .filter(|(_, message)| message.field.iter().any(|field| field.name() == TIMEOUT))
+        .map(|(name, _)| name)
+        .collect();
+    let services = files.iter().flat_map(|file| {
+        file.service.iter().map(|service| {
+            let name = format!("{}.{}", file.package(), service.name());
             let methods = service.method.iter().map(|method| {
-                let path = format!("/{name}/{}", method.name());
-                let class = class(&path, method.server_streaming());
-                (path, class)
+                let waits = with_timeout.contains(method.input_type());
+                (format!("/{name}/{}", method.name()), class(method.server_streaming(), waits))
             });
             (name.clone(), methods.collect())
         })
@@ -48,10 +51,10 @@ pub(crate) fn methods(service: &str) -> &'static [(String, CallClass)] {
     METHODS.get(service).map_or(&[], Vec::as_slice)
 }
 
-fn class(path: &str, streams: bool) -> CallClass {
+fn class(streams: bool, waits: bool) -> CallClass {
     if streams {
         CallClass::Streaming
-    } else if WAITING.contains(&path) {
+    } else if waits {
         CallClass::Waiting
     } else {
         CallClass::Unary
@@ -88,7 +91,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_class_follows_the_descriptor_and_the_table() {
+    fn the_class_follows_the_descriptor() {
         let class = |path: &str| {
             let service = path.split('/').nth(1).unwrap();
             methods(service).iter().find(|(method, _)| method == path).map(|(_, class)| *class)
@@ -104,22 +107,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn exactly_the_unary_methods_whose_request_has_a_timeout_wait() {
-        let messages: HashMap<String, bool> = descriptors()
-            .file
-            .iter()
-            .flat_map(|file| {
-                file.message_type.iter().map(|message| {
-                    let has_timeout = message.field.iter().any(|field| field.name() == "timeout");
-                    (format!(".{}.{}", file.package(), message.name()), has_timeout)
-                })
-            })
+    fn the_methods_that_wait_are_those_of_locks() {
+        let methods = METHODS.values().flatten();
+        let waiting: BTreeSet<&str> = methods
+            .filter(|(_, class)| *class == CallClass::Waiting)
+            .map(|(path, _)| path.as_str())
             .collect();
-        let with_timeout: BTreeSet<String> = rpcs()
-            .into_iter()
-            .filter(|(_, method)| !method.server_streaming() && messages[method.input_type()])
-            .map(|(path, _)| path)
-            .collect();
-        assert_eq!(with_timeout, WAITING.map(str::to_owned).into(), "a method that waits needs an entry");
+        let locks = [
+            "/atomix.runtime.countermap.v1.CounterMap/Lock",
+            "/atomix.runtime.lock.v1.Lock/Lock",
+            "/atomix.runtime.map.v1.Map/Lock",
+        ];
+        assert_eq!(
+            waiting,
+            locks.into(),
+            "a method that waits has no deadline by default: is that right for it?"
+        );
     }
 }

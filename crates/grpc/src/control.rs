@@ -8,9 +8,11 @@ use atomix_runtime::{Routes, decode_config};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use crate::call::Services;
+use crate::call::{Services, services};
 use crate::convert::store_id;
 use crate::status::status;
+
+services!(proxy::proxy_server::ProxyServer, runtime::runtime_server::RuntimeServer);
 
 #[tonic::async_trait]
 impl runtime::runtime_server::Runtime for Services {

@@ -5,9 +5,11 @@ use atomix_primitives::{Counter, Kind};
 use atomix_proto::counter;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Services, call, create_and_close};
+use crate::call::{Services, call, create_and_close, services};
 use crate::convert::request_name;
 use crate::status::status;
+
+services!(counter::counter_server::CounterServer, counter::counters_server::CountersServer);
 
 #[tonic::async_trait]
 impl counter::counters_server::Counters for Services {

@@ -6,10 +6,15 @@ use atomix_primitives::{CounterMap, Kind};
 use atomix_proto::countermap;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::{duration, request_name};
 use crate::handover::HandOver;
 use crate::status::{status, stream_status};
+
+services!(
+    countermap::counter_map_server::CounterMapServer,
+    countermap::counter_maps_server::CounterMapsServer
+);
 
 #[tonic::async_trait]
 impl countermap::counter_maps_server::CounterMaps for Services {

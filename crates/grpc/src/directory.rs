@@ -26,14 +26,17 @@ pub(crate) type Answering = BoxFuture<'static, Result<http::Response<Body>, Infa
 ///
 /// A call costs one look-up and one virtual call. The router of tonic, which serves reflection only, allocates several
 /// times per call: a fifth of the cost of a call on the memory store.
+#[derive(Default)]
 pub(crate) struct Directory {
     /// By `/package.Service/Method`.
     methods: HashMap<String, Method>,
     services: Vec<(&'static str, Box<dyn Dispatch>)>,
     /// Reflection. Built on first use: it takes as long to build as the rest of the start.
-    reflection: LazyLock<Routes, Box<dyn FnOnce() -> Routes + Send>>,
+    reflection: Option<Reflection>,
     elsewhere: Elsewhere,
 }
+
+type Reflection = LazyLock<Routes, Box<dyn FnOnce() -> Routes + Send>>;
 
 /// A method that a request may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +66,14 @@ const REFLECTION: &str = "/grpc.reflection.";
 // === impl Directory ===
 
 impl Directory {
-    /// Makes a directory without services; `reflection` builds the reflection services.
-    pub(crate) fn new(reflection: impl FnOnce() -> Routes + Send + 'static) -> Self {
-        Self {
-            methods: HashMap::new(),
-            services: Vec::new(),
-            reflection: LazyLock::new(Box::new(reflection)),
-            elsewhere: Elsewhere::default(),
-        }
+    /// Returns the names of the services.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.services.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Adds the reflection services, which `build` makes when they are used first.
+    pub(crate) fn reflect(&mut self, build: impl FnOnce() -> Routes + Send + 'static) {
+        self.reflection = Some(LazyLock::new(Box::new(build)));
     }
 
     /// Adds a service.
@@ -92,24 +95,26 @@ impl Directory {
 
     /// Names the port that has the services which `other` has and this one has not.
     pub(crate) fn refer_to(&mut self, other: &Self, port: String) {
-        let names = other.services.iter().map(|(name, _)| *name).collect();
-        self.elsewhere = Elsewhere { names, port };
+        self.elsewhere = Elsewhere { names: other.names(), port };
     }
 
     /// Finds the method of a path.
     pub(crate) fn method(&self, path: &str) -> Option<Method> {
         let method = self.methods.get(path).copied();
         method.or_else(|| {
-            path.starts_with(REFLECTION).then_some(Method { service: None, class: CallClass::Streaming })
+            let reflects = self.reflection.is_some() && path.starts_with(REFLECTION);
+            reflects.then_some(Method { service: None, class: CallClass::Streaming })
         })
     }
 
     /// Calls a method that was found for the request.
     pub(crate) fn call(&self, method: Option<Method>, request: Request) -> Answering {
-        match method {
-            Some(Method { service: Some(position), .. }) => self.services[position].1.call(request),
-            Some(Method { service: None, .. }) => Box::pin(Routes::clone(&self.reflection).call(request)),
-            None => {
+        match (method, &self.reflection) {
+            (Some(Method { service: Some(position), .. }), _) => self.services[position].1.call(request),
+            (Some(Method { service: None, .. }), Some(reflection)) => {
+                Box::pin(Routes::clone(reflection).call(request))
+            }
+            (Some(Method { service: None, .. }) | None, _) => {
                 let refusal = Status::unimplemented(self.why_not(request.uri().path()));
                 Box::pin(ready(Ok(refusal.into_http())))
             }

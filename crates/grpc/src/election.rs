@@ -5,9 +5,14 @@ use atomix_primitives::{Election, Kind, election::Term};
 use atomix_proto::election;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::handover::HandOver;
 use crate::status::{status, stream_status};
+
+services!(
+    election::leader_election_server::LeaderElectionServer,
+    election::leader_elections_server::LeaderElectionsServer
+);
 
 #[tonic::async_trait]
 impl election::leader_elections_server::LeaderElections for Services {

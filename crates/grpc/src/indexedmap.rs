@@ -7,9 +7,14 @@ use atomix_primitives::{IndexedMap, Kind};
 use atomix_proto::indexedmap;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::ttl;
 use crate::status::{status, stream_status};
+
+services!(
+    indexedmap::indexed_map_server::IndexedMapServer,
+    indexedmap::indexed_maps_server::IndexedMapsServer
+);
 
 #[tonic::async_trait]
 impl indexedmap::indexed_maps_server::IndexedMaps for Services {

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use atomix_config::StoreId;
 use atomix_env::{Env, Instant, WallTime};
-use atomix_primitives::{Error, Holding, Kind, MemberDetails, QueueState, election};
+use atomix_primitives::{
+    Election, Error, Holding, Kind, MemberDetails, Ownership, QueueState, TypedPrimitive, election,
+};
 use atomix_proto::{inspect, runtime};
 use atomix_runtime::{
-    Deletion, OwnerDetails, Primitive, PrimitiveHandle, Routes, Session, StoreState, Usage, kind_named,
+    Deletion, OwnerDetails, PrimitiveHandle, Routes, Session, StoreState, Usage, kind_named,
 };
 use atomix_store::Profile;
 use futures::StreamExt;
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services};
+use crate::call::{Answers, Services, services};
 use crate::convert::{store_id, store_id_message, timestamp};
 use crate::status::status;
 
@@ -30,6 +32,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The tolerated difference of the wall clocks of machines, and of one machine at two times.
 const CLOCKS_APART: Duration = Duration::from_secs(2);
+
+services!(inspect::inspector_server::InspectorServer);
 
 #[tonic::async_trait]
 impl inspect::inspector_server::Inspector for Services {
@@ -161,8 +165,8 @@ impl inspect::inspector_server::Inspector for Services {
             tags: open.tags().to_vec(),
             sessions: open.users() as u64,
             streams: open.streams() as u64,
-            waiters: open.primitive().waiters() as u64,
-            orphans_swept: open.primitive().orphans_swept(),
+            waiters: open.waiters() as u64,
+            orphans_swept: open.ownership().map_or(0, Ownership::orphans_swept),
         });
         Ok(Response::new(inspect::ListPrimitivesResponse {
             primitives: primitives.collect(),
@@ -201,7 +205,7 @@ impl inspect::inspector_server::Inspector for Services {
         let wanted = |open: &PrimitiveHandle| {
             of_kind.is_none_or(|kind| open.kind() == kind)
                 && (request.name.is_empty() || open.name() == request.name)
-                && open.primitive().owns()
+                && open.ownership().is_some()
         };
         let asked = self.runtime.primitives(None, SHOWN_MAX, wanted);
         // Concurrently: one store that does not answer must not hide the answers of the others.
@@ -303,7 +307,7 @@ impl Services {
     /// Asks the store of a primitive for its owners; fails with a text if it does not answer in time.
     async fn owned(&self, open: &PrimitiveHandle) -> Result<Owned, String> {
         let ask = async {
-            if let Primitive::Election(election) = open.primitive() {
+            if let Some(election) = Election::downcast(open.primitive()) {
                 return Ok(Owned::Election(self.election(open.name(), election.state().await?)));
             }
             let locks = open.primitive().locks(SHOWN_MAX).await?.into_iter();
@@ -457,7 +461,7 @@ mod tests {
     use atomix_conformance::FixedStoreDriver;
     use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
     use atomix_primitives::Lock;
-    use atomix_runtime::{Runtime, TypedPrimitive};
+    use atomix_runtime::Runtime;
     use atomix_store::{Health, Keyspace, Outcome, Read, Snapshot, Store, Txn, WatchFrom, WatchStream};
     use futures::future::BoxFuture;
     use inspect::inspector_server::Inspector;

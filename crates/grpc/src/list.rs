@@ -7,8 +7,10 @@ use atomix_proto::list;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::status::{status, stream_status};
+
+services!(list::list_server::ListServer, list::lists_server::ListsServer);
 
 #[tonic::async_trait]
 impl list::lists_server::Lists for Services {

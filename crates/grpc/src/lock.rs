@@ -5,10 +5,12 @@ use atomix_primitives::{Kind, Lock};
 use atomix_proto::lock;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Services, call, create_and_close};
+use crate::call::{Services, call, create_and_close, services};
 use crate::convert::duration;
 use crate::handover::HandOver;
 use crate::status::status;
+
+services!(lock::lock_server::LockServer, lock::locks_server::LocksServer);
 
 #[tonic::async_trait]
 impl lock::locks_server::Locks for Services {

@@ -8,10 +8,12 @@ use map::commit_request::operation;
 use map::commit_response::{self, result};
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::{duration, ttl};
 use crate::handover::HandOver;
 use crate::status::{status, stream_status};
+
+services!(map::map_server::MapServer, map::maps_server::MapsServer);
 
 #[tonic::async_trait]
 impl map::maps_server::Maps for Services {

@@ -6,8 +6,10 @@ use atomix_primitives::{Kind, MultiMap};
 use atomix_proto::multimap;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::status::{status, stream_status};
+
+services!(multimap::multi_map_server::MultiMapServer, multimap::multi_maps_server::MultiMapsServer);
 
 #[tonic::async_trait]
 impl multimap::multi_maps_server::MultiMaps for Services {

@@ -7,20 +7,19 @@ use std::time::Duration;
 
 use atomix_config::{ByteSize, Config, Listen, SocketMode};
 use atomix_env::{Shutdown, Workers};
-use atomix_proto::{
-    DESCRIPTOR_SET, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, proxy,
-    runtime, set, topic, value,
-};
+use atomix_proto::DESCRIPTOR_SET;
 use atomix_runtime::{Runtime, Session};
 use atomix_transport::{Connection, Drained, Kind, Limits, Listener, Observer, SocketRights, Transport};
-use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::call::Services;
+use crate::call::{Register, Services};
 use crate::call_service::CallService;
 use crate::directory::Directory;
 use crate::health::Health;
+use crate::{
+    control, counter, countermap, election, indexedmap, inspect, list, lock, map, multimap, set, topic, value,
+};
 
 /// The settings of a server.
 #[derive(Debug, Clone)]
@@ -58,32 +57,28 @@ pub struct Bound {
     control: Vec<Listener>,
 }
 
+/// The services of the primitives: the registration of a primitive on the wire.
+const PRIMITIVES: &[Register] = &[
+    counter::register,
+    countermap::register,
+    election::register,
+    indexedmap::register,
+    list::register,
+    lock::register,
+    map::register,
+    multimap::register,
+    set::register,
+    topic::register,
+    value::register,
+];
+
+/// The services of operators.
+const CONTROLS: &[Register] = &[control::register, inspect::register];
+
 /// Opens a session for each connection.
 #[derive(Debug)]
 struct Sessions {
     runtime: Arc<Runtime>,
-}
-
-/// Makes the directory of a port from the generated servers of its services.
-macro_rules! directory {
-    ($this:ident: $($server:path)+) => {{
-        let services = Services {
-            runtime: Arc::clone(&$this.runtime),
-            long_calls_max: $this.settings.transport.long_calls_per_connection_max,
-        };
-        let mut names = Vec::new();
-        $({
-            use $server as Server;
-            names.push(<Server<Services> as NamedService>::NAME);
-        })+
-        let mut directory = $this.common(names);
-        $({
-            use $server as Server;
-            // The transport has refused what is too large, with another code.
-            directory.add(Server::new(services.clone()).max_decoding_message_size(usize::MAX));
-        })+
-        directory
-    }};
 }
 
 // === impl Settings ===
@@ -155,48 +150,27 @@ impl Server {
 
     /// The services of applications.
     fn primitives(&self) -> Directory {
-        directory! {
-            self:
-            counter::counter_server::CounterServer
-            counter::counters_server::CountersServer
-            countermap::counter_map_server::CounterMapServer
-            countermap::counter_maps_server::CounterMapsServer
-            election::leader_election_server::LeaderElectionServer
-            election::leader_elections_server::LeaderElectionsServer
-            indexedmap::indexed_map_server::IndexedMapServer
-            indexedmap::indexed_maps_server::IndexedMapsServer
-            list::list_server::ListServer
-            list::lists_server::ListsServer
-            lock::lock_server::LockServer
-            lock::locks_server::LocksServer
-            map::map_server::MapServer
-            map::maps_server::MapsServer
-            multimap::multi_map_server::MultiMapServer
-            multimap::multi_maps_server::MultiMapsServer
-            set::set_server::SetServer
-            set::sets_server::SetsServer
-            topic::topic_server::TopicServer
-            topic::topics_server::TopicsServer
-            value::value_server::ValueServer
-            value::values_server::ValuesServer
-        }
+        self.port(PRIMITIVES)
     }
 
     /// The services of operators.
     fn controls(&self) -> Directory {
-        directory! {
-            self:
-            inspect::inspector_server::InspectorServer
-            proxy::proxy_server::ProxyServer
-            runtime::runtime_server::RuntimeServer
-        }
+        self.port(CONTROLS)
     }
 
-    /// Health of the services of these names and reflection, which every port has.
-    fn common(&self, names: Vec<&'static str>) -> Directory {
-        let reflected = names.clone();
-        let mut directory = Directory::new(move || reflection(&reflected));
-        directory.add(HealthServer::new(Health::new(Arc::clone(&self.runtime), names)));
+    /// Makes the directory of a port, with health and reflection, which every port has.
+    fn port(&self, services: &[Register]) -> Directory {
+        let shared = Services {
+            runtime: Arc::clone(&self.runtime),
+            long_calls_max: self.settings.transport.long_calls_per_connection_max,
+        };
+        let mut directory = Directory::default();
+        for register in services {
+            register(&mut directory, &shared);
+        }
+        let names = directory.names();
+        directory.add(HealthServer::new(Health::new(Arc::clone(&self.runtime), names.clone())));
+        directory.reflect(move || reflection(&names));
         directory
     }
 

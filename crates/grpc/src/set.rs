@@ -6,9 +6,11 @@ use atomix_primitives::{Kind, Set};
 use atomix_proto::set;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::ttl;
 use crate::status::{status, stream_status};
+
+services!(set::set_server::SetServer, set::sets_server::SetsServer);
 
 #[tonic::async_trait]
 impl set::sets_server::Sets for Services {

@@ -5,9 +5,11 @@ use atomix_primitives::{Kind, Topic};
 use atomix_proto::topic;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::timestamp;
 use crate::status::{status, stream_status};
+
+services!(topic::topic_server::TopicServer, topic::topics_server::TopicsServer);
 
 #[tonic::async_trait]
 impl topic::topics_server::Topics for Services {

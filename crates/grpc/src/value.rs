@@ -6,9 +6,11 @@ use atomix_primitives::{Kind, Value};
 use atomix_proto::value;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Answers, Services, call, create_and_close, stream_call};
+use crate::call::{Answers, Services, call, create_and_close, services, stream_call};
 use crate::convert::ttl;
 use crate::status::{status, stream_status};
+
+services!(value::value_server::ValueServer, value::values_server::ValuesServer);
 
 #[tonic::async_trait]
 impl value::values_server::Values for Services {

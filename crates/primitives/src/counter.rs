@@ -7,10 +7,11 @@ use atomix_store::{Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::kit::backing::Backing;
-use crate::kit::backing::ROUNDS_MAX;
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::keys;
 use crate::kit::number::{added, number};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A counter.
 #[derive(Debug)]
@@ -78,6 +79,16 @@ impl Counter {
     pub async fn decrement(&self, delta: i64, once: Option<Bytes>) -> Result<i64, Error> {
         // Wraps for the smallest number only, whose addition and subtraction are the same.
         self.increment(delta.wrapping_neg(), once).await
+    }
+}
+
+impl Primitive for Counter {}
+
+impl TypedPrimitive for Counter {
+    const KIND: Kind = Kind::Counter;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Ok(Self::open(backing))
     }
 }
 

@@ -6,14 +6,18 @@
 
 use atomix_store::{Change, Commit, Entry, Guard, Read, Txn, Write, number_bytes};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::error::{Error, Reason};
+use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
 use crate::kit::follow::Events;
-use crate::kit::lock_table::LockTable;
+use crate::kit::lock_table::{LockTable, QueueState};
 use crate::kit::number::{added, number};
+use crate::kit::ownership::Ownership;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A counter map.
 #[derive(Debug)]
@@ -166,6 +170,24 @@ impl CounterMap {
         let write = Write::Add { key: entry_key(key), delta };
         let outcome = self.backing.commit(Txn { writes: vec![write], once, ..Txn::default() }).await?;
         Ok(added(&outcome)?.wrapping_sub(delta))
+    }
+}
+
+impl Primitive for CounterMap {
+    fn ownership(&self) -> Option<&dyn Ownership> {
+        Some(&self.locks)
+    }
+
+    fn locks(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueState>, Error>> {
+        Box::pin(self.locks.list(max))
+    }
+}
+
+impl TypedPrimitive for CounterMap {
+    const KIND: Kind = Kind::CounterMap;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

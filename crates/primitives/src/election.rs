@@ -12,14 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomix_store::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::{ROUNDS_MAX, Retry, run_uncancellable};
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX, Retry, run_uncancellable};
 use crate::kit::caller::{Caller, Owner};
 use crate::kit::follow::Events;
+use crate::kit::ownership::Ownership;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A leader election. A clone is the same one.
 #[derive(Debug, Clone)]
@@ -425,6 +428,52 @@ impl Election {
 
     async fn read(&self) -> Result<Record, Error> {
         Record::of(self.backing.get(key()).await?.as_ref())
+    }
+}
+
+impl Primitive for Election {
+    fn ownership(&self) -> Option<&dyn Ownership> {
+        Some(self)
+    }
+
+    fn holdings(&self, owner: Owner, max: usize) -> BoxFuture<'_, Vec<(String, u64)>> {
+        Box::pin(async move {
+            let Ok(state) = self.state().await else { return Vec::new() };
+            let own = |candidate: &&Candidate| candidate.owner == owner;
+            let leads = state.leader.iter().filter(own).map(|leader| (leader.name.clone(), state.term));
+            let waits = state.waiting.iter().filter(own).map(|candidate| (candidate.name.clone(), 0));
+            leads.chain(waits).take(max).collect()
+        })
+    }
+
+    fn erase<'a>(&'a self, _: &'a Backing) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.erase())
+    }
+}
+
+impl Ownership for Election {
+    fn release_all(&self, owner: Owner) -> BoxFuture<'_, ()> {
+        Box::pin(self.release_all(owner))
+    }
+
+    fn remove_owner(&self, owner: Owner) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.remove_owner(owner))
+    }
+
+    fn release_dead_owners(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.release_dead_owners())
+    }
+
+    fn elsewhere(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.elsewhere())
+    }
+}
+
+impl TypedPrimitive for Election {
+    const KIND: Kind = Kind::Election;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

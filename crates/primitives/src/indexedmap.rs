@@ -14,13 +14,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::Mutex;
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::ROUNDS_MAX;
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
 use crate::kit::expiry::{Expiry, is_expiry};
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
 use crate::map::Versioned;
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 pub use crate::map::EntryChange;
 
@@ -284,6 +285,16 @@ impl IndexedMap {
         let snapshot = self.backing.read(vec![scan]).await?;
         let none = || Error::new(Reason::KeyNotFound, "map is empty");
         decode(snapshot.reads[0].entries().first().ok_or_else(none)?)
+    }
+}
+
+impl Primitive for IndexedMap {}
+
+impl TypedPrimitive for IndexedMap {
+    const KIND: Kind = Kind::IndexedMap;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

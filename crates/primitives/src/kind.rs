@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kinds of primitives.
+//! The registration of primitives, and their kinds.
 
 use std::fmt;
 
@@ -8,89 +8,91 @@ use bytes::Bytes;
 
 use crate::kit::keys;
 
-/// The kind of a primitive. Names of one kind are one namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Kind {
-    Counter,
-    CounterMap,
-    Election,
-    IndexedMap,
-    List,
-    Lock,
-    Map,
-    MultiMap,
-    Set,
-    Topic,
-    Value,
+/// The registration of the primitives, one row each: `module::Type = "short name", "type name of routing rules", residue;`.
+/// The short name is that of the gRPC package, of keyspaces and of commands, and part of the stored format. The residue
+/// is the entry that means nothing if the primitive has no others.
+macro_rules! primitives {
+    ($apply:ident) => {
+        $apply! {
+            counter::Counter = "counter", "Counter", Zero;
+            countermap::CounterMap = "countermap", "CounterMap", Nothing;
+            election::Election = "election", "LeaderElection", Nothing;
+            indexedmap::IndexedMap = "indexedmap", "IndexedMap", Expired;
+            list::List = "list", "List", Nothing;
+            lock::Lock = "lock", "Lock", Nothing;
+            map::Map = "map", "Map", Expired;
+            multimap::MultiMap = "multimap", "MultiMap", Nothing;
+            set::Set = "set", "Set", Expired;
+            topic::Topic = "topic", "Topic", Nothing;
+            value::Value = "value", "Value", Expired;
+        }
+    };
+}
+
+pub(crate) use primitives;
+
+macro_rules! kinds {
+    ($($module:ident::$primitive:ident = $name:literal, $type_name:literal, $residue:ident;)+) => {
+        /// The kind of a primitive. Names of one kind are one namespace.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "the names say it")]
+        pub enum Kind {
+            $($primitive,)+
+        }
+
+        impl Kind {
+            /// All kinds, in the order of their names.
+            pub const ALL: [Self; [$(Self::$primitive),+].len()] = [$(Self::$primitive),+];
+
+            /// Returns the short name: of the gRPC package, of keyspaces, of commands. Part of the stored format.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$primitive => $name,)+
+                }
+            }
+
+            /// Returns the type name that routing rules use.
+            pub fn type_name(self) -> &'static str {
+                match self {
+                    $(Self::$primitive => $type_name,)+
+                }
+            }
+
+            fn residue_kind(self) -> Residue {
+                match self {
+                    $(Self::$primitive => Residue::$residue,)+
+                }
+            }
+        }
+    };
+}
+
+primitives!(kinds);
+
+/// The entry that means nothing if a primitive has no others.
+#[derive(Debug, Clone, Copy)]
+enum Residue {
+    Nothing,
+    /// The mark that expiries write.
+    Expired,
+    /// A number that is zero.
+    Zero,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// All kinds, in the order of their names.
-    pub const ALL: [Self; 11] = [
-        Self::Counter,
-        Self::CounterMap,
-        Self::Election,
-        Self::IndexedMap,
-        Self::List,
-        Self::Lock,
-        Self::Map,
-        Self::MultiMap,
-        Self::Set,
-        Self::Topic,
-        Self::Value,
-    ];
-
-    /// Returns the short name: of the gRPC package, of keyspaces, of commands. Part of the stored format.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::CounterMap => "countermap",
-            Self::Election => "election",
-            Self::IndexedMap => "indexedmap",
-            Self::List => "list",
-            Self::Lock => "lock",
-            Self::Map => "map",
-            Self::MultiMap => "multimap",
-            Self::Set => "set",
-            Self::Topic => "topic",
-            Self::Value => "value",
-        }
-    }
-
-    /// Returns the type name that routing rules use.
-    pub fn type_name(self) -> &'static str {
-        match self {
-            Self::Counter => "Counter",
-            Self::CounterMap => "CounterMap",
-            Self::Election => "LeaderElection",
-            Self::IndexedMap => "IndexedMap",
-            Self::List => "List",
-            Self::Lock => "Lock",
-            Self::Map => "Map",
-            Self::MultiMap => "MultiMap",
-            Self::Set => "Set",
-            Self::Topic => "Topic",
-            Self::Value => "Value",
-        }
-    }
-
     /// Finds a kind by its short name or its type name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name || kind.type_name() == name)
     }
 
-    /// Returns the entries of a primitive of this kind that mean nothing if it has no others: a counter that is zero, the mark
-    /// that expiries write. With a value, only that value.
-    pub(crate) fn residue(self) -> Vec<(&'static [u8], Option<Bytes>)> {
-        match self {
-            Self::Counter => vec![(keys::SINGLE, Some(number_bytes(0)))],
-            Self::IndexedMap | Self::Map | Self::Set | Self::Value => vec![(keys::EXPIRED, None)],
-            Self::CounterMap | Self::Election | Self::List | Self::Lock | Self::MultiMap | Self::Topic => {
-                Vec::new()
-            }
+    /// Returns the entry of a primitive of this kind that means nothing if it has no others. With a value, only that value.
+    pub(crate) fn residue(self) -> Option<(&'static [u8], Option<Bytes>)> {
+        match self.residue_kind() {
+            Residue::Nothing => None,
+            Residue::Expired => Some((keys::EXPIRED, None)),
+            Residue::Zero => Some((keys::SINGLE, Some(number_bytes(0)))),
         }
     }
 

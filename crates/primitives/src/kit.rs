@@ -12,4 +12,5 @@ pub(crate) mod known;
 pub(crate) mod lock_table;
 pub(crate) mod membership;
 pub(crate) mod number;
+pub(crate) mod ownership;
 pub(crate) mod stamp_owners;

@@ -19,11 +19,12 @@ use futures::StreamExt;
 use tokio::sync::Mutex;
 
 use crate::error::Error;
-use crate::kit::backing::Backing;
-use crate::kit::backing::ROUNDS_MAX;
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A list.
 #[derive(Debug)]
@@ -339,6 +340,16 @@ impl List {
             }
         }
         Err(Error::contention())
+    }
+}
+
+impl Primitive for List {}
+
+impl TypedPrimitive for List {
+    const KIND: Kind = Kind::List;
+
+    async fn open_configured(backing: Backing, config: PrimitiveConfig) -> Result<Self, Error> {
+        Ok(Self::open(backing, config.append_as_inserted))
     }
 }
 

@@ -3,13 +3,16 @@
 //!
 //! Behaviour: `contract/lock.md`. The owner is the session of the caller; a lock is not re-entrant.
 
+use futures::future::BoxFuture;
 use std::time::Duration;
 
 use crate::error::{Error, Reason};
+use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
-use crate::kit::lock_table::LockTable;
-use crate::kit::lock_table::{Grant, Holding};
+use crate::kit::lock_table::{Grant, Holding, LockTable, QueueState};
+use crate::kit::ownership::Ownership;
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A lock.
 #[derive(Debug)]
@@ -63,5 +66,27 @@ impl Lock {
     /// Returns the lock table, which holds this one lock.
     pub fn lock_table(&self) -> &LockTable {
         &self.table
+    }
+}
+
+impl Primitive for Lock {
+    fn ownership(&self) -> Option<&dyn Ownership> {
+        Some(&self.table)
+    }
+
+    fn locks(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueState>, Error>> {
+        Box::pin(async move {
+            let queue = self.queue(max).await?;
+            let lock = QueueState { key: KEY.to_owned(), queue };
+            Ok(if lock.queue.is_empty() { Vec::new() } else { vec![lock] })
+        })
+    }
+}
+
+impl TypedPrimitive for Lock {
+    const KIND: Kind = Kind::Lock;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }

@@ -12,16 +12,19 @@ use atomix_store::{
     Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Revision, Txn, Write, printable,
 };
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::ROUNDS_MAX;
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
 use crate::kit::expiry::{Expiry, is_expiry};
 use crate::kit::follow::Events;
-use crate::kit::lock_table::LockTable;
+use crate::kit::lock_table::{LockTable, QueueState};
+use crate::kit::ownership::Ownership;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A map.
 #[derive(Debug)]
@@ -293,6 +296,24 @@ impl Map {
     fn check(&self, key: &str, value: &[u8]) -> Result<(), Error> {
         self.backing.check_key(key)?;
         self.backing.check_value(value)
+    }
+}
+
+impl Primitive for Map {
+    fn ownership(&self) -> Option<&dyn Ownership> {
+        Some(&self.locks)
+    }
+
+    fn locks(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueState>, Error>> {
+        Box::pin(self.locks.list(max))
+    }
+}
+
+impl TypedPrimitive for Map {
+    const KIND: Kind = Kind::Map;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

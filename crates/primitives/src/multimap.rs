@@ -10,11 +10,12 @@ use atomix_store::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::ROUNDS_MAX;
+use crate::kind::Kind;
+use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A multimap.
 #[derive(Debug)]
@@ -245,6 +246,16 @@ impl MultiMap {
             found = outcome.reads;
         }
         Err(Error::contention())
+    }
+}
+
+impl Primitive for MultiMap {}
+
+impl TypedPrimitive for MultiMap {
+    const KIND: Kind = Kind::MultiMap;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Ok(Self::open(backing))
     }
 }
 

@@ -9,11 +9,13 @@ use atomix_store::{Change, Commit, Entry, Guard, Txn, Write, printable};
 use bytes::Bytes;
 
 use crate::error::{Error, Reason};
+use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
 use crate::kit::expiry::{Expiry, is_expiry};
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A set.
 #[derive(Debug)]
@@ -97,6 +99,16 @@ impl Set {
         let listed = |entry: &Entry| keys::text(keys::ENTRY, &entry.key);
         let shown = |change: &Change| keys::text(keys::ENTRY, &change.key);
         follow::listing(&self.backing, caller, keys::all(keys::ENTRY), watch, listed, shown).await
+    }
+}
+
+impl Primitive for Set {}
+
+impl TypedPrimitive for Set {
+    const KIND: Kind = Kind::Set;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

@@ -12,10 +12,12 @@ use atomix_store::{Commit, Txn, Write};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::Error;
+use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A topic.
 #[derive(Debug)]
@@ -62,6 +64,16 @@ impl Topic {
     pub async fn subscribe(&self, caller: &Caller) -> Result<Events<Message>, Error> {
         let messages = |commit: &Commit| Ok(message(commit)?.into_iter().collect());
         follow::changes(&self.backing, caller, messages).await
+    }
+}
+
+impl Primitive for Topic {}
+
+impl TypedPrimitive for Topic {
+    const KIND: Kind = Kind::Topic;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Ok(Self::open(backing))
     }
 }
 

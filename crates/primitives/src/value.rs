@@ -10,12 +10,14 @@ use atomix_store::{Ask, Change, Commit, Entry, Guard, Outcome, Range, Read, Txn,
 use bytes::Bytes;
 
 use crate::error::{Error, Reason};
+use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
 use crate::kit::expiry::{Expiry, is_expiry};
 use crate::kit::follow::Events;
 use crate::kit::{follow, keys};
 use crate::map::{stored, version_guard, versioned};
+use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 pub use crate::map::{Stored, Versioned};
 
@@ -140,6 +142,16 @@ impl Value {
     ) -> Result<Outcome, Error> {
         self.backing.check_value(&value)?;
         self.expiry.put(&key(), SUBJECT, value, guard.into_iter().collect(), ttl).await
+    }
+}
+
+impl Primitive for Value {}
+
+impl TypedPrimitive for Value {
+    const KIND: Kind = Kind::Value;
+
+    async fn open_configured(backing: Backing, _: PrimitiveConfig) -> Result<Self, Error> {
+        Self::open(backing).await
     }
 }
 

@@ -4,12 +4,10 @@
 use std::fmt;
 
 use atomix_config::Object;
-use atomix_primitives::Error;
+use atomix_primitives::{Error, PrimitiveConfig};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-
-use crate::PrimitiveConfig;
 
 /// Decodes the bytes of a `config` field: raw JSON, or an encoded `google.protobuf.Any` around JSON. Nothing at all
 /// is the empty configuration.

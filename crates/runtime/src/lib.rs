@@ -19,7 +19,7 @@ mod slot;
 
 pub use decode::{decode_config, parse_primitive_config};
 pub use operate::{Deletion, Usage};
-pub use primitive::{Primitive, PrimitiveConfig, PrimitiveHandle, TypedPrimitive};
+pub use primitive::PrimitiveHandle;
 pub use registry::{DriverDetails, StoreDetails};
 pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use session::{CallGuard, OwnerDetails, Session, SessionHolding};
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use atomix_config::{Config, DriverId, Identity, Object, StoreId};
 use atomix_env::{Env, Policy, Shutdown};
-use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, Reason};
+use atomix_primitives::{Backing, Error, ErrorKind, Kind, Limits, Owner, PrimitiveConfig, Reason};
 use atomix_store::{BackupStream, Driver, Durability, Store as _, printable};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -205,9 +205,12 @@ impl Runtime {
 
     /// Deletes what a session that has ended owns in the stores. Returns how much it was.
     async fn remove_owner(&self, session: u64) -> Result<usize, Error> {
-        let handles = self.primitives(None, usize::MAX, |handle| handle.primitive().owns());
+        let handles = self.primitives(None, usize::MAX, |handle| handle.ownership().is_some());
         let remove_owner = |handle: Arc<PrimitiveHandle>| async move {
-            handle.primitive().remove_owner(handle.owner(session)).await
+            match handle.ownership() {
+                Some(ownership) => ownership.remove_owner(handle.owner(session)).await,
+                None => Ok(0),
+            }
         };
         let removed: Vec<_> =
             stream::iter(handles).map(remove_owner).buffer_unordered(RELEASES).collect().await;
@@ -258,11 +261,11 @@ impl Runtime {
     }
 
     fn release(&self, session: &Arc<Session>, handle: Arc<PrimitiveHandle>) {
-        if handle.primitive().owns() {
+        if handle.ownership().is_some() {
             let owner = session.owner(&handle);
             self.env.supervise("release", Policy::Restart, move || {
                 let handle = Arc::clone(&handle);
-                async move { handle.primitive().release_all(owner).await }
+                async move { handle.release_all(owner).await }
             });
         }
     }
@@ -321,9 +324,9 @@ impl Runtime {
         let sessions = self.detach_all(&gone);
         if slot.membership().is_ok_and(|membership| membership.outlives()) {
             let release = async {
-                for handle in gone.iter().filter(|handle| handle.primitive().owns()) {
+                for handle in gone.iter().filter(|handle| handle.ownership().is_some()) {
                     for session in &sessions {
-                        handle.primitive().release_all(session.owner(handle)).await;
+                        handle.release_all(session.owner(handle)).await;
                     }
                 }
             };
@@ -465,13 +468,13 @@ impl Runtime {
             }
         }
         // Before another session can be granted what they hold.
-        self.disconnect_lock_losers(handles.iter().flat_map(|handle| handle.primitive().holders()));
+        self.disconnect_lock_losers(handles.iter().flat_map(|handle| handle.holders()));
         sessions
     }
 
     /// Releases what `owners` own, also if this call is dropped.
     async fn release_owned(&self, handle: &Arc<PrimitiveHandle>, owners: Vec<Owner>) {
-        if !handle.primitive().owns() || owners.is_empty() {
+        if handle.ownership().is_none() || owners.is_empty() {
             return;
         }
         let handle = Arc::clone(handle);
@@ -481,7 +484,7 @@ impl Runtime {
             let all = || {
                 let (handle, owners) = (Arc::clone(&handle), owners.clone());
                 async move {
-                    let release = async |owner| handle.primitive().release_all(owner).await;
+                    let release = async |owner| handle.release_all(owner).await;
                     stream::iter(owners).for_each_concurrent(RELEASES, release).await;
                 }
             };
@@ -602,7 +605,7 @@ impl Runtime {
         membership.join().await?;
         let (store, env, limits) = (Arc::clone(slot) as _, self.env.clone(), Arc::clone(&self.limits));
         let backing = Backing::new(store, Arc::clone(&membership), kind, name, env, limits);
-        let primitive = Primitive::open(kind, backing.clone(), config).await.map_err(repeatable)?;
+        let primitive = atomix_primitives::open(kind, backing.clone(), config).await.map_err(repeatable)?;
         let (id, in_use) = self.primitives.new_instance();
         Ok(PrimitiveHandle {
             id,
@@ -669,7 +672,7 @@ impl Runtime {
         self.env.timeout(self.close_grace, close_idle).await.ok();
         for session in self.sessions(None, usize::MAX) {
             for handle in session.end() {
-                handle.primitive().release_all(session.owner(&handle)).await;
+                handle.release_all(session.owner(&handle)).await;
             }
         }
         self.registry.close().await;

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::StoreId;
-use atomix_primitives::{Error, Kind, Reason, Vacancy, run_uncancellable};
+use atomix_primitives::{Error, Kind, PrimitiveConfig, Reason, Vacancy, run_uncancellable};
 use atomix_store::{Durability, Keyspace, Store as _, printable};
 use parking_lot::Mutex;
 
 use crate::primitive::Origin;
 use crate::recovery::known;
-use crate::{PrimitiveConfig, PrimitiveHandle, Runtime, Slot, registry, shutting_down};
+use crate::{PrimitiveHandle, Runtime, Slot, registry, shutting_down};
 
 /// A primitive that an operator wants to delete.
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ impl Usage {
             entries: 0,
             sessions: handle.sessions(),
             streams: handle.streams(),
-            waiters: handle.primitive().waiters(),
+            waiters: handle.waiters(),
             elsewhere: 0,
         }
     }
@@ -216,7 +216,10 @@ impl Runtime {
         if vacant && !is_open && !in_store {
             return Err(unknown(kind, name));
         }
-        let owners = handle.primitive().elsewhere().await?;
+        let owners = match handle.ownership() {
+            Some(ownership) => ownership.elsewhere().await?,
+            None => 0,
+        };
         if owners > 0 {
             let message = format!(
                 "sessions of other processes own something there, end them first: nothing was changed: {usage} \

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use atomix_config::StoreId;
-use atomix_primitives::{
-    Backing, Counter, CounterMap, Election, Error, IndexedMap, Kind, List, Lock, LockTable, Map, Membership,
-    MultiMap, Owner, QueueState, Set, Topic, Value,
-};
+use atomix_primitives::{Backing, Kind, Membership, Owner, Ownership, Primitive, PrimitiveConfig};
 
 /// A primitive that was created, with the route that it took.
 #[derive(Debug)]
@@ -19,7 +16,7 @@ pub struct PrimitiveHandle {
     pub(crate) tags: Vec<String>,
     pub(crate) store_id: StoreId,
     pub(crate) config: PrimitiveConfig,
-    pub(crate) primitive: Primitive,
+    pub(crate) primitive: Box<dyn Primitive>,
     pub(crate) backing: Backing,
     pub(crate) membership: Arc<Membership>,
     pub(crate) origin: Origin,
@@ -61,34 +58,6 @@ pub(crate) enum Origin {
     Recalled,
 }
 
-/// The configuration of a primitive in its route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PrimitiveConfig {
-    /// Clients should cache.
-    pub cache_enabled: bool,
-    /// Entries of that cache; zero means all.
-    pub cache_size: u64,
-    /// A list shows appended items as inserted ones, which the Go SDK needs to see them.
-    pub append_as_inserted: bool,
-}
-
-/// One of the eleven.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Primitive {
-    Counter(Counter),
-    CounterMap(CounterMap),
-    Election(Election),
-    IndexedMap(IndexedMap),
-    List(List),
-    Lock(Lock),
-    Map(Map),
-    MultiMap(MultiMap),
-    Set(Set),
-    Topic(Topic),
-    Value(Value),
-}
-
 // === impl PrimitiveHandle ===
 
 impl PrimitiveHandle {
@@ -118,8 +87,30 @@ impl PrimitiveHandle {
     }
 
     /// Returns the primitive.
-    pub fn primitive(&self) -> &Primitive {
-        &self.primitive
+    pub fn primitive(&self) -> &dyn Primitive {
+        self.primitive.as_ref()
+    }
+
+    /// Returns what sessions own in the primitive; `None` for kinds in which they own nothing.
+    pub fn ownership(&self) -> Option<&dyn Ownership> {
+        self.primitive.ownership()
+    }
+
+    /// Releases all that `owner` owns; see [`Ownership::release_all`].
+    pub(crate) async fn release_all(&self, owner: Owner) {
+        if let Some(ownership) = self.ownership() {
+            ownership.release_all(owner).await;
+        }
+    }
+
+    /// Returns the owners in this runtime that were granted a lock, some more than once.
+    pub(crate) fn holders(&self) -> Vec<Owner> {
+        self.ownership().map(Ownership::holders).unwrap_or_default()
+    }
+
+    /// Returns how many calls of this runtime wait for a lock.
+    pub fn waiters(&self) -> usize {
+        self.ownership().map_or(0, Ownership::waiters)
     }
 
     /// Returns how many sessions have created it and not closed it.
@@ -231,168 +222,3 @@ impl InstanceCounter {
         PrimitiveInstanceId(self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
-
-// === impl Primitive ===
-
-impl Primitive {
-    pub(crate) async fn open(kind: Kind, backing: Backing, config: PrimitiveConfig) -> Result<Self, Error> {
-        Ok(match kind {
-            Kind::Counter => Self::Counter(Counter::open(backing)),
-            Kind::CounterMap => Self::CounterMap(CounterMap::open(backing).await?),
-            Kind::Election => Self::Election(Election::open(backing).await?),
-            Kind::IndexedMap => Self::IndexedMap(IndexedMap::open(backing).await?),
-            Kind::List => Self::List(List::open(backing, config.append_as_inserted)),
-            Kind::Lock => Self::Lock(Lock::open(backing).await?),
-            Kind::Map => Self::Map(Map::open(backing).await?),
-            Kind::MultiMap => Self::MultiMap(MultiMap::open(backing)),
-            Kind::Set => Self::Set(Set::open(backing).await?),
-            Kind::Topic => Self::Topic(Topic::open(backing)),
-            Kind::Value => Self::Value(Value::open(backing).await?),
-        })
-    }
-
-    /// Returns the locks of primitives that have some.
-    fn lock_table(&self) -> Option<&LockTable> {
-        match self {
-            Self::Lock(lock) => Some(lock.lock_table()),
-            Self::Map(map) => Some(map.lock_table()),
-            Self::CounterMap(map) => Some(map.lock_table()),
-            Self::Counter(_)
-            | Self::Election(_)
-            | Self::IndexedMap(_)
-            | Self::List(_)
-            | Self::MultiMap(_)
-            | Self::Set(_)
-            | Self::Topic(_)
-            | Self::Value(_) => None,
-        }
-    }
-
-    /// Returns whether sessions can own something in primitives of this kind.
-    pub fn owns(&self) -> bool {
-        matches!(self, Self::Election(_)) || self.lock_table().is_some()
-    }
-
-    /// Releases all that `owner` owns. Returns when the store has confirmed it.
-    pub async fn release_all(&self, owner: Owner) {
-        if let Self::Election(election) = self {
-            election.release_all(owner).await;
-        } else if let Some(table) = self.lock_table() {
-            table.release_all(owner).await;
-        }
-    }
-
-    /// Deletes what `owner`, a session that has ended, owns, and returns how much it was.
-    pub(crate) async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
-        if let Self::Election(election) = self {
-            return election.remove_owner(owner).await;
-        }
-        match self.lock_table() {
-            Some(table) => table.remove_owner(owner).await,
-            None => Ok(0),
-        }
-    }
-
-    /// Returns how many stamps in the queues of locks were found that belonged to nothing, and were deleted.
-    pub fn orphans_swept(&self) -> u64 {
-        self.lock_table().map_or(0, LockTable::orphans_swept)
-    }
-
-    /// Counts the other runtimes that are alive and whose sessions own something.
-    pub(crate) async fn elsewhere(&self) -> Result<usize, Error> {
-        if let Self::Election(election) = self {
-            return election.elsewhere().await;
-        }
-        match self.lock_table() {
-            Some(table) => table.elsewhere().await,
-            None => Ok(0),
-        }
-    }
-
-    /// Deletes all content, which is that of `backing`, but not what sessions own.
-    pub(crate) async fn erase(&self, backing: &Backing) -> Result<(), Error> {
-        if let Self::Election(election) = self { election.erase().await } else { backing.erase().await }
-    }
-
-    /// Releases what dead members left. Repeating it does no harm.
-    pub(crate) async fn release_dead_owners(&self) -> Result<(), Error> {
-        if let Self::Election(election) = self {
-            election.release_dead_owners().await?;
-        } else if let Some(table) = self.lock_table() {
-            table.release_dead_owners().await?;
-        }
-        Ok(())
-    }
-
-    /// Returns the owners in this runtime that were granted a lock, some more than once.
-    pub(crate) fn holders(&self) -> Vec<Owner> {
-        self.lock_table().map(LockTable::holders).unwrap_or_default()
-    }
-
-    /// Returns how many calls of this runtime wait for a lock.
-    pub fn waiters(&self) -> usize {
-        self.lock_table().map_or(0, LockTable::waiters)
-    }
-
-    /// Returns what `owner` owns: keys of locks, or candidates, each with its token or term; at most `max`. What the
-    /// store cannot tell right now is left out.
-    pub async fn holdings(&self, owner: Owner, max: usize) -> Vec<(String, u64)> {
-        if let Self::Election(election) = self {
-            let Ok(state) = election.state().await else { return Vec::new() };
-            let leads =
-                state.leader.iter().filter(|leader| leader.owner == owner).map(|leader| (leader, state.term));
-            let waits = state
-                .waiting
-                .iter()
-                .filter(|candidate| candidate.owner == owner)
-                .map(|candidate| (candidate, 0));
-            return leads
-                .chain(waits)
-                .take(max)
-                .map(|(candidate, term)| (candidate.name.clone(), term))
-                .collect();
-        }
-        let locks = self.locks(max).await.unwrap_or_default();
-        let held = locks.into_iter().filter_map(|lock| {
-            let holder = lock.queue.first().filter(|holder| holder.owner == owner)?;
-            Some((lock.key, holder.token))
-        });
-        held.take(max).collect()
-    }
-
-    /// Returns the locks, with holders and waiters, at most `max` locks and as many places each.
-    pub async fn locks(&self, max: usize) -> Result<Vec<QueueState>, Error> {
-        if let Self::Lock(lock) = self {
-            let queue = lock.queue(max).await?;
-            let lock = QueueState { key: String::new(), queue };
-            return Ok(if lock.queue.is_empty() { Vec::new() } else { vec![lock] });
-        }
-        match self.lock_table() {
-            Some(table) => table.list(max).await,
-            None => Ok(Vec::new()),
-        }
-    }
-}
-
-/// A type of primitive, so that a call can ask for the one it needs.
-pub trait TypedPrimitive: Send + Sync + 'static {
-    /// The kind of this type.
-    const KIND: Kind;
-
-    /// Returns the primitive if it is of this type.
-    fn downcast(primitive: &Primitive) -> Option<&Self>;
-}
-
-macro_rules! primitive_types {
-    ($($name:ident)+) => {
-        $(impl TypedPrimitive for $name {
-            const KIND: Kind = Kind::$name;
-
-            fn downcast(primitive: &Primitive) -> Option<&Self> {
-                if let Primitive::$name(this) = primitive { Some(this) } else { None }
-            }
-        })+
-    };
-}
-
-primitive_types! { Counter CounterMap Election IndexedMap List Lock Map MultiMap Set Topic Value }

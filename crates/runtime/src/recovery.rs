@@ -196,12 +196,12 @@ impl Runtime {
     /// the new one.
     async fn release_dead_owners(&self, store: &StoreId, anew: bool) {
         let handles = self.primitives(None, usize::MAX, |handle| {
-            handle.store_id() == store && (anew || handle.primitive().owns())
+            handle.store_id() == store && (anew || handle.ownership().is_some())
         });
         if anew {
             // Locks that were granted under the new name already are not lost.
             let lost = |handle: &Arc<PrimitiveHandle>| {
-                let mut holders = handle.primitive().holders();
+                let mut holders = handle.holders();
                 holders.retain(|owner| *owner != handle.owner(owner.session));
                 holders
             };
@@ -212,7 +212,9 @@ impl Runtime {
                 handle.set_remembered(false);
             }
             let attempt = async || {
-                handle.primitive().release_dead_owners().await?;
+                if let Some(ownership) = handle.ownership() {
+                    ownership.release_dead_owners().await?;
+                }
                 let known = self.find(handle.kind(), handle.name());
                 if known.is_some_and(|known| Arc::ptr_eq(&known, &handle)) {
                     self.remember(&handle).await

@@ -191,7 +191,7 @@ impl Backing {
     /// Returns the content, and the entries that mean nothing if there is nothing else.
     async fn look(&self) -> Result<(Vacancy, Vec<Entry>), Error> {
         let residue = self.kind.residue();
-        let limit = residue.len() + 1;
+        let limit = 1 + usize::from(residue.is_some());
         let all = Read::Scan { range: Range::prefix(""), order: Order::Key, limit, keys_only: false };
         let deadlines = Read::Count { range: keys::all(keys::DEADLINE) };
         let mut reads = self.read(vec![all, deadlines]).await?.reads;

@@ -39,8 +39,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::Retry;
+use crate::kit::backing::{Backing, Retry};
 use crate::kit::{follow, keys};
 
 /// Lets subjects of one keyspace expire.

@@ -26,14 +26,15 @@ use atomix_env::WallTime;
 use atomix_store::{Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use self::wait_queue::{Owned, Phase, Stamp, Stamped, State, WaitQueueView, Waiter};
 use crate::error::{Error, Reason};
-use crate::kit::backing::Backing;
-use crate::kit::backing::{ROUNDS_MAX, Retry, run_uncancellable};
+use crate::kit::backing::{Backing, ROUNDS_MAX, Retry, run_uncancellable};
 use crate::kit::caller::{Caller, Owner};
+use crate::kit::ownership::Ownership;
 use crate::kit::stamp_owners::StampOwner;
 use crate::kit::{follow, keys};
 
@@ -348,6 +349,36 @@ impl LockTable {
         queues.sort_unstable();
         queues.dedup();
         Ok(queues)
+    }
+}
+
+impl Ownership for LockTable {
+    fn release_all(&self, owner: Owner) -> BoxFuture<'_, ()> {
+        Box::pin(self.release_all(owner))
+    }
+
+    fn remove_owner(&self, owner: Owner) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.remove_owner(owner))
+    }
+
+    fn release_dead_owners(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.release_dead_owners())
+    }
+
+    fn elsewhere(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(self.elsewhere())
+    }
+
+    fn holders(&self) -> Vec<Owner> {
+        self.holders()
+    }
+
+    fn waiters(&self) -> usize {
+        self.waiters()
+    }
+
+    fn orphans_swept(&self) -> u64 {
+        self.orphans_swept()
     }
 }
 

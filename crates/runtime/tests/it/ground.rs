@@ -10,8 +10,8 @@ use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
 use atomix_conformance::FixedStoreDriver;
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock, TaskFaults};
-use atomix_primitives::{Caller, Kind, MemberDetails, Reason};
-use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings, TypedPrimitive};
+use atomix_primitives::{Caller, Kind, MemberDetails, Reason, TypedPrimitive};
+use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings};
 use atomix_store::{
     Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Read,
     Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,

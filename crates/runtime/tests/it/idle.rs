@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use atomix_primitives::TypedPrimitive;
 use atomix_primitives::{Counter, Election, Kind, Lock, Map, Reason};
-use atomix_runtime::TypedPrimitive;
 use atomix_store::Durability;
 
 use crate::ground::{Client, Node, World, pass, reason, settle};
