@@ -29,5 +29,6 @@ mod map;
 mod messages;
 mod multimap;
 mod set;
+mod stored_format;
 mod topic;
 mod value;
