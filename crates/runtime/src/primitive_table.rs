@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use atomix_primitives::{Error, Kind, Reason};
 use parking_lot::RwLock;
 
-use crate::PrimitiveHandle;
-use crate::primitive::{InstanceCounter, PrimitiveInstanceId};
+use crate::primitive::{InstanceCounter, PrimitiveHandle, PrimitiveInstanceId};
 
 type Handles = HashMap<String, Arc<PrimitiveHandle>>;
 

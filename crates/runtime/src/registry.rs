@@ -12,8 +12,8 @@ use atomix_store::{Driver, Profile, fold, printable};
 use parking_lot::RwLock;
 use tokio_util::sync::DropGuard;
 
-use crate::slot::Terms;
-use crate::{Slot, StoreState};
+use crate::error::not_connected;
+use crate::slot::{Slot, StoreState, Terms};
 
 #[derive(Debug)]
 pub(crate) struct StoreRegistry {
@@ -249,10 +249,6 @@ fn age(version: &str) -> (u64, bool, &str) {
     let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     let (number, rest) = version.split_at(end);
     (number.parse().unwrap_or(0), rest.is_empty(), rest)
-}
-
-pub(crate) fn not_connected(id: &StoreId) -> Error {
-    Error::new(Reason::NotKnown, format!("store is not connected: store=`{id}`"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use atomix_primitives::{Error, Kind, Reason};
 
-use crate::{Placement, Routes};
+use crate::routes::{Placement, Routes};
 
 /// Holds the routes in force, and replaces them while calls run.
 #[derive(Debug)]

@@ -12,8 +12,7 @@ use atomix_env::{Env, Instant, Shutdown};
 use atomix_primitives::{Caller, Kind, Owner};
 use parking_lot::Mutex;
 
-use crate::PrimitiveHandle;
-use crate::primitive::PrimitiveInstanceId;
+use crate::primitive::{PrimitiveHandle, PrimitiveInstanceId};
 
 /// A client as the runtime sees it: one connection.
 pub struct Session {

@@ -10,7 +10,7 @@ use atomix_env::Instant;
 use atomix_primitives::Owner;
 use parking_lot::Mutex;
 
-use crate::Session;
+use crate::session::Session;
 
 /// The sessions of a runtime, by number. If the identity is that of the runtime, one session serves all connections.
 #[derive(Debug)]

@@ -21,6 +21,8 @@ use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 
+use crate::error::shutting_down;
+
 /// A connected store, or one that is trying to be.
 pub struct Slot {
     this: Weak<Slot>,
@@ -254,6 +256,15 @@ impl Slot {
         tokio::select! {
             () = self.tried.cancelled() => {}
             () = self.closed.cancelled() => {}
+        }
+    }
+
+    /// Waits for the end of the first attempt to connect, if it is under way, unless the runtime is `draining`. Cancel safe.
+    pub(crate) async fn first_attempt(&self, draining: &Shutdown) -> Result<(), atomix_primitives::Error> {
+        tokio::select! {
+            biased;
+            () = self.tried() => Ok(()),
+            () = draining.cancelled() => Err(shutting_down()),
         }
     }
 

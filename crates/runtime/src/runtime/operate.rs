@@ -5,18 +5,18 @@
 //! there, wait for the calls that run, delete the content in one transaction, let the store forget the name. A crash in between
 //! leaves a primitive that has all of its content, or none.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_config::StoreId;
 use atomix_primitives::{Error, Kind, PrimitiveConfig, Reason, Vacancy, run_uncancellable};
 use atomix_store::{Durability, Keyspace, Store as _, printable};
-use parking_lot::Mutex;
 
-use crate::primitive::Origin;
+use super::Runtime;
+use crate::error::{not_connected, shutting_down};
+use crate::primitive::{Origin, PrimitiveHandle};
 use crate::recovery::known;
-use crate::{PrimitiveHandle, Runtime, Slot, registry, shutting_down};
+use crate::slot::Slot;
 
 /// A primitive that an operator wants to delete.
 #[derive(Debug, Clone)]
@@ -53,11 +53,7 @@ pub struct Usage {
     pub elsewhere: usize,
 }
 
-/// Names that cannot be created at the moment, because an operator ends what they stand for.
-#[derive(Debug, Default)]
-pub(crate) struct Ending(Mutex<HashSet<(Kind, String)>>);
-
-/// One of those names, until this is dropped.
+/// A name that cannot be created until this is dropped.
 struct Ended {
     runtime: Arc<Runtime>,
     kind: Kind,
@@ -67,25 +63,9 @@ struct Ended {
 /// The pauses while calls that run come to their end.
 const PAUSE: Duration = Duration::from_millis(10);
 
-// === impl Ending ===
-
-impl Ending {
-    /// Refuses to open a name whose end is under way. To be asked under the lock of the table of its kind.
-    pub(crate) fn check(&self, kind: Kind, name: &str) -> Result<(), Error> {
-        let ending = self.0.lock();
-        if ending.is_empty() || !ending.contains(&(kind, name.to_owned())) {
-            return Ok(());
-        }
-        let name = printable(name);
-        let message =
-            format!("an operator closes or deletes the primitive at the moment, try again: '{name}'");
-        Err(Error::new(Reason::NotOpen, message))
-    }
-}
-
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.runtime.ending.0.lock().remove(&(self.kind, std::mem::take(&mut self.name)));
+        self.runtime.ending.remove(self.kind, std::mem::take(&mut self.name));
     }
 }
 
@@ -147,7 +127,7 @@ impl Runtime {
     /// Disconnects a store as [`Runtime::disconnect`] does, unless content would be lost: [`Reason::InUse`] if the store lives
     /// in this process and a primitive has content there.
     pub async fn disconnect_unless_lost(&self, id: &StoreId) -> Result<(), Error> {
-        let slot = self.store(id).ok_or_else(|| registry::not_connected(id))?;
+        let slot = self.store(id).ok_or_else(|| not_connected(id))?;
         if slot.known_profile().is_some_and(|profile| profile.durability == Durability::Process) {
             let primitive = |keyspace: &Keyspace| Kind::of_keyspace(keyspace).is_some();
             let lost = slot.seal_if_empty(&primitive).await?;
@@ -172,17 +152,17 @@ impl Runtime {
         self.check_name(name)?;
         let ended = self.begin_end(kind, name)?;
         let Some(handle) = self.find(kind, name) else {
-            let store = self.remembered_in(kind, name).await?.ok_or_else(|| unknown(kind, name))?;
-            self.lapsed.lock().remove(kind, name);
-            self.forget_recalled(kind, name).await;
+            let store = self.recovery.store_of(kind, name).await?.ok_or_else(|| unknown(kind, name))?;
+            self.recovery.forget_closed(kind, name);
+            self.recovery.forget_everywhere(kind, name).await;
             log("closed", kind, name, &store);
             return Ok(Usage { store, entries: 0, sessions: 0, streams: 0, waiters: 0, elsewhere: 0 });
         };
         let usage = Usage::of(&handle);
         self.end_use(&handle).await?;
-        self.lapsed.lock().remove(kind, name);
-        self.forget_remembered(&handle).await;
-        self.queue_reclaim(&handle);
+        self.recovery.forget_closed(kind, name);
+        self.recovery.forget(&handle).await;
+        self.idle.queue_reclaim(&handle);
         drop(ended);
         log("closed", kind, name, &usage.store);
         Ok(usage)
@@ -194,8 +174,8 @@ impl Runtime {
         self.check_name(name)?;
         let ended = self.begin_end(kind, name)?;
         let store = self.place_of(deletion).await?;
-        let slot = self.store(&store).ok_or_else(|| registry::not_connected(&store))?;
-        self.first_attempt(&slot).await?;
+        let slot = self.store(&store).ok_or_else(|| not_connected(&store))?;
+        slot.first_attempt(&self.draining).await?;
         let here = self.find(kind, name).filter(|handle| *handle.store_id() == store);
         let is_open = here.is_some();
         let handle = match here {
@@ -246,7 +226,7 @@ impl Runtime {
                 return Err(came());
             }
             if handle.backing().vacate().await? != Vacancy::Empty {
-                self.remember_content(&handle).await;
+                self.recovery.remember_content(&handle).await;
                 return Err(came());
             }
         }
@@ -254,9 +234,9 @@ impl Runtime {
             known.forget(kind, name).await?;
         }
         if self.find(kind, name).is_none() {
-            self.lapsed.lock().remove(kind, name);
+            self.recovery.forget_closed(kind, name);
         }
-        self.queue_reclaim(&handle);
+        self.idle.queue_reclaim(&handle);
         drop(ended);
         log("deleted", kind, name, &store);
         Ok(usage)
@@ -269,10 +249,7 @@ impl Runtime {
     /// Keeps the name from being created until the result is dropped.
     fn begin_end(&self, kind: Kind, name: &str) -> Result<Ended, Error> {
         let runtime = self.strong()?;
-        if !self.ending.0.lock().insert((kind, name.to_owned())) {
-            let message = "another operator closes or deletes the primitive at the moment: try again";
-            return Err(Error::new(Reason::Contention, message));
-        }
+        self.ending.insert(kind, name)?;
         Ok(Ended { runtime, kind, name: name.to_owned() })
     }
 
@@ -314,18 +291,10 @@ impl Runtime {
         if let Some(handle) = self.find(*kind, name) {
             return Ok(handle.store_id().clone());
         }
-        if let Some(store) = self.remembered_in(*kind, name).await? {
+        if let Some(store) = self.recovery.store_of(*kind, name).await? {
             return Ok(store);
         }
         Ok(self.router.place(*kind, name, tags)?.store_id)
-    }
-
-    /// Finds the store that remembers a primitive which is not open here.
-    async fn remembered_in(&self, kind: Kind, name: &str) -> Result<Option<StoreId>, Error> {
-        if let Some((placement, _)) = self.lapsed_placement(kind, name) {
-            return Ok(Some(placement.store_id));
-        }
-        self.search_stores(kind, name, |slot, _| Some(slot.id().clone())).await
     }
 
     /// Opens a primitive for an operator alone: no call finds it.
