@@ -4,12 +4,13 @@
 use atomix_config::{DriverId, LaterRoute, PrimitiveType, Rule};
 use atomix_primitives::Error;
 use atomix_proto::{proxy, runtime};
-use atomix_runtime::{Routes, decode_config};
+use atomix_runtime::Routes;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Services, services};
 use crate::convert::store_id;
+use crate::decode::decode_config;
 use crate::status::status;
 
 services!(proxy::proxy_server::ProxyServer, runtime::runtime_server::RuntimeServer);

@@ -11,6 +11,7 @@ mod control;
 mod convert;
 mod counter;
 mod countermap;
+mod decode;
 mod directory;
 mod election;
 mod handover;
@@ -27,4 +28,5 @@ mod status;
 mod topic;
 mod value;
 
+pub use decode::decode_config;
 pub use serve::{Bound, Server, Settings};

@@ -4,13 +4,13 @@
 //! A call comes in with a [`Session`], finds its primitive with [`Runtime::find`] and works on that. Everything here
 //! can be asked by an operator ([`Runtime::explain`], [`Runtime::stores`], [`Runtime::primitives`], …).
 
-mod decode;
 mod ending;
 mod error;
 mod failures;
 mod idle;
 mod lapsed;
 mod primitive;
+mod primitive_config;
 mod primitive_table;
 mod recovery;
 mod registry;
@@ -21,9 +21,9 @@ mod session;
 mod session_table;
 mod slot;
 
-pub use decode::{decode_config, parse_primitive_config};
 pub use error::shutting_down;
 pub use primitive::PrimitiveHandle;
+pub use primitive_config::parse_primitive_config;
 pub use registry::{DriverDetails, StoreDetails};
 pub use routes::{Explanation, Placement, Routes, Step, kind_named};
 pub use runtime::operate::{Deletion, Usage};

@@ -4,7 +4,7 @@
 use atomix_config::{LaterRoute, Object, Rule, SeedRoute, StoreId};
 use atomix_primitives::{Error, Kind, Reason};
 
-use crate::decode::parse_primitive_config;
+use crate::primitive_config::parse_primitive_config;
 
 /// All routes of a runtime, in one of the two styles.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,12 +14,12 @@ use atomix_store::{BackupStream, Driver, Durability, Store as _, printable};
 use futures::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use crate::decode::parse_primitive_config;
 use crate::ending::Ending;
 use crate::error::{not_connected, repeatable};
 use crate::failures;
 use crate::idle::IdleCloser;
 use crate::primitive::{Origin, PrimitiveHandle, State};
+use crate::primitive_config::parse_primitive_config;
 use crate::primitive_table::PrimitiveTable;
 use crate::recovery::Recovery;
 use crate::registry::{DriverDetails, StoreDetails, StoreRegistry};

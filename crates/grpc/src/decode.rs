@@ -4,7 +4,9 @@
 use std::fmt;
 
 use atomix_config::Object;
-use atomix_primitives::{Error, PrimitiveConfig};
+use atomix_primitives::Error;
+use prost::Message;
+use prost_types::Any;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -19,54 +21,9 @@ pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
         return Ok(Object::new());
     }
     let wrong = || Error::invalid("configuration is neither a JSON object nor an Any around one");
-    match any_value(bytes) {
-        Some([]) => Ok(Object::new()),
-        Some(value) => object(value)?.ok_or_else(wrong),
-        None => Err(wrong()),
-    }
-}
-
-/// Reads the configuration of a primitive, as a rule or a service gives it. Unknown fields are refused.
-pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error> {
-    #[derive(Deserialize, Default)]
-    #[serde(default, deny_unknown_fields)]
-    struct Config {
-        cache: Cache,
-        #[serde(alias = "append_as_inserted", rename = "appendAsInserted")]
-        append_as_inserted: bool,
-    }
-    #[derive(Deserialize, Default)]
-    #[serde(default, deny_unknown_fields)]
-    struct Cache {
-        enabled: bool,
-        size: Size,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Size {
-        Number(u64),
-        /// The JSON form of protobuf writes 64-bit numbers as text.
-        Text(String),
-    }
-    impl Default for Size {
-        fn default() -> Self {
-            Self::Number(0)
-        }
-    }
-    let wrong = |problem: String| Error::invalid(format!("configuration of a primitive is wrong: {problem}"));
-    let config: Config =
-        serde_json::from_value(Value::Object(config.clone())).map_err(|error| wrong(error.to_string()))?;
-    let cache_size = match config.cache.size {
-        Size::Number(size) => size,
-        Size::Text(size) => {
-            size.parse().map_err(|_| wrong(format!("`cache.size` is no number: value=`{size}`")))?
-        }
-    };
-    Ok(PrimitiveConfig {
-        cache_enabled: config.cache.enabled,
-        cache_size,
-        append_as_inserted: config.append_as_inserted,
-    })
+    // What is no complete `Any` decodes to another length: unknown fields, a field that is there twice.
+    let any = Any::decode(bytes).ok().filter(|any| any.encoded_len() == bytes.len()).ok_or_else(wrong)?;
+    if any.value.is_empty() { Ok(Object::new()) } else { object(&any.value)?.ok_or_else(wrong) }
 }
 
 /// Reads a JSON object; none if it is something else. A key that is there twice is an error: which of both would be meant
@@ -147,35 +104,6 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
 }
 
-/// Takes the `value` out of an encoded `Any`: field 1 is text, field 2 the bytes, anything else is no `Any`.
-fn any_value(mut bytes: &[u8]) -> Option<&[u8]> {
-    let mut value: &[u8] = &[];
-    while let Some((tag, rest)) = bytes.split_first() {
-        let (len, rest) = varint(rest)?;
-        let field = rest.get(..len)?;
-        match tag {
-            0x0a => {
-                std::str::from_utf8(field).ok()?;
-            }
-            0x12 => value = field,
-            _ => return None,
-        }
-        bytes = &rest[len..];
-    }
-    Some(value)
-}
-
-fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let mut value = 0usize;
-    for (at, byte) in bytes.iter().enumerate().take(9) {
-        value |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[at + 1..]));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,20 +161,5 @@ mod tests {
         ] {
             assert!(decoded(bytes).is_err(), "{bytes:?}");
         }
-    }
-
-    #[test]
-    fn a_cache_size_may_be_a_number_or_text() {
-        for text in [r#"{"cache":{"enabled":true,"size":3}}"#, r#"{"cache":{"enabled":true,"size":"3"}}"#] {
-            let config = parse_primitive_config(&object(text.as_bytes()).unwrap().unwrap()).unwrap();
-            assert!(config.cache_enabled);
-            assert_eq!(config.cache_size, 3);
-        }
-    }
-
-    #[test]
-    fn an_unknown_field_is_named() {
-        let error = parse_primitive_config(&object(br#"{"cash":{}}"#).unwrap().unwrap()).unwrap_err();
-        assert!(error.message().contains("cash"), "{error}");
     }
 }
