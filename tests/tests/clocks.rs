@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "times are measured in real time, and what was seen is told"
+    reason = "times are measured in real time, and results are printed"
 )]
 
 use std::fs;
@@ -25,7 +25,7 @@ use atomix_servers::redis::Redis;
 
 /// How much shorter a time may be than was asked for: stores keep milliseconds.
 const EARLY: Duration = Duration::from_millis(5);
-/// What a busy machine may add.
+/// The delay that a busy machine may add.
 const LATE: Duration = Duration::from_secs(1);
 const DAY: i64 = 24 * 60 * 60;
 /// How far the wrong clock is ahead, in seconds.
@@ -50,7 +50,7 @@ async fn jumps(clock: &Clock, store: &str, shared: bool) {
     let (seed, jumps) = (seed(), AtomicU64::new(0));
     let server = start(Some(clock), store);
     let client = server.client().await;
-    // Who looks on shares the store, or the runtime.
+    // The observer shares the store, or the runtime.
     let other = if shared { Some(start(None, store)) } else { None };
     let other = other.as_ref().unwrap_or(&server).client().await;
 
@@ -84,7 +84,7 @@ async fn jumps(clock: &Clock, store: &str, shared: bool) {
             longest = longest.max(least.saturating_sub(ttl));
 
             let began = Instant::now();
-            assert!(looked_at.acquire().timeout(ttl).await.is_err(), "somebody has it");
+            assert!(looked_at.acquire().timeout(ttl).await.is_err(), "it is held");
             let waited = began.elapsed();
             assert!(waited + EARLY > ttl && waited < ttl + LATE, "{ttl:?} became {waited:?}, seed {seed}");
             assert_eq!(

@@ -59,7 +59,7 @@ async fn secrets_of_stores_show_in_no_output() {
     let redis = Redis::start(&["--requirepass", "hunter2-redis"]).await;
     let etcd = Etcd::start(&[]).await;
     let store = |name: &str, driver: &str, config: Value| json!({"name": name, "driver": {"name": driver}, "config": config});
-    let nobody = "127.0.0.1:1";
+    let unreachable = "127.0.0.1:1";
     let key = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----";
     let certificate = folder.path().join("certificate.pem");
     std::fs::write(&certificate, CERTIFICATE).unwrap();
@@ -71,7 +71,7 @@ async fn secrets_of_stores_show_in_no_output() {
         store(
             "away-redis",
             "redis",
-            json!({"address": nobody, "sentinel-master": "m",
+            json!({"address": unreachable, "sentinel-master": "m",
             "sentinel-username": "s", "sentinel-password": "hunter2-sentinel"})
         ),
         store(
@@ -83,7 +83,7 @@ async fn secrets_of_stores_show_in_no_output() {
         store(
             "away-etcd",
             "etcd",
-            json!({"endpoints": [nobody], "username": "u", "Password": "hunter2-away"})
+            json!({"endpoints": [unreachable], "username": "u", "Password": "hunter2-away"})
         ),
     ]);
     // These are looked at when they are connected; at the start they would end it.
@@ -99,7 +99,7 @@ async fn secrets_of_stores_show_in_no_output() {
     outputs.push(printed);
     let yaml = folder.path().join("atomix.yaml");
     let with_keys =
-        keys.iter().map(|(name, tls)| store(name, "etcd", json!({"endpoints": [nobody], "tls": tls})));
+        keys.iter().map(|(name, tls)| store(name, "etcd", json!({"endpoints": [unreachable], "tls": tls})));
     let with_keys: Vec<Value> = stores.as_array().unwrap().iter().cloned().chain(with_keys).collect();
     std::fs::write(&yaml, format!("stores: {}", Value::from(with_keys))).unwrap();
     let (printed_well, printed) = serve(&["--print-config", "--config", yaml.to_str().unwrap()]);
@@ -150,7 +150,7 @@ async fn secrets_of_stores_show_in_no_output() {
     command.args(["--set", &set]).stderr(File::create(&log).unwrap());
     let server = Server::start_command(command);
     for (name, tls) in &keys {
-        let config = json!({"endpoints": [nobody], "tls": tls}).to_string();
+        let config = json!({"endpoints": [unreachable], "tls": tls}).to_string();
         let output = server.run(&["store", "connect", name, "etcd", &config]);
         assert!(output.status.success(), "{output:?}");
         outputs.push(all_of(&output));

@@ -19,9 +19,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use atomix_chaos::faults::deployment::{Backend, Deployment, Kind, Runtime, SESSIONS};
+use atomix_chaos::faults::fault::Fault;
 use atomix_chaos::faults::seed;
-use atomix_chaos::faults::stand::{Backend, Kind, Runtime, SESSIONS, Stand};
-use atomix_chaos::faults::trouble::Trouble;
 use atomix_chaos::foreign::{clients, command, finish, is_there};
 use atomix_conformance::Dice;
 use atomix_proto::{countermap, election, lock, map, runtime::PrimitiveId};
@@ -203,11 +203,17 @@ fn chosen_seed() -> u64 {
 }
 
 /// Lets the callers of all languages compete, with faults or without, and returns what is wrong afterwards.
-async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults: bool) -> Vec<String> {
+async fn round(
+    deployment: &mut Deployment,
+    kind: &str,
+    mode: &str,
+    time: Duration,
+    faults: bool,
+) -> Vec<String> {
     static ROUNDS: AtomicUsize = AtomicUsize::new(0);
     let number = ROUNDS.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("contend-{}-{number}", std::process::id());
-    let addrs = stand.runtimes.iter().map(Runtime::listen).collect::<Vec<_>>();
+    let addrs = deployment.runtimes.iter().map(Runtime::listen).collect::<Vec<_>>();
     ready(&addrs).await;
     let languages = Language::all();
     let list = addrs.join(",");
@@ -215,7 +221,7 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
     let mut callers: Vec<Callers> = languages.iter().map(start).collect();
     let mut killed = false;
     if faults {
-        killed = disturb(stand, time).await;
+        killed = inject_faults(deployment, time).await;
     }
     let mut figures = Vec::new();
     for callers in &mut callers {
@@ -224,7 +230,7 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
     }
     ready(&addrs).await;
     if killed {
-        // What a dead runtime held is given back when its time is over.
+        // Locks of a dead runtime are released when its session times out.
         tokio::time::sleep(SESSIONS * 2).await;
     }
     let began = Instant::now();
@@ -239,12 +245,12 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
         figures.join("; "),
         began.elapsed()
     );
-    let client = stand.runtimes[0].direct_client(WITHIN);
+    let client = deployment.runtimes[0].direct_client(WITHIN);
     let left = client.inspect().locks("", "").await.unwrap();
     for lock in left.locks.iter().filter(|lock| lock.name.starts_with(&prefix)) {
         wrong.push(format!("left in a queue: {lock:?}"));
     }
-    let runtimes = if wrong.is_empty() { &[] } else { &stand.runtimes[..] };
+    let runtimes = if wrong.is_empty() { &[] } else { &deployment.runtimes[..] };
     for runtime in runtimes {
         for session in runtime.direct_client(WITHIN).inspect().sessions().await.unwrap() {
             for holding in session.holdings.iter().filter(|holding| holding.name.starts_with(&prefix)) {
@@ -261,28 +267,25 @@ async fn round(stand: &mut Stand, kind: &str, mode: &str, time: Duration, faults
 }
 
 /// Makes faults until the time is over, and mends them. True if something that held locks was killed or paused.
-async fn disturb(stand: &mut Stand, time: Duration) -> bool {
+async fn inject_faults(deployment: &mut Deployment, time: Duration) -> bool {
     let mut dice = Dice::new(chosen_seed());
     let end = Instant::now() + time;
     let mut disturbed = false;
     while Instant::now() + Duration::from_millis(1500) < end {
         tokio::time::sleep(Duration::from_millis(300 + dice.roll(1200))).await;
-        let trouble = loop {
-            let trouble = Trouble::draw(&mut dice, stand);
+        let fault = loop {
+            let fault = Fault::draw(&mut dice, deployment);
             if matches!(
-                trouble,
-                Trouble::Killed(_)
-                    | Trouble::Paused(_)
-                    | Trouble::RuntimeKilled(_)
-                    | Trouble::RuntimePaused(_)
+                fault,
+                Fault::Killed(_) | Fault::Paused(_) | Fault::RuntimeKilled(_) | Fault::RuntimePaused(_)
             ) {
-                break trouble;
+                break fault;
             }
         };
-        println!("  {trouble}");
-        trouble.begin(stand).await;
+        println!("  {fault}");
+        fault.inject(deployment).await;
         tokio::time::sleep(Duration::from_millis(100 + dice.roll(1500))).await;
-        trouble.end(stand).await;
+        fault.repair(deployment).await;
         disturbed = true;
     }
     disturbed
@@ -390,13 +393,13 @@ async fn contend(kind: Kind, first: usize, faults: bool) {
     // One store at a time: the machine is small, and callers should meet each other.
     static TURN: Mutex<()> = Mutex::const_new(());
     let _turn = TURN.lock().await;
-    let mut stand = Stand::start(kind, if kind.shared() { 2 } else { 1 }, None).await;
+    let mut deployment = Deployment::start(kind, if kind.shared() { 2 } else { 1 }, None).await;
     let (rounds, time) = rounds(first);
-    let members = if let Backend::Etcd(cluster) = &stand.backend { cluster.members.len() } else { 1 };
+    let members = if let Backend::Etcd(cluster) = &deployment.backend { cluster.members.len() } else { 1 };
     println!("{kind:?} ({members}), faults {faults}, seed {}:", chosen_seed());
     let mut wrong = Vec::new();
     for (kind, mode) in rounds {
-        wrong.extend(Box::pin(round(&mut stand, kind, mode, time, faults)).await);
+        wrong.extend(Box::pin(round(&mut deployment, kind, mode, time, faults)).await);
     }
     assert!(wrong.is_empty(), "{kind:?}: {wrong:#?}");
 }

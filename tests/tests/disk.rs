@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "processes and disks are awaited in real time, and what was judged or skipped is told"
+    reason = "processes and disks are awaited in real time, and results and skipped tests are printed"
 )]
 
 use std::fs;
@@ -23,7 +23,7 @@ use atomix_proto::runtime::PrimitiveId;
 use counter::counter_client::CounterClient;
 
 const SEED: u64 = 20_261_124;
-/// What the machine may add to a time that is promised.
+/// The delay that the machine may add to a promised time.
 const SLACK: Duration = Duration::from_secs(1);
 
 fn assert_right(books: &Books) {
@@ -32,7 +32,7 @@ fn assert_right(books: &Books) {
     assert_eq!(books.tally.wrong, Vec::<String>::new());
 }
 
-/// Tells whether tests with mounted disks can run, and why not.
+/// Returns whether disks can be mounted, and prints why not.
 fn mounts() -> bool {
     let missing = mount_missing();
     if let Some(missing) = &missing {
@@ -49,7 +49,7 @@ fn verify(path: &Path) -> Output {
     offline(&["store", "verify"], path)
 }
 
-fn said(output: &Output) -> String {
+fn output_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -80,7 +80,7 @@ async fn a_power_cut_takes_nothing_that_was_answered_or_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sync_that_fails_is_told_and_works_again_without_a_restart() {
+async fn a_failed_sync_is_reported_and_the_store_recovers_without_a_restart() {
     let (folder, shim) = (tempfile::tempdir().unwrap(), Shim::build().unwrap());
     let dir = folder.path().join("store");
     let mut command = serve(&dir, Durability::Sync);
@@ -124,7 +124,7 @@ async fn a_sync_that_fails_is_told_and_works_again_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_what_grows_and_goes_on_when_there_is_room() {
+async fn a_full_disk_refuses_growth_and_goes_on_when_there_is_room() {
     if !mounts() {
         return;
     }
@@ -189,7 +189,7 @@ fn fill(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_start_on_a_full_disk_says_so_and_opens_the_store_when_there_is_room() {
+async fn a_start_on_a_full_disk_is_reported_and_the_store_opens_when_there_is_room() {
     if !mounts() {
         return;
     }
@@ -232,13 +232,16 @@ async fn two_processes_do_not_share_a_folder() {
     let hits = first.client().await.counter("hits").open().await.unwrap();
     hits.increment(7).await.unwrap();
     let second = Server::start_command(serve(folder.path(), Durability::Sync));
-    let told = said(&second.run(&["store", "list"]));
-    assert!(told.contains("in use by another process") && told.contains(&first.id().to_string()), "{told}");
+    let output = output_of(&second.run(&["store", "list"]));
+    assert!(
+        output.contains("in use by another process") && output.contains(&first.id().to_string()),
+        "{output}"
+    );
     let client = second.once().await;
     let refused = client.counter("hits").open().await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
     let unverified = verify(folder.path());
-    assert!(!unverified.status.success() && said(&unverified).contains("in use"), "{unverified:?}");
+    assert!(!unverified.status.success() && output_of(&unverified).contains("in use"), "{unverified:?}");
     hits.increment(1).await.unwrap();
     first.kill();
     let waited = until_it_works(|| async { client.counter("hits").open().await.map(drop) }).await;
@@ -300,7 +303,7 @@ async fn serves(folder: &Path, expected: &[(String, String)]) {
 }
 
 #[tokio::test]
-async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
+async fn damage_is_found_and_reported_and_nothing_wrong_is_served() {
     for gently in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("store");
@@ -316,10 +319,10 @@ async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
         serves(&dir, &expected).await;
         for (path, bytes) in whole.iter().filter(|_| gently) {
             fs::remove_file(path).unwrap();
-            let told = said(&verify(&dir));
+            let output = output_of(&verify(&dir));
             assert!(
-                told.contains("damaged") && told.contains("missing"),
-                "without {}: {told}",
+                output.contains("damaged") && output.contains("missing"),
+                "without {}: {output}",
                 path.display()
             );
             fs::write(path, bytes).unwrap();
@@ -343,21 +346,21 @@ async fn damage_is_found_and_told_and_nothing_wrong_is_served() {
             }
             let verified = verify(&dir);
             if verified.status.success() {
-                // What fills a frame up is not read, nor what stands in a log behind the beginning of the next one.
+                // The padding of a frame is not read, nor a log beyond the beginning of the next one.
                 serves(&dir, &expected).await;
                 continue;
             }
             found += 1;
-            let told = said(&verified);
+            let output = output_of(&verified);
             assert!(
-                told.contains("damaged") && told.contains("restore a backup") && told.contains(&file),
-                "{told}"
+                output.contains("damaged") && output.contains("restore a backup") && output.contains(&file),
+                "{output}"
             );
             if case < 6 {
                 let before = files(&dir);
                 let server = Server::start_command(serve(&dir, Durability::Sync));
-                let told = said(&server.run(&["store", "list"]));
-                assert!(told.contains("damaged") && told.contains(&file), "{told}");
+                let output = output_of(&server.run(&["store", "list"]));
+                assert!(output.contains("damaged") && output.contains(&file), "{output}");
                 let refused = server.once().await.map("m").open().await.unwrap_err();
                 assert!(matches!(refused.kind(), Kind::Unavailable | Kind::DataLoss), "{refused:?}");
                 drop(server);
@@ -389,8 +392,8 @@ async fn a_backup_under_load_holds_what_was_answered_before_and_no_half() {
     let restored = offline(&["store", "restore", file.to_str().unwrap()], &copy);
     assert!(restored.status.success(), "{restored:?}");
     let again = offline(&["store", "restore", file.to_str().unwrap()], &copy);
-    assert!(!again.status.success() && said(&again).contains("must be empty"), "{again:?}");
-    assert!(said(&verify(&copy)).contains("whole"));
+    assert!(!again.status.success() && output_of(&again).contains("must be empty"), "{again:?}");
+    assert!(output_of(&verify(&copy)).contains("whole"));
     let server = Server::start_command(serve(&copy, Durability::Sync));
     books.judge(&server, End { dead: Instant::now(), synced: Some(began) }, diary).await.unwrap();
     assert_right(&books);
@@ -398,7 +401,7 @@ async fn a_backup_under_load_holds_what_was_answered_before_and_no_half() {
 }
 
 #[tokio::test]
-async fn after_a_restart_times_and_numbers_go_on_and_the_dead_hold_nothing() {
+async fn after_a_restart_times_and_numbers_go_on_and_old_sessions_hold_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start_command(serve(folder.path(), Durability::Sync));
     let client = server.client().await;
@@ -417,7 +420,7 @@ async fn after_a_restart_times_and_numbers_go_on_and_the_dead_hold_nothing() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 
     let server = Server::start_command(serve(folder.path(), Durability::Sync));
-    // What was created before is known, without another Create.
+    // A primitive that was created before is known without another Create.
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.listen())).unwrap();
     let mut raw = CounterClient::new(channel.connect().await.unwrap());
     let id = Some(PrimitiveId { name: "hits".to_owned() });
@@ -430,7 +433,7 @@ async fn after_a_restart_times_and_numbers_go_on_and_the_dead_hold_nothing() {
     let again = map.put("k", &"two".to_owned()).await.unwrap();
     assert!(again.version > written.version && again.previous.unwrap().version == written.version);
     let door = client.lock("door").open().await.unwrap();
-    let guard = door.try_acquire().await.unwrap().expect("the dead hold nothing");
+    let guard = door.try_acquire().await.unwrap().expect("old sessions hold nothing");
     assert!(guard.token() > token);
     let now = client.election("boss").open().await.unwrap().enter("b").await.unwrap();
     assert!(now.leader.as_deref() == Some("b") && now.number > term.number, "{now:?}");

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The long run of `tests/fault-runs`: random trouble for one store, from a seed.
+//! The long run of `tests/fault-runs`: random faults of one store, from a seed.
 //!
 //! `FAULT_STORE`, `FAULT_MINUTES`, `FAULT_SEED`: which store, how long, where chance begins.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the figures of a run are its result")]
 
 use std::time::Duration;
 
+use atomix_chaos::faults::deployment::{Deployment, Kind};
 use atomix_chaos::faults::network::{Firewall, Network};
-use atomix_chaos::faults::stand::{Kind, Stand};
 use atomix_chaos::faults::{fencing, runs, seed};
 use atomix_conformance::Dice;
 
@@ -15,22 +15,22 @@ async fn run(kind: Kind, firewall: Option<Firewall>) {
     let (seed, minutes) = (seed(), std::env::var("FAULT_MINUTES").map_or(30.0, |text| text.parse().unwrap()));
     let duration = Duration::from_secs_f64(60.0 * minutes);
     println!("{kind:?}: {minutes} minutes, seed {seed}");
-    let mut stand = Stand::start(kind, if kind.shared() { 3 } else { 1 }, firewall).await;
-    let totals = Box::pin(runs::run(&mut stand, kind, seed, duration)).await;
+    let mut deployment = Deployment::start(kind, if kind.shared() { 3 } else { 1 }, firewall).await;
+    let totals = Box::pin(runs::run(&mut deployment, kind, seed, duration)).await;
     println!("\n{kind:?}, seed {seed}: {totals}");
     if kind.shared() {
         // Locks and their tokens, for a while more.
-        let tally = fencing::run(&mut stand, &mut Dice::new(seed), duration / 6).await;
-        println!("{kind:?}, seed {seed}, locks: {tally:?}");
-        assert_eq!((tally.lost, tally.doubled), (0, 0), "seed {seed}");
-        assert_eq!(tally.tokens_back, [], "seed {seed}");
+        let counts = fencing::run(&mut deployment, &mut Dice::new(seed), duration / 6).await;
+        println!("{kind:?}, seed {seed}, locks: {counts:?}");
+        assert_eq!((counts.lost, counts.doubled), (0, 0), "seed {seed}");
+        assert_eq!(counts.tokens_back, [], "seed {seed}");
     }
-    assert!(totals.bad.is_empty(), "seed {seed}: {totals}");
+    assert!(totals.wrong.is_empty(), "seed {seed}: {totals}");
 }
 
 #[test]
 #[ignore = "takes half an hour: run by tests/fault-runs"]
-fn random_trouble_breaks_no_promise() {
+fn random_faults_break_no_guarantee() {
     let kind = Kind::parse(&std::env::var("FAULT_STORE").unwrap()).expect("memory, disk, etcd or redis");
     if let Some(network) = Network::or_skip("partitions") {
         network.run(async |firewall| Box::pin(run(kind, Some(firewall))).await);

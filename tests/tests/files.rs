@@ -104,21 +104,21 @@ async fn clients_beyond_the_few_files_are_refused_with_a_reason_and_operators_ar
         let began = Instant::now();
         loop {
             let refused = server.run(command);
-            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            let output = String::from_utf8_lossy(&refused.stderr).into_owned();
             assert!(!refused.status.success(), "{refused:?}");
-            if said.contains("limits.connections") {
+            if output.contains("limits.connections") {
                 break;
             }
-            assert!(began.elapsed() < WAIT_TIMEOUT, "{command:?}: {said}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{command:?}: {output}");
         }
     }
-    // The others go on, such as the last, which makes room for nobody: a ping, and its answer.
+    // The others go on, such as the last, which frees no memory: a ping, and its answer.
     let last = streams.last_mut().unwrap();
     let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], b"pingpong"].concat();
     last.write_all(&ping).await.unwrap();
     let answer = loop {
         let (kind, payload) = frame(last).await;
-        // What grants windows comes before it.
+        // Window updates come before it.
         if kind == PING {
             break payload;
         }

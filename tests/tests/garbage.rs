@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes that are no HTTP/2, calls that are no calls, arguments beyond every limit: an answer or a closed connection,
-//! and nobody else is harmed.
+//! and other clients are not affected.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "sockets are awaited in real time")]
 
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ fn throw(address: &str, bytes: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn random_bytes_on_both_ports_harm_nobody() {
+async fn random_bytes_on_both_ports_harm_no_client() {
     let server = Server::start();
     let client = server.client().await;
     let counter = client.counter("c").open().await.unwrap();

@@ -22,7 +22,7 @@ const PAGE: &str = "docs/reference/guarantees.md";
 /// A store that was connected.
 struct Row {
     driver: &'static str,
-    /// What is special about it.
+    /// Its special settings.
     setting: String,
     profile: Profile,
 }
@@ -61,7 +61,7 @@ async fn rows() -> Vec<Row> {
     let redis = Redis::start(&file("always")).await;
     redis.ask(&["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-config"]);
     let user = json!({ "address": redis.address(), "username": "app", "password": "secret" });
-    rows.push(row(&RedisDriver, "a user who may not ask (`CONFIG`)", user.clone()).await);
+    rows.push(row(&RedisDriver, "a user without permission for `CONFIG`", user.clone()).await);
     let known = ("persistence".to_owned(), json!("always"));
     let user = user.as_object().unwrap().clone().into_iter().chain([known]).collect();
     rows.push(row(&RedisDriver, "the same, and `persistence: always`", user).await);
@@ -78,7 +78,7 @@ async fn rows() -> Vec<Row> {
     rows
 }
 
-/// What is gone of what was answered: with the runtime's process, with that of the backend, without the power, with the
+/// The answered writes that are lost: with the runtime's process, with that of the backend, without the power, with the
 /// machine.
 fn losses(profile: &Profile) -> [String; 4] {
     let (nothing, everything) = ("nothing", "everything");
@@ -93,7 +93,7 @@ fn losses(profile: &Profile) -> [String; 4] {
         Durability::Disk => [nothing, nothing, nothing, everything].map(str::to_owned),
         Durability::Interval(time) => {
             let last = format!("the last {time:?}");
-            // Where runtimes share a backend it is not the runtime that writes.
+            // Runtimes that share a backend do not write themselves.
             let with_runtime = if profile.shared { nothing.to_owned() } else { last.clone() };
             [with_runtime, last.clone(), last, everything.to_owned()]
         }
@@ -163,7 +163,7 @@ fn page(rows: &[Row]) -> String {
 
 /// Writes the page instead if `ATOMIX_TEST_WRITE` is set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_table_of_guarantees_is_what_the_stores_say() {
+async fn the_table_of_guarantees_matches_the_profiles() {
     let rows = rows().await;
     for pair in rows.windows(2).filter(|pair| pair[0].driver == pair[1].driver) {
         assert_eq!(pair[0].profile.limits, pair[1].profile.limits, "the page has one line for all of them");

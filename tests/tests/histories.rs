@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Histories of the real program on each store, with trouble in the middle, judged.
+//! Histories of the real program on each store, with faults in the middle, checked.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes in real time")]
-#![allow(clippy::print_stdout, reason = "a test tells its seed and what it has judged")]
+#![allow(clippy::print_stdout, reason = "a test prints its seed and its result")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,7 +61,7 @@ impl Runtimes {
         self.servers[number] = self.serve(number);
     }
 
-    /// Stops a runtime as a debugger would, for a while.
+    /// Pauses a runtime for a while.
     async fn pause(&self, number: usize, time: Duration) {
         let signal = |signal| {
             let id = i32::try_from(self.servers[number].id()).unwrap();
@@ -73,12 +73,12 @@ impl Runtimes {
     }
 }
 
-/// Records while `trouble` is made, and demands that nothing is wrong.
-async fn judge(store: &str, endpoints: Vec<String>, options: Options, trouble: impl Future<Output = ()>) {
+/// Records while `faults` are injected, and asserts that nothing is wrong.
+async fn judge(store: &str, endpoints: Vec<String>, options: Options, faults: impl Future<Output = ()>) {
     let seed = Env::real().random();
     println!("{store}: seed {seed}");
     let (recording, ()) =
-        tokio::join!(Box::pin(record::run(&endpoints, seed, LONG, &options)), Box::pin(trouble));
+        tokio::join!(Box::pin(record::run(&endpoints, seed, LONG, &options)), Box::pin(faults));
     match recording.judge() {
         Ok(summary) => {
             println!("{store}: {summary}");
@@ -89,17 +89,17 @@ async fn judge(store: &str, endpoints: Vec<String>, options: Options, trouble: i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_stands_still() {
+async fn memory_is_paused() {
     let _turn = TURN.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let store = "{ name: s, driver: { name: memory, version: v1 } }";
     let runtimes = Runtimes::start(folder.path(), 1, store);
     let options = Options { late: Some(Duration::from_secs(6)), stalls: false, ..Options::with_faults() };
-    let trouble = async {
+    let faults = async {
         sleep(LONG / 3).await;
         runtimes.pause(0, Duration::from_secs(2)).await;
     };
-    judge("memory", runtimes.endpoints(), options, trouble).await;
+    judge("memory", runtimes.endpoints(), options, faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,31 +112,31 @@ async fn disk_is_killed() {
     let mut runtimes = Runtimes::start(folder.path(), 1, &store);
     let options = Options { late: Some(Duration::from_secs(6)), stalls: false, ..Options::with_faults() };
     let endpoints = runtimes.endpoints();
-    let trouble = async {
+    let faults = async {
         sleep(LONG / 3).await;
         runtimes.kill(0, Duration::from_millis(500)).await;
         sleep(LONG / 4).await;
         runtimes.kill(0, Duration::ZERO).await;
     };
-    judge("disk", endpoints, options, trouble).await;
+    judge("disk", endpoints, options, faults).await;
 }
 
-/// Three runtimes, of which one is killed, and one stopped for longer than its time-out.
+/// Three runtimes, of which one is killed, and one stopped for longer than its timeout.
 async fn shared(name: &str, store: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mut runtimes = Runtimes::start(folder.path(), 3, store);
     let endpoints = runtimes.endpoints();
-    let trouble = async {
+    let faults = async {
         sleep(LONG / 5).await;
         runtimes.kill(0, Duration::from_secs(1)).await;
         sleep(LONG / 5).await;
         runtimes.pause(1, Duration::from_millis(2500)).await;
     };
-    judge(name, endpoints, Options::with_faults(), trouble).await;
+    judge(name, endpoints, Options::with_faults(), faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runtimes_on_etcd_are_killed_and_stand_still() {
+async fn runtimes_on_etcd_are_killed_and_paused() {
     let _turn = TURN.lock().await;
     let etcd = Etcd::start(&[]).await;
     let endpoint = etcd.endpoint();
@@ -150,7 +150,7 @@ async fn runtimes_on_etcd_are_killed_and_stand_still() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runtimes_on_redis_are_killed_and_stand_still() {
+async fn runtimes_on_redis_are_killed_and_paused() {
     let _turn = TURN.lock().await;
     let redis = Redis::start(&[]).await;
     let address = redis.address();

@@ -121,7 +121,7 @@ async fn a_killed_client_frees_its_candidacy_within_a_second() {
 
 /// Two hosts of one name: both give the same `--candidate`.
 #[tokio::test]
-async fn processes_that_stand_under_one_name_lead_one_after_the_other() {
+async fn candidates_with_one_name_lead_one_after_the_other() {
     let server = Server::start();
     let client = server.client().await;
     let election = client.election("boss").open().await.unwrap();

@@ -139,7 +139,7 @@ impl Limit {
         Server::start_command(command)
     }
 
-    /// Says that the program was under it all the time.
+    /// Asserts that the program was under it all the time.
     fn check(&self, server: &Server) {
         let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("the program runs");
         let bytes = |name: &str| {
@@ -291,17 +291,17 @@ async fn a_small_container_survives_everything_at_once() {
     let requests =
         spawn_blocking(move || (0..STALLED).filter_map(|_| unfinished_requests(address)).collect());
     let idle = spawn_blocking(move || (0..connections).filter_map(|number| idle(number, address)).collect());
-    let trouble: [JoinHandle<Vec<Raw>>; 3] = [readers, requests, idle];
+    let load: [JoinHandle<Vec<Raw>>; 3] = [readers, requests, idle];
     let flood = tokio::spawn(flood(flooded));
     let mut held = Vec::new();
-    for trouble in trouble {
-        held.push(trouble.await.unwrap());
+    for load in load {
+        held.push(load.await.unwrap());
     }
     let (stored, refusals) = flood.await.unwrap();
     println!("{stored} values of 10 kB were stored; refusals: {refusals:?}");
     let counts: Vec<_> = held.iter().map(Vec::len).collect();
     println!("the kernel connected {counts:?} readers, requests and idle peers");
-    // Everybody is there now, and stays for a while.
+    // All connections are there now, and stay for a while.
     tokio::time::sleep(Duration::from_secs(2)).await;
     stop.store(true, Ordering::Relaxed);
     let (calls, longest) = calls.await.unwrap().unwrap();

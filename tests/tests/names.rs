@@ -82,7 +82,7 @@ enum Backend {
     Redis(Redis),
 }
 
-struct Ground {
+struct TestEnv {
     server: Server,
     client: Client,
     backend: Backend,
@@ -102,7 +102,7 @@ struct Figures {
     resident: u64,
     /// Keyspaces on memory and disk, keys otherwise.
     entries: u64,
-    /// Bytes that the store counts, or says that it uses.
+    /// Bytes that the store counts, or reports as used.
     bytes: u64,
     /// The files of a disk store.
     files: u64,
@@ -120,7 +120,7 @@ impl Use {
         PrimitiveId { name: format!("order-{}", self.number) }
     }
 
-    /// Tells whether there is content afterwards. The term of an election is content, also without candidates.
+    /// Returns whether there is content afterwards. The term of an election is content, also without candidates.
     fn keeps(self) -> bool {
         match self.kind {
             Kind::Lock => false,
@@ -251,9 +251,9 @@ impl Backend {
     }
 }
 
-// === impl Ground ===
+// === impl TestEnv ===
 
-impl Ground {
+impl TestEnv {
     async fn start(backend: Backend) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start_with(&["--config", &backend.store(folder.path())]);
@@ -411,33 +411,33 @@ fn size(folder: PathBuf) -> u64 {
 async fn names_cost_nothing(backend: Backend, store: &str, count: usize) {
     let count = std::env::var("NAMES_COUNT").map_or(count, |count| count.parse().unwrap());
     let first = FIRST.min(count / 4);
-    let mut ground = Ground::start(backend).await;
-    drop(ground.connect().await);
+    let mut env = TestEnv::start(backend).await;
+    drop(env.connect().await);
     println!("{store}: {count} names of each kind");
-    let fresh = ground.settled(None, 0).await;
+    let fresh = env.settled(None, 0).await;
     println!("  fresh: {fresh}");
     for kind in KINDS {
-        ground.use_names(kind, 0..first).await;
+        env.use_names(kind, 0..first).await;
     }
-    let before = ground.settled(Some(&fresh), 0).await;
+    let before = env.settled(Some(&fresh), 0).await;
     println!("  after {first} of each: {before}");
-    let (mut last, mut kept) = (before, ground.kept);
+    let (mut last, mut kept) = (before, env.kept);
     let mut took = Vec::new();
     for kind in KINDS {
-        took.push(ground.time(kind).await);
+        took.push(env.time(kind).await);
     }
     for (kind, took) in KINDS.into_iter().zip(took) {
-        ground.use_names(kind, first..count).await;
-        let now = ground.settled(Some(&last), kept).await;
+        env.use_names(kind, first..count).await;
+        let now = env.settled(Some(&last), kept).await;
         println!("  after {count} of kind {kind:?}: {now}");
-        let resident = last.resident.max(before.resident) + (ground.kept - kept) * KEPT_BYTES;
+        let resident = last.resident.max(before.resident) + (env.kept - kept) * KEPT_BYTES;
         assert!(now.resident <= resident + SLACK_RESIDENT, "{kind:?}: {last}, then {now}");
-        (last, kept) = (now, ground.kept);
-        let later = ground.time(kind).await;
+        (last, kept) = (now, env.kept);
+        let later = env.time(kind).await;
         let ratio = later.as_secs_f64() / took.as_secs_f64();
         println!("  one name of kind {kind:?}: {took:?} after {first}, {later:?} after {count}: {ratio:.2}");
     }
-    let channel = ground.connect().await;
+    let channel = env.connect().await;
     let kept = KINDS.into_iter().flat_map(|kind| (0..count).map(move |number| Use::new(kind, number)));
     let reads = stream::iter(kept.filter(|name| name.keeps())).map(|name| name.read_back(channel.clone()));
     let read = reads.buffer_unordered(AT_ONCE).try_fold(0, async |count, ()| Ok(count + 1)).await.unwrap();

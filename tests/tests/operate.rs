@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What operators do to primitives and stores, on every store: close, delete, connect, disconnect.
+//! The commands of operators on primitives and stores, on every store: close, delete, connect, disconnect.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
 use std::path::Path;
@@ -77,7 +77,7 @@ async fn closes_and_deletes(store: &str, outlives: bool) {
     assert_eq!(done(&run(&server, "map size users")), "0");
     assert_eq!(done(&run(&server, "map size other")), "1");
 
-    // Who holds a lock is told by the end of the connection, who waits by an error.
+    // The connection of the holder ends, a waiter gets an error.
     let lock = holder.lock("door").open().await.unwrap();
     let held = lock.acquire().await.unwrap();
     let waiting = waiter.lock("door").open().await.unwrap();

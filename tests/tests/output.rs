@@ -15,7 +15,7 @@ use atomix_servers::redis::Redis;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// What becomes of the output.
+/// The place of the output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sink {
     /// The reader of the pipe is gone.
@@ -32,7 +32,7 @@ const SINKS: [Sink; 3] = [Sink::Closed, Sink::Full, Sink::Unread];
 struct Mute {
     child: Child,
     folder: TempDir,
-    /// What can be read from standard error, if anything.
+    /// The readable end of standard error, if there is one.
     unread: Option<PipeReader>,
 }
 
@@ -121,7 +121,7 @@ async fn a_memory_store_serves_without_its_output() {
 }
 
 #[tokio::test]
-async fn a_disk_store_serves_without_its_output_and_keeps_what_it_was_told() {
+async fn a_disk_store_serves_without_its_output_and_keeps_its_writes() {
     for sink in SINKS {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
@@ -135,14 +135,14 @@ async fn a_disk_store_serves_without_its_output_and_keeps_what_it_was_told() {
 }
 
 /// Two runtimes on one store that goes away for a moment, which both log. The lock keeps its holder.
-async fn one_holder(sink: Sink, store: &str, mut trouble: impl AsyncFnMut()) {
+async fn one_holder(sink: Sink, store: &str, mut fault: impl AsyncFnMut()) {
     let store = format!("stores=[{store}]");
     let arguments = ["--set", "sessions.timeout=3s", "--set", &store];
     let (one, other) = (Mute::start(sink, &arguments), Mute::start(sink, &arguments));
     let (client, second) = (one.client().await, other.client().await);
     let held = client.lock("l").open().await.unwrap().acquire().await.unwrap();
     let lock = second.lock("l").open().await.unwrap();
-    trouble().await;
+    fault().await;
     // Far longer than a member may be silent.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(6) {
@@ -221,7 +221,7 @@ async fn signals_reload_or_change_nothing_and_the_manager_is_notified() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let told = || {
+    let notified = || {
         let mut buffer = [0; 256];
         let bytes = socket.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..bytes]).lines().next().unwrap().to_owned()
@@ -235,12 +235,12 @@ async fn signals_reload_or_change_nothing_and_the_manager_is_notified() {
     command.env("NOTIFY_SOCKET", folder.path().join("notify"));
     command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
     let mut server = Mute { child: command.spawn().unwrap(), folder, unread: None };
-    assert_eq!(told(), "READY=1");
+    assert_eq!(notified(), "READY=1");
     // The log has a thread of its own: a line may come a little later than the notification.
     let reload = |server: &Mute, until: &str| {
         server.signal(Signal::HUP);
-        assert_eq!(told(), "RELOADING=1");
-        assert_eq!(told(), "READY=1");
+        assert_eq!(notified(), "RELOADING=1");
+        assert_eq!(notified(), "READY=1");
         let begin = Instant::now();
         loop {
             let text = std::fs::read_to_string(&log).unwrap();
@@ -262,7 +262,7 @@ async fn signals_reload_or_change_nothing_and_the_manager_is_notified() {
     }
     assert!(server.child.try_wait().unwrap().is_none(), "it goes on");
     server.signal(Signal::QUIT);
-    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(notified(), "STOPPING=1");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 

@@ -124,7 +124,7 @@ fn blocks(text: &str) -> Vec<Block> {
             comment.push(words.trim());
             continue;
         }
-        let said = std::mem::take(&mut comment).join(" ");
+        let description = std::mem::take(&mut comment).join(" ");
         let mut words = line.split_whitespace();
         let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let kind = match first {
@@ -147,7 +147,7 @@ fn blocks(text: &str) -> Vec<Block> {
                 let (request, rest) = rest.split_once(')').unwrap();
                 let response = rest.trim().trim_start_matches("returns").trim().trim_matches(['(', ')']);
                 let cells = vec![code(name), code(request), code(response)];
-                open.last_mut().unwrap().rows.push(Row { cells, comment: said });
+                open.last_mut().unwrap().rows.push(Row { cells, comment: description });
                 continue;
             }
             _ => {
@@ -158,14 +158,14 @@ fn blocks(text: &str) -> Vec<Block> {
                         Some((of, name)) => vec![code(name), code(of), number],
                         None => vec![code(field), number],
                     };
-                    block.rows.push(Row { cells, comment: said });
+                    block.rows.push(Row { cells, comment: description });
                 }
                 continue;
             }
         };
         let name = second.trim_end_matches(['{', '}']);
         let name = open.last().map_or_else(|| name.to_owned(), |around| format!("{}.{name}", around.name));
-        open.push(Block { kind, name: name.clone(), comment: said, rows: Vec::new() });
+        open.push(Block { kind, name: name.clone(), comment: description, rows: Vec::new() });
         if line.ends_with('}') {
             done.extend(open.pop());
         } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The judge itself, judged: two runtimes share a store with a planted bug, clients use them, and each bug is found.
+//! Checks the checker: two runtimes share a store with a planted bug, clients use them, and each bug is found.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "servers in real time")]
 
 use std::sync::Arc;
@@ -157,7 +157,7 @@ async fn every_planted_bug_is_found() {
     let only = std::env::var("ATOMIX_MUTANT").unwrap_or_default();
     let chosen = |mutant: &&(Bug, &str, Kind)| format!("{:?}", mutant.0).contains(&only);
     for (bug, within, kind) in MUTANTS.iter().filter(chosen) {
-        // What goes too late shows later than anything else. Few calls in that time are enough, and soon judged.
+        // A late expiry shows later than anything else. Few calls in that time are enough, and soon judged.
         let late = matches!(bug, Bug::LateTtl | Bug::NoTtl);
         let (first, pause) = if late { (9_000, 200) } else { (400, 3) };
         let pause = Duration::from_millis(pause);

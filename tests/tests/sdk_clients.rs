@@ -17,16 +17,16 @@ use atomix_servers::redis::Redis;
 const RUNTIMES: usize = 5;
 
 /// The runtimes of a run, and what they work on.
-struct Ground {
+struct Runtimes {
     store: &'static str,
     servers: Vec<Server>,
     /// Ends after the runtimes.
     _backend: Box<dyn Any>,
 }
 
-// === impl Ground ===
+// === impl Runtimes ===
 
-impl Ground {
+impl Runtimes {
     async fn memory() -> Self {
         Self::serve("memory", "v1", "", 1, Box::new(())).await
     }
@@ -93,58 +93,58 @@ fn go_scenarios() -> Option<&'static Path> {
     compiled.as_deref()
 }
 
-async fn run_go(ground: impl Future<Output = Ground>) {
+async fn run_go(runtimes: impl Future<Output = Runtimes>) {
     if let Some(scenarios) = go_scenarios() {
-        ground.await.run(scenarios, &["-test.timeout=120s"], "go");
+        runtimes.await.run(scenarios, &["-test.timeout=120s"], "go");
     }
 }
 
-async fn run_java(ground: impl Future<Output = Ground>) {
+async fn run_java(runtimes: impl Future<Output = Runtimes>) {
     // One at a time: they share a folder for what is compiled.
     static TURN: Mutex<()> = Mutex::new(());
     if is_there("mvn", "--version") {
-        let ground = ground.await;
+        let runtimes = runtimes.await;
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        ground.run(Path::new("mvn"), &["-q", "-B", "test"], "java");
+        runtimes.run(Path::new("mvn"), &["-q", "-B", "test"], "java");
     }
 }
 
 #[tokio::test]
 async fn the_go_sdk_works_in_memory() {
-    run_go(Ground::memory()).await;
+    run_go(Runtimes::memory()).await;
 }
 
 #[tokio::test]
 async fn the_go_sdk_works_on_disk() {
-    run_go(Ground::disk()).await;
+    run_go(Runtimes::disk()).await;
 }
 
 #[tokio::test]
 async fn the_go_sdk_works_on_etcd() {
-    run_go(Ground::etcd()).await;
+    run_go(Runtimes::etcd()).await;
 }
 
 #[tokio::test]
 async fn the_go_sdk_works_on_redis() {
-    run_go(Ground::redis()).await;
+    run_go(Runtimes::redis()).await;
 }
 
 #[tokio::test]
 async fn the_java_calls_work_in_memory() {
-    run_java(Ground::memory()).await;
+    run_java(Runtimes::memory()).await;
 }
 
 #[tokio::test]
 async fn the_java_calls_work_on_disk() {
-    run_java(Ground::disk()).await;
+    run_java(Runtimes::disk()).await;
 }
 
 #[tokio::test]
 async fn the_java_calls_work_on_etcd() {
-    run_java(Ground::etcd()).await;
+    run_java(Runtimes::etcd()).await;
 }
 
 #[tokio::test]
 async fn the_java_calls_work_on_redis() {
-    run_java(Ground::redis()).await;
+    run_java(Runtimes::redis()).await;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Processes of the real program on one etcd and one Redis: one is killed, one is stopped and wakes too late.
+//! Processes of the real program on one etcd and one Redis: one is killed, one is paused and resumes too late.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "processes are awaited in real time")]
 
 use std::path::Path;
@@ -15,9 +15,9 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
-/// The shortest time-out that may be set.
+/// The shortest timeout that may be set.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// What the machine may add to a time that is promised.
+/// The delay that the machine may add to a promised time.
 const SLACK: Duration = Duration::from_secs(4);
 
 type Client = LockClient<Channel>;
@@ -56,14 +56,14 @@ async fn take(client: &mut Client) -> Result<u64, tonic::Status> {
     Ok(client.lock(lock::LockRequest { id: Some(lock_id()), timeout: None }).await?.into_inner().version)
 }
 
-async fn dies_and_sleeps(store: &str) {
+async fn killed_and_paused(store: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (mut first, second) = (start(folder.path(), store), start(folder.path(), store));
     let (mut one, mut two) = (client(&first).await, client(&second).await);
     create(&mut one).await;
     create(&mut two).await;
 
-    // Killed: who waits elsewhere is next.
+    // Killed: a waiter of the other runtime is next.
     let token = take(&mut one).await.unwrap();
     let waiting = tokio::spawn(async move { (take(&mut two).await, two) });
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -93,13 +93,13 @@ async fn dies_and_sleeps(store: &str) {
     let token = token.unwrap();
     assert!(token > next);
 
-    // Stopped: the same, and when it wakes it holds nothing.
+    // Paused: the same, and after it resumes it holds nothing.
     first.pause();
     let next = tokio::time::timeout(TIMEOUT * 2 + SLACK, take(&mut two)).await.unwrap().unwrap();
     assert!(next > token);
     first.resume();
     let refused = one.unlock(lock::UnlockRequest { id: Some(lock_id()) }).await.unwrap_err();
-    // Or the end of the connection came first, which says the same to those who do not ask.
+    // Or the end of the connection came first, which means the same.
     match refused.get_error_details().error_info() {
         Some(info) => assert_eq!(info.reason, "LOCK_NOT_HELD"),
         None => assert!(
@@ -119,20 +119,20 @@ async fn dies_and_sleeps(store: &str) {
 }
 
 #[tokio::test]
-async fn on_etcd_the_dead_lose_their_locks_and_sleepers_find_themselves_refused() {
+async fn on_etcd_killed_and_paused_runtimes_lose_their_locks() {
     let etcd = Etcd::start(&[]).await;
     let endpoint = etcd.endpoint();
-    dies_and_sleeps(&format!(
+    killed_and_paused(&format!(
         "{{ name: s, driver: {{ name: etcd, version: v3 }}, config: {{ endpoints: ['{endpoint}'] }} }}"
     ))
     .await;
 }
 
 #[tokio::test]
-async fn on_redis_the_dead_lose_their_locks_and_sleepers_find_themselves_refused() {
+async fn on_redis_killed_and_paused_runtimes_lose_their_locks() {
     let redis = Redis::start(&[]).await;
     let address = redis.address();
-    dies_and_sleeps(&format!(
+    killed_and_paused(&format!(
         "{{ name: s, driver: {{ name: redis, version: v1 }}, config: {{ address: '{address}' }} }}"
     ))
     .await;

@@ -40,7 +40,7 @@ fn every_primitive_works_from_the_command_line() {
     assert!(text(&run("countermap get stock apples")).contains('7'));
     text(&run("map put users alice admin"));
     assert!(text(&run("map get users alice")).contains("admin"));
-    assert_eq!(run("map get users nobody").status.code(), Some(3));
+    assert_eq!(run("map get users missing").status.code(), Some(3));
     assert_eq!(run("map insert users alice again").status.code(), Some(4));
     text(&run("set add colours red"));
     assert!(text(&run("set list colours")).contains("red"));
@@ -186,7 +186,7 @@ fn completions_and_help_need_no_server() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_plainly() {
+fn a_server_that_is_not_there_gives_a_plain_error() {
     let server = Server::start();
     let output = server
         .command(&["counter", "get", "hits"])
@@ -293,7 +293,7 @@ fn a_failure_has_a_kind_and_a_code_for_programs() {
 }
 
 #[test]
-fn an_election_says_when_nothing_changed() {
+fn an_election_reports_when_nothing_changed() {
     let server = Server::start();
     for verb in ["anoint", "promote", "demote", "evict", "withdraw"] {
         let output = server.run(&["election", verb, "e", "nosuch"]);
@@ -303,7 +303,7 @@ fn an_election_says_when_nothing_changed() {
 }
 
 #[test]
-fn a_lock_that_is_not_obtained_has_the_exit_code_that_was_asked_for() {
+fn a_lock_that_is_not_obtained_has_the_requested_exit_code() {
     let server = Server::start();
     let (holder, mut lines) =
         lines(&server, &["lock", "run", "door", "--", "sh", "-c", "echo held; exec sleep 60"]);
@@ -339,7 +339,7 @@ fn routes_are_shown_before_they_change_and_not_all_taken_away_by_mistake() {
 }
 
 #[test]
-fn health_is_asked_and_waited_for() {
+fn health_is_checked_and_awaited() {
     let server = Server::start();
     assert_eq!(text(&server.run(&["health"])), "healthy");
     assert_eq!(text(&server.run(&["wait", "--store", "memory"])), "healthy");

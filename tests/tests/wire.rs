@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What goes over the wire, by generated clients: codes, presence, configurations, the life of stores and streams.
+//! The wire protocol, by generated clients: codes, presence, configurations, the life of stores and streams.
 #![allow(
     clippy::disallowed_methods,
     clippy::unnecessary_wraps,
@@ -129,7 +129,7 @@ async fn routes_are_replaced_for_what_is_created_later() {
     assert!(!first.cache.unwrap().enabled);
     control.program(program(&[("memory", "cached")])).await.unwrap();
     control.program(program(&[("memory", "cached")])).await.unwrap();
-    // What is there keeps the route that it took.
+    // An open primitive keeps its route.
     assert_eq!(maps.create(create("cached")).await.unwrap().into_inner().config.unwrap(), first);
     let other = map::CreateRequest { id: id("other"), tags: vec!["cached".to_owned()] };
     let cache = maps.create(other).await.unwrap().into_inner().config.unwrap().cache.unwrap();
@@ -199,7 +199,7 @@ async fn a_new_configuration_keeps_entries_and_watches() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_too_slow_is_told_that_it_lost_something() {
+async fn a_reader_that_is_too_slow_gets_an_error() {
     let server = Server::start();
     let mut control = RuntimeClient::new(channel(server.control()).await);
     let config = Bytes::from_static(b"{\"history-commits-max\": 16}");
@@ -255,7 +255,7 @@ async fn a_deadline_ends_a_waiting_lock_and_leaves_no_place_in_the_queue() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     one.unlock(lock::UnlockRequest { id: id("l") }).await.unwrap();
     let free = one.get_lock(lock::GetLockRequest { id: id("l") }).await.unwrap_err();
-    assert_eq!(free.code(), Code::NotFound, "nobody was granted what nobody waits for");
+    assert_eq!(free.code(), Code::NotFound, "a waiter that has left is granted nothing");
     let zero = Some(prost_types::Duration::default());
     let second =
         other.lock(lock::LockRequest { id: id("l"), timeout: zero }).await.unwrap().into_inner().version;
@@ -296,7 +296,7 @@ async fn a_lock_whose_answer_is_given_up_is_had_by_the_next_caller() {
 }
 
 #[tokio::test]
-async fn health_tells_of_the_process_its_services_and_its_stores() {
+async fn health_reports_the_process_its_services_and_its_stores() {
     use tonic_health::pb::health_client::HealthClient;
     let server = Server::start();
     for address in [server.listen(), server.control()] {
@@ -310,7 +310,7 @@ async fn health_tells_of_the_process_its_services_and_its_stores() {
 }
 
 #[tokio::test]
-async fn tools_are_told_the_services_of_every_port() {
+async fn reflection_lists_the_services_of_every_port() {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};

@@ -39,7 +39,7 @@ fn absolute(package: &str, word: &str) -> String {
     if word.starts_with('.') { format!("{package}{word}") } else { word.to_owned() }
 }
 
-/// Says the same sentences about the descriptor set, for the packages of the contract.
+/// Prints the same sentences about the descriptor set, for the packages of the contract.
 fn actual() -> BTreeSet<String> {
     let set = FileDescriptorSet::decode(atomix_proto::DESCRIPTOR_SET).unwrap();
     let mut facts = BTreeSet::new();

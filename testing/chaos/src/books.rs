@@ -175,7 +175,7 @@ impl Books {
     }
 
     /// Entries that expire.
-    fn leases(&mut self, court: &mut Court<'_>, found: &HashSet<String>, asked: Instant, told: Instant) {
+    fn leases(&mut self, court: &mut Court<'_>, found: &HashSet<String>, asked: Instant, reported: Instant) {
         for write in court.diary.writes.iter().flatten() {
             let Deed::Lease(ttl) = write.deed else { continue };
             let fate = court.fate(write);
@@ -198,14 +198,14 @@ impl Books {
             if there && lease.latest + EXACT < asked {
                 wrong.push(format!("leases: {} is shown {:?} late", lease.mark, asked - lease.latest));
             }
-            if !there && lease.earliest.is_some_and(|earliest| earliest > told + EXACT) {
+            if !there && lease.earliest.is_some_and(|earliest| earliest > reported + EXACT) {
                 wrong.push(format!("leases: {} is lost", lease.mark));
             }
             // What may have been there or not is decided now.
-            lease.earliest = there.then(|| lease.earliest.unwrap_or_else(|| lease.latest.min(told)));
+            lease.earliest = there.then(|| lease.earliest.unwrap_or_else(|| lease.latest.min(reported)));
         }
         // Those that are over, or not there, are kept a while, to see that they do not come back.
-        self.leases.retain(|lease| lease.latest + Duration::from_secs(2) > told);
+        self.leases.retain(|lease| lease.latest + Duration::from_secs(2) > reported);
     }
 
     /// Locks and candidacies of the dead are free, tokens and terms grow.
@@ -258,7 +258,7 @@ impl Books {
         let marks: Vec<String> = new.iter().map(|(mark, _)| mark.clone()).collect();
         court.sequence("log", &marks, |deed| matches!(deed, Deed::Index(_)));
         let indexes: HashMap<&String, u64> = new.iter().map(|(mark, index)| (mark, *index)).collect();
-        let told = court.diary.writes.iter().flatten().filter_map(|write| match write.deed {
+        let reported = court.diary.writes.iter().flatten().filter_map(|write| match write.deed {
             Deed::Index(index) if index > 0 => Some((write.ended, &write.mark, index)),
             _ => None,
         });
@@ -266,7 +266,7 @@ impl Books {
             Fact::Indexed(mark, index) => Some((*at, mark, *index)),
             _ => None,
         });
-        for (at, mark, index) in told.chain(seen) {
+        for (at, mark, index) in reported.chain(seen) {
             let kept = indexes.get(mark);
             if kept.map_or_else(|| court.counts(at), |kept| *kept != index) {
                 court.tally.wrong.push(format!("log: {mark} was shown at {index} and is at {kept:?}"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Disks that fail: one whose power can be cut, one that is small, and a library that lets syncs fail.
 //!
-//! The first two are mounted, which needs root and a kernel that allows it: [`mount_missing`] tells what is missing.
+//! The first two are mounted, which needs root and a kernel that allows it: [`mount_missing`] returns what is missing.
 #![allow(clippy::disallowed_methods, reason = "disks are real, and waited for in real time")]
 
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ pub struct Ram {
 /// An ext4 file system on a loop device whose file lies in memory. Unmounted when dropped.
 #[derive(Debug)]
 pub struct Disk {
-    /// Where it is mounted, and whether it is.
+    /// The mount point, and whether it is mounted.
     path: PathBuf,
     mounted: bool,
     image: PathBuf,
@@ -32,7 +32,7 @@ pub struct Disk {
     _folder: TempDir,
 }
 
-/// A library that stands between a program and `fdatasync` and `fsync`, and does what a file says.
+/// A library that stands between a program and `fdatasync` and `fsync`, and does what a file orders.
 #[derive(Debug)]
 pub struct Shim {
     folder: TempDir,
@@ -127,7 +127,7 @@ impl Disk {
     }
 
     fn attach(&mut self) -> io::Result<()> {
-        // The file system must not write on its own what nobody has synced: that would be mercy.
+        // The file system must not write on its own what the program has not synced: the test would miss lost writes.
         let options = "loop,commit=300".as_ref();
         run("mount", ["-o".as_ref(), options, self.image.as_os_str(), self.path.as_os_str()])?;
         self.mounted = true;
@@ -173,17 +173,17 @@ impl Shim {
 
     /// Lets every sync fail until [`Shim::work`].
     pub fn fail(&self) {
-        self.tell("fail");
+        self.order_sync("fail");
     }
 
     /// Lets the next sync fail.
     pub fn fail_once(&self) {
-        self.tell("once");
+        self.order_sync("once");
     }
 
     /// Lets every sync take so many milliseconds longer.
     pub fn delay(&self, millis: u64) {
-        self.tell(&format!("sleep {millis}"));
+        self.order_sync(&format!("sleep {millis}"));
     }
 
     /// Lets syncs work.
@@ -197,7 +197,7 @@ impl Shim {
         self.order().exists()
     }
 
-    fn tell(&self, order: &str) {
+    fn order_sync(&self, order: &str) {
         let new = self.folder.path().join("order.new");
         fs::write(&new, order).and_then(|()| fs::rename(&new, self.order())).expect("the folder is ours");
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trouble: what is done to stores, runtimes and the ways between them.
+//! Faults of stores, of runtimes and of the links between them.
 
 pub mod clock;
+pub mod deployment;
+pub mod fault;
 pub mod fencing;
 pub mod network;
 pub mod runs;
-pub mod stand;
-pub mod trouble;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

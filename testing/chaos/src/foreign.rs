@@ -3,7 +3,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "tools are awaited in real time, and a test says what it skips"
+    reason = "tools are awaited in real time, and a test prints what it skips"
 )]
 
 use std::fs::File;

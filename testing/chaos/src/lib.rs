@@ -42,7 +42,7 @@ impl Server {
 
     /// Starts the program by a command that was prepared, `serve` and its addresses included.
     pub fn start_command(mut command: Command) -> Self {
-        // Ours are for tests; the program takes each variable of its own prefix for a setting.
+        // These are for tests, and the program takes each variable with its prefix for a setting.
         for name in ["ATOMIX_BIN", "ATOMIX_HISTORY_DIR", "ATOMIX_TEST_SERVER_OUTPUT", "ATOMIX_TEST_STORE"] {
             command.env_remove(name);
         }
@@ -138,16 +138,16 @@ impl Server {
         self.child.wait().expect("the child is ours");
     }
 
-    /// Stops the program where it is (SIGSTOP), until [`Server::resume`]. No thread of it runs when this returns.
+    /// Stops the program (SIGSTOP), until [`Server::resume`]. No thread of it runs when this returns.
     #[allow(clippy::disallowed_methods, reason = "a process is awaited in real time")]
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        while !self.stands_still() {
+        while !self.is_stopped() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn stands_still(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("the child is ours");
         tasks.flatten().all(|task| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
@@ -156,7 +156,7 @@ impl Server {
         })
     }
 
-    /// Lets the program go on.
+    /// Resumes the program (SIGCONT).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -169,7 +169,7 @@ impl Server {
     pub fn resident(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the program runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux reports it");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
         kib * 1024
     }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Records what clients are told while they use all primitives at once, and judges it.
+//! Records the calls of clients and their outcomes while they use all primitives, and checks the record.
 //!
-//! [`run`] lets clients, each with a session of its own, call whatever is served at some endpoints, which may die, stand
-//! still, and come back meanwhile. Watchers follow, and are cut off now and then. [`Recording::judge`] asks of every
+//! [`run`] lets clients, each with a session of its own, call whatever is served at some endpoints, which may be killed, paused
+//! and restarted meanwhile. Watchers follow, and are cut off now and then. [`Recording::judge`] asks of every
 //! object that one order of calls explains all answers, and of every stream that it kept its promises
 //! (`atomix_conformance::history`). What fails is written to a file, and judged again with [`replay`].
 #![allow(clippy::disallowed_methods, reason = "clients of real servers, in real time")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "of many answers only some tell something")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "only some of the answers matter")]
 
 mod cells;
 mod last;
 mod log;
 mod owned;
 mod plain;
+mod replies;
 mod session;
 mod streams;
-mod told;
 mod verdict;
 mod worker;
 
@@ -30,7 +30,7 @@ use log::Log;
 use streams::Watcher;
 use worker::Worker;
 
-/// What is recorded.
+/// A kind of primitive that is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Keys of maps, with times to live and transactions.
@@ -59,7 +59,7 @@ pub enum Kind {
     Topic,
 }
 
-/// How the clients go about it.
+/// How the clients work.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How many clients call.
@@ -68,9 +68,9 @@ pub struct Options {
     pub watchers: u32,
     /// How many primitives of each kind there are.
     pub names: u64,
-    /// What names begin with, so that several recordings can share a store.
+    /// The prefix of names, so that several recordings can share a store.
     pub prefix: String,
-    /// What is recorded.
+    /// The recorded kinds.
     pub kinds: Vec<Kind>,
     /// The tag by which routes find the store, if there are routes.
     pub tag: Option<String>,
@@ -80,7 +80,7 @@ pub struct Options {
     pub pause: Duration,
     /// How much later than its time an entry may go. `None`: it may stay.
     pub late: Option<Duration>,
-    /// How long a lock may lie free while somebody waits for it. `None`: as long as it likes.
+    /// How long a lock may be free while a session waits for it. `None`: not checked.
     pub free: Option<Duration>,
     /// Whether others may take a runtime for dead whose connections go on: because it is stopped, or cut off from its
     /// store. Its clients may lose what they own then.
@@ -131,7 +131,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// A run in which servers die, stand still, or cannot be reached.
+    /// A run in which servers are killed, paused, or cannot be reached.
     pub fn with_faults() -> Self {
         Self { late: None, free: None, stalls: true, ..Self::default() }
     }
@@ -148,7 +148,7 @@ enum Phase {
 }
 
 /// Records for `duration` what is served at the `endpoints` (`http://host:port` or `unix:/path`): each may be reached or
-/// not at any time. What the clients do depends on the `seed`, what they are told does not.
+/// not at any time. The calls depend on the `seed`, their replies do not.
 pub async fn run(endpoints: &[String], seed: u64, duration: Duration, options: &Options) -> Recording {
     let log = Arc::new(Log::new(options.clone(), endpoints.to_vec()));
     let mut dice = Dice::new(seed);

@@ -58,7 +58,7 @@ pub fn from_environment() -> (u64, usize) {
 }
 
 /// As [`from_environment`], with another number of transactions for stores that are slower than a function call.
-#[allow(clippy::print_stdout, reason = "a test tells how to repeat it")]
+#[allow(clippy::print_stdout, reason = "a test prints how to repeat it")]
 pub fn from_environment_or(transactions: u64) -> (u64, usize) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("ATOMIX_DIFF_SEED").unwrap_or_else(|| Env::real().random());

@@ -30,7 +30,7 @@ pub struct Item {
 }
 
 /// An entry as reported: key, value, position, version.
-pub type Told = (u64, u64, u64, u64);
+pub type Reported = (u64, u64, u64, u64);
 
 /// The calls of an indexed map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub enum Op {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The entry after a write; before it, if it was removed.
-    Entry(Told),
+    Entry(Reported),
     /// There is none.
     Missing,
     /// The key is there.
@@ -78,7 +78,7 @@ impl Index {
     }
 
     /// Returns the known state after the entry at `at` was reported.
-    fn shown(&self, at: usize, reported: &Told) -> Option<Self> {
+    fn shown(&self, at: usize, reported: &Reported) -> Option<Self> {
         let mut after = self.clone();
         let newest = self.entries[at].position == self.position;
         let entry = &mut after.entries[at];
@@ -105,7 +105,7 @@ impl Index {
         }
     }
 
-    fn append(&self, key: u64, value: u64, reported: Option<&Told>) -> Option<Self> {
+    fn append(&self, key: u64, value: u64, reported: Option<&Reported>) -> Option<Self> {
         if reported.is_some_and(|reported| (reported.0, reported.1) != (key, value)) {
             return None;
         }
@@ -116,7 +116,7 @@ impl Index {
         Some(after)
     }
 
-    fn update(&self, at: usize, value: u64, reported: Option<&Told>) -> Option<Self> {
+    fn update(&self, at: usize, value: u64, reported: Option<&Reported>) -> Option<Self> {
         let mut after = self.clone();
         let version = reported.map(|reported| reported.3);
         self.entries[at].version.next(version)?;

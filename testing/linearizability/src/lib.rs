@@ -2,7 +2,7 @@
 //! Judges recorded histories: can all answers be explained by one object that does one call at a time?
 //!
 //! A history has one object: a key of a map, a counter, a lock. Objects do not know of each other, so that
-//! each can be judged alone (linearizability is local), and a long run is many short histories. [`feed`]
+//! each can be judged alone (linearizability is local), and a long run is many short histories. [`streams`]
 //! judges streams.
 //!
 //! ```
@@ -17,7 +17,6 @@
 
 pub mod cell;
 pub mod election;
-pub mod feed;
 pub mod index;
 pub mod list;
 pub mod lock;
@@ -25,20 +24,21 @@ pub mod member;
 pub mod number;
 mod object;
 mod search;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 mod version;
 
 pub use cell::Cell;
 pub use election::Election;
-pub use feed::Feed;
 pub use index::Index;
 pub use list::List;
 pub use lock::Lock;
 pub use member::Member;
 pub use number::Number;
-pub use object::{Object, Ruling};
+pub use object::{Judgement, Object};
 pub use search::{Broken, Verdict};
+pub use streams::WatchHistory;
 pub use version::Version;
 
 use std::fmt::Debug;

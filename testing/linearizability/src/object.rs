@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Election, Feed, History, Index, List, Lock, Member, Number, Verdict, lock};
+use super::{Cell, Election, History, Index, List, Lock, Member, Number, Verdict, WatchHistory, lock};
 
 /// The record of one object. As text it is JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,12 +25,12 @@ pub enum Object {
     /// An election.
     Election(History<Election>),
     /// The streams of a primitive.
-    Feed(Feed),
+    WatchHistory(WatchHistory),
 }
 
 /// The judgement on one object.
 #[derive(Debug)]
-pub enum Ruling {
+pub enum Judgement {
     /// Nothing is wrong with it.
     Fine,
     /// This is wrong, for people.
@@ -43,7 +43,7 @@ pub enum Ruling {
 
 impl Object {
     /// Judges, within so many `steps`.
-    pub fn judge(&self, steps: usize) -> Ruling {
+    pub fn judge(&self, steps: usize) -> Judgement {
         match self {
             Self::Cell(history) => history.check(steps).into(),
             Self::Number(history) => history.check(steps).into(),
@@ -53,14 +53,16 @@ impl Object {
             Self::Lock(history, free) => {
                 let forgotten = free.map_or(Vec::new(), |free| lock::forgotten(history, free));
                 match forgotten.first() {
-                    Some(call) => Ruling::Wrong(format!("nobody held it, and nobody woke {call:?}")),
+                    Some(call) => {
+                        Judgement::Wrong(format!("it was free, and this waiter was not granted it: {call:?}"))
+                    }
                     None => history.check(steps).into(),
                 }
             }
             Self::Election(history) => history.check(steps).into(),
-            Self::Feed(feed) => {
-                let flaws: Vec<String> = feed.check().iter().map(ToString::to_string).collect();
-                if flaws.is_empty() { Ruling::Fine } else { Ruling::Wrong(flaws.join("\n")) }
+            Self::WatchHistory(streams) => {
+                let violations: Vec<String> = streams.check().iter().map(ToString::to_string).collect();
+                if violations.is_empty() { Judgement::Fine } else { Judgement::Wrong(violations.join("\n")) }
             }
         }
     }
@@ -75,7 +77,7 @@ impl Object {
             Self::Index(history) => history.calls.len(),
             Self::Lock(history, _) => history.calls.len(),
             Self::Election(history) => history.calls.len(),
-            Self::Feed(feed) => feed.streams.iter().map(|stream| stream.events.len()).sum(),
+            Self::WatchHistory(streams) => streams.streams.iter().map(|stream| stream.events.len()).sum(),
         }
     }
 
@@ -95,9 +97,9 @@ impl Object {
     }
 }
 
-// === impl Ruling ===
+// === impl Judgement ===
 
-impl From<Verdict> for Ruling {
+impl From<Verdict> for Judgement {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Fine(_) => Self::Fine,

@@ -37,7 +37,7 @@ pub struct Broken {
 }
 
 /// The maximum length of a shown explanation.
-const TOLD: usize = 12;
+const SHOWN_MAX: usize = 12;
 /// "None" for indices of nodes.
 const NONE: u32 = u32::MAX;
 
@@ -274,7 +274,7 @@ impl<'a, M: Model> Search<'a, M> {
 
     fn explain(&self, (depth, node): (u32, u32)) -> Broken {
         let way = self.way(node);
-        let reported = way.len().saturating_sub(TOLD);
+        let reported = way.len().saturating_sub(SHOWN_MAX);
         let step = |node: &&Node<M>| format!("{} -> {:?}", show(self.call(node.by).1), node.state);
         let stuck = self.candidates(&self.nodes[node as usize]);
         Broken {

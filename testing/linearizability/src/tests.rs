@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use super::feed::{Deed, Event, Kind, Rule, Stream};
+use super::streams::{Change, Event, Kind, Rule, Stream};
 use super::*;
 use atomix_conformance::Dice;
 
@@ -62,27 +62,27 @@ mod numbers {
     }
 
     #[test]
-    fn a_broken_history_tells_where() {
+    fn a_broken_history_names_the_stuck_call() {
         let calls = vec![
             Call::done(1, 0..10, Op::Set(7), Answer::Is(7)),
             Call::done(2, 2_000_000..3_000_000, Op::Get, Answer::Is(8)),
         ];
         let Verdict::Broken(broken) = (History { begin: Number(Some(0)), calls }).check(STEPS) else {
-            panic!("a read of what nobody wrote")
+            panic!("a read of a value that no call wrote")
         };
         assert_eq!(broken.explained, (1, 2));
         assert!(broken.to_string().contains("[2.000..3.000 ms] client 2: Get = Is(8)"), "{broken}");
     }
 
     #[test]
-    fn who_gives_up_does_not_say_fine() {
+    fn a_search_that_gives_up_is_not_fine() {
         let calls = vec![Call::done(1, 0..10, Op::Get, Answer::Is(0))];
         assert!(matches!(History { begin: Number(Some(0)), calls }.check(1), Verdict::Unknown(_)));
     }
 }
 
 #[test]
-fn versions_of_a_cell_grow_and_are_told_rightly() {
+fn versions_of_a_cell_grow_and_are_reported_correctly() {
     use cell::{Answer, Op};
     let put = Call::done(1, 0..10, Op::Put(7, 0), Answer::Written(3, None));
     let then = |op, answer| fine(Cell::default(), vec![put.clone(), Call::done(2, 20..30, op, answer)]);
@@ -163,7 +163,7 @@ mod locks {
     }
 
     #[test]
-    fn who_waits_is_woken() {
+    fn a_waiter_is_granted_a_free_lock() {
         let waits = |session, at: u64, until| Call::done(session, at..until, Op::Wait, Answer::Done);
         let history = |calls| History { begin: Lock::default(), calls };
         let held = vec![take(1, 0, 1), waits(2, 10, 1000), release(1, 1100, Answer::Done)];
@@ -263,13 +263,13 @@ fn brute<M: Model>(state: &M, rest: &[Call<M::Op, M::Answer>]) -> bool {
 fn random<M: Model>(
     dice: &mut Dice,
     first: &M,
-    ask: impl Fn(&mut Dice) -> M::Op,
+    draw: impl Fn(&mut Dice) -> M::Op,
     answers: impl Fn(&mut Dice) -> M::Answer,
 ) -> History<M> {
     let mut history = History::new(first.clone());
     let mut state = first.clone();
     for at in 0..=dice.roll(6) {
-        let op = ask(dice);
+        let op = draw(dice);
         let (began, ended) = ((10 * at).saturating_sub(dice.roll(25)), 10 * at + dice.roll(25));
         // Some answer that is possible here, if one is found.
         let possible = (0..40).map(|_| answers(dice)).find(|answer| state.step(&op, Some(answer)).is_some());
@@ -306,7 +306,7 @@ fn agree<M: Model>(history: &History<M>, counts: &mut [usize; 2]) {
         }
         Verdict::Broken(_) if !expected => {}
         Verdict::Fine(_) | Verdict::Broken(_) | Verdict::Unknown(_) => {
-            panic!("brute force says {expected}, the search says {verdict:?}: {history:?}")
+            panic!("brute force finds {expected}, the search {verdict:?}: {history:?}")
         }
     }
     counts[usize::from(expected)] += 1;
@@ -395,12 +395,12 @@ fn a_record_is_the_same_after_a_file() {
     object.write(&folder.path().join("h.json")).unwrap();
     let again = Object::read(&folder.path().join("h.json")).unwrap();
     assert_eq!(again, object);
-    assert!(matches!(again.judge(STEPS), Ruling::Wrong(_)));
+    assert!(matches!(again.judge(STEPS), Judgement::Wrong(_)));
 }
 
 /// Two writes of a key and a removal, and a stream that shows them.
-fn feed() -> Feed {
-    let deed = |wrote, value, began: u64, ttl| Deed {
+fn streams() -> WatchHistory {
+    let change = |wrote, value, began: u64, ttl| Change {
         key: "k".to_owned(),
         wrote,
         value,
@@ -416,13 +416,13 @@ fn feed() -> Feed {
         version,
         previous,
     };
-    Feed {
-        deeds: vec![
-            deed(true, 1, 10, None),
-            deed(true, 2, 20, None),
-            deed(false, 2, 30, None),
-            deed(true, 3, 40, Some(100)),
-            deed(true, 4, 200, None),
+    WatchHistory {
+        changes: vec![
+            change(true, 1, 10, None),
+            change(true, 2, 20, None),
+            change(false, 2, 30, None),
+            change(true, 3, 40, Some(100)),
+            change(true, 4, 200, None),
         ],
         streams: vec![Stream {
             client: 9,
@@ -443,37 +443,37 @@ fn feed() -> Feed {
     }
 }
 
-fn flawed(spoil: impl Fn(&mut Vec<Event>)) -> Vec<Rule> {
-    let mut feed = feed();
-    spoil(&mut feed.streams[0].events);
-    feed.check().into_iter().map(|flaw| flaw.rule).collect()
+fn violating(spoil: impl Fn(&mut Vec<Event>)) -> Vec<Rule> {
+    let mut streams = streams();
+    spoil(&mut streams.streams[0].events);
+    streams.check().into_iter().map(|violate| violate.rule).collect()
 }
 
 #[test]
 fn a_stream_that_shows_all_in_order_is_fine() {
-    assert_eq!(flawed(|_| {}), []);
+    assert_eq!(violating(|_| {}), []);
 }
 
 #[test]
-fn each_flaw_of_a_stream_is_named() {
-    assert!(flawed(|events| events.swap(0, 1)).contains(&Rule::Ordered));
-    assert!(flawed(|events| events.insert(1, events[0].clone())).contains(&Rule::Unique));
-    assert!(flawed(|events| drop(events.remove(1))).contains(&Rule::Reliable));
-    assert!(flawed(|events| drop(events.remove(2))).contains(&Rule::Reliable));
-    assert_eq!(flawed(|events| events[1].previous = None), [Rule::Previous]);
-    assert_eq!(flawed(|events| events[1].previous = Some((1, 7))), [Rule::Previous]);
-    assert_eq!(flawed(|events| events[1].kind = Kind::Inserted), [Rule::Create]);
-    assert!(flawed(|events| events[3].value = 8).contains(&Rule::True));
-    assert_eq!(flawed(|events| events[4].at = 60), [Rule::Early]);
-    assert_eq!(flawed(|events| events[4].at = 199), [Rule::Late]);
+fn each_violation_of_a_stream_is_named() {
+    assert!(violating(|events| events.swap(0, 1)).contains(&Rule::Ordered));
+    assert!(violating(|events| events.insert(1, events[0].clone())).contains(&Rule::Unique));
+    assert!(violating(|events| drop(events.remove(1))).contains(&Rule::Reliable));
+    assert!(violating(|events| drop(events.remove(2))).contains(&Rule::Reliable));
+    assert_eq!(violating(|events| events[1].previous = None), [Rule::Previous]);
+    assert_eq!(violating(|events| events[1].previous = Some((1, 7))), [Rule::Previous]);
+    assert_eq!(violating(|events| events[1].kind = Kind::Inserted), [Rule::Create]);
+    assert!(violating(|events| events[3].value = 8).contains(&Rule::True));
+    assert_eq!(violating(|events| events[4].at = 60), [Rule::Early]);
+    assert_eq!(violating(|events| events[4].at = 199), [Rule::Late]);
     let torn = |events: &mut Vec<Event>| {
         events[1].version = 1;
         events[1].previous = Some((1, 1));
         events[2].previous = Some((2, 1));
         events.push(Event { key: "l".to_owned(), kind: Kind::Removed, version: 4, ..events[2].clone() });
     };
-    assert_eq!(flawed(torn), [Rule::Atomic]);
-    let mut feed = feed();
-    feed.streams[0].only = Some("l".to_owned());
-    assert!(feed.check().iter().any(|flaw| flaw.rule == Rule::Filter));
+    assert_eq!(violating(torn), [Rule::Atomic]);
+    let mut streams = streams();
+    streams.streams[0].only = Some("l".to_owned());
+    assert!(streams.check().iter().any(|violate| violate.rule == Rule::Filter));
 }

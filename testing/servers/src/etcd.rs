@@ -138,7 +138,7 @@ impl Etcd {
     pub async fn revision(&self) -> u64 {
         let answer = self.post("/v3/kv/range", r#"{"key":"AA==","limit":1}"#).await;
         let revision = answer.split("\"revision\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        revision.and_then(|revision| revision.parse().ok()).expect("an answer tells the revision")
+        revision.and_then(|revision| revision.parse().ok()).expect("an answer has the revision")
     }
 
     /// Forgets what was before `revision`, if that is not forgotten yet.

@@ -131,7 +131,7 @@ impl Sentinels {
             sentinels.push(Redis::start_sentinel(&port).await);
         }
         let all = Self { servers: vec![master, replica], sentinels };
-        eventually(START_TIMEOUT, "the sentinels know everybody", || {
+        eventually(START_TIMEOUT, "the sentinels know all servers", || {
             all.sentinels.iter().all(|sentinel| {
                 let facts = sentinel.ask(&["SENTINEL", "MASTER", Self::MASTER]);
                 let fact = |name| facts.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);

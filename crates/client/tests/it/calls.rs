@@ -231,7 +231,7 @@ async fn unavailable_is_repeated_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn what_is_full_is_not_asked_again() {
+async fn a_full_server_is_not_called_again() {
     let server = Running::start().await;
     let counter = server.client().await.counter("hits").open().await.unwrap();
     for (failed, reason) in ["STORE_FULL", "PRIMITIVES_FULL"].into_iter().enumerate() {
@@ -244,7 +244,7 @@ async fn what_is_full_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_protocol_is_asked_once() {
+async fn a_server_of_another_protocol_is_called_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let connections = Arc::new(AtomicU64::new(0));
@@ -267,7 +267,7 @@ async fn a_server_of_another_protocol_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_connections_says_why_and_a_later_one_is_served() {
+async fn a_server_that_refuses_connections_gives_the_reason_and_a_later_one_is_served() {
     const REFUSED: u64 = 2;
     let server = Running::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -453,7 +453,7 @@ async fn a_wait_inside_the_client_has_the_same_limit() {
 }
 
 #[tokio::test]
-async fn a_closed_handle_says_so() {
+async fn a_closed_handle_returns_an_error() {
     let server = Running::start().await;
     let counter = server.client().await.counter("hits").open().await.unwrap();
     counter.close().await.unwrap();

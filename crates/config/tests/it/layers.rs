@@ -129,7 +129,7 @@ fn a_later_layer_wins() {
 }
 
 #[test]
-fn yaml_and_toml_files_say_the_same() {
+fn yaml_and_toml_files_are_equivalent() {
     let yaml = load_yaml(
         "listen: ['[::1]:1', 'unix:/run/atomix.sock']\n\
          control: []\n\
@@ -343,7 +343,7 @@ fn a_limit_above_one_that_is_met_first_is_warned_of() {
 }
 
 #[test]
-fn defaults_that_follow_the_machine_say_so() {
+fn defaults_that_depend_on_the_machine_are_marked() {
     let machine = atomix_env::Machine::simulated(256 << 20);
     let loaded =
         Loader::new().machine(&machine).flags([("limits.primitives-max", "5000000")]).load().unwrap();

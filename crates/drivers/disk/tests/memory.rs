@@ -39,7 +39,7 @@ async fn a_folder_can_be_opened_while_the_last_call_of_its_closed_store_ends() {
 }
 
 #[tokio::test]
-async fn a_store_on_a_smaller_machine_refuses_what_grows_and_says_when_it_does_not_fit() {
+async fn a_store_on_a_smaller_machine_refuses_what_grows_and_reports_content_that_does_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), 8 << 20, &[]).await.unwrap();
     let mut stored = 0;

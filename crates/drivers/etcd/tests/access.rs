@@ -29,7 +29,7 @@ fn put() -> Txn {
 }
 
 async fn next(watch: &mut WatchStream) -> Result<WatchItem, ErrorKind> {
-    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
+    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch sends an item");
     item.expect("the watch goes on").map_err(|error| error.kind())
 }
 
@@ -76,7 +76,7 @@ async fn a_user_works_within_their_role_and_is_refused_beyond() {
 }
 
 #[tokio::test]
-async fn who_shares_a_round_trip_with_somebody_who_is_refused_is_not_refused() {
+async fn a_request_that_shares_a_round_trip_with_a_refused_one_is_not_refused() {
     let etcd = guarded().await;
     let store = connect(config(&etcd, "app", "secret")).await.unwrap();
     let calls = (0..30).map(|at| {
@@ -99,9 +99,9 @@ async fn who_shares_a_round_trip_with_somebody_who_is_refused_is_not_refused() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_let_in() {
+async fn unknown_users_are_refused() {
     let etcd = guarded().await;
-    for (user, password) in [("app", "guess"), ("nobody", "secret"), ("", "")] {
+    for (user, password) in [("app", "guess"), ("stranger", "secret"), ("", "")] {
         let connected = connect(config(&etcd, user, password)).await;
         let error = match connected {
             Ok(store) => store.commit(&Keyspace::new("map/mine"), put()).await.unwrap_err(),

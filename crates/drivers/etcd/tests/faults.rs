@@ -39,7 +39,7 @@ fn put(key: impl Into<Bytes>) -> Txn {
 }
 
 async fn next(watch: &mut WatchStream) -> Result<WatchItem, ErrorKind> {
-    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
+    let item = Env::real().timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch sends an item");
     item.expect("the watch goes on").map_err(|error| error.kind())
 }
 
@@ -77,7 +77,7 @@ async fn a_cluster_whose_leader_is_killed_breaks_no_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_whose_members_stand_still_in_turn_breaks_no_promise() {
+async fn a_cluster_whose_members_are_paused_in_turn_keeps_its_guarantees() {
     let cluster = Cluster::start(3).await;
     let config = json!({
         "endpoints": cluster.endpoints(), "request-timeout": "1s", "dial-timeout": "500ms",
@@ -98,7 +98,7 @@ async fn a_cluster_whose_members_stand_still_in_turn_breaks_no_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lone_member_that_stands_still_for_a_while_breaks_no_promise() {
+async fn a_lone_member_that_is_paused_keeps_its_guarantees() {
     let etcd = Etcd::start(&[]).await;
     let config = json!({"endpoints": [etcd.endpoint()], "request-timeout": "500ms"});
     let store = connect(config).await.unwrap();
@@ -180,7 +180,7 @@ async fn named_requests_are_applied_once_however_often_their_answers_are_lost() 
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_reached_says_so_and_comes_back() {
+async fn a_store_that_cannot_be_reached_is_reported_and_comes_back() {
     let mut etcd = Etcd::start(&[]).await;
     let config = json!({"endpoints": [etcd.endpoint()]});
     let store = connect(config.clone()).await.unwrap();
@@ -198,11 +198,11 @@ async fn a_store_that_cannot_be_reached_says_so_and_comes_back() {
     store.commit(&keyspace(), put("c")).await.unwrap();
     let reads = vec![Read::Get { key: "b".into() }];
     let snapshot = store.read(&keyspace(), reads).await.unwrap();
-    assert!(snapshot.reads[0].entry().is_none(), "it was said not to be applied");
+    assert!(snapshot.reads[0].entry().is_none(), "it was reported as not applied");
 }
 
 #[tokio::test]
-async fn a_check_tells_an_operator_where_the_store_is_and_how() {
+async fn a_check_reports_the_endpoint_and_the_state_of_the_store() {
     let etcd = Etcd::start(&[]).await;
     let store = connect(json!({"endpoints": ["127.0.0.1:1", etcd.endpoint()]})).await.unwrap();
     let health = store.check().await.unwrap();
@@ -303,7 +303,7 @@ async fn a_follower_far_behind_is_brought_up_from_the_history_of_etcd() {
 }
 
 #[tokio::test]
-async fn watches_of_many_keyspaces_go_on_after_a_restart_and_are_dropped_when_nobody_follows() {
+async fn watches_of_many_keyspaces_go_on_after_a_restart_and_are_dropped_without_followers() {
     let mut etcd = Etcd::start(&[]).await;
     let config = json!({"endpoints": [etcd.endpoint()], "watch-linger": "200ms"});
     let store = connect(config).await.unwrap();
@@ -445,9 +445,9 @@ async fn transactions_that_share_a_round_trip_are_commits_of_their_own() {
         let [one, other] = &keys[..] else { panic!("not one transaction: {keys:?}") };
         let number = |key: &Bytes| std::str::from_utf8(&key[1..]).unwrap().parse::<usize>().unwrap();
         assert!(number(one).is_multiple_of(2) && number(other) == number(one) + 1, "{keys:?}");
-        let told = revisions[number(one) / 2];
-        assert_eq!(commit.changes[0].current.as_ref().unwrap().modified, told);
-        assert!(commit.revision <= told && commit.revision.0 + 64 > told.0);
+        let reported = revisions[number(one) / 2];
+        assert_eq!(commit.changes[0].current.as_ref().unwrap().modified, reported);
+        assert!(commit.revision <= reported && commit.revision.0 + 64 > reported.0);
     }
 }
 

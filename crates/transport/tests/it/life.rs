@@ -21,10 +21,10 @@ fn client(server: &Server) -> Client {
 fn every_call_knows_its_connection() {
     let server = Server::start(Limits::default());
     let (mut one, mut other) = (client(&server), client(&server));
-    let first = one.call(&call("/who")).unwrap();
-    assert_eq!(one.call(&call("/who")).unwrap(), first);
-    assert_ne!(other.call(&call("/who")).unwrap(), first);
-    let opened = server.heard.opened.lock().unwrap();
+    let first = one.call(&call("/peer")).unwrap();
+    assert_eq!(one.call(&call("/peer")).unwrap(), first);
+    assert_ne!(other.call(&call("/peer")).unwrap(), first);
+    let opened = server.events.opened.lock().unwrap();
     assert_eq!(opened.len(), 2);
     assert!(matches!(opened[0].peer(), Peer::Tcp(address) if address.ip().is_loopback()));
     assert_eq!(first, format!("{} {}", opened[0].id(), opened[0].peer()).as_bytes());
@@ -48,10 +48,10 @@ fn a_call_that_panics_ends_alone() {
     let server = Server::start(Limits::default());
     let mut client = client(&server);
     client.start(&call("/wait")).unwrap();
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 1);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 1);
     assert!(client.call(&call("/panic")).is_err());
     client.call(&server.target.small).unwrap();
-    assert_eq!(server.heard.waiting.load(Ordering::SeqCst), 1);
+    assert_eq!(server.events.waiting.load(Ordering::SeqCst), 1);
     assert_eq!(server.counters.open(), 1);
 }
 
@@ -62,38 +62,38 @@ fn a_large_answer_comes_whole() {
     assert_eq!(client.call(&call("/stream")).unwrap().len(), 64 * LARGE);
     let large = client.call(&server.target.large).unwrap();
     assert!(large.len() == LARGE && large.iter().all(|byte| *byte == 7));
-    eventually(|| server.heard.opened.lock().unwrap()[0].calls() == 0);
+    eventually(|| server.events.opened.lock().unwrap()[0].calls() == 0);
 }
 
 #[test]
-fn the_end_of_the_peer_is_heard_once_and_at_once_and_drops_its_calls() {
+fn the_end_of_the_peer_is_reported_once_and_drops_its_calls() {
     let server = Server::start(Limits::default());
     let mut client = client(&server);
     for _ in 0..10 {
         client.start(&call("/wait")).unwrap();
     }
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 10);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 10);
     let gone = Instant::now();
     drop(client);
     assert!(server.wait_for_closed(1, gone) < PROMPT);
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 0);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
     assert_eq!(server.counters.ended(End::Left), 1);
     assert_eq!(server.counters.open(), 0);
 }
 
 #[test]
-fn a_peer_that_leaves_with_a_reset_is_heard_at_once() {
+fn a_reset_by_the_peer_ends_the_connection() {
     let server = Server::start(Limits::default());
     let mut raw = Raw::connect(server.target.address).unwrap();
     raw.begin(&[]);
     raw.call(&call("/wait"));
     raw.push().unwrap();
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 1);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 1);
     let gone = Instant::now();
     // The server's first frames are unread, so the kernel answers with RST.
     drop(raw);
     assert!(server.wait_for_closed(1, gone) < PROMPT);
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 0);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
 }
 
 #[test]
@@ -101,21 +101,21 @@ fn a_peer_that_only_stops_sending_has_left() {
     let server = Server::start(Limits::default());
     let stream = TcpStream::connect(server.target.address).unwrap();
     (&stream).write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
-    eventually(|| server.heard.opened.lock().unwrap().len() == 1);
+    eventually(|| server.events.opened.lock().unwrap().len() == 1);
     let gone = Instant::now();
     stream.shutdown(Shutdown::Write).unwrap();
     assert!(server.wait_for_closed(1, gone) < PROMPT);
 }
 
 #[test]
-fn a_closed_connection_says_goodbye_and_drops_its_calls() {
+fn a_closed_connection_sends_goaway_and_drops_its_calls() {
     let server = Server::start(Limits::default());
     let (mut closed, mut other) = (client(&server), client(&server));
     closed.start(&call("/wait")).unwrap();
     other.call(&server.target.small).unwrap();
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 1);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 1);
     let connection = {
-        let opened = server.heard.opened.lock().unwrap();
+        let opened = server.events.opened.lock().unwrap();
         opened.iter().find(|connection| connection.calls() == 1).unwrap().clone()
     };
     let ordered = Instant::now();
@@ -123,7 +123,7 @@ fn a_closed_connection_says_goodbye_and_drops_its_calls() {
     connection.close();
     assert!(closed.wait_for_the_end().unwrap(), "a GOAWAY");
     assert!(server.wait_for_closed(1, ordered) < PROMPT);
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 0);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
     assert_eq!(server.counters.ended(End::Closed), 1);
     other.call(&server.target.small).unwrap();
 }
@@ -134,7 +134,7 @@ fn a_drain_lets_running_calls_end() {
     let mut client = client(&server);
     client.call(&server.target.small).unwrap();
     let nap = client.start(&call("/nap")).unwrap();
-    eventually(|| server.heard.opened.lock().unwrap()[0].calls() == 1);
+    eventually(|| server.events.opened.lock().unwrap()[0].calls() == 1);
     let napping = std::thread::spawn(move || {
         let answer = client.finish(nap).unwrap();
         (answer, client.wait_for_the_end().unwrap())
@@ -155,17 +155,17 @@ fn a_drain_cuts_what_runs_beyond_the_grace_and_counts_it() {
     busy.start(&call("/wait")).unwrap();
     busy.start(&call("/wait")).unwrap();
     idle.call(&server.target.small).unwrap();
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 2 && server.counters.accepted() == 3);
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 2 && server.counters.accepted() == 3);
     let (drained, took) = server.drain();
     assert_eq!((drained.cut, drained.calls_cut), (1, 2));
     assert!(took < Duration::from_millis(1_500), "{took:?}");
     assert_eq!(server.counters.ended(End::Cut), 1);
     assert_eq!(server.counters.ended(End::Drained), 2);
-    assert_eq!(server.heard.closed.lock().unwrap().len(), 3);
+    assert_eq!(server.events.closed.lock().unwrap().len(), 3);
 }
 
 #[test]
-fn who_begins_nothing_is_closed_in_time() {
+fn a_peer_without_a_preface_is_closed_in_time() {
     let limits = Limits { preface_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = Server::start(limits);
     let begun = Instant::now();
@@ -181,7 +181,7 @@ fn who_begins_nothing_is_closed_in_time() {
 }
 
 #[test]
-fn garbage_is_closed_at_once() {
+fn a_connection_with_garbage_is_closed() {
     let server = Server::start(Limits::default());
     let report = Attack::OtherProtocol.run(&server.target, Duration::from_secs(2)).unwrap();
     assert!(matches!(report.outcome, Outcome::GoAway { .. } | Outcome::Closed), "{report:?}");
@@ -226,14 +226,14 @@ fn a_message_that_is_too_large_is_refused_with_the_limit() {
 fn an_idle_connection_ends_unless_it_is_of_use() {
     let limits = Limits { idle_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = Server::start(limits);
-    server.heard.busy.store(1, Ordering::SeqCst);
+    server.events.busy.store(1, Ordering::SeqCst);
     let (mut idle, mut active) = (client(&server), client(&server));
     idle.call(&server.target.small).unwrap();
     active.start(&call("/wait")).unwrap();
     std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(server.heard.closed.lock().unwrap().len(), 0, "a session holds something");
+    assert_eq!(server.events.closed.lock().unwrap().len(), 0, "a session holds something");
     let freed = Instant::now();
-    server.heard.busy.store(0, Ordering::SeqCst);
+    server.events.busy.store(0, Ordering::SeqCst);
     assert!(server.wait_for_closed(1, freed) < PROMPT);
     assert!(idle.wait_for_the_end().unwrap());
     assert_eq!(server.counters.ended(End::Idle), 1);
@@ -242,7 +242,7 @@ fn an_idle_connection_ends_unless_it_is_of_use() {
 }
 
 #[test]
-fn who_does_not_answer_our_ping_is_lost() {
+fn a_peer_that_does_not_answer_pings_is_lost() {
     let limits = Limits {
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(200),
@@ -258,7 +258,7 @@ fn who_does_not_answer_our_ping_is_lost() {
 }
 
 #[test]
-fn who_reads_nothing_is_lost_even_when_its_socket_is_full() {
+fn a_peer_that_reads_nothing_is_lost_even_when_its_socket_is_full() {
     let limits = Limits {
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(200),
@@ -297,7 +297,11 @@ fn a_peer_gets_no_more_connections_than_its_share() {
     eventually(|| server.counters.accepted() == 3);
     assert!(refused(&server));
     assert_eq!(server.counters.refused(Refusal::PeerFull), 1);
-    assert_eq!(server.heard.opened.lock().unwrap().len(), 3, "the observer does not see refused connections");
+    assert_eq!(
+        server.events.opened.lock().unwrap().len(),
+        3,
+        "the observer does not see refused connections"
+    );
 }
 
 #[test]
@@ -315,8 +319,8 @@ fn a_peer_with_many_idle_connections_makes_room_for_one_with_few() {
     for client in &mut busy {
         client.start(&call("/wait")).unwrap();
     }
-    eventually(|| server.heard.waiting.load(Ordering::SeqCst) == 2);
-    server.heard.hold(Ipv4Addr::new(127, 0, 0, 3).into());
+    eventually(|| server.events.waiting.load(Ordering::SeqCst) == 2);
+    server.events.hold(Ipv4Addr::new(127, 0, 0, 3).into());
     let refused = |last| from(last).call(&server.target.small).is_err();
     assert!(refused(4), "a peer makes no room for itself");
     // A connection is idle after a while, and is not looked at all the time.
@@ -340,7 +344,7 @@ fn a_peer_with_many_idle_connections_makes_room_for_one_with_few() {
         assert!(refused(last), "127.0.0.{last}");
     }
     assert_eq!((server.counters.open(), server.counters.ended(End::Replaced)), (6, 1));
-    assert_eq!(server.heard.waiting.load(Ordering::SeqCst), 2);
+    assert_eq!(server.events.waiting.load(Ordering::SeqCst), 2);
 }
 
 #[test]
@@ -417,8 +421,8 @@ fn a_unix_socket_knows_its_peer_and_leaves_no_file() {
     let mut server =
         Server::start_at(Limits::default(), |runtime| vec![runtime.block_on(Listener::unix(&path)).unwrap()]);
     let mut client = Client::connect_unix(&path).unwrap();
-    let who = String::from_utf8(client.call(&call("/who")).unwrap()).unwrap();
-    assert!(who.contains(&format!("unix:pid={}", std::process::id())), "{who}");
+    let peer = String::from_utf8(client.call(&call("/peer")).unwrap()).unwrap();
+    assert!(peer.contains(&format!("unix:pid={}", std::process::id())), "{peer}");
     let alive = server.runtime.block_on(Listener::unix(&path)).unwrap_err();
     assert!(alive.to_string().contains("another process listens"), "{alive}");
     client.call(&server.target.small).unwrap();

@@ -67,7 +67,7 @@ fn requests_that_are_never_finished_are_cut_or_refused() {
 }
 
 #[test]
-fn a_connection_that_stands_still_hears_why_it_is_cut() {
+fn a_stalled_connection_gets_the_reason_of_its_end() {
     let server = Server::start(limits());
     let headers = 4;
     let mut raws: Vec<Raw> = (0..2)

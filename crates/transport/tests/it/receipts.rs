@@ -88,14 +88,14 @@ impl Caller {
 }
 
 fn settled(server: &Server) -> Vec<(String, Option<Undelivered>)> {
-    let mut settled = server.heard.settled.lock().unwrap().clone();
+    let mut settled = server.events.settled.lock().unwrap().clone();
     settled.sort_by(|one, other| one.0.cmp(&other.0));
     settled
 }
 
 #[track_caller]
 fn assert_settled(server: &Server, expected: &[(&str, Option<Undelivered>)]) {
-    eventually(|| server.heard.settled.lock().unwrap().len() >= expected.len());
+    eventually(|| server.events.settled.lock().unwrap().len() >= expected.len());
     let settled = settled(server);
     let settled: Vec<_> = settled.iter().map(|(name, outcome)| (name.as_str(), *outcome)).collect();
     assert_eq!(settled, expected);

@@ -28,7 +28,7 @@ pub(crate) const LARGE: usize = 1 << 20;
 
 /// The events of the observer, and the running calls.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct Events {
     pub(crate) opened: Mutex<Vec<Arc<Connection>>>,
     pub(crate) closed: Mutex<Vec<(u64, Instant)>>,
     pub(crate) busy: AtomicUsize,
@@ -41,7 +41,7 @@ pub(crate) struct Heard {
 
 /// Notes how a receipt was settled.
 struct Settles {
-    heard: Arc<Heard>,
+    events: Arc<Events>,
     name: String,
     outcome: Option<Undelivered>,
 }
@@ -50,7 +50,7 @@ struct Settles {
 pub(crate) struct Server {
     pub(crate) runtime: Runtime,
     pub(crate) target: Target,
-    pub(crate) heard: Arc<Heard>,
+    pub(crate) events: Arc<Events>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) env: Env,
     /// Panics of its tasks.
@@ -65,7 +65,7 @@ pub(crate) struct ChildServer {
     pub(crate) target: Target,
 }
 
-struct Hears(Arc<Heard>);
+struct Recorder(Arc<Events>);
 
 /// An answer that is made when it is asked for.
 enum Reply {
@@ -74,16 +74,16 @@ enum Reply {
 }
 
 /// Counts calls of `/wait` that were not dropped.
-struct Waits(Arc<Heard>);
+struct Waits(Arc<Events>);
 
-impl Heard {
+impl Events {
     /// Reports that a peer holds something on each of its connections.
     pub(crate) fn hold(&self, peer: IpAddr) {
         self.holds.lock().unwrap().push(peer);
     }
 }
 
-impl Observer for Hears {
+impl Observer for Recorder {
     fn opened(&self, connection: &Arc<Connection>) {
         connection.set_owner(connection.id());
         self.0.opened.lock().unwrap().push(Arc::clone(connection));
@@ -121,7 +121,7 @@ impl Body for Reply {
 impl Drop for Settles {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
-        self.heard.settled.lock().unwrap().push((name, self.outcome));
+        self.events.settled.lock().unwrap().push((name, self.outcome));
     }
 }
 
@@ -131,7 +131,7 @@ impl Drop for Waits {
     }
 }
 
-async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Response<Reply>, Infallible> {
+async fn answer(events: Arc<Events>, request: Request<RequestBody>) -> Result<Response<Reply>, Infallible> {
     let connection = Arc::clone(request.extensions().get::<Arc<Connection>>().unwrap());
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await;
@@ -141,7 +141,7 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
         // are near: they are proved at once.
         let near = if rest.contains("late") { Duration::ZERO } else { Duration::from_secs(5) };
         let deadline = (!rest.contains("unhurried")).then(|| connection.opened() + near);
-        let settles = Settles { heard: Arc::clone(&heard), name: rest.to_owned(), outcome: None };
+        let settles = Settles { events: Arc::clone(&events), name: rest.to_owned(), outcome: None };
         Receipt::new(deadline, move |outcome| {
             let mut settles = settles;
             settles.outcome = Some(outcome);
@@ -149,18 +149,18 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
     });
     let reply = match (path.as_str(), body) {
         (_, Err(error)) => text(error.to_string()),
-        ("/who", _) => text(format!("{} {}", connection.owner::<u64>().unwrap(), connection.peer())),
+        ("/peer", _) => text(format!("{} {}", connection.owner::<u64>().unwrap(), connection.peer())),
         ("/large", _) => Reply::Large(1),
         ("/stream", _) => Reply::Large(64),
         ("/nap", _) => {
             tokio::time::sleep(Duration::from_millis(300)).await;
             text("rested".to_owned())
         }
-        ("/panic", _) => panic!("as it was asked to"),
+        ("/panic", _) => panic!("the panic of this path"),
         ("/thread", _) => text(std::thread::current().name().unwrap_or_default().to_owned()),
         ("/wait", _) => {
-            heard.waiting.fetch_add(1, Ordering::SeqCst);
-            let _waits = Waits(heard);
+            events.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waits = Waits(events);
             std::future::pending().await
         }
         (_, Ok(body)) => Reply::Small(Some(body.to_bytes())),
@@ -174,12 +174,12 @@ async fn answer(heard: Arc<Heard>, request: Request<RequestBody>) -> Result<Resp
 
 async fn run(
     transport: Transport,
-    heard: Arc<Heard>,
+    events: Arc<Events>,
     listeners: Vec<Listener>,
     workers: &Workers,
     shutdown: Shutdown,
 ) {
-    let service = tower::service_fn(move |request| answer(Arc::clone(&heard), request));
+    let service = tower::service_fn(move |request| answer(Arc::clone(&events), request));
     transport.serve(listeners, Some(workers), service, Kind::Primitives, shutdown).await;
 }
 
@@ -203,18 +203,18 @@ impl Server {
         let target = target(listener.address().unwrap());
         let mut listeners = more(&runtime);
         listeners.push(listener);
-        let (heard, shutdown) = (Arc::<Heard>::default(), Shutdown::new());
+        let (events, shutdown) = (Arc::<Events>::default(), Shutdown::new());
         let faults = Arc::new(TaskFaults::default());
         let env = Env::real().with_faults(Arc::clone(&faults));
-        let transport = Transport::new(limits, Hears(Arc::clone(&heard)), env.clone());
+        let transport = Transport::new(limits, Recorder(Arc::clone(&events)), env.clone());
         let counters = transport.counters();
-        let (observed, stop) = (Arc::clone(&heard), shutdown.clone());
+        let (observed, stop) = (Arc::clone(&events), shutdown.clone());
         let ended = runtime.spawn(async move {
             let workers = Workers::start(2).unwrap();
             run(transport.clone(), observed, listeners, &workers, stop).await;
             transport.drained(Duration::from_secs(1)).await
         });
-        Self { runtime, target, heard, counters, env, faults, shutdown, ended: Some(ended) }
+        Self { runtime, target, events, counters, env, faults, shutdown, ended: Some(ended) }
     }
 
     pub(crate) fn shut_down(&self) {
@@ -229,11 +229,11 @@ impl Server {
         (self.runtime.block_on(ended).unwrap(), begun.elapsed())
     }
 
-    /// Waits until the observer heard of `count` ends; returns how long after `since` the last one came.
+    /// Waits until the observer got `count` ends; returns how long after `since` the last one came.
     pub(crate) fn wait_for_closed(&self, count: usize, since: Instant) -> Duration {
-        eventually(|| self.heard.closed.lock().unwrap().len() >= count);
-        let closed = self.heard.closed.lock().unwrap();
-        assert_eq!(closed.len(), count, "each end is heard once");
+        eventually(|| self.events.closed.lock().unwrap().len() >= count);
+        let closed = self.events.closed.lock().unwrap();
+        assert_eq!(closed.len(), count, "each end is reported once");
         closed.last().unwrap().1.duration_since(since)
     }
 }

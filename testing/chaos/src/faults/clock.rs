@@ -17,8 +17,8 @@ pub struct Clock {
 // === impl Clock ===
 
 impl Clock {
-    /// Makes a clock; if that does not work here, says so and that `what` is skipped.
-    #[allow(clippy::print_stdout, reason = "a test that is skipped says why")]
+    /// Makes a clock; if that does not work here, prints that `what` is skipped.
+    #[allow(clippy::print_stdout, reason = "a test that is skipped prints the reason")]
     pub fn or_skip(what: &str) -> Option<Self> {
         let places = fs::read_dir("/usr/lib").ok()?.flatten();
         let library = places

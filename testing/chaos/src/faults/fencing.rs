@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a lock is for: clients that update something which the lock guards, while its holders stand still for too long
-//! and runtimes die.
+//! Fencing tokens: clients update data that a lock guards, while holders are paused for too long and runtimes are killed.
 //!
-//! The lock alone cannot guard it: a holder that stood still does not know that it lost the lock. So what is guarded
+//! The lock alone cannot guard it: a holder that was paused does not know that it lost the lock. So the guarded data
 //! refuses a token that is older than the newest one that it has seen. Beside it the same updates are made to something
-//! that does not look at tokens, to show that the trouble was real.
+//! that does not look at tokens, to show that the faults had an effect.
 #![allow(clippy::disallowed_methods, reason = "clients of real servers, in real time")]
 
 use std::collections::HashSet;
@@ -15,13 +14,13 @@ use std::time::{Duration, Instant};
 use atomix_client::Lock;
 use tokio::sync::watch;
 
-use super::stand::{SESSIONS, Stand};
-use super::trouble::Trouble;
+use super::deployment::{Deployment, SESSIONS};
+use super::fault::Fault;
 use atomix_conformance::Dice;
 
-/// What became of the updates.
+/// The outcomes of the updates.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Counts {
     /// Updates that were taken by what is guarded.
     pub updates: usize,
     /// Updates that were refused, because their token was old.
@@ -34,11 +33,11 @@ pub struct Tally {
     pub unguarded_lost: usize,
     /// Tokens that were not greater than one that was known when they were asked for.
     pub tokens_back: Vec<(u64, u64)>,
-    /// How often a holder stood still, and how often a runtime was killed.
+    /// The number of pauses of holders, and of kills of runtimes.
     pub pauses: u64,
     /// See above.
     pub kills: u64,
-    /// The longest time in which nobody made an update.
+    /// The longest time without an update.
     pub longest_gap: Duration,
 }
 
@@ -54,72 +53,72 @@ struct Guarded {
 }
 
 #[derive(Debug)]
-struct Scene {
+struct Scenario {
     stop: AtomicBool,
-    /// On whose machine the holder is.
+    /// The machine of the holder.
     holder: AtomicUsize,
     guarded: Mutex<Guarded>,
     unguarded: Mutex<Guarded>,
-    /// The newest token that anybody was given, and those that were not newer than one that was known.
+    /// The newest token that was granted, and those that were not newer than one that was known.
     tokens: Mutex<(u64, Vec<(u64, u64)>)>,
     next: Mutex<u64>,
     /// When the last update was, and the longest time without one.
     last: Mutex<(Instant, Duration)>,
-    /// For each runtime, whether the machine of its clients stands still.
+    /// For each runtime, whether the machine of its clients is paused.
     machines: Vec<watch::Sender<bool>>,
 }
 
 const CLIENTS: usize = 5;
 /// The longest time between reading and writing.
-const THINK: Duration = Duration::from_millis(20);
+const WORK_MAX: Duration = Duration::from_millis(20);
 const CALL: Duration = Duration::from_secs(5);
 /// How much longer a slow machine is given.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Lets clients update for a while, and on a slow machine until both have happened: a holder stands still until others have
+/// Lets clients update for a while, and on a slow machine until both have happened: a holder is paused until others have
 /// the lock, and a runtime is killed.
-pub async fn run(stand: &mut Stand, dice: &mut Dice, duration: Duration) -> Tally {
-    let scene = Arc::new(Scene::new(stand.runtimes.len()));
+pub async fn run(deployment: &mut Deployment, dice: &mut Dice, duration: Duration) -> Counts {
+    let scenario = Arc::new(Scenario::new(deployment.runtimes.len()));
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
-        let machine = number % stand.runtimes.len();
-        let client = stand.runtimes[machine].direct_client(CALL);
-        let (scene, dice) = (Arc::clone(&scene), Dice::new(dice.roll(u64::MAX)));
+        let machine = number % deployment.runtimes.len();
+        let client = deployment.runtimes[machine].direct_client(CALL);
+        let (scenario, dice) = (Arc::clone(&scenario), Dice::new(dice.roll(u64::MAX)));
         clients.push(tokio::spawn(async move {
             let lock = loop {
                 match client.lock("fence").open().await {
                     Ok(lock) => break lock,
-                    Err(_) => tokio::time::sleep(THINK).await,
+                    Err(_) => tokio::time::sleep(WORK_MAX).await,
                 }
             };
-            scene.update(&lock, machine, dice).await;
+            scenario.update(&lock, machine, dice).await;
         }));
     }
-    let (until, mut tally) = (Instant::now() + duration, Tally::default());
-    while Instant::now() < until || tally.kills == 0 && Instant::now() < until + WAIT_TIMEOUT {
+    let (until, mut counts) = (Instant::now() + duration, Counts::default());
+    while Instant::now() < until || counts.kills == 0 && Instant::now() < until + WAIT_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(500 + dice.roll(1500))).await;
-        if tally.pauses < 3 * (tally.kills + 1) {
-            tally.pauses += u64::from(scene.pause_holder(stand).await);
+        if counts.pauses < 3 * (counts.kills + 1) {
+            counts.pauses += u64::from(scenario.pause_holder(deployment).await);
         } else {
-            let killed = Trouble::RuntimeKilled(dice.index(stand.runtimes.len()));
-            killed.begin(stand).await;
+            let killed = Fault::RuntimeKilled(dice.index(deployment.runtimes.len()));
+            killed.inject(deployment).await;
             tokio::time::sleep(Duration::from_millis(dice.roll(2000))).await;
-            killed.end(stand).await;
-            tally.kills += 1;
+            killed.repair(deployment).await;
+            counts.kills += 1;
         }
     }
-    scene.stop.store(true, Ordering::Relaxed);
+    scenario.stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.expect("clients do not fail");
     }
-    let guarded = held(&scene.guarded);
-    tally.updates = guarded.taken.len();
-    tally.fenced = guarded.refused;
-    (tally.lost, tally.doubled) = guarded.lost_and_doubled();
-    (tally.unguarded_lost, _) = held(&scene.unguarded).lost_and_doubled();
-    tally.tokens_back.clone_from(&held(&scene.tokens).1);
-    tally.longest_gap = held(&scene.last).1;
-    tally
+    let guarded = held(&scenario.guarded);
+    counts.updates = guarded.taken.len();
+    counts.fenced = guarded.refused;
+    (counts.lost, counts.doubled) = guarded.lost_and_doubled();
+    (counts.unguarded_lost, _) = held(&scenario.unguarded).lost_and_doubled();
+    counts.tokens_back.clone_from(&held(&scenario.tokens).1);
+    counts.longest_gap = held(&scenario.last).1;
+    counts
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,9 +157,9 @@ impl Guarded {
     }
 }
 
-// === impl Scene ===
+// === impl Scenario ===
 
-impl Scene {
+impl Scenario {
     fn new(machines: usize) -> Self {
         Self {
             stop: AtomicBool::new(false),
@@ -176,11 +175,11 @@ impl Scene {
 
     /// Takes the lock, reads, thinks, writes, and gives the lock back, again and again.
     async fn update(&self, lock: &Lock, machine: usize, mut dice: Dice) {
-        let mut still = self.machines[machine].subscribe();
+        let mut stopped = self.machines[machine].subscribe();
         while !self.stop.load(Ordering::Relaxed) {
             let known = held(&self.tokens).0;
             let Ok(guard) = lock.acquire().timeout(CALL).await else {
-                tokio::time::sleep(THINK).await;
+                tokio::time::sleep(WORK_MAX).await;
                 continue;
             };
             let token = guard.token();
@@ -194,8 +193,8 @@ impl Scene {
             self.holder.store(machine, Ordering::SeqCst);
             let (guarded, unguarded) = (held(&self.guarded).read(token), held(&self.unguarded).read(token));
             tokio::time::sleep(Duration::from_millis(dice.roll(20))).await;
-            // The machine may stand still at any time, most often here.
-            drop(still.wait_for(|still| !*still).await);
+            // The machine may be paused at any time, most often here.
+            drop(stopped.wait_for(|stopped| !*stopped).await);
             let update = {
                 let mut next = held(&self.next);
                 *next += 1;
@@ -211,25 +210,25 @@ impl Scene {
                 let mut last = held(&self.last);
                 *last = (Instant::now(), last.1.max(last.0.elapsed()));
             }
-            // Who stood still has lost it.
+            // A holder that was paused has lost it.
             drop(guard.release().await);
         }
     }
 
-    /// Stops the machine of whoever holds the lock, with the runtime on it, until others have had it. False if there was
-    /// nobody to stop.
-    async fn pause_holder(&self, stand: &mut Stand) -> bool {
+    /// Pauses the machine of the holder, with the runtime on it, until others have had the lock. Returns false if there was
+    /// no holder.
+    async fn pause_holder(&self, deployment: &mut Deployment) -> bool {
         let holder = self.holder.load(Ordering::SeqCst);
         let Some(machine) = self.machines.get(holder) else { return false };
         machine.send_replace(true);
-        // Who holds it there now, and has not written yet, will not before the machine goes on.
-        tokio::time::sleep(2 * THINK).await;
+        // A holder on that machine that has not written yet does not write before the machine resumes.
+        tokio::time::sleep(2 * WORK_MAX).await;
         let stopped = self.holder.load(Ordering::SeqCst) == holder;
         if stopped {
-            let paused = Trouble::RuntimePaused(holder);
-            paused.begin(stand).await;
+            let paused = Fault::RuntimePaused(holder);
+            paused.inject(deployment).await;
             tokio::time::sleep(SESSIONS * 5 / 2).await;
-            paused.end(stand).await;
+            paused.repair(deployment).await;
         }
         machine.send_replace(false);
         stopped

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network for one test: a loopback of its own that loses what it is told to.
+//! A network for one test: a separate loopback that drops packets as ordered.
 //!
-//! Making it needs root, `ip` and `nft`. Whatever is started from inside, processes as well, lives inside.
+//! Making it needs root, `ip` and `nft`. Threads and processes that are started inside stay inside.
 #![allow(clippy::disallowed_methods, reason = "a name space belongs to threads, and servers are real")]
 
 use std::fmt;
@@ -24,16 +24,16 @@ pub struct Network {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Firewall;
 
-/// What is lost on the way.
+/// The packets that are dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
-    /// What is sent to these ports: servers there hear nothing any more.
+    /// Packets to these ports: servers there receive nothing.
     To(Vec<u16>),
-    /// What is sent from these ports: servers there are not heard any more.
+    /// Packets from these ports: clients receive nothing from the servers there.
     From(Vec<u16>),
-    /// What a member of a cluster and the others send each other.
+    /// Packets between a member of a cluster and the others.
     Between(Member),
-    /// What a member of a cluster sends to the others. It hears them.
+    /// Packets from a member of a cluster to the others. It receives theirs.
     FromMember(Member),
 }
 
@@ -51,9 +51,9 @@ pub struct Member {
 // === impl Network ===
 
 impl Network {
-    /// Makes a network. The error says what is missing on this machine.
+    /// Makes a network. The error names what is missing on this machine.
     pub fn new() -> io::Result<Self> {
-        // The output of the last command says that all of them have worked.
+        // The output of the last command shows that all of them have worked.
         let script = "ip link set lo up && nft add table inet faults && echo up && read -r _";
         let mut holder = Command::new("unshare")
             .args(["--net", "sh", "-c", script])
@@ -61,18 +61,18 @@ impl Network {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut said = [0; 2];
-        if holder.stdout.as_mut().expect("piped").read_exact(&mut said).is_ok() {
+        let mut output = [0; 2];
+        if holder.stdout.as_mut().expect("piped").read_exact(&mut output).is_ok() {
             return Ok(Self { holder });
         }
-        let mut trouble = String::new();
-        holder.stderr.as_mut().expect("piped").read_to_string(&mut trouble)?;
+        let mut error = String::new();
+        holder.stderr.as_mut().expect("piped").read_to_string(&mut error)?;
         holder.wait()?;
-        Err(io::Error::other(trouble.trim().to_owned()))
+        Err(io::Error::other(error.trim().to_owned()))
     }
 
-    /// Makes a network; if that does not work here, says so and that `what` is skipped.
-    #[allow(clippy::print_stdout, reason = "a test that is skipped says why")]
+    /// Makes a network; if that does not work here, prints that `what` is skipped.
+    #[allow(clippy::print_stdout, reason = "a test that is skipped prints the reason")]
     pub fn or_skip(what: &str) -> Option<Self> {
         Self::new().inspect_err(|error| println!("{what}: skipped, needs root, ip and nft: {error}")).ok()
     }
@@ -117,7 +117,7 @@ impl Firewall {
     }
 
     /// Loses nothing any more.
-    pub fn heal(self) {
+    pub fn clear(self) {
         self.lose(&[]);
     }
 }
@@ -155,7 +155,7 @@ fn nft(rules: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it was there a moment ago");
-    child.stdin.take().expect("piped").write_all(rules.as_bytes()).expect("it reads what it is told");
+    child.stdin.take().expect("piped").write_all(rules.as_bytes()).expect("nft reads its input");
     let output = child.wait_with_output().expect("the child is ours");
     assert!(output.status.success(), "{rules}: {}", String::from_utf8_lossy(&output.stderr));
 }

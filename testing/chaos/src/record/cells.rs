@@ -6,8 +6,8 @@ use std::time::Duration;
 use atomix_client::map::{Committed, Entry, Operation};
 use atomix_linearizability::{Call, cell};
 
-use super::told::{Told, inserted, is, one, read, written};
-use super::worker::{Access, Ask, Heard, Worker};
+use super::replies::{Reply, inserted, is, one, read, written};
+use super::worker::{Access, Observed, Request, Worker};
 
 /// Keys of a map without times to live, and with.
 const KEYS: [&str; 5] = ["k0", "k1", "k2", "t0", "t1"];
@@ -22,14 +22,17 @@ impl Worker {
         let (object, seen) = (object.as_str(), self.seen(&object));
         let mark = self.log.mark();
         let text = mark.to_string();
-        let ask = |op, access| Ask { book: |log| &log.cells, ops: vec![(object, op)], access };
+        let request = |op, access| Request { histories: |log| &log.cells, ops: vec![(object, op)], access };
         let lives = key.starts_with('t');
         let ttl = lives.then(|| Duration::from_millis(200 + self.dice.roll(300)));
-        // What has a time to live is mostly left alone, so that its time comes.
+        // A value with a time to live is mostly not overwritten, so that it expires.
         let verb = if lives && self.dice.roll(10) > 0 { self.dice.roll(2) * 8 } else { self.dice.roll(16) };
         match verb {
             0..4 => {
-                self.ask(ask(cell::Op::Get, Access::Reads), map.get(key), |told| one(read(told))).await;
+                self.record_call(request(cell::Op::Get, Access::Reads), map.get(key), |reply| {
+                    one(read(reply))
+                })
+                .await;
             }
             4..8 => {
                 let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
@@ -38,49 +41,50 @@ impl Worker {
                     put = put.ttl(ttl);
                 }
                 let put = put.if_version(condition);
-                let ask = ask(cell::Op::Put(mark, condition), Access::Writes);
-                let heard = self.ask(ask, put, |told| one(written(told))).await;
-                self.will_expire(object, mark, ttl, &heard);
+                let request = request(cell::Op::Put(mark, condition), Access::Writes);
+                let observed = self.record_call(request, put, |reply| one(written(reply))).await;
+                self.will_expire(object, mark, ttl, &observed);
             }
             8..10 => {
                 let mut insert = map.insert(key, &text);
                 if let Some(ttl) = ttl {
                     insert = insert.ttl(ttl);
                 }
-                let ask = ask(cell::Op::Insert(mark), Access::Writes);
-                let heard = self.ask(ask, insert, |told| one(inserted(told))).await;
-                self.will_expire(object, mark, ttl, &heard);
+                let request = request(cell::Op::Insert(mark), Access::Writes);
+                let observed = self.record_call(request, insert, |reply| one(inserted(reply))).await;
+                self.will_expire(object, mark, ttl, &observed);
             }
             10 => {
                 let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
                 let update = map.update(key, &text).if_version(condition);
-                let ask = ask(cell::Op::Update(mark, condition), Access::Writes);
-                self.ask(ask, update, |told| one(written(told))).await;
+                let request = request(cell::Op::Update(mark, condition), Access::Writes);
+                self.record_call(request, update, |reply| one(written(reply))).await;
             }
             11..13 => {
                 let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
-                let ask = ask(cell::Op::Remove(condition), Access::Writes);
-                self.ask(ask, map.remove(key).if_version(condition), |told| one(read(told))).await;
+                let request = request(cell::Op::Remove(condition), Access::Writes);
+                self.record_call(request, map.remove(key).if_version(condition), |reply| one(read(reply)))
+                    .await;
             }
             13 => self.commit(name).await,
             14 => {
                 let objects = KEYS.map(|key| format!("map/{name}/{key}"));
                 let ops = objects.iter().map(|object| (object.as_str(), cell::Op::Get)).collect();
-                let ask = Ask { book: |log| &log.cells, ops, access: Access::Reads };
+                let request = Request { histories: |log| &log.cells, ops, access: Access::Reads };
                 let all = async { map.entries().await?.collect().await };
-                let listed = |told: Told<'_, Vec<Entry<String>>>| {
-                    let entries = told.ok()?;
+                let listed = |reply: Reply<'_, Vec<Entry<String>>>| {
+                    let entries = reply.ok()?;
                     let found = |key: &str| entries.iter().find(|entry| entry.key == key);
                     Some(KEYS.map(|key| is(found(key).map(|entry| &entry.value))).to_vec())
                 };
-                self.ask(ask, all, listed).await;
+                self.record_call(request, all, listed).await;
             }
             _ if self.dice.roll(10) == 0 => {
                 let objects = KEYS.map(|key| format!("map/{name}/{key}"));
                 let ops = objects.iter().map(|object| (object.as_str(), cell::Op::Clear)).collect();
-                let ask = Ask { book: |log| &log.cells, ops, access: Access::Writes };
-                self.ask(ask, map.clear(), |told| {
-                    Some(vec![cell::Answer::Done; told.ok().map(|()| KEYS.len())?])
+                let request = Request { histories: |log| &log.cells, ops, access: Access::Writes };
+                self.record_call(request, map.clear(), |reply| {
+                    Some(vec![cell::Answer::Done; reply.ok().map(|()| KEYS.len())?])
                 })
                 .await;
             }
@@ -94,22 +98,22 @@ impl Worker {
         let marks = [self.log.mark(), self.log.mark()];
         let objects = [format!("map/{name}/k0"), format!("map/{name}/k1")];
         let ops = objects.iter().zip(marks).map(|(object, mark)| (object.as_str(), cell::Op::Put(mark, 0)));
-        let ask = Ask { book: |log| &log.cells, ops: ops.collect(), access: Access::Writes };
+        let request = Request { histories: |log| &log.cells, ops: ops.collect(), access: Access::Writes };
         let operations = ["k0", "k1"].into_iter().zip(marks);
         let operations: Vec<_> =
             operations.map(|(key, mark)| Operation::put(key, mark.to_string())).collect();
-        let each = |told: Told<'_, Vec<Committed<String>>>| {
+        let each = |reply: Reply<'_, Vec<Committed<String>>>| {
             let put = |committed| match committed {
                 Committed::Put(put) => written(Ok(put)),
                 _ => None,
             };
-            told.ok()?.into_iter().map(put).collect()
+            reply.ok()?.into_iter().map(put).collect()
         };
-        self.ask(ask, map.commit(operations), each).await;
+        self.record_call(request, map.commit(operations), each).await;
     }
 
     /// Remembers when an entry goes that a call has written, or may have.
-    fn will_expire(&self, object: &str, mark: u64, ttl: Option<Duration>, put: &Heard<cell::Answer>) {
+    fn will_expire(&self, object: &str, mark: u64, ttl: Option<Duration>, put: &Observed<cell::Answer>) {
         use cell::Answer::{Inserted, Written};
         let Some(ttl) = ttl.map(|ttl| u64::try_from(ttl.as_nanos()).expect("short")) else { return };
         let began = (put.began + ttl).saturating_sub(EARLY);
@@ -143,39 +147,46 @@ impl Worker {
         let mark = self.log.mark();
         let text = mark.to_string();
         let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
-        let ask = |op, access| Ask { book: |log| &log.cells, ops: vec![(object, op)], access };
+        let request = |op, access| Request { histories: |log| &log.cells, ops: vec![(object, op)], access };
         // Every second one has times to live, and is mostly left alone, so that its time comes.
         let ttl = (name % 2 == 1).then(|| Duration::from_millis(200 + self.dice.roll(300)));
         let rests = ttl.is_some() && self.dice.roll(10) > 0;
         match if rests { self.dice.roll(2) * 4 } else { self.dice.roll(8) } {
             0..2 => {
-                self.ask(ask(cell::Op::Get, Access::Reads), value.get(), |told| one(read(told))).await;
+                self.record_call(request(cell::Op::Get, Access::Reads), value.get(), |reply| {
+                    one(read(reply))
+                })
+                .await;
             }
             2..4 => {
                 let mut set = value.set(&text);
                 if let Some(ttl) = ttl {
                     set = set.ttl(ttl);
                 }
-                let ask = ask(cell::Op::Put(mark, 0), Access::Writes);
-                let heard = self.ask(ask, set, |told| one(written(told))).await;
-                self.will_expire(object, mark, ttl, &heard);
+                let request = request(cell::Op::Put(mark, 0), Access::Writes);
+                let observed = self.record_call(request, set, |reply| one(written(reply))).await;
+                self.will_expire(object, mark, ttl, &observed);
             }
             4 => {
                 let mut insert = value.insert(&text);
                 if let Some(ttl) = ttl {
                     insert = insert.ttl(ttl);
                 }
-                let ask = ask(cell::Op::Insert(mark), Access::Writes);
-                let heard = self.ask(ask, insert, |told| one(inserted(told))).await;
-                self.will_expire(object, mark, ttl, &heard);
+                let request = request(cell::Op::Insert(mark), Access::Writes);
+                let observed = self.record_call(request, insert, |reply| one(inserted(reply))).await;
+                self.will_expire(object, mark, ttl, &observed);
             }
             5..7 => {
-                let ask = ask(cell::Op::Update(mark, condition), Access::Writes);
-                self.ask(ask, value.update(&text).if_version(condition), |told| one(written(told))).await;
+                let request = request(cell::Op::Update(mark, condition), Access::Writes);
+                self.record_call(request, value.update(&text).if_version(condition), |reply| {
+                    one(written(reply))
+                })
+                .await;
             }
             _ => {
-                let ask = ask(cell::Op::Remove(condition), Access::Writes);
-                self.ask(ask, value.delete().if_version(condition), |told| one(read(told))).await;
+                let request = request(cell::Op::Remove(condition), Access::Writes);
+                self.record_call(request, value.delete().if_version(condition), |reply| one(read(reply)))
+                    .await;
             }
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is written last, so that every stream shows that it has shown all.
+//! The last writes: a stream that shows them has shown everything before.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use atomix_linearizability::{cell, index, list, member, number};
 
 use super::Kind;
 use super::log::LAST;
-use super::told::{Entry, Told, changed, indexed, numbered, one, placed, written};
-use super::worker::{Access, Ask, PAUSE, Worker};
+use super::replies::{Entry, Reply, changed, indexed, numbered, one, placed, written};
+use super::worker::{Access, PAUSE, Request, Worker};
 
 /// A key that is written when all clients have ended.
 pub(super) const END: &str = "end";
@@ -43,52 +43,67 @@ impl Worker {
                 let map = self.session().maps[&name].clone();
                 let object = format!("map/{name}/{END}");
                 let ops = vec![(object.as_str(), cell::Op::Put(mark, 0))];
-                let ask = Ask { book: |log| &log.cells, ops, access: Access::Writes };
-                self.ask(ask, map.put(END, &text), |told| one(written(told))).await.answers.is_some()
+                let request = Request { histories: |log| &log.cells, ops, access: Access::Writes };
+                self.record_call(request, map.put(END, &text), |reply| one(written(reply)))
+                    .await
+                    .answers
+                    .is_some()
             }
             Kind::Value => {
                 let value = self.session().values[&name].clone();
                 let object = format!("value/{name}/");
                 let ops = vec![(object.as_str(), cell::Op::Put(mark, 0))];
-                let ask = Ask { book: |log| &log.cells, ops, access: Access::Writes };
-                self.ask(ask, value.set(&text), |told| one(written(told))).await.answers.is_some()
+                let request = Request { histories: |log| &log.cells, ops, access: Access::Writes };
+                self.record_call(request, value.set(&text), |reply| one(written(reply)))
+                    .await
+                    .answers
+                    .is_some()
             }
             Kind::Set => {
                 let set = self.session().sets[&name].clone();
                 let object = format!("set/{name}/{END}");
                 let ops = vec![(object.as_str(), member::Op::Add)];
-                let ask = Ask { book: |log| &log.members, ops, access: Access::Writes };
-                self.ask(ask, set.add(END), |told| one(changed(told))).await.answers.is_some()
+                let request = Request { histories: |log| &log.members, ops, access: Access::Writes };
+                self.record_call(request, set.add(END), |reply| one(changed(reply))).await.answers.is_some()
             }
             Kind::MultiMap => {
                 let map = self.session().multimaps[&name].clone();
                 let object = format!("multimap/{name}/{END}/{END}");
                 let ops = vec![(object.as_str(), member::Op::Add)];
-                let ask = Ask { book: |log| &log.members, ops, access: Access::Writes };
-                self.ask(ask, map.put(END, END), |told| one(changed(told))).await.answers.is_some()
+                let request = Request { histories: |log| &log.members, ops, access: Access::Writes };
+                self.record_call(request, map.put(END, END), |reply| one(changed(reply)))
+                    .await
+                    .answers
+                    .is_some()
             }
             Kind::CounterMap => {
                 let map = self.session().counter_maps[&name].clone();
                 let object = format!("countermap/{name}/{END}");
                 let ops = vec![(object.as_str(), number::Op::Add(1))];
-                let ask = Ask { book: |log| &log.numbers, ops, access: Access::Writes };
-                self.ask(ask, map.increment(END, 1), |told| one(numbered(told))).await.answers.is_some()
+                let request = Request { histories: |log| &log.numbers, ops, access: Access::Writes };
+                self.record_call(request, map.increment(END, 1), |reply| one(numbered(reply)))
+                    .await
+                    .answers
+                    .is_some()
             }
             Kind::List => {
                 let list = self.session().lists[&name].clone();
                 let object = format!("list/{name}/");
                 let ops = vec![(object.as_str(), list::Op::Append(mark))];
-                let ask = Ask { book: |log| &log.lists, ops, access: Access::Writes };
-                let done = |told: Told<'_, ()>| one(placed(told.map(|()| list::Answer::Done)));
-                self.ask(ask, list.append(&text), done).await.answers.is_some()
+                let request = Request { histories: |log| &log.lists, ops, access: Access::Writes };
+                let done = |reply: Reply<'_, ()>| one(placed(reply.map(|()| list::Answer::Done)));
+                self.record_call(request, list.append(&text), done).await.answers.is_some()
             }
             Kind::IndexedMap => {
                 let map = self.session().indexed_maps[&name].clone();
                 let object = format!("indexedmap/{name}/");
                 let ops = vec![(object.as_str(), index::Op::Append(mark, mark))];
-                let ask = Ask { book: |log| &log.indices, ops, access: Access::Writes };
-                let entry = |told: Told<'_, Entry>| one(indexed(told.map(Some)));
-                self.ask(ask, map.append(format!("k{mark}"), &text), entry).await.answers.is_some()
+                let request = Request { histories: |log| &log.indices, ops, access: Access::Writes };
+                let entry = |reply: Reply<'_, Entry>| one(indexed(reply.map(Some)));
+                self.record_call(request, map.append(format!("k{mark}"), &text), entry)
+                    .await
+                    .answers
+                    .is_some()
             }
             Kind::Topic => self.publish(name, mark).await,
             Kind::Counter | Kind::Lock | Kind::KeyLock | Kind::Election => true,

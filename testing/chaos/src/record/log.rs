@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all clients of a recording write into.
+//! The log that all clients of a recording write.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use atomix_linearizability::feed::{Deed, Stream};
+use atomix_linearizability::streams::{Change, Stream};
 use atomix_linearizability::{Call, Cell, Election, History, Index, List, Lock, Member, Model, Number};
 
 use super::Options;
@@ -20,36 +20,36 @@ pub(super) struct Log {
     marks: AtomicU64,
     sessions: AtomicU32,
     /// Keys of maps, and values.
-    pub(super) cells: Book<Cell>,
-    pub(super) counters: Book<Number>,
+    pub(super) cells: Histories<Cell>,
+    pub(super) counters: Histories<Number>,
     /// Keys of counter maps.
-    pub(super) numbers: Book<Number>,
+    pub(super) numbers: Histories<Number>,
     /// Elements of sets, and values of multimaps.
-    pub(super) members: Book<Member>,
-    pub(super) lists: Book<List>,
-    pub(super) indices: Book<Index>,
+    pub(super) members: Histories<Member>,
+    pub(super) lists: Histories<List>,
+    pub(super) indices: Histories<Index>,
     /// Locks, and locks of keys of maps.
-    pub(super) locks: Book<Lock>,
-    pub(super) elections: Book<Election>,
-    /// What was published.
-    pub(super) topics: Mutex<BTreeMap<String, Vec<Deed>>>,
-    /// What was shown, by the primitive.
+    pub(super) locks: Histories<Lock>,
+    pub(super) elections: Histories<Election>,
+    /// Published messages.
+    pub(super) topics: Mutex<BTreeMap<String, Vec<Change>>>,
+    /// Received events, by the primitive.
     pub(super) streams: Mutex<BTreeMap<String, Vec<Stream>>>,
     /// From when on the sessions that ended may have been over.
     pub(super) ends: Mutex<BTreeMap<u32, u64>>,
-    pub(super) tally: Mutex<Tally>,
+    pub(super) counts: Mutex<Counts>,
 }
 
 /// The histories of objects that begin alike, by name.
 #[derive(Debug)]
-pub(super) struct Book<M: Model> {
+pub(super) struct Histories<M: Model> {
     begin: M,
-    histories: Mutex<BTreeMap<String, History<M>>>,
+    by_name: Mutex<BTreeMap<String, History<M>>>,
 }
 
-/// What was counted.
+/// Counts of calls.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally {
+pub(super) struct Counts {
     pub(super) done: u64,
     pub(super) refused: u64,
     pub(super) lost: u64,
@@ -70,18 +70,18 @@ impl Log {
             start: Instant::now(),
             marks: AtomicU64::new(1),
             sessions: AtomicU32::new(1),
-            cells: Book::new(Cell::default()),
-            counters: Book::new(Number(Some(0))),
-            numbers: Book::new(Number(None)),
-            members: Book::new(Member(false)),
-            lists: Book::new(List::default()),
-            indices: Book::new(Index::default()),
-            locks: Book::new(Lock::default()),
-            elections: Book::new(Election::default()),
+            cells: Histories::new(Cell::default()),
+            counters: Histories::new(Number(Some(0))),
+            numbers: Histories::new(Number(None)),
+            members: Histories::new(Member(false)),
+            lists: Histories::new(List::default()),
+            indices: Histories::new(Index::default()),
+            locks: Histories::new(Lock::default()),
+            elections: Histories::new(Election::default()),
             topics: Mutex::default(),
             streams: Mutex::default(),
             ends: Mutex::default(),
-            tally: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -90,7 +90,7 @@ impl Log {
         u64::try_from(self.start.elapsed().as_nanos()).expect("centuries")
     }
 
-    /// Returns a number that nobody has got before.
+    /// Returns a number that was not returned before.
     pub(super) fn mark(&self) -> u64 {
         self.marks.fetch_add(1, Ordering::Relaxed)
     }
@@ -100,8 +100,8 @@ impl Log {
         self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
-        open(&self.tally)
+    pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
+        open(&self.counts)
     }
 }
 
@@ -110,29 +110,29 @@ pub(super) fn open<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Book ===
+// === impl Histories ===
 
-impl<M: Model> Book<M> {
+impl<M: Model> Histories<M> {
     fn new(begin: M) -> Self {
-        Self { begin, histories: Mutex::default() }
+        Self { begin, by_name: Mutex::default() }
     }
 
     pub(super) fn note(&self, object: &str, call: Call<M::Op, M::Answer>) {
-        let mut histories = open(&self.histories);
-        if !histories.contains_key(object) {
-            histories.insert(object.to_owned(), History::new(self.begin.clone()));
+        let mut by_name = open(&self.by_name);
+        if !by_name.contains_key(object) {
+            by_name.insert(object.to_owned(), History::new(self.begin.clone()));
         }
-        histories.get_mut(object).expect("it was inserted").calls.push(call);
+        by_name.get_mut(object).expect("it was inserted").calls.push(call);
     }
 
-    /// Returns the last number that an answer has told of an object, or zero.
-    pub(super) fn last(&self, object: &str, told: impl Fn(&M::Answer) -> Option<u64>) -> u64 {
-        let histories = open(&self.histories);
-        let answers = histories.get(object).into_iter().flat_map(|history| history.calls.iter().rev());
-        answers.filter_map(|call| call.answer.as_ref()).find_map(told).unwrap_or(0)
+    /// Returns the last number that an answer has reported of an object, or zero.
+    pub(super) fn last(&self, object: &str, reply: impl Fn(&M::Answer) -> Option<u64>) -> u64 {
+        let by_name = open(&self.by_name);
+        let answers = by_name.get(object).into_iter().flat_map(|history| history.calls.iter().rev());
+        answers.filter_map(|call| call.answer.as_ref()).find_map(reply).unwrap_or(0)
     }
 
     pub(super) fn all(&self) -> Vec<(String, History<M>)> {
-        open(&self.histories).iter().map(|(name, history)| (name.clone(), history.clone())).collect()
+        open(&self.by_name).iter().map(|(name, history)| (name.clone(), history.clone())).collect()
     }
 }

@@ -8,8 +8,8 @@ use atomix_client::lock::Guard;
 use atomix_client::{KeysGuard, Result};
 use atomix_linearizability::{Call, election, lock};
 
-use super::told::{Told, one, term_answer};
-use super::worker::{Access, Ask, Heard, Worker};
+use super::replies::{Reply, one, term_answer};
+use super::worker::{Access, Observed, Request, Worker};
 
 /// Something that is held.
 enum Held {
@@ -22,18 +22,18 @@ impl Worker {
         let object = format!("lock/{name}/");
         let lock = self.session().locks[&name].clone();
         if self.dice.roll(5) == 0 {
-            let ask = ask(&object, lock::Op::Token, Access::Reads);
-            let token = |told: Told<'_, Option<u64>>| {
-                one(Some(told.ok()?.map_or(lock::Answer::Free, lock::Answer::Token)))
+            let request = request(&object, lock::Op::Token, Access::Reads);
+            let token = |reply: Reply<'_, Option<u64>>| {
+                one(Some(reply.ok()?.map_or(lock::Answer::Free, lock::Answer::Token)))
             };
-            self.ask(ask, lock.holder(), token).await;
+            self.record_call(request, lock.holder(), token).await;
             return;
         }
         let wait = self.lock_timeout();
         let mut guard = None;
         let take = async { Ok(guard.insert(lock.acquire().timeout(wait).await?).token()) };
-        let told = |told: Told<'_, u64>| one(told.ok().map(lock::Answer::Token));
-        let taken = self.take(std::slice::from_ref(&object), take, told).await;
+        let reply = |reply: Reply<'_, u64>| one(reply.ok().map(lock::Answer::Token));
+        let taken = self.take(std::slice::from_ref(&object), take, reply).await;
         if let Some(guard) = guard {
             self.hold(&[object], Held::Lock(guard), &taken).await;
         }
@@ -45,8 +45,8 @@ impl Worker {
         let keys = [&["k0"][..], &["k1"], &["k0", "k1"]][self.dice.index(3)];
         let objects: Vec<String> = keys.iter().map(|key| format!("keylock/{name}/{key}")).collect();
         if keys.len() == 1 && self.dice.roll(4) == 0 {
-            let ask = ask(&objects[0], lock::Op::Release(self.session().id), Access::Owns);
-            self.ask(ask, map.unlock(keys.iter().copied()), |told| one(released(told))).await;
+            let request = request(&objects[0], lock::Op::Release(self.session().id), Access::Owns);
+            self.record_call(request, map.unlock(keys.iter().copied()), |reply| one(released(reply))).await;
             return;
         }
         let wait = self.lock_timeout();
@@ -56,8 +56,8 @@ impl Worker {
             Ok(())
         };
         let count = keys.len();
-        let told = |told: Told<'_, ()>| told.ok().map(|()| vec![lock::Answer::Done; count]);
-        let taken = self.take(&objects, take, told).await;
+        let reply = |reply: Reply<'_, ()>| reply.ok().map(|()| vec![lock::Answer::Done; count]);
+        let taken = self.take(&objects, take, reply).await;
         if let Some(guard) = guard {
             self.hold(&objects, Held::Keys(guard), &taken).await;
         }
@@ -72,31 +72,33 @@ impl Worker {
         &mut self,
         objects: &[String],
         take: impl Future<Output = Result<T>>,
-        told: impl FnOnce(Told<'_, T>) -> Option<Vec<lock::Answer>>,
-    ) -> Heard<lock::Answer> {
+        reply: impl FnOnce(Reply<'_, T>) -> Option<Vec<lock::Answer>>,
+    ) -> Observed<lock::Answer> {
         let session = self.session().id;
         let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Take(session))).collect();
-        let heard = self.ask(Ask { book: |log| &log.locks, ops, access: Access::Owns }, take, told).await;
-        if heard.reason == "LOCK_TIMEOUT" {
+        let observed = self
+            .record_call(Request { histories: |log| &log.locks, ops, access: Access::Owns }, take, reply)
+            .await;
+        if observed.reason == "LOCK_TIMEOUT" {
             for object in objects {
                 // It may have been its turn in the moment in which it gave up, and others may have seen that.
-                let ended = Some(heard.ended);
-                let turn = Call { ended, ..Call::lost(session, heard.began, lock::Op::Take(session)) };
+                let ended = Some(observed.ended);
+                let turn = Call { ended, ..Call::lost(session, observed.began, lock::Op::Take(session)) };
                 self.log.locks.note(object, turn);
             }
             if let [object] = objects {
-                let during = heard.began..heard.ended;
+                let during = observed.began..observed.ended;
                 self.log.locks.note(object, Call::done(session, during, lock::Op::Wait, lock::Answer::Done));
             }
         }
-        heard
+        observed
     }
 
-    async fn hold(&mut self, objects: &[String], held: Held, taken: &Heard<lock::Answer>) {
+    async fn hold(&mut self, objects: &[String], held: Held, taken: &Observed<lock::Answer>) {
         tokio::time::sleep(Duration::from_micros(self.dice.roll(8000))).await;
         let session = self.session().id;
         let ops = objects.iter().map(|object| (object.as_str(), lock::Op::Release(session))).collect();
-        let ask = Ask { book: |log| &log.locks, ops, access: Access::Owns };
+        let request = Request { histories: |log| &log.locks, ops, access: Access::Owns };
         let release = async {
             match held {
                 Held::Lock(guard) => guard.release().await,
@@ -104,23 +106,23 @@ impl Worker {
             }
         };
         let count = objects.len();
-        let told = |told: Told<'_, ()>| released(told).map(|answer| vec![answer; count]);
-        let heard = self.ask(ask, release, told).await;
-        match heard.answers.as_deref() {
+        let reply = |reply: Reply<'_, ()>| released(reply).map(|answer| vec![answer; count]);
+        let observed = self.record_call(request, release, reply).await;
+        match observed.answers.as_deref() {
             Some([lock::Answer::Done, ..]) => {}
             Some(_) => {
                 if self.log.options.stalls {
                     // The runtime was taken for dead, and with it the session.
                     for object in objects {
-                        let ended = Some(heard.ended);
+                        let ended = Some(observed.ended);
                         let end = Call { ended, ..Call::lost(session, taken.began, lock::Op::End(session)) };
                         self.log.locks.note(object, end);
                     }
                 }
-                self.spent = true;
+                self.must_end = true;
             }
             // It may hold the lock still, and nothing but its end gives it back.
-            None => self.spent = true,
+            None => self.must_end = true,
         }
     }
 
@@ -130,50 +132,54 @@ impl Worker {
         let session = self.session().id;
         let own = format!("c{}", self.me);
         let other = format!("c{}", self.dice.roll(u64::from(self.log.options.clients)));
-        let told = |told: Told<'_, Term>| one(told.ok().map(term_answer));
-        let ask = |op, access| Ask { book: |log| &log.elections, ops: vec![(object.as_str(), op)], access };
+        let reply = |reply: Reply<'_, Term>| one(reply.ok().map(term_answer));
+        let request = |op, access| Request {
+            histories: |log| &log.elections,
+            ops: vec![(object.as_str(), op)],
+            access,
+        };
         match self.dice.roll(10) {
             0..2 => {
-                self.ask(ask(election::Op::Get, Access::Reads), election.term(), told).await;
+                self.record_call(request(election::Op::Get, Access::Reads), election.term(), reply).await;
             }
             2..5 => {
-                let ask = ask(election::Op::Enter(own.clone(), session), Access::Owns);
-                let heard = self.ask(ask, election.enter(own), told).await;
+                let request = request(election::Op::Enter(own.clone(), session), Access::Owns);
+                let observed = self.record_call(request, election.enter(own), reply).await;
                 if self.log.options.stalls {
-                    let end = Call::lost(session, heard.began, election::Op::End(session));
+                    let end = Call::lost(session, observed.began, election::Op::End(session));
                     self.log.elections.note(&object, end);
                 }
             }
             5..7 => {
-                let ask = ask(election::Op::Withdraw(own.clone(), session), Access::Owns);
-                self.ask(ask, election.withdraw(own), told).await;
+                let request = request(election::Op::Withdraw(own.clone(), session), Access::Owns);
+                self.record_call(request, election.withdraw(own), reply).await;
             }
             7 => {
-                let ask = ask(election::Op::Anoint(other.clone()), Access::Writes);
-                self.ask(ask, election.anoint(other), told).await;
+                let request = request(election::Op::Anoint(other.clone()), Access::Writes);
+                self.record_call(request, election.anoint(other), reply).await;
             }
             8 => {
-                let ask = ask(election::Op::Promote(other.clone()), Access::Writes);
-                self.ask(ask, election.promote(other), told).await;
+                let request = request(election::Op::Promote(other.clone()), Access::Writes);
+                self.record_call(request, election.promote(other), reply).await;
             }
             _ if self.dice.roll(2) == 0 => {
-                let ask = ask(election::Op::Demote(other.clone()), Access::Writes);
-                self.ask(ask, election.demote(other), told).await;
+                let request = request(election::Op::Demote(other.clone()), Access::Writes);
+                self.record_call(request, election.demote(other), reply).await;
             }
             _ => {
-                let ask = ask(election::Op::Evict(other.clone()), Access::Writes);
-                self.ask(ask, election.evict(other), told).await;
+                let request = request(election::Op::Evict(other.clone()), Access::Writes);
+                self.record_call(request, election.evict(other), reply).await;
             }
         }
     }
 }
 
-fn ask(object: &str, op: lock::Op, access: Access) -> Ask<'_, atomix_linearizability::Lock> {
-    Ask { book: |log| &log.locks, ops: vec![(object, op)], access }
+fn request(object: &str, op: lock::Op, access: Access) -> Request<'_, atomix_linearizability::Lock> {
+    Request { histories: |log| &log.locks, ops: vec![(object, op)], access }
 }
 
-fn released(told: Told<'_, ()>) -> Option<lock::Answer> {
-    match told {
+fn released(reply: Reply<'_, ()>) -> Option<lock::Answer> {
+    match reply {
         Ok(()) => Some(lock::Answer::Done),
         Err("LOCK_NOT_HELD") => Some(lock::Answer::NotHeld),
         Err(_) => None,

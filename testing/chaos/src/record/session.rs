@@ -145,7 +145,7 @@ impl Session {
         self.answered = [self.answered[1], began];
     }
 
-    /// Tells whether the connection has ended.
+    /// Returns whether the connection has ended.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use atomix_client::election::Term;
 use atomix_client::{Result, Subscription, countermap, indexedmap, list, map, multimap, set, topic, value};
 use atomix_conformance::Dice;
-use atomix_linearizability::feed::{Event, Kind as Change, Stream};
+use atomix_linearizability::streams::{Event, Kind as EventKind, Stream};
 use atomix_linearizability::{Call, election};
 use tokio::sync::watch;
 
 use super::last::END;
 use super::log::{LAST, Log, open};
+use super::replies::{parse, term_answer};
 use super::session::{connect, name};
-use super::told::{parse, term_answer};
 use super::{Kind, Phase};
 
 /// A client that follows one primitive after the other.
@@ -39,7 +39,7 @@ enum End {
 /// How long a stream may take to show what was done.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stream is still read that does not show the last mark.
-const REST: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(300);
 /// How long a watcher waits when nothing can be reached.
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -75,38 +75,38 @@ impl Watcher {
             Kind::Map => {
                 let map = client.map(full).tags(tags).text().open().await?;
                 let events = map.events().key(key).await?;
-                self.read(&format!("map/{number}"), only, events, of_map).await;
+                self.read(&format!("map/{number}"), only, events, map_events).await;
             }
             Kind::Value => {
                 let value = client.value(full).tags(tags).text().open().await?;
                 let events = value.events().await?;
-                self.read(&format!("value/{number}"), None, events, of_value).await;
+                self.read(&format!("value/{number}"), None, events, value_events).await;
             }
             Kind::Set => {
                 let set = client.set(full).tags(tags).open().await?;
-                self.read(&format!("set/{number}"), None, set.events().await?, of_set).await;
+                self.read(&format!("set/{number}"), None, set.events().await?, set_events).await;
             }
             Kind::List => {
                 let list = client.list(full).tags(tags).text().open().await?;
-                self.read(&format!("list/{number}"), None, list.events().await?, of_list).await;
+                self.read(&format!("list/{number}"), None, list.events().await?, list_events).await;
             }
             Kind::IndexedMap => {
                 let map = client.indexed_map(full).tags(tags).text().open().await?;
                 let events = map.events().key(key).await?;
-                self.read(&format!("indexedmap/{number}"), only, events, of_indexed_map).await;
+                self.read(&format!("indexedmap/{number}"), only, events, indexed_map_events).await;
             }
             Kind::CounterMap => {
                 let map = client.counter_map(full).tags(tags).open().await?;
                 let events = map.events().key(key).await?;
-                self.read(&format!("countermap/{number}"), only, events, of_counter_map).await;
+                self.read(&format!("countermap/{number}"), only, events, counter_map_events).await;
             }
             Kind::MultiMap => {
                 let map = client.multimap(full).tags(tags).open().await?;
-                self.read(&format!("multimap/{number}"), None, map.events().await?, of_multimap).await;
+                self.read(&format!("multimap/{number}"), None, map.events().await?, multimap_events).await;
             }
             Kind::Topic => {
                 let topic = client.topic(full).tags(tags).text().open().await?;
-                self.read(&format!("topic/{number}"), None, topic.subscribe().await?, of_topic).await;
+                self.read(&format!("topic/{number}"), None, topic.subscribe().await?, topic_events).await;
             }
             Kind::Election => {
                 let election = client.election(full).tags(tags).open().await?;
@@ -121,11 +121,11 @@ impl Watcher {
 
     /// Reads the terms of an election. Each was the current one at some time between the beginning and its coming.
     async fn read_terms(&mut self, object: &str, began: u64, mut terms: Subscription<Term>) {
-        let lives = tokio::time::sleep(Duration::from_millis(200 + self.dice.roll(2000)));
-        let mut lives = std::pin::pin!(lives);
+        let lifetime = tokio::time::sleep(Duration::from_millis(200 + self.dice.roll(2000)));
+        let mut lifetime = std::pin::pin!(lifetime);
         while let Some(Ok(term)) = tokio::select! {
             term = terms.next() => term,
-            () = &mut lives => None,
+            () = &mut lifetime => None,
         } {
             let during = began..self.log.now();
             self.log.elections.note(object, Call::done(0, during, election::Op::Get, term_answer(term)));
@@ -135,7 +135,7 @@ impl Watcher {
     /// Reads a stream that is acknowledged, and remembers what it has shown.
     async fn read<E>(
         &mut self,
-        feed: &str,
+        primitive: &str,
         only: Option<String>,
         mut events: Subscription<E>,
         convert: impl Fn(E) -> Vec<Event>,
@@ -143,12 +143,12 @@ impl Watcher {
         let began = self.log.now();
         let mut stream = Stream { client: 0, only, began, settled: 0, events: Vec::new() };
         // Most are cut off; some go on to the end.
-        let lives = match self.dice.roll(4) {
+        let lifetime = match self.dice.roll(4) {
             0 => Duration::from_hours(1),
             _ => Duration::from_millis(200 + self.dice.roll(3000)),
         };
-        let mut cut = std::pin::pin!(tokio::time::sleep(lives));
-        let pause = if stream.only.is_none() { WAIT_TIMEOUT } else { REST };
+        let mut cut = std::pin::pin!(tokio::time::sleep(lifetime));
+        let pause = if stream.only.is_none() { WAIT_TIMEOUT } else { QUIET };
         let mut silent = std::pin::pin!(async {
             // The sender lives as long as the recording.
             self.phase.wait_for(|phase| *phase == Phase::Ended).await.ok();
@@ -175,21 +175,21 @@ impl Watcher {
         if end == End::Silent && stream.only.is_none() {
             stream.settled = u64::MAX;
         }
-        open(&self.log.streams).entry(feed.to_owned()).or_default().push(stream);
+        open(&self.log.streams).entry(primitive.to_owned()).or_default().push(stream);
     }
 }
 
-fn event(key: impl Into<String>, kind: Change, value: u64, version: u64) -> Event {
+fn event(key: impl Into<String>, kind: EventKind, value: u64, version: u64) -> Event {
     Event { at: 0, key: key.into(), kind, value, version, previous: None }
 }
 
-fn gone(expired: bool) -> Change {
-    if expired { Change::Expired } else { Change::Removed }
+fn gone(expired: bool) -> EventKind {
+    if expired { EventKind::Expired } else { EventKind::Removed }
 }
 
 type Versioned = atomix_client::Versioned<String>;
 
-fn versioned(key: String, kind: Change, value: &Versioned, previous: Option<&Versioned>) -> Event {
+fn versioned(key: String, kind: EventKind, value: &Versioned, previous: Option<&Versioned>) -> Event {
     let previous = previous.map(|value| (parse(&value.value), value.version));
     Event { previous, ..event(key, kind, parse(&value.value), value.version) }
 }
@@ -199,60 +199,62 @@ fn versioned_gone(key: String, value: &Versioned, expired: bool) -> Event {
     Event { version: 0, ..versioned(key, gone(expired), value, Some(value)) }
 }
 
-fn of_map(seen: map::Event<String>) -> Vec<Event> {
+fn map_events(seen: map::Event<String>) -> Vec<Event> {
     vec![match seen {
-        map::Event::Inserted { key, value } => versioned(key, Change::Inserted, &value, None),
+        map::Event::Inserted { key, value } => versioned(key, EventKind::Inserted, &value, None),
         map::Event::Updated { key, value, previous } => {
-            versioned(key, Change::Updated, &value, previous.as_ref())
+            versioned(key, EventKind::Updated, &value, previous.as_ref())
         }
         map::Event::Removed { key, value, expired } => versioned_gone(key, &value, expired),
         _ => return Vec::new(),
     }]
 }
 
-fn of_value(seen: value::Event<String>) -> Vec<Event> {
+fn value_events(seen: value::Event<String>) -> Vec<Event> {
     vec![match seen {
-        value::Event::Created { value } => versioned(String::new(), Change::Inserted, &value, None),
+        value::Event::Created { value } => versioned(String::new(), EventKind::Inserted, &value, None),
         value::Event::Updated { value, previous } => {
-            versioned(String::new(), Change::Updated, &value, previous.as_ref())
+            versioned(String::new(), EventKind::Updated, &value, previous.as_ref())
         }
         value::Event::Deleted { value, expired } => versioned(String::new(), gone(expired), &value, None),
         _ => return Vec::new(),
     }]
 }
 
-fn of_set(seen: set::Event) -> Vec<Event> {
+fn set_events(seen: set::Event) -> Vec<Event> {
     vec![match seen {
-        set::Event::Added { element } => event(element, Change::Inserted, 0, 0),
+        set::Event::Added { element } => event(element, EventKind::Inserted, 0, 0),
         set::Event::Removed { element, expired } => event(element, gone(expired), 0, 0),
         _ => return Vec::new(),
     }]
 }
 
-fn of_multimap(seen: multimap::Event) -> Vec<Event> {
+fn multimap_events(seen: multimap::Event) -> Vec<Event> {
     vec![match seen {
-        multimap::Event::Added { key, value } => event(format!("{key}/{value}"), Change::Inserted, 0, 0),
-        multimap::Event::Removed { key, value } => event(format!("{key}/{value}"), Change::Removed, 0, 0),
+        multimap::Event::Added { key, value } => event(format!("{key}/{value}"), EventKind::Inserted, 0, 0),
+        multimap::Event::Removed { key, value } => event(format!("{key}/{value}"), EventKind::Removed, 0, 0),
         _ => return Vec::new(),
     }]
 }
 
-fn of_counter_map(seen: countermap::Event) -> Vec<Event> {
+fn counter_map_events(seen: countermap::Event) -> Vec<Event> {
     vec![match seen {
-        countermap::Event::Inserted { key, value } => event(key, Change::Inserted, value.cast_unsigned(), 0),
+        countermap::Event::Inserted { key, value } => {
+            event(key, EventKind::Inserted, value.cast_unsigned(), 0)
+        }
         countermap::Event::Updated { key, value, previous } => {
             let previous = Some((previous.cast_unsigned(), 0));
-            Event { previous, ..event(key, Change::Updated, value.cast_unsigned(), 0) }
+            Event { previous, ..event(key, EventKind::Updated, value.cast_unsigned(), 0) }
         }
-        countermap::Event::Removed { key, value } => event(key, Change::Removed, value.cast_unsigned(), 0),
+        countermap::Event::Removed { key, value } => event(key, EventKind::Removed, value.cast_unsigned(), 0),
         _ => return Vec::new(),
     }]
 }
 
 /// An item of a list is a key of its own.
-fn of_list(seen: list::Event<String>) -> Vec<Event> {
-    let inserted = |value: String| event(value.clone(), Change::Inserted, parse(&value), 0);
-    let removed = |value: String| event(value.clone(), Change::Removed, parse(&value), 0);
+fn list_events(seen: list::Event<String>) -> Vec<Event> {
+    let inserted = |value: String| event(value.clone(), EventKind::Inserted, parse(&value), 0);
+    let removed = |value: String| event(value.clone(), EventKind::Removed, parse(&value), 0);
     match seen {
         list::Event::Appended { value, .. } | list::Event::Inserted { value, .. } => vec![inserted(value)],
         list::Event::Updated { value, previous, .. } => vec![removed(previous), inserted(value)],
@@ -261,11 +263,11 @@ fn of_list(seen: list::Event<String>) -> Vec<Event> {
     }
 }
 
-fn of_indexed_map(seen: indexedmap::Event<String>) -> Vec<Event> {
+fn indexed_map_events(seen: indexedmap::Event<String>) -> Vec<Event> {
     vec![match seen {
-        indexedmap::Event::Inserted { key, value, .. } => versioned(key, Change::Inserted, &value, None),
+        indexedmap::Event::Inserted { key, value, .. } => versioned(key, EventKind::Inserted, &value, None),
         indexedmap::Event::Updated { key, value, previous, .. } => {
-            versioned(key, Change::Updated, &value, previous.as_ref())
+            versioned(key, EventKind::Updated, &value, previous.as_ref())
         }
         indexedmap::Event::Removed { key, value, expired, .. } => versioned_gone(key, &value, expired),
         _ => return Vec::new(),
@@ -273,7 +275,7 @@ fn of_indexed_map(seen: indexedmap::Event<String>) -> Vec<Event> {
 }
 
 /// A message is a key of its own, and its offset its version.
-fn of_topic(message: topic::Message<String>) -> Vec<Event> {
+fn topic_events(message: topic::Message<String>) -> Vec<Event> {
     let mark = parse(&message.payload);
-    vec![event(message.payload, Change::Inserted, mark, message.offset)]
+    vec![event(message.payload, EventKind::Inserted, mark, message.offset)]
 }

@@ -6,24 +6,24 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use atomix_linearizability::feed::{Deed, Feed};
+use atomix_linearizability::streams::{Change, WatchHistory};
 use atomix_linearizability::{
-    Call, Cell, History, Index, List, Member, Number, Object, Ruling, cell, election, index, list, lock,
+    Call, Cell, History, Index, Judgement, List, Member, Number, Object, cell, election, index, list, lock,
     member, number,
 };
 
-use super::log::{Log, Tally, open};
+use super::log::{Counts, Log, open};
 
-/// What clients were told in one run, by object.
+/// The record of one run, by object.
 #[derive(Debug)]
 pub struct Recording {
     seed: u64,
     objects: BTreeMap<String, Object>,
     steps: usize,
-    tally: Tally,
+    counts: Counts,
 }
 
-/// What was judged and found right.
+/// The figures of a record.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// The seed of the run.
@@ -34,7 +34,7 @@ pub struct Summary {
     pub done: u64,
     /// Calls that were certainly not applied.
     pub refused: u64,
-    /// Calls whose outcome nobody knows.
+    /// Calls with an unknown outcome.
     pub lost: u64,
     /// Events that streams have shown.
     pub events: usize,
@@ -47,25 +47,25 @@ pub struct Summary {
 pub struct Violation {
     /// Its name.
     pub object: String,
-    /// What is wrong, for people.
+    /// The reason, for readers.
     pub why: String,
     /// Whether it could not be judged in so many steps, which is no better.
     pub unknown: bool,
-    /// Where its record is; see [`replay`].
+    /// The file with its record; see [`replay`].
     pub record: Option<PathBuf>,
 }
 
 /// All that is wrong with a recording.
 #[derive(Debug)]
 pub struct Violations {
-    /// What was judged.
+    /// The figures of the record.
     pub summary: Summary,
-    /// What is wrong.
+    /// The violations.
     pub all: Vec<Violation>,
 }
 
 /// Judges the record of an object once more that was written to a file.
-pub fn replay(path: &Path, steps: usize) -> std::io::Result<Ruling> {
+pub fn replay(path: &Path, steps: usize) -> std::io::Result<Judgement> {
     Ok(Object::read(path)?.judge(steps))
 }
 
@@ -74,39 +74,39 @@ pub fn replay(path: &Path, steps: usize) -> std::io::Result<Ruling> {
 impl Recording {
     pub(super) fn new(seed: u64, log: &Log) -> Self {
         let mut objects = BTreeMap::new();
-        let mut feeds: BTreeMap<String, Feed> = BTreeMap::new();
-        let mut feed = |object: &str, marked, deeds: Vec<Deed>| {
+        let mut watches: BTreeMap<String, WatchHistory> = BTreeMap::new();
+        let mut watch = |object: &str, marked, changes: Vec<Change>| {
             let mut parts = object.splitn(3, '/');
             let name = format!("{}/{}", parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-            let feed = feeds.entry(name).or_default();
-            feed.marked = marked;
-            feed.deeds.extend(deeds);
+            let watch = watches.entry(name).or_default();
+            watch.marked = marked;
+            watch.changes.extend(changes);
         };
         for (name, history) in log.cells.all() {
-            feed(&name, true, of_cell(key(&name), &history));
+            watch(&name, true, cell_changes(key(&name), &history));
             objects.insert(name, Object::Cell(history));
         }
         for (name, history) in log.numbers.all() {
-            feed(&name, false, of_number(key(&name), &history));
+            watch(&name, false, number_changes(key(&name), &history));
             objects.insert(name, Object::Number(history));
         }
         for (name, history) in log.counters.all() {
             objects.insert(name, Object::Number(history));
         }
         for (name, history) in log.members.all() {
-            feed(&name, false, of_member(key(&name), &history));
+            watch(&name, false, member_changes(key(&name), &history));
             objects.insert(name, Object::Member(history));
         }
         for (name, history) in log.lists.all() {
-            feed(&name, true, of_list(&history));
+            watch(&name, true, list_changes(&history));
             objects.insert(name, Object::List(history));
         }
         for (name, history) in log.indices.all() {
-            feed(&name, true, of_index(&history));
+            watch(&name, true, index_changes(&history));
             objects.insert(name, Object::Index(history));
         }
-        for (name, deeds) in open(&log.topics).iter() {
-            feed(name, true, deeds.clone());
+        for (name, changes) in open(&log.topics).iter() {
+            watch(name, true, changes.clone());
         }
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let ends = open(&log.ends);
@@ -132,12 +132,12 @@ impl Recording {
         }
         let late = log.options.late.map(nanos);
         for (name, streams) in open(&log.streams).iter() {
-            let mut feed = feeds.remove(name).unwrap_or_default();
-            feed.streams.extend(streams.iter().cloned());
-            feed.late = late;
-            objects.insert(format!("{name} (streams)"), Object::Feed(feed));
+            let mut watch = watches.remove(name).unwrap_or_default();
+            watch.streams.extend(streams.iter().cloned());
+            watch.late = late;
+            objects.insert(format!("{name} (streams)"), Object::WatchHistory(watch));
         }
-        Self { seed, objects, steps: log.options.steps, tally: log.tally().clone() }
+        Self { seed, objects, steps: log.options.steps, counts: log.counts().clone() }
     }
 }
 
@@ -152,9 +152,9 @@ impl Recording {
         let mut all = Vec::new();
         for (name, object) in &self.objects {
             let (why, unknown) = match object.judge(self.steps) {
-                Ruling::Fine => continue,
-                Ruling::Wrong(why) => (why, false),
-                Ruling::Unknown(why) => (format!("not judged in {} steps; {why}", self.steps), true),
+                Judgement::Fine => continue,
+                Judgement::Wrong(why) => (why, false),
+                Judgement::Unknown(why) => (format!("not judged in {} steps; {why}", self.steps), true),
             };
             all.push(Violation { object: name.clone(), why, unknown, record: self.keep(name, object) });
         }
@@ -163,15 +163,15 @@ impl Recording {
     }
 
     fn summary(&self) -> Summary {
-        let streams = self.objects.values().filter(|object| matches!(object, Object::Feed(_)));
+        let streams = self.objects.values().filter(|object| matches!(object, Object::WatchHistory(_)));
         Summary {
             seed: self.seed,
             objects: self.objects.len(),
-            done: self.tally.done,
-            refused: self.tally.refused,
-            lost: self.tally.lost,
+            done: self.counts.done,
+            refused: self.counts.refused,
+            lost: self.counts.lost,
             events: streams.map(Object::len).sum(),
-            errors: self.tally.errors.clone(),
+            errors: self.counts.errors.clone(),
         }
     }
 
@@ -189,11 +189,11 @@ fn key(object: &str) -> &str {
     object.splitn(3, '/').nth(2).unwrap_or("")
 }
 
-fn deed(key: impl Into<String>, wrote: bool, value: u64, began: u64, ended: Option<u64>) -> Deed {
-    Deed { key: key.into(), wrote, value, began, ended, ttl: None }
+fn change(key: impl Into<String>, wrote: bool, value: u64, began: u64, ended: Option<u64>) -> Change {
+    Change { key: key.into(), wrote, value, began, ended, ttl: None }
 }
 
-fn of_cell(key: &str, history: &History<Cell>) -> Vec<Deed> {
+fn cell_changes(key: &str, history: &History<Cell>) -> Vec<Change> {
     use cell::{Answer, Op};
     let expiries: BTreeMap<u64, u64> = history
         .calls
@@ -203,24 +203,26 @@ fn of_cell(key: &str, history: &History<Cell>) -> Vec<Deed> {
             _ => None,
         })
         .collect();
-    let deed = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
+    let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
         (
             Op::Put(value, _) | Op::Insert(value) | Op::Update(value, _),
             None | Some(Answer::Written(..) | Answer::Inserted(_)),
         ) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
             let ttl = expiries.get(value).map(|expiry| expiry.saturating_sub(call.began));
-            Some(Deed { ttl, ..deed(key, true, *value, call.began, ended) })
+            Some(Change { ttl, ..change(key, true, *value, call.began, ended) })
         }
-        (Op::Remove(_), Some(Answer::Is(value, _))) => Some(deed(key, false, *value, call.began, call.ended)),
+        (Op::Remove(_), Some(Answer::Is(value, _))) => {
+            Some(change(key, false, *value, call.began, call.ended))
+        }
         _ => None,
     };
-    history.calls.iter().filter_map(deed).collect()
+    history.calls.iter().filter_map(change).collect()
 }
 
-fn of_number(key: &str, history: &History<Number>) -> Vec<Deed> {
+fn number_changes(key: &str, history: &History<Number>) -> Vec<Change> {
     use number::{Answer, Op};
-    let deed = |call: &Call<Op, Answer>| {
+    let change = |call: &Call<Op, Answer>| {
         let (wrote, number) = match (&call.op, call.answer.as_ref()?) {
             (Op::Get, _) => return None,
             (Op::Remove | Op::RemoveIf(_), Answer::Is(number)) => (false, *number),
@@ -229,59 +231,59 @@ fn of_number(key: &str, history: &History<Number>) -> Vec<Deed> {
             | (Op::Set(number) | Op::Insert(number) | Op::Update(_, number), Answer::Done) => (true, *number),
             _ => return None,
         };
-        Some(deed(key, wrote, number.cast_unsigned(), call.began, call.ended))
+        Some(change(key, wrote, number.cast_unsigned(), call.began, call.ended))
     };
-    let mut deeds: Vec<Deed> = history.calls.iter().filter_map(deed).collect();
-    // What an addition made of the number is not known without its answer: it may be what another one made of it as well.
+    let mut changes: Vec<Change> = history.calls.iter().filter_map(change).collect();
+    // The result of an addition is not known without its answer: it may be the result of another one as well.
     if history.calls.iter().any(|call| call.op != Op::Get && call.answer.is_none()) {
-        let unknown = |deed: &Deed| Deed { began: 0, ended: None, ..deed.clone() };
-        let unknown: Vec<Deed> = deeds.iter().map(unknown).collect();
-        deeds.extend(unknown);
+        let unknown = |change: &Change| Change { began: 0, ended: None, ..change.clone() };
+        let unknown: Vec<Change> = changes.iter().map(unknown).collect();
+        changes.extend(unknown);
     }
-    deeds
+    changes
 }
 
-fn of_member(key: &str, history: &History<Member>) -> Vec<Deed> {
+fn member_changes(key: &str, history: &History<Member>) -> Vec<Change> {
     use member::{Answer, Op};
-    let deed = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
+    let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
         (Op::Add | Op::Remove, Some(Answer::Yes) | None) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
-            Some(deed(key, call.op == Op::Add, 0, call.began, ended))
+            Some(change(key, call.op == Op::Add, 0, call.began, ended))
         }
         _ => None,
     };
-    history.calls.iter().filter_map(deed).collect()
+    history.calls.iter().filter_map(change).collect()
 }
 
 /// An item of a list is a key of its own.
-fn of_list(history: &History<List>) -> Vec<Deed> {
+fn list_changes(history: &History<List>) -> Vec<Change> {
     use list::{Answer, Op};
-    let deed = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
+    let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
         (Op::Append(item) | Op::Insert(_, item) | Op::Set(_, item), None | Some(Answer::Done)) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
-            Some(deed(item.to_string(), true, *item, call.began, ended))
+            Some(change(item.to_string(), true, *item, call.began, ended))
         }
         (Op::Remove(_), Some(Answer::Item(item))) => {
-            Some(deed(item.to_string(), false, *item, call.began, call.ended))
+            Some(change(item.to_string(), false, *item, call.began, call.ended))
         }
         _ => None,
     };
-    history.calls.iter().filter_map(deed).collect()
+    history.calls.iter().filter_map(change).collect()
 }
 
-fn of_index(history: &History<Index>) -> Vec<Deed> {
+fn index_changes(history: &History<Index>) -> Vec<Change> {
     use index::{Answer, Op};
-    let deed = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
+    let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
         (Op::Append(key, value) | Op::Update(key, value), None | Some(Answer::Entry(_))) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
-            Some(deed(format!("k{key}"), true, *value, call.began, ended))
+            Some(change(format!("k{key}"), true, *value, call.began, ended))
         }
-        (Op::Remove(key), Some(Answer::Entry(told))) => {
-            Some(deed(format!("k{key}"), false, told.1, call.began, call.ended))
+        (Op::Remove(key), Some(Answer::Entry(reply))) => {
+            Some(change(format!("k{key}"), false, reply.1, call.began, call.ended))
         }
         _ => None,
     };
-    history.calls.iter().filter_map(deed).collect()
+    history.calls.iter().filter_map(change).collect()
 }
 
 // === impl Summary ===
@@ -313,7 +315,7 @@ impl fmt::Display for Violations {
 
 #[cfg(test)]
 mod tests {
-    use atomix_linearizability::feed::{Event, Kind, Stream};
+    use atomix_linearizability::streams::{Event, Kind, Stream};
 
     use super::*;
 
@@ -344,7 +346,11 @@ mod tests {
             event(31, Kind::Inserted, 7, None),
         ];
         let stream = Stream { events, settled: 40, ..Stream::default() };
-        let feed = Feed { deeds: of_number("k", &history), streams: vec![stream], ..Feed::default() };
-        assert_eq!(feed.check(), []);
+        let watch = WatchHistory {
+            changes: number_changes("k", &history),
+            streams: vec![stream],
+            ..WatchHistory::default()
+        };
+        assert_eq!(watch.check(), []);
     }
 }

@@ -9,9 +9,9 @@ use atomix_conformance::Dice;
 use atomix_linearizability::{Call, Model};
 
 use super::Kind;
-use super::log::{Book, Log};
+use super::log::{Histories, Log};
+use super::replies::Reply;
 use super::session::Session;
-use super::told::Told;
 
 /// A client.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub(super) struct Worker {
     pub(super) me: u32,
     pub(super) session: Option<Session>,
     /// Whether the session is to end before the next call.
-    pub(super) spent: bool,
+    pub(super) must_end: bool,
 }
 
-/// What a call leaves behind.
+/// The effect of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// Nothing.
@@ -37,15 +37,15 @@ pub(super) enum Access {
 
 /// A call that is about to be made.
 #[derive(Debug)]
-pub(super) struct Ask<'a, M: Model> {
-    pub(super) book: fn(&Log) -> &Book<M>,
+pub(super) struct Request<'a, M: Model> {
+    pub(super) histories: fn(&Log) -> &Histories<M>,
     /// The objects that the call is about, each with what it asks of them.
     pub(super) ops: Vec<(&'a str, M::Op)>,
     pub(super) access: Access,
 }
 
 /// When a call began and ended, and its answers if it was answered.
-pub(super) struct Heard<A> {
+pub(super) struct Observed<A> {
     pub(super) began: u64,
     pub(super) ended: u64,
     pub(super) answers: Option<Vec<A>>,
@@ -62,7 +62,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(30);
 
 impl Worker {
     pub(super) fn new(log: Arc<Log>, dice: Dice, me: u32) -> Self {
-        Self { log, dice, me, session: None, spent: false }
+        Self { log, dice, me, session: None, must_end: false }
     }
 
     /// Calls until then.
@@ -79,15 +79,15 @@ impl Worker {
             let pause = self.log.options.pause.as_micros();
             let pause = self.dice.roll(u64::try_from(pause).unwrap_or(u64::MAX).max(1));
             tokio::time::sleep(Duration::from_micros(pause)).await;
-            self.spent |= self.log.options.deaths && self.dice.roll(1000) == 0;
+            self.must_end |= self.log.options.deaths && self.dice.roll(1000) == 0;
         }
     }
 
     /// Makes sure that there is a session which has opened this primitive.
     pub(super) async fn ready(&mut self, kind: Kind, name: u64) -> bool {
-        if self.spent || self.session.as_ref().is_some_and(Session::is_gone) {
+        if self.must_end || self.session.as_ref().is_some_and(Session::is_gone) {
             self.session = None;
-            self.spent = false;
+            self.must_end = false;
         }
         if self.session.is_none() {
             let endpoint = self.dice.index(self.log.endpoints.len());
@@ -100,7 +100,7 @@ impl Worker {
         let opened = session.open(kind, name).await;
         if let Err(error) = &opened {
             self.count_error("open", error);
-            self.doubt(error);
+            self.note_failure(error);
         }
         opened.is_ok()
     }
@@ -111,7 +111,7 @@ impl Worker {
 
     fn count_error(&self, what: &str, error: &Error) {
         let reason = error.reason().unwrap_or("-");
-        *self.log.tally().errors.entry(format!("{what}: {} {reason}", error.kind())).or_default() += 1;
+        *self.log.counts().errors.entry(format!("{what}: {} {reason}", error.kind())).or_default() += 1;
     }
 
     async fn call(&mut self, kind: Kind, name: u64) {
@@ -134,76 +134,76 @@ impl Worker {
         }
     }
 
-    /// Makes a call and remembers it. `answer` says what the call has told of each object, or `None` if it told nothing.
-    pub(super) async fn ask<M: Model, T>(
+    /// Makes a call and records it. `answer` returns the answer about each object, or `None` if there is none.
+    pub(super) async fn record_call<M: Model, T>(
         &mut self,
-        ask: Ask<'_, M>,
+        request: Request<'_, M>,
         call: impl IntoFuture<Output = Result<T>>,
-        answer: impl FnOnce(Told<'_, T>) -> Option<Vec<M::Answer>>,
-    ) -> Heard<M::Answer> {
-        let Ask { book, ops, access } = ask;
-        let heard = self.hear(access, call, answer).await;
+        answer: impl FnOnce(Reply<'_, T>) -> Option<Vec<M::Answer>>,
+    ) -> Observed<M::Answer> {
+        let Request { histories, ops, access } = request;
+        let observed = self.perform(access, call, answer).await;
         let client = self.session().id;
         for (at, (object, op)) in ops.into_iter().enumerate() {
-            let during = heard.began..heard.ended;
-            match &heard.answers {
+            let during = observed.began..observed.ended;
+            match &observed.answers {
                 Some(answers) => {
-                    book(&self.log).note(object, Call::done(client, during, op, answers[at].clone()));
+                    histories(&self.log).note(object, Call::done(client, during, op, answers[at].clone()));
                 }
-                None if heard.refused || access == Access::Reads => {}
-                None => book(&self.log).note(object, Call::lost(client, heard.began, op)),
+                None if observed.refused || access == Access::Reads => {}
+                None => histories(&self.log).note(object, Call::lost(client, observed.began, op)),
             }
         }
-        heard
+        observed
     }
 
     /// Makes a call.
-    pub(super) async fn hear<A, T>(
+    pub(super) async fn perform<A, T>(
         &mut self,
         access: Access,
         call: impl IntoFuture<Output = Result<T>>,
-        answer: impl FnOnce(Told<'_, T>) -> Option<Vec<A>>,
-    ) -> Heard<A> {
+        answer: impl FnOnce(Reply<'_, T>) -> Option<Vec<A>>,
+    ) -> Observed<A> {
         let began = self.log.now();
-        let told = call.await;
+        let reply = call.await;
         let ended = self.log.now();
         if let Some(session) = &mut self.session
-            && (told.is_ok() || told.as_ref().is_err_and(|error| error.reason().is_some()))
+            && (reply.is_ok() || reply.as_ref().is_err_and(|error| error.reason().is_some()))
         {
             session.answered(began);
         }
-        let (answers, refused, reason) = match told {
+        let (answers, refused, reason) = match reply {
             Ok(value) => (answer(Ok(value)), false, String::new()),
             Err(error) => {
                 let reason = error.reason().unwrap_or_default().to_owned();
                 let answers = answer(Err(&reason));
                 if answers.is_none() {
                     self.count_error(if access == Access::Reads { "read" } else { "write" }, &error);
-                    self.doubt(&error);
+                    self.note_failure(&error);
                 }
                 (answers, is_refusal(&error, access), reason)
             }
         };
-        let mut tally = self.log.tally();
+        let mut counts = self.log.counts();
         match &answers {
-            Some(_) => tally.done += 1,
-            None if refused => tally.refused += 1,
-            None => tally.lost += 1,
+            Some(_) => counts.done += 1,
+            None if refused => counts.refused += 1,
+            None => counts.lost += 1,
         }
-        drop(tally);
-        Heard { began, ended, answers, refused, reason }
+        drop(counts);
+        Observed { began, ended, answers, refused, reason }
     }
 
-    /// Goes elsewhere now and then if nothing is to be had here.
-    fn doubt(&mut self, error: &Error) {
+    /// Ends the session after some errors, so that the client may use another endpoint.
+    fn note_failure(&mut self, error: &Error) {
         use atomix_client::Kind::{Cancelled, Timeout, Unavailable};
         // A runtime that was taken for dead begins again under another name, and with it its sessions.
-        self.spent |= error.reason() == Some("HOST_LOST");
-        self.spent |= matches!(error.kind(), Timeout | Unavailable | Cancelled) && self.dice.roll(4) == 0;
+        self.must_end |= error.reason() == Some("HOST_LOST");
+        self.must_end |= matches!(error.kind(), Timeout | Unavailable | Cancelled) && self.dice.roll(4) == 0;
     }
 }
 
-/// Tells whether a call was certainly not applied.
+/// Returns whether a call was certainly not applied.
 fn is_refusal(error: &Error, access: Access) -> bool {
     use atomix_client::Kind as Error;
     match error.kind() {

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use super::{Fixture, add, after, bytes, cases, delete, get, put, stamp};
 
 cases! {
-    a_store_that_works_says_so;
+    a_working_store_passes_its_check;
     a_new_configuration_in_place_keeps_entries_and_watches;
     a_wrong_configuration_changes_nothing;
     a_configuration_that_leads_to_other_content_is_refused;
@@ -23,7 +23,7 @@ cases! {
     nothing_is_lost_while_a_keyspace_is_given_back;
 }
 
-async fn a_store_that_works_says_so(fixture: Fixture) {
+async fn a_working_store_passes_its_check(fixture: Fixture) {
     fixture.store.check().await.expect("it works");
 }
 
@@ -143,7 +143,7 @@ async fn a_watch_that_begins_before_a_keyspace_was_given_back_skips_nothing(fixt
             }
         };
         for expected in missing {
-            let revision: Revision = match watch.next().await.expect("it goes on or says why not") {
+            let revision: Revision = match watch.next().await.expect("it goes on or ends with a reason") {
                 Ok(WatchItem::Commit(commit)) => commit.revision,
                 Ok(WatchItem::Progress(_)) => continue,
                 Err(error) => {

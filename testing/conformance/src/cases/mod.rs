@@ -147,7 +147,7 @@ impl Fixture {
     }
 
     pub(crate) async fn item(&self, watch: &mut WatchStream) -> Result<WatchItem, Error> {
-        let item = self.env.timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch says something");
+        let item = self.env.timeout(WAIT_TIMEOUT, watch.next()).await.expect("the watch sends an item");
         item.expect("the watch goes on")
     }
 

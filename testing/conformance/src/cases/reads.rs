@@ -9,8 +9,8 @@ use super::{Fixture, bytes, cases, count, get, keys, put, scan};
 
 cases! {
     an_absent_keyspace_reads_like_an_empty_one;
-    a_scan_is_in_the_order_that_was_asked_for;
-    a_scan_stops_at_its_limit_and_says_whether_there_is_more;
+    a_scan_is_in_the_requested_order;
+    a_scan_stops_at_its_limit_and_reports_whether_there_is_more;
     a_scan_of_keys_brings_no_values;
     a_scan_of_large_values_is_cut_and_goes_on;
     a_range_takes_its_start_and_leaves_its_end;
@@ -26,7 +26,7 @@ async fn an_absent_keyspace_reads_like_an_empty_one(fixture: Fixture) {
     assert!(snapshot.revision < fixture.put("a", "1").await.revision, "it is before the first commit");
 }
 
-async fn a_scan_is_in_the_order_that_was_asked_for(fixture: Fixture) {
+async fn a_scan_is_in_the_requested_order(fixture: Fixture) {
     for key in ["b", "a", "c", "aa", "b\0"] {
         fixture.put(key, key).await;
     }
@@ -38,7 +38,7 @@ async fn a_scan_is_in_the_order_that_was_asked_for(fixture: Fixture) {
     assert_eq!(keys(found.entries()), [&b"b\0"[..]]);
 }
 
-async fn a_scan_stops_at_its_limit_and_says_whether_there_is_more(fixture: Fixture) {
+async fn a_scan_stops_at_its_limit_and_reports_whether_there_is_more(fixture: Fixture) {
     for key in ["a", "b", "c"] {
         fixture.put(key, "x").await;
     }

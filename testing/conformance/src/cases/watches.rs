@@ -15,13 +15,13 @@ cases! {
     a_watch_is_ordered_unique_atomic_and_reliable;
     a_watch_is_resumable_after_every_revision;
     a_watch_is_bookmarkable_it_begins_with_its_revision;
-    a_watch_brings_the_previous_value_and_tells_creation;
+    a_watch_has_the_previous_value_and_marks_creations;
     a_watch_brings_the_changes_of_every_kind_of_write;
     a_watch_after_a_revision_that_is_not_there_is_refused_with_the_latest;
     a_watch_of_a_range_brings_what_happens_there_and_nothing_else;
     a_watch_begun_before_the_first_commit_sees_it;
     many_watches_see_the_same;
-    a_dropped_watch_disturbs_nobody;
+    a_dropped_watch_affects_no_other;
     a_slow_watch_ends_with_compacted_and_can_begin_there: Needs::Forgetful(8);
     a_watch_before_the_history_is_refused_with_where_it_begins: Needs::Forgetful(8);
 }
@@ -112,7 +112,7 @@ async fn a_watch_is_bookmarkable_it_begins_with_its_revision(fixture: Fixture) {
     assert_eq!(fixture.next(&mut watch).await.revision, next);
 }
 
-async fn a_watch_brings_the_previous_value_and_tells_creation(fixture: Fixture) {
+async fn a_watch_has_the_previous_value_and_marks_creations(fixture: Fixture) {
     let from = fixture.read(vec![]).await.revision;
     let created = fixture.put("k", "1").await.revision;
     let updated = fixture.put("k", "2").await.revision;
@@ -215,7 +215,7 @@ async fn a_watch_of_a_range_brings_what_happens_there_and_nothing_else(fixture: 
 
 async fn a_watch_begun_before_the_first_commit_sees_it(fixture: Fixture) {
     let mut watch = fixture.watch(after(Revision(0))).await;
-    assert!(watch.next().now_or_never().is_none(), "there is nothing to say yet");
+    assert!(watch.next().now_or_never().is_none(), "there is no item yet");
     let first = fixture.put("k", "1").await.revision;
     assert_eq!(fixture.next(&mut watch).await.revision, first);
 }
@@ -240,7 +240,7 @@ async fn many_watches_see_the_same(fixture: Fixture) {
     assert!(seen.iter().all(|one| *one == seen[0]));
 }
 
-async fn a_dropped_watch_disturbs_nobody(fixture: Fixture) {
+async fn a_dropped_watch_affects_no_other(fixture: Fixture) {
     let from = fixture.read(vec![]).await.revision;
     let mut kept = fixture.watch(after(from)).await;
     for _ in 0..100 {

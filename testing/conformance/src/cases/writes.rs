@@ -330,7 +330,7 @@ async fn racing_additions_lose_nothing(fixture: Fixture) {
     });
     let mut seen: Vec<i64> = join_all(racers).await.concat();
     seen.sort_unstable();
-    assert_eq!(seen, (1..=1600).collect::<Vec<_>>(), "everybody has seen a number of their own");
+    assert_eq!(seen, (1..=1600).collect::<Vec<_>>(), "each writer has seen its own number");
 }
 
 async fn racing_guarded_writes_lose_nothing(fixture: Fixture) {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 /// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Outcome {
     Applied,
     NotApplied,
     Unknown,
@@ -31,8 +31,8 @@ pub(crate) struct Ledger {
     keyspace: Keyspace,
     stop: AtomicBool,
     /// Every key is written at most once.
-    puts: Mutex<HashMap<Bytes, Fate>>,
-    adds: Mutex<Vec<(Fate, Option<i64>)>>,
+    puts: Mutex<HashMap<Bytes, Outcome>>,
+    adds: Mutex<Vec<(Outcome, Option<i64>)>>,
     /// Answered writes so far.
     applied: AtomicUsize,
 }
@@ -54,14 +54,14 @@ impl Ledger {
         })
     }
 
-    /// Writes and follows, while `trouble` goes on, and then proves that every promise was kept.
-    pub(crate) async fn prove(self: Arc<Self>, trouble: impl AsyncFnOnce(&Self)) {
+    /// Writes and follows, while `faults` goes on, and then proves that every promise was kept.
+    pub(crate) async fn prove(self: Arc<Self>, faults: impl AsyncFnOnce(&Self)) {
         let begun = self.latest().await;
         let follower = tokio::task::spawn(Arc::clone(&self).follow(begun));
         let writers: Vec<_> =
             (0..WRITERS).map(|writer| tokio::task::spawn(Arc::clone(&self).write(writer))).collect();
         self.progress(100).await;
-        trouble(&self).await;
+        faults(&self).await;
         self.progress(100).await;
         self.stop.store(true, Ordering::Relaxed);
         for writer in writers {
@@ -94,31 +94,31 @@ impl Ledger {
             let key = Bytes::from(format!("k/{writer}/{at}"));
             let put = Txn::new().write(Write::Put { key: key.clone(), value: "v".into() });
             let answer = self.store.commit(&self.keyspace, put).await;
-            let fate = self.fate(&answer.map(drop));
-            self.puts.lock().insert(key, fate);
+            let outcome = self.outcome(&answer.map(drop));
+            self.puts.lock().insert(key, outcome);
             let add = Txn::new().write(Write::Add { key: NUMBER.into(), delta: 1 });
             let answer = self.store.commit(&self.keyspace, add).await;
             let value = answer.as_ref().ok().and_then(|outcome| match outcome.writes[..] {
                 [Written::Added { value }] => Some(value),
                 _ => None,
             });
-            let fate = self.fate(&answer.map(drop));
-            self.adds.lock().push((fate, value));
+            let outcome = self.outcome(&answer.map(drop));
+            self.adds.lock().push((outcome, value));
             at += 1;
-            if fate != Fate::Applied {
+            if outcome != Outcome::Applied {
                 self.pause(5).await;
             }
         }
     }
 
-    fn fate(&self, answer: &Result<(), atomix_store::Error>) -> Fate {
+    fn outcome(&self, answer: &Result<(), atomix_store::Error>) -> Outcome {
         match answer {
             Ok(()) => {
                 self.applied.fetch_add(1, Ordering::Relaxed);
-                Fate::Applied
+                Outcome::Applied
             }
-            Err(error) if error.kind() == ErrorKind::Unavailable => Fate::NotApplied,
-            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => Fate::Unknown,
+            Err(error) if error.kind() == ErrorKind::Unavailable => Outcome::NotApplied,
+            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => Outcome::Unknown,
             Err(error) => panic!("{error}"),
         }
     }
@@ -165,29 +165,29 @@ impl Ledger {
         self.commit("after").await;
         let state = self.all().await;
         let (mut applied, mut not_applied, mut unknown) = (0, 0, 0);
-        for (key, fate) in self.puts.lock().iter() {
-            match fate {
-                Fate::Applied => {
+        for (key, outcome) in self.puts.lock().iter() {
+            match outcome {
+                Outcome::Applied => {
                     assert!(state.contains_key(key), "{key:?} was answered, and is lost");
                     applied += 1;
                 }
-                Fate::NotApplied => {
-                    assert!(!state.contains_key(key), "{key:?} was said not to be applied, and is");
+                Outcome::NotApplied => {
+                    assert!(!state.contains_key(key), "{key:?} was reported as not applied, and is");
                     not_applied += 1;
                 }
-                Fate::Unknown => unknown += 1,
+                Outcome::Unknown => unknown += 1,
             }
         }
         let adds = self.adds.lock();
-        let count = |fate| i64::try_from(adds.iter().filter(|(its, _)| *its == fate).count()).unwrap();
+        let count = |outcome| i64::try_from(adds.iter().filter(|(its, _)| *its == outcome).count()).unwrap();
         let value = state.get(NUMBER).and_then(|entry| number(&entry.value)).unwrap();
-        let (least, most) = (count(Fate::Applied), count(Fate::Applied) + count(Fate::Unknown));
+        let (least, most) = (count(Outcome::Applied), count(Outcome::Applied) + count(Outcome::Unknown));
         assert!((least..=most).contains(&value), "{value} is not in {least} to {most}");
-        let mut told: Vec<i64> = adds.iter().filter_map(|(_, value)| *value).collect();
-        let answered = told.len();
-        told.sort_unstable();
-        told.dedup();
-        assert_eq!(told.len(), answered, "every addition has seen a number of its own");
+        let mut numbers: Vec<i64> = adds.iter().filter_map(|(_, value)| *value).collect();
+        let answered = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), answered, "every addition has its own number");
         println!(
             "puts: applied={applied} not applied={not_applied} unknown={unknown}; number: {least} <= {value} <= {most}"
         );

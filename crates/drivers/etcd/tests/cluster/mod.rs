@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "a test may fail, starts tasks, and tells what it has seen"
+    reason = "a test may fail, starts tasks, and prints its results"
 )]
 
 pub(crate) mod ledger;

@@ -20,7 +20,7 @@ use crate::fixture::{Fixture, connect};
 
 /// The answers to the requests of each caller.
 #[derive(Debug, Default)]
-struct Told {
+struct Answers {
     by_request: Mutex<HashMap<Bytes, Option<ErrorKind>>>,
 }
 
@@ -36,7 +36,7 @@ fn request(name: &Bytes) -> Txn {
 }
 
 /// Sends requests, one after the other, until `stop`.
-async fn load(store: &Arc<dyn Store>, told: &Told, caller: usize, stop: &AtomicBool) {
+async fn load(store: &Arc<dyn Store>, answers: &Answers, caller: usize, stop: &AtomicBool) {
     for at in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
@@ -46,7 +46,7 @@ async fn load(store: &Arc<dyn Store>, told: &Told, caller: usize, stop: &AtomicB
         if result.is_err() {
             Env::real().sleep(Duration::from_millis(1)).await;
         }
-        told.by_request.lock().insert(name, result.err().map(|error| error.kind()));
+        answers.by_request.lock().insert(name, result.err().map(|error| error.kind()));
     }
 }
 
@@ -63,7 +63,7 @@ async fn recovered(store: &Arc<dyn Store>) {
 }
 
 /// Compares the answers with the content. Returns how many requests were answered, refused, and lost.
-async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
+async fn settle(store: &Arc<dyn Store>, answers: &Answers) -> (usize, usize, usize) {
     let mut applied: HashMap<Bytes, usize> = HashMap::new();
     let mut range = Range::prefix("s/");
     loop {
@@ -78,7 +78,7 @@ async fn settle(store: &Arc<dyn Store>, told: &Told) -> (usize, usize, usize) {
         }
     }
     let (mut answered, mut refused, mut lost) = (0, 0, 0);
-    let by_request = told.by_request.lock().clone();
+    let by_request = answers.by_request.lock().clone();
     for (name, outcome) in &by_request {
         let times = applied.get(name).copied().unwrap_or(0);
         match outcome {
@@ -110,11 +110,11 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice
     let store = connect(fixture.fresh(json!({}))).await.unwrap();
     assert_eq!(store.profile().durability, Durability::Disk);
     assert_eq!(store.profile().consistency, Consistency::Linearizable);
-    let (told, stop, env) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)), Env::real());
+    let (answers, stop, env) = (Arc::new(Answers::default()), Arc::new(AtomicBool::new(false)), Env::real());
     let callers: Vec<_> = (0..16)
         .map(|caller| {
-            let (store, told, stop) = (Arc::clone(&store), Arc::clone(&told), Arc::clone(&stop));
-            tokio::task::spawn(async move { load(&store, &told, caller, &stop).await })
+            let (store, answers, stop) = (Arc::clone(&store), Arc::clone(&answers), Arc::clone(&stop));
+            tokio::task::spawn(async move { load(&store, &answers, caller, &stop).await })
         })
         .collect();
     for _ in 0..4 {
@@ -129,7 +129,7 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice
     for caller in callers {
         caller.await.unwrap();
     }
-    let (answered, refused, _) = settle(&store, &told).await;
+    let (answered, refused, _) = settle(&store, &answers).await;
     assert!(answered > 100 && refused > 0, "{answered} answered, {refused} refused");
 }
 
@@ -138,11 +138,11 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
     let fixture = Fixture::start(&[]).await;
     let timeouts = json!({ "response-timeout": "300ms", "connect-timeout": "300ms" });
     let store = connect(fixture.fresh(timeouts)).await.unwrap();
-    let told = Told::default();
+    let answers = Answers::default();
     let ask = async |name: &'static str| {
         let result = store.commit(&keyspace(), request(&name.into())).await;
         let kind = result.err().map(|error| error.kind());
-        told.by_request.lock().insert(name.into(), kind);
+        answers.by_request.lock().insert(name.into(), kind);
         kind
     };
     assert_eq!(ask("before").await, None);
@@ -155,7 +155,7 @@ async fn a_stopped_server_leaves_outcomes_unknown_and_then_refuses() {
     fixture.redis.resume();
     recovered(&store).await;
     assert_eq!(ask("after").await, None);
-    settle(&store, &told).await;
+    settle(&store, &answers).await;
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
     let fixture = Fixture::start(&[]).await;
     let proxy = Proxy::start(fixture.redis.address()).await;
     let store = connect(fixture.fresh(json!({ "address": proxy.address() }))).await.unwrap();
-    let told = Told::default();
+    let answers = Answers::default();
     for cut in [1, 20, 200] {
         for answer in [false, true] {
             let name = Bytes::from(format!("{cut} {answer}"));
@@ -175,14 +175,14 @@ async fn a_connection_cut_in_the_middle_of_a_request_or_an_answer_leaves_the_out
             let result = store.commit(&keyspace(), request(&name)).await;
             let kind = result.err().map(|error| error.kind());
             assert_eq!(kind, Some(ErrorKind::OutcomeUnknown), "{name:?}");
-            told.by_request.lock().insert(name.clone(), kind);
+            answers.by_request.lock().insert(name.clone(), kind);
             proxy.pass();
             recovered(&store).await;
             let once = store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }]).await;
             assert!(once.is_ok());
         }
     }
-    let (_, _, lost) = settle(&store, &told).await;
+    let (_, _, lost) = settle(&store, &answers).await;
     assert_eq!(lost, 6);
     let count = store.read(&keyspace(), vec![Read::Count { range: Range::prefix("s/") }]).await;
     assert_eq!(count.unwrap().reads[0].count(), 3, "applied where only the answer was cut");

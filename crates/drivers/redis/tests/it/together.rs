@@ -100,28 +100,28 @@ async fn transactions_of_many_callers_are_those_of_the_engine_in_the_order_of_th
     let mut watch = store.watch(&keyspace, WatchFrom::After(Revision(0))).await.unwrap();
     let env = Env::real();
     let callers = (0..64).map(|_| async {
-        let mut told = Vec::new();
+        let mut answered = Vec::new();
         for _ in 0..60 {
             let txn = txn(&env);
             // Invalid transactions change nothing; another test covers them.
             if let Ok(outcome) = store.commit(&keyspace, txn.clone()).await {
-                told.push((txn, outcome));
+                answered.push((txn, outcome));
             }
         }
-        told
+        answered
     });
     let mut by_revision: BTreeMap<Revision, Vec<(Txn, Outcome)>> = BTreeMap::new();
     for (txn, outcome) in join_all(callers).await.concat() {
         by_revision.entry(outcome.revision).or_default().push((txn, outcome));
     }
     let mut engine = Engine::new();
-    for (revision, told) in by_revision {
-        let (additions, told): (Vec<_>, Vec<_>) =
-            told.into_iter().partition(|(txn, _)| addition(txn).is_some());
-        let mut told = sum(additions).into_iter().chain(told).collect::<Vec<_>>();
+    for (revision, answered) in by_revision {
+        let (additions, answered): (Vec<_>, Vec<_>) =
+            answered.into_iter().partition(|(txn, _)| addition(txn).is_some());
+        let mut answered = sum(additions).into_iter().chain(answered).collect::<Vec<_>>();
         // The one that made the revision, then those that only saw it.
-        told.sort_by_key(|(_, outcome)| !changed(outcome));
-        for (at, (txn, outcome)) in told.iter().enumerate() {
+        answered.sort_by_key(|(_, outcome)| !changed(outcome));
+        for (at, (txn, outcome)) in answered.iter().enumerate() {
             let (expected, changes) = engine.apply(txn, &limits).unwrap();
             assert_eq!(*outcome, expected, "{txn:?}");
             assert_eq!(changes.is_empty(), at > 0 || revision == Revision(0));

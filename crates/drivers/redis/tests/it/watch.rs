@@ -31,7 +31,8 @@ pub(crate) async fn watch(store: &Arc<dyn Store>) -> WatchStream {
 
 /// The next commit of a watch, or how it ends. Must come soon.
 pub(crate) async fn next(watch: &mut WatchStream) -> Result<Arc<Commit>, ErrorKind> {
-    let item = Env::real().timeout(Duration::from_secs(30), watch.next()).await.expect("it says something");
+    let item =
+        Env::real().timeout(Duration::from_secs(30), watch.next()).await.expect("the watch sends an item");
     match item.expect("it has not ended") {
         Ok(WatchItem::Commit(commit)) => Ok(commit),
         Ok(WatchItem::Progress(_)) => panic!("a second greeting"),
@@ -143,7 +144,7 @@ async fn a_watch_ends_when_everything_was_flushed_though_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_new_is_told_that_what_it_goes_on_from_was_lost() {
+async fn a_watch_from_a_revision_of_another_process_ends_as_compacted() {
     let fixture = Fixture::start(&[]).await;
     let config = fixture.fresh(json!({}));
     let old = connect(config.clone()).await.unwrap();

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 /// The changes of one primitive, and the streams that showed them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Feed {
+pub struct WatchHistory {
     /// Changes that calls have made, or may have made.
-    pub deeds: Vec<Deed>,
+    pub changes: Vec<Change>,
     /// The streams.
     pub streams: Vec<Stream>,
-    /// Whether each deed writes a value that no other does, so that a value which no deed wrote is wrong.
+    /// Whether each change writes a value that no other does, so that a value which no change wrote is wrong.
     pub marked: bool,
     /// The nanoseconds by which an expiry may be late. `None`: it is not judged.
     pub late: Option<u64>,
@@ -40,7 +40,7 @@ pub enum Kind {
 
 /// A change that a call made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Deed {
+pub struct Change {
     /// The key.
     pub key: String,
     /// Whether it wrote the value or removed it.
@@ -88,9 +88,9 @@ pub struct Event {
     pub previous: Option<(u64, u64)>,
 }
 
-/// A property that a stream does not have, and the events or deeds that show it.
+/// A property that a stream does not have, and the events or changes that show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flaw {
+pub struct StreamViolation {
     /// The violated property.
     pub rule: Rule,
     /// The evidence, for readers.
@@ -128,102 +128,104 @@ type Known = Option<(u64, u64)>;
 /// Changes that a stream shows in the same way.
 type Sort<'a> = (&'a str, bool, u64);
 
-// === impl KeyspaceWatch ===
+// === impl WatchHistory ===
 
-impl Feed {
-    /// Returns all flaws of all streams.
-    pub fn check(&self) -> Vec<Flaw> {
-        let mut deeds: HashMap<Sort<'_>, Vec<&Deed>> = HashMap::new();
-        for deed in &self.deeds {
-            deeds.entry((&deed.key, deed.wrote, deed.value)).or_default().push(deed);
+impl WatchHistory {
+    /// Returns all violations of all streams.
+    pub fn check(&self) -> Vec<StreamViolation> {
+        let mut changes: HashMap<Sort<'_>, Vec<&Change>> = HashMap::new();
+        for change in &self.changes {
+            changes.entry((&change.key, change.wrote, change.value)).or_default().push(change);
         }
-        self.streams.iter().flat_map(|stream| self.judge(stream, &deeds)).collect()
+        self.streams.iter().flat_map(|stream| self.judge(stream, &changes)).collect()
     }
 
-    fn judge(&self, stream: &Stream, deeds: &HashMap<Sort<'_>, Vec<&Deed>>) -> Vec<Flaw> {
-        let mut flaws = Vec::new();
-        let mut flaw = |rule, why: String| {
-            flaws.push(Flaw { rule, why: format!("stream of client {}: {why}", stream.client) });
+    fn judge(&self, stream: &Stream, changes: &HashMap<Sort<'_>, Vec<&Change>>) -> Vec<StreamViolation> {
+        let mut violations = Vec::new();
+        let mut violate = |rule, why: String| {
+            violations
+                .push(StreamViolation { rule, why: format!("stream of client {}: {why}", stream.client) });
         };
         let mut known: HashMap<&str, Known> = HashMap::new();
         let mut versions: HashSet<u64> = HashSet::new();
         let mut shown: HashMap<Sort<'_>, usize> = HashMap::new();
         let mut version = 0;
-        // The latest beginning of a deed that was shown: what was over before must have been shown before.
+        // The latest beginning of a change that was shown: what was over before must have been shown before.
         let mut reached = 0;
         for event in &stream.events {
             if stream.only.as_ref().is_some_and(|only| *only != event.key) {
-                flaw(Rule::Filter, format!("{event:?}"));
+                violate(Rule::Filter, format!("{event:?}"));
             }
             if event.version > 0 {
                 if event.version < version {
                     // It is out of order, and if some of its transaction came in order, that one is torn.
                     let rule = if versions.contains(&event.version) { Rule::Atomic } else { Rule::Ordered };
-                    flaw(rule, format!("after version {version}: {event:?}"));
+                    violate(rule, format!("after version {version}: {event:?}"));
                 }
                 versions.insert(event.version);
                 version = version.max(event.version);
             }
             if let Some((rule, why)) = follows(known.get(event.key.as_str()), event) {
-                flaw(rule, why);
+                violate(rule, why);
             }
             let after = event.kind.writes().then_some((event.value, event.version));
             known.insert(&event.key, after);
             let sort = (event.key.as_str(), event.kind.writes(), event.value);
             *shown.entry(sort).or_default() += 1;
             if event.kind == Kind::Expired {
-                let put = deeds.get(&(event.key.as_str(), true, event.value));
+                let put = changes.get(&(event.key.as_str(), true, event.value));
                 for (rule, why) in self.expired(event, put.and_then(|puts| puts.first()).copied()) {
-                    flaw(rule, why);
+                    violate(rule, why);
                 }
             }
-            match deeds.get(&sort).map(Vec::as_slice) {
-                None if self.marked && event.kind.writes() => flaw(Rule::True, format!("{event:?}")),
-                Some([deed]) => {
+            match changes.get(&sort).map(Vec::as_slice) {
+                None if self.marked && event.kind.writes() => violate(Rule::True, format!("{event:?}")),
+                Some([change]) => {
                     if shown[&sort] > 1 {
-                        flaw(Rule::Unique, format!("{event:?}"));
-                    } else if deed.ended.is_some_and(|ended| ended < reached) {
-                        flaw(Rule::Ordered, format!("too late: {event:?} of {deed:?}"));
+                        violate(Rule::Unique, format!("{event:?}"));
+                    } else if change.ended.is_some_and(|ended| ended < reached) {
+                        violate(Rule::Ordered, format!("too late: {event:?} of {change:?}"));
                     }
-                    reached = reached.max(deed.began);
+                    reached = reached.max(change.began);
                 }
                 Some(_) | None => {}
             }
         }
         let settled = reached.max(stream.settled);
-        for (sort, deeds) in deeds {
+        for (sort, changes) in changes {
             if stream.only.as_ref().is_some_and(|only| only != sort.0) {
                 continue;
             }
-            let must =
-                |deed: &&&Deed| deed.began >= stream.began && deed.ended.is_some_and(|ended| ended < settled);
-            let due = deeds.iter().filter(must).count();
+            let must = |change: &&&Change| {
+                change.began >= stream.began && change.ended.is_some_and(|ended| ended < settled)
+            };
+            let due = changes.iter().filter(must).count();
             if due > shown.get(sort).copied().unwrap_or(0) {
-                let missing: Vec<_> = deeds.iter().filter(must).collect();
-                flaw(Rule::Reliable, format!("of {due} it shows {:?}: {missing:?}", shown.get(sort)));
+                let missing: Vec<_> = changes.iter().filter(must).collect();
+                violate(Rule::Reliable, format!("of {due} it shows {:?}: {missing:?}", shown.get(sort)));
             }
         }
-        flaws
+        violations
     }
 
     /// Judges the time at which an entry went that `put` wrote.
-    fn expired(&self, event: &Event, put: Option<&Deed>) -> Vec<(Rule, String)> {
-        let mut flaws = Vec::new();
-        let Some(put) = put else { return flaws };
+    fn expired(&self, event: &Event, put: Option<&Change>) -> Vec<(Rule, String)> {
+        let mut violations = Vec::new();
+        let Some(put) = put else { return violations };
         match put.ttl {
-            None => flaws.push((Rule::Early, format!("it had no time to live: {event:?}"))),
+            None => violations.push((Rule::Early, format!("it had no time to live: {event:?}"))),
             Some(ttl) => {
                 if event.at < put.began + ttl {
-                    flaws.push((Rule::Early, format!("{event:?} of {put:?}")));
+                    violations.push((Rule::Early, format!("{event:?} of {put:?}")));
                 }
                 if let (Some(late), Some(ended)) = (self.late, put.ended)
                     && event.at > ended + ttl + late
                 {
-                    flaws.push((Rule::Late, format!("{event:?} of {put:?}")));
+                    violations.push((Rule::Late, format!("{event:?} of {put:?}")));
                 }
             }
         }
-        flaws
+        violations
     }
 }
 
@@ -250,7 +252,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for StreamViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.rule, self.why)
     }

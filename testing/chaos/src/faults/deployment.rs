@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A store with its servers, the runtimes on it, and the ways between them: what trouble is done to.
+//! A store with its servers, the runtimes on it, and the links between them: the target of faults.
 #![allow(clippy::disallowed_methods, reason = "servers are real, and awaited in real time")]
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::{Server, program};
 
 /// A store under test, with runtimes on it.
 #[derive(Debug)]
-pub struct Stand {
+pub struct Deployment {
     /// Its servers, or what it has instead.
     pub backend: Backend,
     /// The processes.
@@ -28,14 +28,14 @@ pub struct Stand {
     pub firewall: Option<Firewall>,
 }
 
-/// What keeps the content of a store.
+/// The part that keeps the content of a store.
 #[derive(Debug)]
 pub enum Backend {
     /// The runtime itself.
     Memory,
     /// A folder, which lies on a disk of its own where disks can be mounted, and a library that lets syncs fail.
     Disk {
-        /// Where the folder is otherwise.
+        /// The place of the folder without a disk of its own.
         folder: TempDir,
         /// The disk.
         disk: Option<Disk>,
@@ -56,10 +56,10 @@ pub struct Runtime {
     log: Option<PathBuf>,
     listen: u16,
     control: u16,
-    /// How clients get to it.
-    pub front: Proxy,
-    /// How it gets to the servers of the store; empty if it does so directly.
-    pub ways: Vec<Proxy>,
+    /// The link from clients to it.
+    pub client_link: Proxy,
+    /// The links from it to the servers of the store; empty if it connects directly.
+    pub store_links: Vec<Proxy>,
 }
 
 /// The names of stores, as `FAULT_STORE` takes them.
@@ -77,10 +77,10 @@ pub enum Kind {
     Redis,
 }
 
-/// How long a runtime may be silent before the others take it for dead.
+/// The session timeout: a runtime without heartbeats for longer is taken for dead.
 pub const SESSIONS: Duration = Duration::from_secs(1);
-/// The tag that leads to a store in memory beside the one under test.
-pub const NEAR: &str = "near";
+/// The tag of a second store, in memory, which no fault affects.
+pub const HEALTHY_TAG: &str = "healthy";
 /// Users of the machine for the members of an etcd.
 const USERS: u32 = 61_000;
 
@@ -99,15 +99,15 @@ impl Kind {
         })
     }
 
-    /// Tells whether several runtimes can share the store.
+    /// Returns whether several runtimes can share the store.
     pub fn shared(self) -> bool {
         matches!(self, Self::Etcd | Self::EtcdAlone | Self::Redis)
     }
 }
 
-// === impl Stand ===
+// === impl Deployment ===
 
-impl Stand {
+impl Deployment {
     /// Starts the servers of a store, and so many runtimes on it. The first reaches the store directly, the others through
     /// proxies.
     pub async fn start(kind: Kind, runtimes: usize, firewall: Option<Firewall>) -> Self {
@@ -126,11 +126,11 @@ impl Stand {
                 Backend::Redis(Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await)
             }
         };
-        let mut stand = Self { backend, runtimes: Vec::new(), firewall };
+        let mut deployment = Self { backend, runtimes: Vec::new(), firewall };
         for _ in 0..runtimes {
-            stand.add_runtime().await;
+            deployment.add_runtime().await;
         }
-        stand
+        deployment
     }
 
     /// Starts one more runtime.
@@ -203,7 +203,7 @@ impl Backend {
             }
         };
         format!(
-            r#"{{"name":"far","driver":{{"name":"{driver}","version":"{version}"}},"config":{{{config}}}}}"#
+            r#"{{"name":"tested","driver":{{"name":"{driver}","version":"{version}"}},"config":{{{config}}}}}"#
         )
     }
 }
@@ -213,30 +213,30 @@ impl Backend {
 impl Runtime {
     async fn prepare(backend: &Backend, through_proxies: bool) -> Self {
         let (listen, control) = (free_port(), free_port());
-        let (mut ways, mut addresses) = (Vec::new(), Vec::new());
+        let (mut store_links, mut addresses) = (Vec::new(), Vec::new());
         for port in backend.ports() {
             let mut address = format!("127.0.0.1:{port}");
             if through_proxies {
-                let way = Proxy::start(address).await;
-                address = way.address();
-                ways.push(way);
+                let link = Proxy::start(address).await;
+                address = link.address();
+                store_links.push(link);
             }
             addresses.push(address);
         }
-        // What runtimes complain about is kept where wrong histories are.
+        // The log of a runtime is kept beside wrong histories.
         let log = std::env::var_os("ATOMIX_HISTORY_DIR")
             .map(|folder| Path::new(&folder).join(format!("runtime-{listen}.log")));
-        let near = r#"{"name":"near","driver":{"name":"memory","version":"v1"}}"#;
+        let healthy = r#"{"name":"healthy","driver":{"name":"memory","version":"v1"}}"#;
         let settings = vec![
             format!("log.level={}", if log.is_some() { "warn" } else { "off" }),
             format!("sessions.timeout={}ms", SESSIONS.as_millis()),
-            format!("stores=[{},{near}]", backend.store(&addresses)),
+            format!("stores=[{},{healthy}]", backend.store(&addresses)),
             format!(
-                r#"routes=[{{"store":{{"name":"near"}},"tags":["{NEAR}"]}},{{"store":{{"name":"far"}}}}]"#
+                r#"routes=[{{"store":{{"name":"healthy"}},"tags":["{HEALTHY_TAG}"]}},{{"store":{{"name":"tested"}}}}]"#
             ),
         ];
-        let front = Proxy::start(format!("127.0.0.1:{listen}")).await;
-        Self { server: None, settings, log, listen, control, front, ways }
+        let client_link = Proxy::start(format!("127.0.0.1:{listen}")).await;
+        Self { server: None, settings, log, listen, control, client_link, store_links }
     }
 
     /// Returns the process.
@@ -244,13 +244,13 @@ impl Runtime {
         self.server.as_ref().expect("it runs")
     }
 
-    /// Returns a client with a connection and a session of its own, that tries everything once. It goes the way on which
-    /// trouble is made.
+    /// Returns a client with a separate connection and session, which tries every call once. Faults of the client link
+    /// affect it.
     pub fn client(&self, call_timeout: Duration) -> Client {
-        self.client_at(&self.front.address(), call_timeout)
+        self.client_at(&self.client_link.address(), call_timeout)
     }
 
-    /// As [`Runtime::client`] on a way of its own.
+    /// As [`Runtime::client`], not affected by faults of the client link.
     pub fn direct_client(&self, call_timeout: Duration) -> Client {
         self.client_at(&self.listen(), call_timeout)
     }

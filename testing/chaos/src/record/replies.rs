@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What calls have told, as the models of the judge say it.
+//! Converts replies of calls to answers of the models.
 
 use atomix_client::election::Term;
 use atomix_client::{Versioned, Written};
 use atomix_linearizability::{cell, election, index, list, member, number};
 
-/// What a call brought: its value, or the reason why not.
-pub(super) type Told<'a, T> = Result<T, &'a str>;
+/// The reply of a call: its value, or the reason of its error.
+pub(super) type Reply<'a, T> = Result<T, &'a str>;
 /// An entry of an indexed map.
 pub(super) type Entry = atomix_client::indexedmap::Entry<String>;
 /// An item of a list.
@@ -17,7 +17,7 @@ pub(super) fn one<A>(answer: Option<A>) -> Option<Vec<A>> {
     answer.map(|answer| vec![answer])
 }
 
-/// Returns the mark that was written as this text. Nobody has got the last number as a mark.
+/// Returns the mark that was written as this text. The last number is no mark.
 pub(super) fn parse(text: &str) -> u64 {
     text.parse().unwrap_or(u64::MAX)
 }
@@ -38,27 +38,27 @@ pub(super) fn conflict(reason: &str) -> Option<cell::Answer> {
     }
 }
 
-pub(super) fn read(told: Told<'_, Option<Versioned<String>>>) -> Option<cell::Answer> {
-    told.map_or_else(conflict, |value| Some(is(value.as_ref())))
+pub(super) fn read(reply: Reply<'_, Option<Versioned<String>>>) -> Option<cell::Answer> {
+    reply.map_or_else(conflict, |value| Some(is(value.as_ref())))
 }
 
-pub(super) fn written(told: Told<'_, Written<String>>) -> Option<cell::Answer> {
-    told.map_or_else(conflict, |written| {
+pub(super) fn written(reply: Reply<'_, Written<String>>) -> Option<cell::Answer> {
+    reply.map_or_else(conflict, |written| {
         let previous = written.previous.map(|value| (parse(&value.value), value.version));
         Some(cell::Answer::Written(written.version, previous))
     })
 }
 
-pub(super) fn inserted(told: Told<'_, u64>) -> Option<cell::Answer> {
-    told.map_or_else(conflict, |version| Some(cell::Answer::Inserted(version)))
+pub(super) fn inserted(reply: Reply<'_, u64>) -> Option<cell::Answer> {
+    reply.map_or_else(conflict, |version| Some(cell::Answer::Inserted(version)))
 }
 
-pub(super) fn numbered(told: Told<'_, i64>) -> Option<number::Answer> {
-    maybe(told.map(Some))
+pub(super) fn numbered(reply: Reply<'_, i64>) -> Option<number::Answer> {
+    maybe(reply.map(Some))
 }
 
-pub(super) fn maybe(told: Told<'_, Option<i64>>) -> Option<number::Answer> {
-    match told {
+pub(super) fn maybe(reply: Reply<'_, Option<i64>>) -> Option<number::Answer> {
+    match reply {
         Ok(Some(number)) => Some(number::Answer::Is(number)),
         Ok(None) | Err("KEY_NOT_FOUND") => Some(number::Answer::Missing),
         Err("VALUE_MISMATCH") => Some(number::Answer::Conflict),
@@ -71,20 +71,20 @@ pub(super) fn yes(yes: bool) -> member::Answer {
     if yes { member::Answer::Yes } else { member::Answer::No }
 }
 
-pub(super) fn changed(told: Told<'_, bool>) -> Option<member::Answer> {
-    told.ok().map(yes)
+pub(super) fn changed(reply: Reply<'_, bool>) -> Option<member::Answer> {
+    reply.ok().map(yes)
 }
 
-pub(super) fn placed(told: Told<'_, list::Answer>) -> Option<list::Answer> {
-    match told {
+pub(super) fn placed(reply: Reply<'_, list::Answer>) -> Option<list::Answer> {
+    match reply {
         Ok(answer) => Some(answer),
         Err("INVALID_ARGUMENT") => Some(list::Answer::Beyond),
         Err(_) => None,
     }
 }
 
-pub(super) fn indexed(told: Told<'_, Option<Entry>>) -> Option<index::Answer> {
-    match told {
+pub(super) fn indexed(reply: Reply<'_, Option<Entry>>) -> Option<index::Answer> {
+    match reply {
         Ok(Some(entry)) => {
             let key = parse(entry.key.trim_start_matches('k'));
             let value = parse(&entry.value.value);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Callers that go on while there is trouble, remember what they were told, and compare it with what is there in the end.
+//! Callers that go on during faults, record their answers, and compare them with the content in the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use atomix_chaos::faults::stand::{NEAR, Runtime};
+use atomix_chaos::faults::deployment::{HEALTHY_TAG, Runtime};
 use atomix_chaos::load::Outcome;
 use atomix_client::{Client, Error};
 use atomix_proto::counter::counter_client::CounterClient;
@@ -28,15 +28,15 @@ struct Shared {
     stop: AtomicBool,
     /// Calls on the store under test that were answered.
     answered: AtomicU64,
-    /// Appended marks by list, and what became of each.
+    /// Appended marks by list, and its outcome.
     appended: Mutex<Vec<(usize, String, Outcome)>>,
-    /// What named increments were answered.
+    /// The answers of named increments.
     counted: Mutex<Vec<i64>>,
-    /// How long calls have taken at most, whatever came of them.
+    /// The longest duration of a call, with any outcome.
     longest: Mutex<Duration>,
     errors: Mutex<BTreeMap<String, u64>>,
     /// How long calls on the other store took.
-    near: Mutex<Vec<Duration>>,
+    healthy: Mutex<Vec<Duration>>,
 }
 
 /// How a store works.
@@ -47,9 +47,9 @@ pub(crate) struct Pace {
     pub(crate) p99: Duration,
 }
 
-/// What was compared.
+/// The figures of a comparison.
 #[derive(Debug)]
-pub(crate) struct Sums {
+pub(crate) struct Totals {
     pub(crate) done: u64,
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
@@ -60,8 +60,8 @@ pub(crate) struct Sums {
 
 /// The deadline of a call.
 pub(crate) const CALL: Duration = Duration::from_secs(2);
-/// How long a named increment may be repeated without an answer: longer than any trouble lasts.
-const INSIST: Duration = Duration::from_mins(2);
+/// How long a named increment may be repeated without an answer: longer than any fault.
+const REPEAT_TIMEOUT: Duration = Duration::from_mins(2);
 /// Callers of each kind.
 const CALLERS: usize = 8;
 
@@ -97,19 +97,19 @@ impl Callers {
             tasks.push(tokio::spawn(async move {
                 for number in 0.. {
                     let name = format!("{caller}/{number}");
-                    let Some(value) = shared.insist(&counters, id.clone(), &name).await else { return };
+                    let Some(value) = shared.repeat_named(&counters, id.clone(), &name).await else { return };
                     shared.counted.lock().unwrap().push(value);
                 }
             }));
         }
         for caller in 0..2 {
-            let near = client.counter(format!("near-{caller}")).tag(NEAR).open().await.unwrap();
+            let healthy = client.counter(format!("healthy-{caller}")).tag(HEALTHY_TAG).open().await.unwrap();
             let shared = Arc::clone(&shared);
             tasks.push(tokio::spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
-                    near.increment(1).await.unwrap();
-                    shared.near.lock().unwrap().push(began.elapsed());
+                    healthy.increment(1).await.unwrap();
+                    shared.healthy.lock().unwrap().push(began.elapsed());
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }));
@@ -118,11 +118,11 @@ impl Callers {
     }
 
     /// Measures the other store for a while.
-    pub(crate) async fn near(&self, time: Duration) -> Pace {
-        self.shared.near.lock().unwrap().clear();
+    pub(crate) async fn healthy(&self, time: Duration) -> Pace {
+        self.shared.healthy.lock().unwrap().clear();
         let began = Instant::now();
         tokio::time::sleep(time).await;
-        let mut times = std::mem::take(&mut *self.shared.near.lock().unwrap());
+        let mut times = std::mem::take(&mut *self.shared.healthy.lock().unwrap());
         let took = began.elapsed();
         times.sort_unstable();
         let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(took);
@@ -146,8 +146,8 @@ impl Callers {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends them, and compares what they were told with what is there.
-    pub(crate) async fn judge(self) -> Sums {
+    /// Ends them, and compares their answers with the content.
+    pub(crate) async fn judge(self) -> Totals {
         self.shared.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.unwrap();
@@ -177,7 +177,7 @@ impl Callers {
                 }
             }
         }
-        assert!(there.is_empty(), "nobody has appended {there:?}");
+        assert!(there.is_empty(), "no caller has appended {there:?}");
         let counted = self.shared.counted.lock().unwrap().clone();
         let named = counted.len();
         let value = self.client.counter("named").open().await.unwrap().get().await.unwrap();
@@ -186,7 +186,7 @@ impl Callers {
         assert_eq!(different.len(), named, "each named increment has its own answer");
         let (longest, errors) =
             (*self.shared.longest.lock().unwrap(), self.shared.errors.lock().unwrap().clone());
-        Sums { done, refused, unknown, named, longest, errors }
+        Totals { done, refused, unknown, named, longest, errors }
     }
 }
 
@@ -218,7 +218,7 @@ impl Shared {
     }
 
     /// Repeats an increment under its name until it is answered. Nothing if all is over before it was sent.
-    async fn insist(
+    async fn repeat_named(
         &self,
         counters: &CounterClient<Channel>,
         id: Option<PrimitiveId>,
@@ -227,7 +227,7 @@ impl Shared {
         if self.stop.load(Ordering::Relaxed) {
             return None;
         }
-        let insisting = Instant::now();
+        let first_attempt = Instant::now();
         loop {
             let mut request = Request::new(IncrementRequest { id: id.clone(), delta: 1 });
             request.metadata_mut().insert("atomix-request-id", name.parse().unwrap());
@@ -246,7 +246,7 @@ impl Shared {
                         Code::Aborted,
                     ];
                     assert!(again.contains(&status.code()), "{status}");
-                    assert!(insisting.elapsed() < INSIST, "{name} is never answered: {status}");
+                    assert!(first_attempt.elapsed() < REPEAT_TIMEOUT, "{name} is never answered: {status}");
                     self.failed(&format!("named, {:?}", status.code())).await;
                 }
             }

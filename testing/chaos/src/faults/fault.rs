@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kinds of trouble, and how they are made and ended.
+//! The kinds of faults, and how they are injected and repaired.
 
 use std::fmt;
 use std::time::Duration;
 
 use atomix_servers::proxy::{Half, Proxy};
 
+use super::deployment::{Backend, Deployment};
 use super::network::{Loss, Member};
-use super::stand::{Backend, Stand};
 use crate::disks::{Disk, Shim};
 use atomix_conformance::Dice;
 
-/// Something that goes wrong, and is mended after a while.
+/// A fault that is injected and repaired after a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Fault {
     /// These servers of the store are killed, and started again.
     Killed(Vec<usize>),
-    /// These servers of the store stand still.
+    /// These servers of the store are paused.
     Paused(Vec<usize>),
     /// The network loses what is sent to the servers of the store.
     RequestsLost,
@@ -26,17 +26,17 @@ pub enum Trouble {
     Partitioned,
     /// A member of the store's cluster and the others cannot reach each other. Clients reach all.
     Isolated(usize),
-    /// A member of the store's cluster is not heard by the others, and hears them.
+    /// The other members of the cluster receive nothing from this one; it receives from them.
     Muted(usize),
-    /// The etcd forgets its past, in the beginning and in the end.
+    /// The etcd is compacted, at the injection and at the repair.
     Compacted,
-    /// The way of a runtime to the store is bad.
-    Way(usize, Bad),
-    /// The way of clients to a runtime is bad.
-    Front(usize, Bad),
+    /// The link from a runtime to the store is faulty.
+    StoreLink(usize, NetworkFault),
+    /// The link from clients to a runtime is faulty.
+    ClientLink(usize, NetworkFault),
     /// A runtime is killed, and started again.
     RuntimeKilled(usize),
-    /// A runtime stands still.
+    /// A runtime is paused.
     RuntimePaused(usize),
     /// Syncs of the disk fail.
     SyncsFail,
@@ -48,14 +48,14 @@ pub enum Trouble {
     PowerCut,
 }
 
-/// What is bad about a way.
+/// A fault of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bad {
+pub enum NetworkFault {
     /// Requests and answers arrive so many milliseconds later.
     Slow(u64, u64),
-    /// One direction waits.
+    /// One direction stalls.
     Stalled(Half),
-    /// Nothing comes through.
+    /// Nothing gets through.
     BlackHole,
     /// All connections end, and new ones are refused.
     Refused,
@@ -65,47 +65,47 @@ pub enum Bad {
     CutAfter(Half, u64),
 }
 
-// === impl Trouble ===
+// === impl Fault ===
 
-impl Trouble {
-    /// Draws one of those that can be made here.
-    pub fn draw(dice: &mut Dice, stand: &Stand) -> Self {
-        let all = Self::all(dice, stand);
+impl Fault {
+    /// Draws a fault that can be injected here.
+    pub fn draw(dice: &mut Dice, deployment: &Deployment) -> Self {
+        let all = Self::all(dice, deployment);
         all[dice.index(all.len())].clone()
     }
 
-    /// Lists what can be made here, each with its details drawn.
-    fn all(dice: &mut Dice, stand: &Stand) -> Vec<Self> {
-        let runtime = dice.index(stand.runtimes.len());
+    /// Lists the faults that can be injected here, each with drawn parameters.
+    fn all(dice: &mut Dice, deployment: &Deployment) -> Vec<Self> {
+        let runtime = dice.index(deployment.runtimes.len());
         let mut all = vec![
             Self::RuntimePaused(runtime),
-            Self::Front(runtime, Bad::draw(dice)),
-            Self::Front(dice.index(stand.runtimes.len()), Bad::draw(dice)),
+            Self::ClientLink(runtime, NetworkFault::draw(dice)),
+            Self::ClientLink(dice.index(deployment.runtimes.len()), NetworkFault::draw(dice)),
         ];
-        let servers = stand.ports().len();
+        let servers = deployment.ports().len();
         if servers > 0 {
             let (one, every): (usize, Vec<usize>) = (dice.index(servers), (0..servers).collect());
-            let proxied = 1 + dice.index(stand.runtimes.len() - 1);
+            let proxied = 1 + dice.index(deployment.runtimes.len() - 1);
             all.extend([
                 Self::Killed(vec![one]),
                 Self::Killed(every.clone()),
                 Self::Paused(vec![one]),
                 Self::Paused(every),
-                Self::Way(proxied, Bad::draw(dice)),
-                Self::Way(proxied, Bad::draw(dice)),
+                Self::StoreLink(proxied, NetworkFault::draw(dice)),
+                Self::StoreLink(proxied, NetworkFault::draw(dice)),
                 Self::RuntimeKilled(runtime),
             ]);
-            if stand.firewall.is_some() {
+            if deployment.firewall.is_some() {
                 all.extend([Self::RequestsLost, Self::AnswersLost, Self::Partitioned]);
                 if servers > 1 {
                     all.extend([Self::Isolated(one), Self::Muted(one)]);
                 }
             }
         }
-        if let Backend::Etcd(_) = stand.backend {
+        if let Backend::Etcd(_) = deployment.backend {
             all.push(Self::Compacted);
         }
-        if let Backend::Disk { disk, .. } = &stand.backend {
+        if let Backend::Disk { disk, .. } = &deployment.backend {
             all.extend([Self::SyncsFail, Self::SyncsSlow(5 + dice.roll(200)), Self::RuntimeKilled(runtime)]);
             if disk.is_some() {
                 all.extend([Self::DiskFull, Self::PowerCut, Self::PowerCut]);
@@ -114,9 +114,9 @@ impl Trouble {
         all
     }
 
-    /// Tells whether it hits one member of a cluster whose others go on without it.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "of all trouble only some hits one member")]
-    pub fn leaves_a_majority(&self, servers: usize) -> bool {
+    /// Returns whether it affects a minority of a cluster, so that the rest goes on.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "only some faults affect a single member")]
+    pub fn leaves_majority(&self, servers: usize) -> bool {
         match self {
             Self::Killed(hit) | Self::Paused(hit) => 2 * hit.len() < servers,
             Self::Isolated(_) | Self::Muted(_) => true,
@@ -124,10 +124,10 @@ impl Trouble {
         }
     }
 
-    /// Makes it.
-    pub async fn begin(&self, stand: &mut Stand) {
+    /// Injects it.
+    pub async fn inject(&self, deployment: &mut Deployment) {
         match self {
-            Self::Killed(servers) => match &mut stand.backend {
+            Self::Killed(servers) => match &mut deployment.backend {
                 Backend::Etcd(cluster) => {
                     for server in servers {
                         cluster.members[*server].kill();
@@ -138,68 +138,70 @@ impl Trouble {
             },
             Self::Paused(servers) => {
                 for server in servers {
-                    stand.pause_server(*server);
+                    deployment.pause_server(*server);
                 }
             }
-            Self::RequestsLost => stand.lose(&[Loss::To(stand.ports())]),
-            Self::AnswersLost => stand.lose(&[Loss::From(stand.ports())]),
-            Self::Partitioned => stand.lose(&[Loss::To(stand.ports()), Loss::From(stand.ports())]),
-            Self::Isolated(member) => stand.lose(&[Loss::Between(stand.member(*member))]),
-            Self::Muted(member) => stand.lose(&[Loss::FromMember(stand.member(*member))]),
-            Self::Compacted => stand.compact().await,
-            Self::Way(runtime, bad) => {
-                for way in &stand.runtimes[*runtime].ways {
-                    bad.make(way);
+            Self::RequestsLost => deployment.lose(&[Loss::To(deployment.ports())]),
+            Self::AnswersLost => deployment.lose(&[Loss::From(deployment.ports())]),
+            Self::Partitioned => {
+                deployment.lose(&[Loss::To(deployment.ports()), Loss::From(deployment.ports())]);
+            }
+            Self::Isolated(member) => deployment.lose(&[Loss::Between(deployment.member(*member))]),
+            Self::Muted(member) => deployment.lose(&[Loss::FromMember(deployment.member(*member))]),
+            Self::Compacted => deployment.compact().await,
+            Self::StoreLink(runtime, fault) => {
+                for link in &deployment.runtimes[*runtime].store_links {
+                    fault.apply(link);
                 }
             }
-            Self::Front(runtime, bad) => bad.make(&stand.runtimes[*runtime].front),
-            Self::RuntimeKilled(runtime) => stand.kill_runtime(*runtime),
-            Self::RuntimePaused(runtime) => stand.runtimes[*runtime].server().pause(),
-            Self::SyncsFail => stand.shim().fail(),
-            Self::SyncsSlow(millis) => stand.shim().delay(*millis),
-            Self::DiskFull => stand.disk().fill().expect("the disk is there"),
+            Self::ClientLink(runtime, fault) => fault.apply(&deployment.runtimes[*runtime].client_link),
+            Self::RuntimeKilled(runtime) => deployment.kill_runtime(*runtime),
+            Self::RuntimePaused(runtime) => deployment.runtimes[*runtime].server().pause(),
+            Self::SyncsFail => deployment.shim().fail(),
+            Self::SyncsSlow(millis) => deployment.shim().delay(*millis),
+            Self::DiskFull => deployment.disk().fill().expect("the disk is there"),
             Self::PowerCut => {
-                stand.kill_runtime(0);
-                stand.disk().cut_power().expect("the disk can be mounted again");
+                deployment.kill_runtime(0);
+                deployment.disk().cut_power().expect("the disk can be mounted again");
             }
         }
     }
 
-    /// Mends it, and returns when what was mended says that it works.
-    pub async fn end(&self, stand: &mut Stand) {
+    /// Repairs it, and returns when the repaired part works.
+    pub async fn repair(&self, deployment: &mut Deployment) {
         match self {
-            Self::Killed(servers) => match &mut stand.backend {
+            Self::Killed(servers) => match &mut deployment.backend {
                 Backend::Etcd(cluster) => cluster.restart(servers).await,
                 Backend::Redis(redis) => redis.restart().await,
                 Backend::Memory | Backend::Disk { .. } => {}
             },
             Self::Paused(servers) => {
                 for server in servers {
-                    stand.resume_server(*server);
+                    deployment.resume_server(*server);
                 }
             }
             Self::RequestsLost
             | Self::AnswersLost
             | Self::Partitioned
             | Self::Isolated(_)
-            | Self::Muted(_) => stand.lose(&[]),
-            Self::Compacted => stand.compact().await,
-            Self::Way(runtime, _) => {
-                for way in &stand.runtimes[*runtime].ways {
-                    way.pass();
+            | Self::Muted(_) => deployment.lose(&[]),
+            Self::Compacted => deployment.compact().await,
+            Self::StoreLink(runtime, _) => {
+                for link in &deployment.runtimes[*runtime].store_links {
+                    link.pass();
                 }
             }
-            Self::Front(runtime, _) => stand.runtimes[*runtime].front.pass(),
-            Self::RuntimeKilled(runtime) => stand.start_runtime(*runtime),
-            Self::RuntimePaused(runtime) => stand.runtimes[*runtime].server().resume(),
-            Self::SyncsFail | Self::SyncsSlow(_) => stand.shim().work(),
-            Self::DiskFull => stand.disk().make_room().expect("it was filled"),
-            Self::PowerCut => stand.start_runtime(0),
+            Self::ClientLink(runtime, _) => deployment.runtimes[*runtime].client_link.pass(),
+            Self::RuntimeKilled(runtime) => deployment.start_runtime(*runtime),
+            Self::RuntimePaused(runtime) => deployment.runtimes[*runtime].server().resume(),
+            Self::SyncsFail | Self::SyncsSlow(_) => deployment.shim().work(),
+            Self::DiskFull => deployment.disk().make_room().expect("it was filled"),
+            Self::PowerCut => deployment.start_runtime(0),
         }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Killed(servers) => write!(f, "servers {servers:?} killed"),
@@ -208,10 +210,10 @@ impl fmt::Display for Trouble {
             Self::AnswersLost => f.write_str("answers of the store lost"),
             Self::Partitioned => f.write_str("store partitioned away"),
             Self::Isolated(member) => write!(f, "member {member} isolated from the others"),
-            Self::Muted(member) => write!(f, "member {member} not heard by the others"),
+            Self::Muted(member) => write!(f, "nothing received from member {member}"),
             Self::Compacted => f.write_str("etcd compacted"),
-            Self::Way(runtime, bad) => write!(f, "way of runtime {runtime} to the store {bad}"),
-            Self::Front(runtime, bad) => write!(f, "way of clients to runtime {runtime} {bad}"),
+            Self::StoreLink(runtime, fault) => write!(f, "link of runtime {runtime} to the store {fault}"),
+            Self::ClientLink(runtime, fault) => write!(f, "link of clients to runtime {runtime} {fault}"),
             Self::RuntimeKilled(runtime) => write!(f, "runtime {runtime} killed"),
             Self::RuntimePaused(runtime) => write!(f, "runtime {runtime} paused"),
             Self::SyncsFail => f.write_str("syncs fail"),
@@ -222,9 +224,9 @@ impl fmt::Display for Trouble {
     }
 }
 
-// === impl Bad ===
+// === impl NetworkFault ===
 
-impl Bad {
+impl NetworkFault {
     fn draw(dice: &mut Dice) -> Self {
         let half = if dice.roll(2) == 0 { Half::Requests } else { Half::Answers };
         match dice.roll(6) {
@@ -237,22 +239,22 @@ impl Bad {
         }
     }
 
-    fn make(self, way: &Proxy) {
+    fn apply(self, link: &Proxy) {
         match self {
             Self::Slow(requests, answers) => {
-                way.delay(Half::Requests, Duration::from_millis(requests));
-                way.delay(Half::Answers, Duration::from_millis(answers));
+                link.delay(Half::Requests, Duration::from_millis(requests));
+                link.delay(Half::Answers, Duration::from_millis(answers));
             }
-            Self::Stalled(half) => way.stall(half),
-            Self::BlackHole => way.black_hole(),
-            Self::Refused => way.refuse(),
-            Self::Cut => way.cut(),
-            Self::CutAfter(half, bytes) => way.cut_after(half, bytes),
+            Self::Stalled(half) => link.stall(half),
+            Self::BlackHole => link.black_hole(),
+            Self::Refused => link.refuse(),
+            Self::Cut => link.cut(),
+            Self::CutAfter(half, bytes) => link.cut_after(half, bytes),
         }
     }
 }
 
-impl fmt::Display for Bad {
+impl fmt::Display for NetworkFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = |half: &Half| match half {
             Half::Requests => "requests",
@@ -271,9 +273,9 @@ impl fmt::Display for Bad {
     }
 }
 
-// === impl Stand ===
+// === impl Deployment ===
 
-impl Stand {
+impl Deployment {
     fn pause_server(&self, server: usize) {
         match &self.backend {
             Backend::Etcd(cluster) => cluster.members[server].process().expect("it runs").pause(),
