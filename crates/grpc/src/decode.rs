@@ -21,7 +21,7 @@ pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
         return Ok(Object::new());
     }
     let wrong = || Error::invalid("configuration is neither a JSON object nor an Any around one");
-    // What is no complete `Any` decodes to another length: unknown fields, a field that is there twice.
+    // An incomplete `Any` decodes to another length: unknown fields, a field that is there twice.
     let any = Any::decode(bytes).ok().filter(|any| any.encoded_len() == bytes.len()).ok_or_else(wrong)?;
     if any.value.is_empty() { Ok(Object::new()) } else { object(&any.value)?.ok_or_else(wrong) }
 }

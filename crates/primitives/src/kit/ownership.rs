@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What sessions own in a primitive: locks or candidacies.
+//! Ownership of sessions in a primitive: locks or candidacies.
 use futures::future::BoxFuture;
 
 use crate::error::Error;
