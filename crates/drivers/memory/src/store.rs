@@ -26,8 +26,8 @@ pub struct MemoryStore {
     budget: MemoryBudget,
     rotation: Option<Rotation>,
     histories: HistoryBudget,
-    /// The first revision of new keyspaces: beyond all revisions of those that were given back, so that no
-    /// token comes twice.
+    /// The first revision of new keyspaces: beyond all revisions of those that were given back or lost with an earlier
+    /// store, so that no token comes twice.
     floor: AtomicU64,
     /// With so many keyspaces empty ones are given back before another one is made.
     sweep_at: AtomicUsize,
@@ -54,17 +54,23 @@ const SWEEP_FULL: usize = 16;
 // === impl MemoryStore ===
 
 impl MemoryStore {
-    /// Makes an empty store whose bytes are counted alone, and that remembers named requests for ever, as it has no clock.
+    /// Makes an empty store whose bytes are counted alone. As it has no clock, its revisions begin at 1, and it remembers named
+    /// requests for ever.
     pub fn new(settings: Settings) -> Self {
-        Self::with_rotation(settings, &Machine::default(), None)
+        Self::with_clock(settings, &Machine::default(), None, 0)
     }
 
     /// Makes an empty store in the memory of this machine, which forgets named requests by its clock.
+    ///
+    /// Its revisions begin at the microseconds of the wall clock, so that they are beyond those of a store that was lost with an
+    /// earlier process or an earlier connection: a resource that has seen a fencing token refuses smaller ones. This
+    /// holds while no keyspace commits a million times a second on average and the clock is not set back.
     pub(crate) fn with_env(settings: Settings, env: &Env) -> Self {
-        Self::with_rotation(settings, env.machine(), Some(Rotation::new(env.clone())))
+        let begin = u64::try_from(env.wall().since_unix().as_micros()).unwrap_or(0);
+        Self::with_clock(settings, env.machine(), Some(Rotation::new(env.clone())), begin)
     }
 
-    fn with_rotation(settings: Settings, machine: &Machine, rotation: Option<Rotation>) -> Self {
+    fn with_clock(settings: Settings, machine: &Machine, rotation: Option<Rotation>, begin: u64) -> Self {
         let histories = HistoryBudget::new(settings.histories_bytes_max);
         Self {
             profile: Profile {
@@ -78,7 +84,7 @@ impl MemoryStore {
             budget: MemoryBudget::new(machine),
             rotation,
             histories,
-            floor: AtomicU64::new(0),
+            floor: AtomicU64::new(begin),
             sweep_at: AtomicUsize::new(SWEEP_MIN),
             swept: AtomicUsize::new(0),
             sealed: AtomicBool::new(false),

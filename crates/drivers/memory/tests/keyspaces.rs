@@ -8,9 +8,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use atomix_driver_memory::{MemoryStore, Settings};
-use atomix_store::{Keyspace, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write, Written};
+use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
+use atomix_env::{Clock, Env, ManualClock, WallTime};
+use atomix_store::{
+    Context, Driver, Keyspace, Outcome, Read, Revision, Store, StoreConfig, Txn, WatchFrom, WatchItem, Write,
+    Written,
+};
 use futures::{FutureExt, StreamExt};
 
 /// More than are kept without a look.
@@ -41,6 +46,25 @@ fn commit(store: &MemoryStore, keyspace: &str, txn: Txn) -> Outcome {
 fn fact(store: &MemoryStore, name: &str) -> usize {
     let facts = now(store.check()).unwrap().facts;
     facts.into_iter().find(|(fact, _)| *fact == name).unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn the_stamps_of_a_store_are_beyond_those_of_the_store_before_it() {
+    let clock = ManualClock::new();
+    let context = Context { env: Env::simulated(Arc::clone(&clock), 1), store: "test".to_owned() };
+    let stamp = || Txn::new().write(Write::Stamp { prefix: "l".into(), value: "owner".into() });
+    let keyspace = Keyspace::new("lock/a");
+    let mut last = Revision(0);
+    for _ in 0..2 {
+        clock.advance(Duration::from_millis(1));
+        clock.set_wall(WallTime::from_unix(clock.wall().since_unix() + Duration::from_millis(1)));
+        let store = now(MemoryDriver.connect(StoreConfig::new(), context.clone())).unwrap();
+        for _ in 0..500 {
+            let revision = now(store.commit(&keyspace, stamp())).unwrap().revision;
+            assert!(revision > last, "{revision:?} after {last:?}");
+            last = revision;
+        }
+    }
 }
 
 #[test]
