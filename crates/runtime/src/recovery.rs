@@ -31,7 +31,7 @@ pub(crate) struct Recovery {
 /// A primitive that was created earlier.
 #[derive(Debug)]
 pub(crate) struct Remembered {
-    /// Where the routes lead it now.
+    /// The store to which the routes lead it now, and its configuration.
     pub(crate) placement: Placement,
     pub(crate) tags: Vec<String>,
     /// Whether its store remembers it for this member already.
