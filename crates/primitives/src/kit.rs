@@ -13,4 +13,5 @@ pub(crate) mod lock_table;
 pub(crate) mod membership;
 pub(crate) mod number;
 pub(crate) mod ownership;
+pub(crate) mod reads;
 pub(crate) mod stamp_owners;

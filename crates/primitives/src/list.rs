@@ -270,9 +270,8 @@ impl List {
             let chunks: Vec<Bytes> = root.chunks.iter().map(|chunk| chunk_key(chunk.id)).collect();
             let seen = found.map(|entry| entry.modified);
             // Every change of a list writes its root.
-            let Some((chunks, revision)) = self.backing.read_fenced(&root_key(), seen, &chunks).await? else {
-                continue;
-            };
+            let read = self.backing.reads().get_all_fenced(&root_key(), seen, &chunks).await?;
+            let Some((chunks, revision)) = read else { continue };
             let mut items = Vec::with_capacity(root.len() as usize);
             for chunk in &chunks {
                 items.extend(decode_chunk(chunk.as_ref())?);

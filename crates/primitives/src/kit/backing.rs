@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_store::{
-    Entry, ErrorKind, Found, Guard, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Store, Txn,
-    WatchFrom, WatchStream, Write,
+    Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
+    Write,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::keys;
 use crate::kit::membership::Membership;
+use crate::kit::reads::{Kinds, PAGE, Pages, Reads};
 
 /// The context of a primitive: a store, its keyspace there, the members of the store, the environment, and the limits of
 /// its arguments. Cheap to clone.
@@ -60,33 +61,9 @@ pub(crate) struct Retry {
     next: Duration,
 }
 
-/// A walk over a range, page by page. Each page is of its own moment.
-#[derive(Debug)]
-pub(crate) struct Pages<'a> {
-    backing: &'a Backing,
-    /// The part of the range that was not read yet.
-    rest: Option<Range>,
-    keys_only: bool,
-}
-
-/// Entries that follow each other, all of one moment.
-#[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) revision: Revision,
-}
-
-/// The kinds of some reads, in order, as one number: digits of base three after a leading one. Different for different rows
-/// of up to forty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kinds(u64);
-
 /// The number of rounds of a read-and-write loop before it gives up with [`crate::Reason::Contention`]. A round fails
 /// only because another one succeeded, so this many in a row mean that callers should back off.
 pub(crate) const ROUNDS_MAX: usize = 128;
-
-/// Entries read in one step of a walk over a range.
-pub(crate) const PAGE: usize = 1024;
 
 /// Runs `work` to its end, also when the caller goes away before that: what was sent to a store may be applied later, and
 /// the process has to handle that. The result is dropped in that case.
@@ -229,15 +206,7 @@ impl Backing {
     }
 
     pub(crate) async fn read(&self, reads: Vec<Read>) -> Result<Snapshot, Error> {
-        Ok(self.read_raw(reads).await?)
-    }
-
-    /// Reads, with the store's own error. Every answer is of the kind that its question asks for.
-    pub(crate) async fn read_raw(&self, reads: Vec<Read>) -> Result<Snapshot, atomix_store::Error> {
-        let asked = Kinds::asked(&reads);
-        let snapshot = self.store.read(&self.keyspace, reads).await?;
-        asked.check(&snapshot.reads)?;
-        Ok(snapshot)
+        Ok(self.reads().read(reads).await?)
     }
 
     /// Commits, with the store's own error. Every answer to a read is of the kind that it asks for.
@@ -248,35 +217,14 @@ impl Backing {
         Ok(outcome)
     }
 
-    /// Reads `keys`, as many at once as the store allows, and the entry at `fence` each time. Whatever changes one of `keys`
-    /// must change that entry too: then all answers are of one state if it stayed as it was at `seen`. `None` if it did not.
-    pub(crate) async fn read_fenced(
-        &self,
-        fence: &Bytes,
-        seen: Option<Revision>,
-        keys: &[Bytes],
-    ) -> Result<Option<(Vec<Option<Entry>>, Revision)>, Error> {
-        let max = self.store.profile().limits.reads_max;
-        let (mut entries, mut revision) = (Vec::with_capacity(keys.len()), Revision::default());
-        let mut rest = keys;
-        loop {
-            let (part, later) = rest.split_at(rest.len().min(max.saturating_sub(1).max(1)));
-            let get = |key: &Bytes| Read::Get { key: key.clone() };
-            let snapshot = self.read(std::iter::once(fence).chain(part).map(get).collect()).await?;
-            if snapshot.reads[0].entry().map(|entry| entry.modified) != seen {
-                return Ok(None);
-            }
-            entries.extend(snapshot.reads[1..].iter().map(|found| found.entry().cloned()));
-            (rest, revision) = (later, revision.max(snapshot.revision));
-            if rest.is_empty() {
-                return Ok(Some((entries, revision)));
-            }
-        }
+    /// Returns the reads of the keyspace that may take several steps.
+    pub(crate) fn reads(&self) -> Reads<'_> {
+        Reads::new(&*self.store, &self.keyspace)
     }
 
-    /// Walks over the entries of `range` in the order of their keys, as many at a time as the store gives.
-    pub(crate) fn pages(&self, range: Range, keys_only: bool) -> Pages<'_> {
-        Pages { backing: self, rest: Some(range), keys_only }
+    /// Walks over the entries of `range` in the order of their keys, as many in a step as the store gives.
+    pub(crate) fn scan_all(&self, range: Range, keys_only: bool) -> Pages<'_> {
+        self.reads().scan_all(range, keys_only)
     }
 
     /// Reads one entry.
@@ -341,62 +289,6 @@ fn check(what: &str, setting: &str, bytes: usize, max: usize) -> Result<(), Erro
         )));
     }
     Ok(())
-}
-
-// === impl Kinds ===
-
-impl Kinds {
-    fn asked(reads: &[Read]) -> Self {
-        Self::of(reads.iter().map(|read| match read {
-            Read::Get { .. } => 0,
-            Read::Scan { .. } => 1,
-            Read::Count { .. } => 2,
-        }))
-    }
-
-    fn answered(found: &[Found]) -> Self {
-        Self::of(found.iter().map(|found| match found {
-            Found::Entry(_) => 0,
-            Found::Entries { .. } => 1,
-            Found::Count(_) => 2,
-        }))
-    }
-
-    fn of(kinds: impl Iterator<Item = u64>) -> Self {
-        Self(kinds.fold(1, |kinds: u64, kind| kinds.wrapping_mul(3).wrapping_add(kind)))
-    }
-
-    /// An answer of another kind would be taken for an empty one.
-    fn check(self, found: &[Found]) -> Result<(), atomix_store::Error> {
-        if self == Self::answered(found) {
-            return Ok(());
-        }
-        let message = "the store answered with results of another kind than requested: report it with the driver of the store";
-        Err(atomix_store::Error::new(ErrorKind::Internal, message))
-    }
-}
-
-// === impl Pages ===
-
-impl Pages<'_> {
-    /// Reads the next page, which may be empty; `None` after the last. Cancel safe: a page that was not returned is read
-    /// again.
-    pub(crate) async fn next(&mut self) -> Result<Option<Page>, atomix_store::Error> {
-        let Some(range) = &self.rest else { return Ok(None) };
-        let (order, keys_only) = (Order::Key, self.keys_only);
-        let scan = Read::Scan { range: range.clone(), order, limit: PAGE, keys_only };
-        let mut snapshot = self.backing.read_raw(vec![scan]).await?;
-        let Some(Found::Entries { entries, more }) = snapshot.reads.pop() else {
-            return Err(atomix_store::Error::new(ErrorKind::Internal, "a scan was answered as another read"));
-        };
-        self.rest = entries.last().filter(|_| more).map(|last| range.after(&last.key));
-        Ok(Some(Page { entries, revision: snapshot.revision }))
-    }
-
-    /// Returns the part of the range that was not read yet.
-    pub(crate) fn into_rest(self) -> Option<Range> {
-        self.rest
-    }
 }
 
 impl Default for Limits {

@@ -230,7 +230,7 @@ pub(crate) fn is_expiry(commit: &Commit) -> bool {
 impl Shared {
     /// Times all deadlines that are in the store, and reaps what is overdue.
     async fn load(self: &Arc<Self>) -> Result<(), Error> {
-        let mut pages = self.backing.pages(keys::all(keys::DEADLINE), false);
+        let mut pages = self.backing.scan_all(keys::all(keys::DEADLINE), false);
         while let Some(page) = pages.next().await? {
             for entry in &page.entries {
                 let subject =

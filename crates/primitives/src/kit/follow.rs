@@ -109,7 +109,7 @@ impl<I, C> Listing<I, C> {
     where
         I: Fn(&Entry) -> Result<Option<T>, Error>,
     {
-        let mut pages = self.backing.pages(range, false);
+        let mut pages = self.backing.scan_all(range, false);
         let Some(page) = pages.next().await? else { return Ok(Vec::new()) };
         let (last, rest) = (page.entries.last().map(|entry| entry.key.clone()), pages.into_rest());
         let last = last.filter(|_| rest.is_some());

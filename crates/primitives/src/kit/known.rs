@@ -16,9 +16,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::kit::backing::PAGE;
 use crate::kit::keys;
 use crate::kit::membership::Membership;
+use crate::kit::reads::{PAGE, Reads};
 
 /// The memory of a store for its primitives. Made anew for every use.
 #[derive(Debug)]
@@ -56,17 +56,22 @@ impl Known {
     pub async fn recall(&self, kind: Kind, name: &str) -> Result<Option<Vec<String>>, Error> {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: 1, keys_only: false };
-        let snapshot = self.store.read(&self.keyspace, vec![scan]).await?;
+        let snapshot = self.reads().read(vec![scan]).await?;
         snapshot.reads[0].entries().first().map(tags).transpose()
     }
 
-    /// Counts the other members that are alive and know the primitive; at most a page of them.
+    /// Counts the other members that are alive and know the primitive.
     pub async fn elsewhere(&self, kind: Kind, name: &str) -> Result<usize, Error> {
-        let range = Range::prefix(prefix(kind, name));
-        let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
-        let snapshot = self.store.read(&self.keyspace, vec![scan]).await?;
-        let members = snapshot.reads[0].entries().iter().filter_map(member).collect();
+        let mut members = BTreeSet::new();
+        let mut pages = self.reads().scan_all(Range::prefix(prefix(kind, name)), true);
+        while let Some(page) = pages.next().await? {
+            members.extend(page.entries.iter().filter_map(member));
+        }
         Ok(self.membership.alive_elsewhere(members).await?.len())
+    }
+
+    fn reads(&self) -> Reads<'_> {
+        Reads::new(&*self.store, &self.keyspace)
     }
 
     /// Writes the entry of this member, and deletes those of dead ones.

@@ -249,7 +249,7 @@ impl LockTable {
         if !backing.membership().outlives() {
             return Ok(());
         }
-        let mut pages = backing.pages(keys::all(keys::QUEUE), false);
+        let mut pages = backing.scan_all(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
             let member = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.member);
             let dead = backing.membership().dead(page.entries.iter().filter_map(member).collect()).await?;
@@ -273,7 +273,7 @@ impl LockTable {
     /// Deletes all stamps of `owner`, a session that has ended, as an operator requested. Returns how many there were.
     pub async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
         let mut removed = 0;
-        let mut pages = self.shared.backing.pages(keys::all(keys::QUEUE), false);
+        let mut pages = self.shared.backing.scan_all(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
             let theirs = page.entries.iter().filter(|entry| Owner::decode(&entry.value) == Some(owner));
             let theirs: Vec<Stamped> = theirs.map(Stamped::of).collect();
@@ -289,7 +289,7 @@ impl LockTable {
     pub async fn elsewhere(&self) -> Result<usize, Error> {
         let backing = &self.shared.backing;
         let mut found = BTreeSet::new();
-        let mut pages = backing.pages(keys::all(keys::QUEUE), false);
+        let mut pages = backing.scan_all(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
             found.extend(page.entries.iter().filter_map(|entry| Some(Owner::decode(&entry.value)?.member)));
         }
@@ -688,7 +688,7 @@ impl Shared {
     async fn load(self: &Arc<Self>) -> Result<WaitQueueView, Error> {
         let mut retry = Retry::default();
         'again: loop {
-            let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
+            let mut pages = self.backing.scan_all(keys::all(keys::QUEUE), false);
             let mut view: Option<WaitQueueView> = None;
             while let Some(page) = pages.next().await? {
                 let view = view

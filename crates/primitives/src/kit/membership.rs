@@ -34,9 +34,9 @@ use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Notify, watch};
 
 use crate::error::{Error, Reason};
-use crate::kit::backing::PAGE;
 use crate::kit::clocks::{Base, ClockOffset, Clocks};
 use crate::kit::keys;
+use crate::kit::reads::{PAGE, Reads};
 use crate::kit::stamp_owners::StampRegistry;
 
 /// The members of one store, as one of them sees them.
@@ -267,16 +267,10 @@ impl Membership {
             Peers::Concurrent if found.is_empty() => return Ok(found),
             Peers::Concurrent => {}
         }
-        let mut dead = BTreeSet::new();
-        let found: Vec<u64> = found.into_iter().collect();
+        let keys: Vec<Bytes> = found.iter().map(|id| key(*id)).collect();
         let store = self.store()?;
-        for chunk in found.chunks(store.profile().limits.reads_max.clamp(1, PAGE)) {
-            let reads = chunk.iter().map(|id| Read::Get { key: key(*id) }).collect();
-            let snapshot = store.read(&self.keyspace, reads).await?;
-            let absent = chunk.iter().zip(&snapshot.reads).filter(|(_, found)| found.entry().is_none());
-            dead.extend(absent.map(|(id, _)| *id));
-        }
-        Ok(dead)
+        let records = Reads::new(&*store, &self.keyspace).get_all(&keys).await?;
+        Ok(found.into_iter().zip(records).filter(|(_, record)| record.is_none()).map(|(id, _)| id).collect())
     }
 
     /// Returns those of `found` that are alive, without this one.
@@ -424,7 +418,9 @@ impl Membership {
         let mut record = BytesMut::with_capacity(16);
         record.put_u64(millis(self.timeout));
         record.put_u64(millis(self.env.wall().since_unix()));
-        let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.freeze() }).read(scan(None));
+        let range = keys::all(keys::MEMBER);
+        let all = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
+        let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.freeze() }).read(all);
         if joined {
             // Only this member writes the record: if it is there, it was there all the time.
             txn = txn.guard(Guard::Present { key: key(id) });
@@ -436,12 +432,13 @@ impl Membership {
             self.reset_identity();
         }
         let found = &outcome.reads[0];
-        let (mut entries, mut more) = (found.entries().to_vec(), found.more());
-        while more {
-            let rest = vec![scan(entries.last())];
-            let snapshot = self.store()?.read(&self.keyspace, rest).await?;
-            entries.extend_from_slice(snapshot.reads[0].entries());
-            more = snapshot.reads[0].more();
+        let mut entries = found.entries().to_vec();
+        if let Some(last) = entries.last().filter(|_| found.more()) {
+            let (store, rest) = (self.store()?, range.after(&last.key));
+            let mut pages = Reads::new(&*store, &self.keyspace).scan_all(rest, false);
+            while let Some(page) = pages.next().await? {
+                entries.extend(page.entries);
+            }
         }
         self.compare_records(&entries, signed_millis(elapsed));
         Ok(())
@@ -589,14 +586,6 @@ impl Record {
 
 fn key(id: u64) -> Bytes {
     keys::key(keys::MEMBER, &id.to_be_bytes())
-}
-
-fn scan(after: Option<&Entry>) -> Read {
-    let mut range = keys::all(keys::MEMBER);
-    if let Some(entry) = after {
-        range = range.after(&entry.key);
-    }
-    Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: false }
 }
 
 /// Reads a record. One that cannot be read is left alone, as if it lived for ever.

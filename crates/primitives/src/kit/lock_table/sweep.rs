@@ -99,7 +99,7 @@ impl Shared {
         suspects: &mut HashMap<Bytes, Bytes>,
     ) -> Result<(), atomix_store::Error> {
         let mut seen = HashMap::new();
-        let mut pages = self.backing.pages(keys::all(keys::QUEUE), false);
+        let mut pages = self.backing.scan_all(keys::all(keys::QUEUE), false);
         while let Some(page) = pages.next().await? {
             let mut orphans = Vec::new();
             for entry in page.entries.iter().filter(|entry| self.is_orphan(entry)) {
