@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX};
-use crate::kit::keys;
+use crate::kit::keys::Key;
 use crate::kit::number::{added, number};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
@@ -93,7 +93,7 @@ impl TypedPrimitive for Counter {
 }
 
 fn key() -> Bytes {
-    Bytes::from_static(keys::SINGLE)
+    Key::Single.encode()
 }
 
 fn current(entry: Option<&Entry>) -> Result<i64, Error> {

@@ -12,11 +12,12 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
+use crate::kit::follow;
 use crate::kit::follow::Events;
+use crate::kit::keys::{Key, KeyKind};
 use crate::kit::lock_table::{LockTable, QueueState};
 use crate::kit::number::{added, number};
 use crate::kit::ownership::Ownership;
-use crate::kit::{follow, keys};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A counter map.
@@ -55,7 +56,7 @@ impl CounterMap {
 
     /// Returns the number of keys. Cancel safe.
     pub async fn size(&self) -> Result<u32, Error> {
-        self.backing.count(keys::all(keys::ENTRY)).await
+        self.backing.count(KeyKind::Entry.range()).await
     }
 
     /// Returns the number of `key`, or [`Reason::KeyNotFound`]. Cancel safe.
@@ -142,7 +143,7 @@ impl CounterMap {
 
     /// Removes all keys, in one step.
     pub async fn clear(&self) -> Result<(), Error> {
-        let txn = Txn::new().write(Write::DeleteRange { range: keys::all(keys::ENTRY) });
+        let txn = Txn::new().write(Write::DeleteRange { range: KeyKind::Entry.range() });
         self.backing.commit(txn).await.map(drop)
     }
 
@@ -159,7 +160,7 @@ impl CounterMap {
     /// Lists all keys with their numbers; with `watch` goes on with the number after every change, for a removed key
     /// the last one.
     pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, i64)>, Error> {
-        let range = keys::all(keys::ENTRY);
+        let range = KeyKind::Entry.range();
         let shown =
             |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map_or(Ok(None), listed);
         follow::listing(&self.backing, caller, range, watch, listed, shown).await
@@ -192,7 +193,7 @@ impl TypedPrimitive for CounterMap {
 }
 
 fn entry_key(key: &str) -> Bytes {
-    keys::key(keys::ENTRY, key.as_bytes())
+    Key::Entry(key).encode()
 }
 
 fn or_one(delta: i64) -> i64 {
@@ -200,13 +201,13 @@ fn or_one(delta: i64) -> i64 {
 }
 
 fn listed(entry: &Entry) -> Result<Option<(String, i64)>, Error> {
-    let Some(key) = keys::text(keys::ENTRY, &entry.key)? else { return Ok(None) };
-    Ok(Some((key, number(entry)?)))
+    let Some(key) = Key::entry(&entry.key)? else { return Ok(None) };
+    Ok(Some((key.to_owned(), number(entry)?)))
 }
 
 fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let event = |change: &Change| {
-        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
+        let Some(key) = Key::entry(&change.key)? else { return Ok(None) };
         if only.is_some_and(|only| only != key) {
             return Ok(None);
         }
@@ -217,7 +218,7 @@ fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
             (Some(value), None) => EntryChange::Removed { value },
             (None, None) => return Ok(None),
         };
-        Ok(Some(Event { key, change }))
+        Ok(Some(Event { key: key.to_owned(), change }))
     };
     commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

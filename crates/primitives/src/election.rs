@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomix_store::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 
@@ -19,9 +19,11 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX, Retry, run_uncancellable};
 use crate::kit::caller::{Caller, Owner};
+use crate::kit::codec::{Decoder, Encoder, LENGTH};
+use crate::kit::follow;
 use crate::kit::follow::Events;
+use crate::kit::keys::Key;
 use crate::kit::ownership::Ownership;
-use crate::kit::{follow, keys};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A leader election. A clone is the same one.
@@ -705,55 +707,74 @@ impl State {
     }
 
     fn bytes(&self) -> usize {
-        self.leader.iter().chain(&self.waiting).map(|candidate| Owner::BYTES + 4 + candidate.name.len()).sum()
+        self.leader
+            .iter()
+            .chain(&self.waiting)
+            .map(|candidate| Owner::BYTES + LENGTH + candidate.name.len())
+            .sum()
     }
 
     /// Term (8), whether there is a leader (1), then each candidate, the leader first: owner (16), length (4), name.
     fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(9 + self.bytes());
-        bytes.put_u64(self.term);
-        bytes.put_u8(self.leader.is_some().into());
-        for candidate in self.leader.iter().chain(&self.waiting) {
-            bytes.put_slice(&candidate.owner.encode());
-            bytes.put_u32(u32::try_from(candidate.name.len()).expect("names are bounded"));
-            bytes.put_slice(candidate.name.as_bytes());
+        let record = Encoder::with_capacity(9 + self.bytes());
+        let record = record.u64(self.term).u8(self.leader.is_some().into());
+        let add =
+            |record, candidate: &Candidate| candidate.owner.encode(record).part(candidate.name.as_bytes());
+        self.candidates().fold(record, add).finish()
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, Error> {
+        let mut record = Decoder::new("election", value);
+        let (term, led) = (record.u64()?, record.u8()?);
+        let mut waiting = Vec::new();
+        while !record.is_empty() {
+            let owner = Owner::decode(&mut record)?;
+            waiting.push(Candidate { name: record.text()?.to_owned(), owner });
         }
-        bytes.freeze()
+        let leader = match led {
+            0 => None,
+            1 if !waiting.is_empty() => Some(waiting.remove(0)),
+            _ => return Err(record.damaged()),
+        };
+        Ok(Self { term, leader, waiting })
     }
 }
 
 fn key() -> Bytes {
-    Bytes::from_static(keys::SINGLE)
+    Key::Single.encode()
 }
 
 fn decode(entry: Option<&Entry>) -> Result<State, Error> {
-    let Some(entry) = entry else { return Ok(State::default()) };
-    parse(entry.value.clone()).ok_or_else(|| Error::damaged("election"))
-}
-
-fn parse(mut bytes: Bytes) -> Option<State> {
-    let term = bytes.try_get_u64().ok()?;
-    let led = bytes.try_get_u8().ok()?;
-    let mut waiting = Vec::new();
-    while bytes.has_remaining() {
-        let owner = Owner::decode(bytes.get(..Owner::BYTES)?)?;
-        bytes.advance(Owner::BYTES);
-        let len = bytes.try_get_u32().ok()? as usize;
-        let name = std::str::from_utf8(bytes.get(..len)?).ok()?.to_owned();
-        bytes.advance(len);
-        waiting.push(Candidate { name, owner });
-    }
-    let leader = match led {
-        0 => None,
-        _ if waiting.is_empty() => return None,
-        _ => Some(waiting.remove(0)),
-    };
-    Some(State { term, leader, waiting })
+    entry.map_or_else(|| Ok(State::default()), |entry| State::decode(&entry.value))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::kit::codec;
+
+    proptest! {
+        #[test]
+        fn an_election_is_read_as_it_was_written(
+            term in any::<u64>(), leads in any::<bool>(), member in any::<u64>(), names in codec::tests::texts(),
+        ) {
+            let candidate = |(session, name)| Candidate { name, owner: Owner { member, session } };
+            let mut waiting: Vec<_> = (0..).zip(names).map(candidate).collect();
+            let leader = if leads { waiting.pop() } else { None };
+            let state = State { term, leader, waiting };
+            prop_assert_eq!(State::decode(&state.encode()), Ok(state));
+        }
+
+        #[test]
+        fn any_bytes_are_an_election_or_damage(bytes in codec::tests::bytes()) {
+            match State::decode(&bytes) {
+                Ok(state) => prop_assert_eq!(state.encode(), bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("election")),
+            }
+        }
+    }
 
     fn owner(session: u64) -> Owner {
         Owner { member: 1, session }
@@ -771,7 +792,7 @@ mod tests {
         let mut step = |change: &dyn Fn(&mut State), term: u64, leader: &str, waiting: &str| {
             change(&mut state);
             assert_eq!(shown(&state), (term, leader.to_owned(), waiting.to_owned()));
-            assert_eq!(parse(state.encode()), Some(state.clone()));
+            assert_eq!(State::decode(&state.encode()), Ok(state.clone()));
         };
         step(&|_| {}, 0, "", "");
         step(&|state| state.enter("A", a), 1, "A", "");

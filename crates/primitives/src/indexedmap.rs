@@ -10,16 +10,18 @@ use std::time::Duration;
 use atomix_store::{
     Ask, Change, Commit, Entry as Stored, Guard, Order, Range, Read, Revision, Txn, Write, printable,
 };
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
+use crate::kit::codec::{Decoder, Encoder, LENGTH};
 use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, KeyKind};
 use crate::map::Versioned;
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
@@ -70,27 +72,24 @@ pub struct Address<'a> {
 impl IndexedMap {
     /// Opens the map. Removes what is overdue before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        // The subject is the index (8) and the key, so that both entries can be deleted.
-        let keys = |subject: &Bytes| {
-            let index = subject.slice(..8.min(subject.len()));
-            let key = subject.slice(index.len()..);
-            vec![keys::key(keys::INDEX, &index), keys::key(keys::ENTRY, &key)]
-        };
-        let expiry = Expiry::open(&backing, keys).await?;
+        let expiry = Expiry::open(&backing, |subject| {
+            let (index, key) = decode_subject(subject)?;
+            Ok(vec![by_index(index), by_key(key)])
+        })
+        .await?;
         Ok(Self { backing, expiry, last: Mutex::new(0) })
     }
 
     /// Returns the number of entries.
     pub async fn size(&self) -> Result<u32, Error> {
-        self.backing.count(keys::all(keys::INDEX)).await
+        self.backing.count(KeyKind::Index.range()).await
     }
 
     /// Adds an entry at the end, or [`Reason::KeyExists`].
     pub async fn append(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Entry, Error> {
         self.backing.check_key(key)?;
         self.backing.check_value(&value)?;
-        let by_key = keys::key(keys::ENTRY, key.as_bytes());
-        let counter = Bytes::from_static(keys::LAST_INDEX);
+        let (by_key, counter) = (by_key(key), Key::LastIndex.encode());
         let mut last = self.last.lock().await;
         for _ in 0..ROUNDS_MAX {
             let index = *last + 1;
@@ -181,17 +180,17 @@ impl IndexedMap {
 
     /// Returns the entry with the highest index, or [`Reason::KeyNotFound`].
     pub async fn last(&self) -> Result<Entry, Error> {
-        self.scan(keys::all(keys::INDEX), Order::KeyDescending).await
+        self.scan(KeyKind::Index.range(), Order::KeyDescending).await
     }
 
     /// Returns the entry after `index`, which need not exist, or [`Reason::KeyNotFound`].
     pub async fn next(&self, index: u64) -> Result<Entry, Error> {
-        self.scan(keys::all(keys::INDEX).after(&by_index(index)), Order::Key).await
+        self.scan(KeyKind::Index.range().after(&by_index(index)), Order::Key).await
     }
 
     /// Returns the entry before `index`, which need not exist, or [`Reason::KeyNotFound`].
     pub async fn prev(&self, index: u64) -> Result<Entry, Error> {
-        self.scan(keys::all(keys::INDEX).before(&by_index(index)), Order::KeyDescending).await
+        self.scan(KeyKind::Index.range().before(&by_index(index)), Order::KeyDescending).await
     }
 
     /// Removes an entry and returns it, or [`Reason::KeyNotFound`]. With a `prev_version` above zero only if it has that
@@ -205,7 +204,7 @@ impl IndexedMap {
             let guard = Guard::ModifiedAt { key: at.clone(), revision: Revision(entry.value.version) };
             let (writes, pending_ttl) = self.expiry.writes(Write::Delete { key: at }, &subject, None);
             let txn = Txn { guards: vec![guard], writes, ..Txn::default() }
-                .write(Write::Delete { key: keys::key(keys::ENTRY, entry.key.as_bytes()) });
+                .write(Write::Delete { key: by_key(&entry.key) });
             let outcome = self.backing.commit(txn).await?;
             if outcome.applied {
                 pending_ttl.begin(outcome.revision).await;
@@ -217,7 +216,7 @@ impl IndexedMap {
 
     /// Removes all entries, in one step. Indexes go on.
     pub async fn clear(&self) -> Result<(), Error> {
-        self.expiry.clear(&[keys::ENTRY, keys::INDEX]).await
+        self.expiry.clear(&[KeyKind::Entry, KeyKind::Index]).await
     }
 
     /// Follows the changes of all keys, or of the one key `only`. The watch is registered when this returns.
@@ -230,7 +229,7 @@ impl IndexedMap {
         let listed = |stored: &Stored| decode(stored).map(Some);
         let shown =
             |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map(decode).transpose();
-        follow::listing(&self.backing, caller, keys::all(keys::INDEX), watch, listed, shown).await
+        follow::listing(&self.backing, caller, KeyKind::Index.range(), watch, listed, shown).await
     }
 
     /// Finds an entry by its index, or by its key if no index is given; `missing` makes the error if there is none.
@@ -243,7 +242,7 @@ impl IndexedMap {
             return Err(missing(address));
         }
         for _ in 0..ROUNDS_MAX {
-            let found = self.backing.get(keys::key(keys::ENTRY, address.key.as_bytes())).await?;
+            let found = self.backing.get(by_key(address.key)).await?;
             let index = read_number(&found.ok_or_else(|| missing(address))?.value)?;
             // None: removed, and perhaps appended again, between the two reads.
             if let Some(entry) = self.at(index).await? {
@@ -316,48 +315,55 @@ fn missing_for_update(address: Address<'_>) -> Error {
 }
 
 fn by_index(index: u64) -> Bytes {
-    keys::key(keys::INDEX, &index.to_be_bytes())
+    Key::Index(index).encode()
 }
 
+fn by_key(key: &str) -> Bytes {
+    Key::Entry(key).encode()
+}
+
+/// Names an entry that expires: index (8), key. So both of its keys can be deleted.
 fn subject(index: u64, key: &str) -> Bytes {
-    [&index.to_be_bytes(), key.as_bytes()].concat().into()
+    Encoder::with_capacity(8 + key.len()).u64(index).rest(key.as_bytes()).finish()
 }
 
-fn number(number: u64) -> Bytes {
-    Bytes::copy_from_slice(&number.to_be_bytes())
+fn decode_subject(subject: &[u8]) -> Result<(u64, &str), Error> {
+    let mut subject = Decoder::new("deadline", subject);
+    Ok((subject.u64()?, subject.rest_text()?))
 }
 
-fn read_number(value: &Bytes) -> Result<u64, Error> {
-    let bytes = value.as_ref().try_into().map_err(|_| Error::damaged("index"))?;
-    Ok(u64::from_be_bytes(bytes))
+fn number(index: u64) -> Bytes {
+    Encoder::with_capacity(8).u64(index).finish()
+}
+
+fn read_number(value: &[u8]) -> Result<u64, Error> {
+    let mut record = Decoder::new("index", value);
+    let index = record.u64()?;
+    record.end(index)
 }
 
 /// Key length (4), key, value.
-fn encode(key: &str, value: &Bytes) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(4 + key.len() + value.len());
-    bytes.put_u32(u32::try_from(key.len()).expect("keys are bounded"));
-    bytes.put_slice(key.as_bytes());
-    bytes.put_slice(value);
-    bytes.freeze()
+fn encode(key: &str, value: &[u8]) -> Bytes {
+    Encoder::with_capacity(LENGTH + key.len() + value.len()).part(key.as_bytes()).rest(value).finish()
+}
+
+fn decode_value(stored: &Bytes) -> Result<(&str, Bytes), Error> {
+    let mut record = Decoder::new("entry of an indexed map", stored);
+    Ok((record.text()?, stored.slice_ref(record.rest())))
 }
 
 fn decode(stored: &Stored) -> Result<Entry, Error> {
-    parse(stored).ok_or_else(|| Error::damaged("entry of an indexed map"))
-}
-
-fn parse(stored: &Stored) -> Option<Entry> {
-    let index = u64::from_be_bytes(keys::rest(keys::INDEX, &stored.key)?.as_ref().try_into().ok()?);
-    let mut bytes = stored.value.clone();
-    let len = bytes.try_get_u32().ok()? as usize;
-    let key = std::str::from_utf8(bytes.get(..len)?).ok()?.to_owned();
-    bytes.advance(len);
-    Some(Entry { key, index, value: Versioned { value: bytes, version: stored.modified.0 } })
+    let Key::Index(index) = Key::decode(&stored.key)? else {
+        return Err(Error::damaged("entry of an indexed map"));
+    };
+    let (key, value) = decode_value(&stored.value)?;
+    Ok(Entry { key: key.to_owned(), index, value: Versioned { value, version: stored.modified.0 } })
 }
 
 fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        if keys::rest(keys::INDEX, &change.key).is_none() {
+        if KeyKind::of(&change.key) != Some(KeyKind::Index) {
             return Ok(None);
         }
         let entry = |stored: &Option<Stored>| stored.as_ref().map(decode).transpose();
@@ -378,4 +384,40 @@ fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
         Ok(Some(Event { key, index, change }))
     };
     commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kit::codec;
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_as_it_was_written(index in any::<u64>(), key in ".*", value in any::<Vec<u8>>()) {
+            let stored = encode(&key, &value);
+            prop_assert_eq!(decode_value(&stored), Ok((key.as_str(), Bytes::from(value))));
+            let subject = subject(index, &key);
+            prop_assert_eq!(decode_subject(&subject), Ok((index, key.as_str())));
+            prop_assert_eq!(read_number(&number(index)), Ok(index));
+        }
+
+        #[test]
+        fn any_bytes_are_an_entry_or_damage(bytes in codec::tests::bytes()) {
+            let bytes = Bytes::from(bytes);
+            match decode_value(&bytes) {
+                Ok((key, value)) => prop_assert_eq!(encode(key, &value), &bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("entry of an indexed map")),
+            }
+            match decode_subject(&bytes) {
+                Ok((index, key)) => prop_assert_eq!(subject(index, key), &bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("deadline")),
+            }
+            match read_number(&bytes) {
+                Ok(index) => prop_assert_eq!(number(index), &bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("index")),
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod backing;
 pub(crate) mod caller;
 pub(crate) mod clocks;
+pub(crate) mod codec;
 pub(crate) mod expiry;
 pub(crate) mod follow;
 pub(crate) mod keys;

@@ -5,25 +5,25 @@
 //! each has. So a read is the root and one chunk, and a change writes the root and one chunk, wherever it is. Every
 //! change also writes what it did, because the chunks do not show the position of an insertion between equal neighbours.
 //!
-//! | Key | Value | Lives |
-//! |---|---|---|
-//! | `r` | next chunk id (8), then per chunk in order: id (8), items (4) | once written |
-//! | `c` id (8) | each item as its length (4) and its bytes | while the chunk has items |
-//! | `o` | kind (1), index (4), length of the value (4), value, previous value | once written |
+//! The keys are [`Key::Root`], [`Key::Chunk`] and [`Key::Operation`], with the values of [`records`].
 
-use std::collections::VecDeque;
+mod records;
+
+use std::collections::{HashMap, VecDeque};
 
 use atomix_store::{Commit, Entry, Guard, Read, Revision, Txn, WatchItem, Write};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
+use self::records::{Chunk, Operation, Root};
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, KeyKind, OPERATION};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A list.
@@ -63,19 +63,6 @@ pub enum ItemChange {
     Removed { value: Bytes },
 }
 
-/// Which chunks there are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Root {
-    next: u64,
-    chunks: Vec<Chunk>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Chunk {
-    id: u64,
-    items: u32,
-}
-
 /// The position of an item: the index of its chunk in the root, and its index in the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
@@ -104,12 +91,6 @@ const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Chunks of a list: the root stays below a megabyte.
 const CHUNKS_MAX: usize = 80_000;
 
-const APPENDED: u8 = 1;
-const INSERTED: u8 = 2;
-const UPDATED: u8 = 3;
-const REMOVED: u8 = 4;
-const CLEARED: u8 = 5;
-
 // === impl List ===
 
 impl List {
@@ -120,16 +101,16 @@ impl List {
 
     /// Returns the number of items.
     pub async fn size(&self) -> Result<u32, Error> {
-        Ok(Root::decode(self.backing.get(root_key()).await?.as_ref())?.len())
+        Ok(Root::of(self.backing.get(root_key()).await?.as_ref())?.len())
     }
 
     /// Returns the item at `index`, or [`crate::Reason::Invalid`] beyond the end.
     pub async fn get(&self, index: u32) -> Result<Item, Error> {
         for _ in 0..ROUNDS_MAX {
             let found = self.backing.get(root_key()).await?;
-            let root = Root::decode(found.as_ref())?;
+            let root = Root::of(found.as_ref())?;
             let place = root.find(index).ok_or_else(|| beyond(index, root.len()))?;
-            let (same, items) = self.chunk(found.as_ref(), root.chunks[place.chunk].id).await?;
+            let (same, items) = self.chunk(found.as_ref(), root.chunks[place.chunk]).await?;
             // A root that is still the same describes the chunk that was read with it.
             if same {
                 let value =
@@ -192,7 +173,7 @@ impl List {
         let _turn = self.turn.lock().await;
         for _ in 0..ROUNDS_MAX {
             let found = self.backing.get(root_key()).await?;
-            let root = Root::decode(found.as_ref())?;
+            let root = Root::of(found.as_ref())?;
             if root.chunks.is_empty() {
                 return Ok(());
             }
@@ -202,8 +183,8 @@ impl List {
             let txn = Txn::new()
                 .guard(unchanged(found.as_ref()))
                 .write(Write::Put { key: root_key(), value: cleared.encode() })
-                .write(Write::DeleteRange { range: keys::all(keys::CHUNK) })
-                .write(Write::Put { key: operation_key(), value: operation(CLEARED, 0, &[], &[]) });
+                .write(Write::DeleteRange { range: KeyKind::Chunk.range() })
+                .write(Write::Put { key: operation_key(), value: Operation::Cleared.encode() });
             if self.backing.commit(txn).await?.applied {
                 return Ok(());
             }
@@ -266,15 +247,15 @@ impl List {
     async fn snapshot(&self) -> Result<(Vec<Item>, Revision), Error> {
         for _ in 0..ROUNDS_MAX {
             let found = self.backing.get(root_key()).await?;
-            let root = Root::decode(found.as_ref())?;
-            let chunks: Vec<Bytes> = root.chunks.iter().map(|chunk| chunk_key(chunk.id)).collect();
+            let root = Root::of(found.as_ref())?;
+            let keys: Vec<Bytes> = root.chunks.iter().map(|chunk| chunk_key(chunk.id)).collect();
             let seen = found.map(|entry| entry.modified);
             // Every change of a list writes its root.
-            let read = self.backing.reads().get_all_fenced(&root_key(), seen, &chunks).await?;
-            let Some((chunks, revision)) = read else { continue };
-            let mut items = Vec::with_capacity(root.len() as usize);
-            for chunk in &chunks {
-                items.extend(decode_chunk(chunk.as_ref())?);
+            let read = self.backing.reads().get_all_fenced(&root_key(), seen, &keys).await?;
+            let Some((entries, revision)) = read else { continue };
+            let mut items = Vec::new();
+            for (chunk, entry) in root.chunks.iter().zip(&entries) {
+                items.extend(chunk.items_of(entry.as_ref())?);
             }
             let items = (0..).zip(items).map(|(index, value)| Item { index, value }).collect();
             return Ok((items, revision));
@@ -283,12 +264,12 @@ impl List {
     }
 
     /// Reads a chunk, and returns whether the root is still the one that was `found`.
-    async fn chunk(&self, found: Option<&Entry>, id: u64) -> Result<(bool, Vec<Bytes>), Error> {
-        let reads = vec![Read::Get { key: root_key() }, Read::Get { key: chunk_key(id) }];
+    async fn chunk(&self, found: Option<&Entry>, chunk: Chunk) -> Result<(bool, Vec<Bytes>), Error> {
+        let reads = vec![Read::Get { key: root_key() }, Read::Get { key: chunk_key(chunk.id) }];
         let snapshot = self.backing.read(reads).await?;
         let same = snapshot.reads[0].entry().map(|entry| entry.modified) == found.map(|entry| entry.modified);
         // A chunk of another root may be gone, or be anything.
-        let items = if same { decode_chunk(snapshot.reads[1].entry())? } else { Vec::new() };
+        let items = if same { chunk.items_of(snapshot.reads[1].entry())? } else { Vec::new() };
         Ok((same, items))
     }
 
@@ -297,43 +278,38 @@ impl List {
         let _turn = self.turn.lock().await;
         for _ in 0..ROUNDS_MAX {
             let found = self.backing.get(root_key()).await?;
-            let mut root = Root::decode(found.as_ref())?;
+            let mut root = Root::of(found.as_ref())?;
             let edit = wanted(&root)?;
             let mut items = match root.chunks.get(edit.place.chunk) {
-                Some(chunk) => match self.chunk(found.as_ref(), chunk.id).await? {
+                Some(chunk) => match self.chunk(found.as_ref(), *chunk).await? {
                     (true, items) => items,
                     (false, _) => continue,
                 },
                 None => Vec::new(),
             };
             let (offset, index) = (edit.place.offset, edit.index);
-            if offset > items.len() {
-                return Err(Error::damaged("chunk of a list"));
-            }
             let (operation, previous) = match edit.change {
                 Wanted::Append(value) => {
-                    let operation = operation(APPENDED, index, &value, &[]);
-                    items.push(value);
-                    (operation, None)
+                    items.push(value.clone());
+                    (Operation::Appended { index, value }, None)
                 }
                 Wanted::Insert(value) => {
-                    let operation = operation(INSERTED, index, &value, &[]);
-                    items.insert(offset, value);
-                    (operation, None)
+                    items.insert(offset, value.clone());
+                    (Operation::Inserted { index, value }, None)
                 }
                 Wanted::Set(value) => {
                     let previous = std::mem::replace(&mut items[offset], value.clone());
-                    (operation(UPDATED, index, &value, &previous), Some(previous))
+                    (Operation::Updated { index, value, previous: previous.clone() }, Some(previous))
                 }
                 Wanted::Remove => {
                     let previous = items.remove(offset);
-                    (operation(REMOVED, index, &previous, &[]), Some(previous))
+                    (Operation::Removed { index, value: previous.clone() }, Some(previous))
                 }
             };
             let mut txn = Txn::new().guard(unchanged(found.as_ref()));
             txn.writes = root.store(edit.place.chunk, &items)?;
             txn.writes.push(Write::Put { key: root_key(), value: root.encode() });
-            txn.writes.push(Write::Put { key: operation_key(), value: operation });
+            txn.writes.push(Write::Put { key: operation_key(), value: operation.encode() });
             if self.backing.commit(txn).await?.applied {
                 return Ok(previous);
             }
@@ -355,6 +331,10 @@ impl TypedPrimitive for List {
 // === impl Root ===
 
 impl Root {
+    fn of(entry: Option<&Entry>) -> Result<Self, Error> {
+        entry.map_or_else(|| Ok(Self::default()), |entry| Self::decode(&entry.value))
+    }
+
     fn len(&self) -> u32 {
         let items: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.items)).sum();
         u32::try_from(items).unwrap_or(u32::MAX)
@@ -406,11 +386,11 @@ impl Root {
             let id = match old {
                 Some(old) if part == 0 => old.id,
                 _ => {
-                    self.next += 1;
+                    self.next = self.next.checked_add(1).ok_or_else(|| Error::damaged("root of a list"))?;
                     self.next
                 }
             };
-            writes.push(Write::Put { key: chunk_key(id), value: encode_chunk(items) });
+            writes.push(Write::Put { key: chunk_key(id), value: Chunk::encode(items) });
             chunks.push(Chunk { id, items: u32::try_from(items.len()).expect("chunks are small") });
         }
         if let (Some(old), true) = (old, chunks.is_empty()) {
@@ -434,42 +414,27 @@ impl Root {
         });
         if bytes == 0 { items.len() / 2 } else { middle.unwrap_or(0).clamp(1, items.len() - 1) }
     }
+}
 
-    fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(8 + 12 * self.chunks.len());
-        bytes.put_u64(self.next);
-        for chunk in &self.chunks {
-            bytes.put_u64(chunk.id);
-            bytes.put_u32(chunk.items);
-        }
-        bytes.freeze()
-    }
+// === impl Chunk ===
 
-    fn decode(entry: Option<&Entry>) -> Result<Self, Error> {
-        let Some(entry) = entry else { return Ok(Self::default()) };
-        Self::parse(entry.value.clone()).ok_or_else(|| Error::damaged("root of a list"))
-    }
-
-    fn parse(mut bytes: Bytes) -> Option<Self> {
-        let next = bytes.try_get_u64().ok()?;
-        let mut chunks = Vec::with_capacity(bytes.remaining() / 12);
-        while bytes.has_remaining() {
-            chunks.push(Chunk { id: bytes.try_get_u64().ok()?, items: bytes.try_get_u32().ok()? });
-        }
-        Some(Self { next, chunks })
+impl Chunk {
+    /// Returns the items of the chunk, whose entry must be there.
+    fn items_of(self, entry: Option<&Entry>) -> Result<Vec<Bytes>, Error> {
+        self.decode(&entry.ok_or_else(|| Error::damaged("chunk of a list"))?.value)
     }
 }
 
 fn root_key() -> Bytes {
-    Bytes::from_static(keys::ROOT)
+    Key::Root.encode()
 }
 
 fn operation_key() -> Bytes {
-    Bytes::from_static(keys::OPERATION)
+    Key::Operation.encode()
 }
 
 fn chunk_key(id: u64) -> Bytes {
-    keys::key(keys::CHUNK, &id.to_be_bytes())
+    Key::Chunk(id).encode()
 }
 
 fn unchanged(root: Option<&Entry>) -> Guard {
@@ -483,80 +448,35 @@ fn beyond(index: u32, len: u32) -> Error {
     Error::invalid(format!("no such index: index=`{index}` length=`{len}`"))
 }
 
-fn encode_chunk(items: &[Bytes]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(items.iter().map(|item| 4 + item.len()).sum());
-    for item in items {
-        bytes.put_u32(u32::try_from(item.len()).expect("items are bounded"));
-        bytes.put_slice(item);
-    }
-    bytes.freeze()
-}
-
-fn decode_chunk(entry: Option<&Entry>) -> Result<Vec<Bytes>, Error> {
-    entry.and_then(|entry| parse_chunk(entry.value.clone())).ok_or_else(|| Error::damaged("chunk of a list"))
-}
-
-fn parse_chunk(mut bytes: Bytes) -> Option<Vec<Bytes>> {
-    let mut items = Vec::new();
-    while bytes.has_remaining() {
-        let len = bytes.try_get_u32().ok()? as usize;
-        (len <= bytes.remaining()).then_some(())?;
-        items.push(bytes.split_to(len));
-    }
-    Some(items)
-}
-
-fn operation(kind: u8, index: u32, value: &[u8], previous: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(9 + value.len() + previous.len());
-    bytes.put_u8(kind);
-    bytes.put_u32(index);
-    bytes.put_u32(u32::try_from(value.len()).expect("items are bounded"));
-    bytes.put_slice(value);
-    bytes.put_slice(previous);
-    bytes.freeze()
-}
-
 fn shown(value: Bytes, as_inserted: bool) -> ItemChange {
     if as_inserted { ItemChange::Inserted { value } } else { ItemChange::Appended { value } }
 }
 
 fn events(commit: &Commit, as_inserted: bool) -> Result<Vec<Event>, Error> {
-    let operation = commit.changes.iter().find(|change| change.key == keys::OPERATION);
+    let operation = commit.changes.iter().find(|change| change.key == OPERATION);
     let Some(entry) = operation.and_then(|change| change.current.as_ref()) else { return Ok(Vec::new()) };
-    let events = parse_operation(commit, entry.value.clone(), as_inserted);
-    events.ok_or_else(|| Error::damaged("operation of a list"))
-}
-
-fn parse_operation(commit: &Commit, mut bytes: Bytes, as_inserted: bool) -> Option<Vec<Event>> {
-    let kind = bytes.try_get_u8().ok()?;
-    let index = bytes.try_get_u32().ok()?;
-    let len = bytes.try_get_u32().ok()? as usize;
-    (len <= bytes.remaining()).then_some(())?;
-    let value = bytes.split_to(len);
-    let change = match kind {
-        APPENDED => shown(value, as_inserted),
-        INSERTED => ItemChange::Inserted { value },
-        UPDATED => ItemChange::Updated { value, previous: bytes },
-        REMOVED => ItemChange::Removed { value },
-        CLEARED => return cleared(commit),
-        _ => return None,
+    let (index, change) = match Operation::decode(&entry.value)? {
+        Operation::Appended { index, value } => (index, shown(value, as_inserted)),
+        Operation::Inserted { index, value } => (index, ItemChange::Inserted { value }),
+        Operation::Updated { index, value, previous } => (index, ItemChange::Updated { value, previous }),
+        Operation::Removed { index, value } => (index, ItemChange::Removed { value }),
+        Operation::Cleared => return cleared(commit),
     };
-    Some(vec![Event { index, change }])
+    Ok(vec![Event { index, change }])
 }
 
 /// Returns the events of a clear: the removed items, from the last item to the first, so that every index is right when events are applied in order.
-fn cleared(commit: &Commit) -> Option<Vec<Event>> {
-    let before = |key: &Bytes| commit.changes.iter().find(|change| change.key == *key)?.previous.as_ref();
-    let root = Root::parse(before(&root_key())?.value.clone())?;
-    let deleted: std::collections::HashMap<&Bytes, &Entry> =
+fn cleared(commit: &Commit) -> Result<Vec<Event>, Error> {
+    let deleted: HashMap<&Bytes, &Entry> =
         commit.changes.iter().filter_map(|change| Some((&change.key, change.previous.as_ref()?))).collect();
-    let mut events = VecDeque::with_capacity(root.len() as usize);
+    let root = deleted.get(&root_key()).ok_or_else(|| Error::damaged("root of a list"))?;
+    let mut events = VecDeque::new();
     let mut index = 0;
-    for chunk in &root.chunks {
-        for value in parse_chunk(deleted.get(&chunk_key(chunk.id))?.value.clone())? {
+    for chunk in &Root::decode(&root.value)?.chunks {
+        for value in chunk.items_of(deleted.get(&chunk_key(chunk.id)).copied())? {
             events.push_front(Event { index, change: ItemChange::Removed { value } });
             index += 1;
         }
     }
-    Some(events.into())
+    Ok(events.into())
 }

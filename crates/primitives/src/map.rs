@@ -19,11 +19,12 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
-use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::expiry::{Expiry, entry_keys, is_expiry};
+use crate::kit::follow;
 use crate::kit::follow::Events;
+use crate::kit::keys::{Key, KeyKind};
 use crate::kit::lock_table::{LockTable, QueueState};
 use crate::kit::ownership::Ownership;
-use crate::kit::{follow, keys};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A map.
@@ -96,15 +97,14 @@ pub enum Done {
 impl Map {
     /// Opens the map. Removes what is overdue, and the locks of dead members, before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let keys = |key: &Bytes| vec![keys::key(keys::ENTRY, key)];
-        let expiry = Expiry::open(&backing, keys).await?;
+        let expiry = Expiry::open(&backing, entry_keys).await?;
         let locks = LockTable::open(backing.clone()).await?;
         Ok(Self { backing, expiry, locks, turn: Mutex::new(()) })
     }
 
     /// Returns the number of entries.
     pub async fn size(&self) -> Result<u32, Error> {
-        self.backing.count(keys::all(keys::ENTRY)).await
+        self.backing.count(KeyKind::Entry.range()).await
     }
 
     /// Returns the entry of `key`, or [`Reason::KeyNotFound`].
@@ -207,7 +207,7 @@ impl Map {
 
     /// Removes all entries, in one step.
     pub async fn clear(&self) -> Result<(), Error> {
-        self.expiry.clear(&[keys::ENTRY]).await
+        self.expiry.clear(&[KeyKind::Entry]).await
     }
 
     /// Applies all `operations` or none. Each is checked against the state before the transaction, in order; the
@@ -287,7 +287,7 @@ impl Map {
 
     /// Lists all entries; with `watch` goes on with the entry of every change, a removed one as it was last.
     pub async fn entries(&self, caller: &Caller, watch: bool) -> Result<Events<(String, Versioned)>, Error> {
-        let range: Range = keys::all(keys::ENTRY);
+        let range: Range = KeyKind::Entry.range();
         let shown =
             |change: &Change| change.current.as_ref().or(change.previous.as_ref()).map_or(Ok(None), listed);
         follow::listing(&self.backing, caller, range, watch, listed, shown).await
@@ -386,7 +386,7 @@ impl Operation {
 }
 
 fn entry_key(key: &str) -> Bytes {
-    keys::key(keys::ENTRY, key.as_bytes())
+    Key::Entry(key).encode()
 }
 
 /// Returns the guard of a call that names a version; none for version zero.
@@ -411,13 +411,13 @@ pub(crate) fn stored(outcome: &Outcome) -> Stored {
 }
 
 fn listed(entry: &Entry) -> Result<Option<(String, Versioned)>, Error> {
-    Ok(keys::text(keys::ENTRY, &entry.key)?.map(|key| (key, versioned(entry))))
+    Ok(Key::entry(&entry.key)?.map(|key| (key.to_owned(), versioned(entry))))
 }
 
 fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
+        let Some(key) = Key::entry(&change.key)? else { return Ok(None) };
         if only.is_some_and(|only| only != key) {
             return Ok(None);
         }
@@ -429,7 +429,7 @@ fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
             (Some(value), None) => EntryChange::Removed { value, expired },
             (None, None) => return Ok(None),
         };
-        Ok(Some(Event { key, change }))
+        Ok(Some(Event { key: key.to_owned(), change }))
     };
     commit.changes.iter().filter_map(|change| event(change).transpose()).collect()
 }

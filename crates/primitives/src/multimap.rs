@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atomix_store::{Ask, Change, Commit, Entry, Guard, Read, Txn, Write};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::{Backing, ROUNDS_MAX};
 use crate::kit::caller::Caller;
+use crate::kit::codec::{Decoder, Encoder, LENGTH};
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, KeyKind};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A multimap.
@@ -55,7 +57,7 @@ impl MultiMap {
 
     /// Returns the number of keys.
     pub async fn size(&self) -> Result<u32, Error> {
-        self.backing.count(keys::all(keys::ENTRY)).await
+        self.backing.count(KeyKind::Entry.range()).await
     }
 
     /// Returns the values of `key`; none if it is absent.
@@ -166,7 +168,7 @@ impl MultiMap {
     /// Removes everything, in one step.
     pub async fn clear(&self) -> Result<(), Error> {
         self.backing
-            .commit(Txn::new().write(Write::DeleteRange { range: keys::all(keys::ENTRY) }))
+            .commit(Txn::new().write(Write::DeleteRange { range: KeyKind::Entry.range() }))
             .await
             .map(drop)
     }
@@ -184,7 +186,7 @@ impl MultiMap {
     ) -> Result<Events<(String, Vec<String>)>, Error> {
         let listed = |entry: &Entry| pair(&entry.key, Some(entry));
         let shown = |change: &Change| pair(&change.key, change.current.as_ref());
-        follow::listing(&self.backing, caller, keys::all(keys::ENTRY), watch, listed, shown).await
+        follow::listing(&self.backing, caller, KeyKind::Entry.range(), watch, listed, shown).await
     }
 
     fn check<'a>(&self, entries: impl IntoIterator<Item = (&'a str, &'a [String])>) -> Result<(), Error> {
@@ -264,50 +266,49 @@ fn entry_not_found() -> Error {
 }
 
 fn entry_key(key: &str) -> Bytes {
-    keys::key(keys::ENTRY, key.as_bytes())
+    Key::Entry(key).encode()
 }
 
 /// Each value as its length (4) and its bytes, in order.
 fn encode(values: &Values) -> Result<Bytes, Error> {
-    let len = values.iter().map(|value| 4 + value.len()).sum();
+    let len = values.iter().map(|value| LENGTH + value.len()).sum();
     if len > KEY_BYTES_MAX {
         return Err(Error::invalid(format!(
             "too many values under one key: bytes=`{len}` max=`{KEY_BYTES_MAX}`"
         )));
     }
-    let mut bytes = BytesMut::with_capacity(len);
-    for value in values {
-        bytes.put_u32(u32::try_from(value.len()).expect("values are bounded"));
-        bytes.put_slice(value.as_bytes());
-    }
-    Ok(bytes.freeze())
+    let record = Encoder::with_capacity(len);
+    Ok(values.iter().fold(record, |record, value| record.part(value.as_bytes())).finish())
 }
 
 fn decode(entry: Option<&Entry>) -> Result<Values, Error> {
     let Some(entry) = entry else { return Ok(Values::new()) };
-    parse(entry.value.clone()).ok_or_else(|| Error::damaged("values of a multimap"))
+    decode_values(&entry.value)
 }
 
-fn parse(mut bytes: Bytes) -> Option<Values> {
-    let mut values = Values::new();
-    while bytes.has_remaining() {
-        let len = bytes.try_get_u32().ok()? as usize;
-        values.insert(std::str::from_utf8(bytes.get(..len)?).ok()?.to_owned());
-        bytes.advance(len);
+fn decode_values(value: &[u8]) -> Result<Values, Error> {
+    let (mut record, mut values) = (Decoder::new("values of a multimap", value), Values::new());
+    while !record.is_empty() {
+        let value = record.text()?;
+        // Each once, in order.
+        if values.last().is_some_and(|last| last.as_str() >= value) {
+            return Err(record.damaged());
+        }
+        values.insert(value.to_owned());
     }
-    Some(values)
+    Ok(values)
 }
 
 fn pair(key: &Bytes, entry: Option<&Entry>) -> Result<Option<(String, Vec<String>)>, Error> {
-    let Some(key) = keys::text(keys::ENTRY, key)? else { return Ok(None) };
-    Ok(Some((key, decode(entry)?.into_iter().collect())))
+    let Some(key) = Key::entry(key)? else { return Ok(None) };
+    Ok(Some((key.to_owned(), decode(entry)?.into_iter().collect())))
 }
 
 /// First what was added, then what was removed, key by key.
 fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
     let mut events = Vec::new();
     for change in &commit.changes {
-        let Some(key) = keys::text(keys::ENTRY, &change.key)? else { continue };
+        let Some(key) = Key::entry(&change.key)? else { continue };
         if only.is_some_and(|only| only != key) {
             continue;
         }
@@ -315,7 +316,31 @@ fn events(commit: &Commit, only: Option<&str>) -> Result<Vec<Event>, Error> {
         let after = decode(change.current.as_ref())?;
         let added = after.difference(&before).map(|value| PairChange::Added { value: value.clone() });
         let removed = before.difference(&after).map(|value| PairChange::Removed { value: value.clone() });
-        events.extend(added.chain(removed).map(|change| Event { key: key.clone(), change }));
+        events.extend(added.chain(removed).map(|change| Event { key: key.to_owned(), change }));
     }
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kit::codec;
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_they_were_written(values in codec::tests::texts()) {
+            let values: Values = values.into_iter().collect();
+            prop_assert_eq!(decode_values(&encode(&values)?), Ok(values));
+        }
+
+        #[test]
+        fn any_bytes_are_values_or_damage(bytes in codec::tests::bytes()) {
+            match decode_values(&bytes) {
+                Ok(values) => prop_assert_eq!(encode(&values)?, bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("values of a multimap")),
+            }
+        }
+    }
 }

@@ -12,9 +12,10 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
-use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::expiry::{Expiry, entry_keys, is_expiry};
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, KeyKind};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A set.
@@ -37,14 +38,13 @@ pub enum Event {
 impl Set {
     /// Opens the set. Removes what is overdue before it returns.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let keys = |element: &Bytes| vec![keys::key(keys::ENTRY, element)];
-        let expiry = Expiry::open(&backing, keys).await?;
+        let expiry = Expiry::open(&backing, entry_keys).await?;
         Ok(Self { backing, expiry })
     }
 
     /// Returns the number of elements. Cancel safe.
     pub async fn size(&self) -> Result<u32, Error> {
-        self.backing.count(keys::all(keys::ENTRY)).await
+        self.backing.count(KeyKind::Entry.range()).await
     }
 
     /// Returns whether `element` is in the set. Cancel safe.
@@ -86,7 +86,7 @@ impl Set {
 
     /// Removes all elements, in one step.
     pub async fn clear(&self) -> Result<(), Error> {
-        self.expiry.clear(&[keys::ENTRY]).await
+        self.expiry.clear(&[KeyKind::Entry]).await
     }
 
     /// Follows the changes. The watch is registered when this returns.
@@ -96,9 +96,9 @@ impl Set {
 
     /// Lists all elements; with `watch` goes on with the element of every change, added or removed.
     pub async fn elements(&self, caller: &Caller, watch: bool) -> Result<Events<String>, Error> {
-        let listed = |entry: &Entry| keys::text(keys::ENTRY, &entry.key);
-        let shown = |change: &Change| keys::text(keys::ENTRY, &change.key);
-        follow::listing(&self.backing, caller, keys::all(keys::ENTRY), watch, listed, shown).await
+        let listed = |entry: &Entry| element(&entry.key);
+        let shown = |change: &Change| element(&change.key);
+        follow::listing(&self.backing, caller, KeyKind::Entry.range(), watch, listed, shown).await
     }
 }
 
@@ -113,13 +113,17 @@ impl TypedPrimitive for Set {
 }
 
 fn entry_key(element: &str) -> Bytes {
-    keys::key(keys::ENTRY, element.as_bytes())
+    Key::Entry(element).encode()
+}
+
+fn element(key: &Bytes) -> Result<Option<String>, Error> {
+    Ok(Key::entry(key)?.map(str::to_owned))
 }
 
 fn events(commit: &Commit) -> Result<Vec<Event>, Error> {
     let expired = is_expiry(commit);
     let event = |change: &Change| {
-        let Some(element) = keys::text(keys::ENTRY, &change.key)? else { return Ok(None) };
+        let Some(element) = element(&change.key)? else { return Ok(None) };
         Ok(Some(if change.current.is_some() {
             Event::Added { element }
         } else {

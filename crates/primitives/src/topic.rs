@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use atomix_env::WallTime;
 use atomix_store::{Commit, Txn, Write};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
+use crate::kit::codec::{Decoder, Encoder};
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, SINGLE};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
 /// A topic.
@@ -36,8 +38,12 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// Bytes of the timestamp before the payload.
-const TIMESTAMP: usize = 8;
+/// The stored message: time (8, wall milliseconds), payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    timestamp: u64,
+    payload: Bytes,
+}
 
 // === impl Topic ===
 
@@ -53,10 +59,8 @@ impl Topic {
     pub async fn publish(&self, payload: Bytes) -> Result<(), Error> {
         self.backing.check_value(&payload)?;
         let at = self.backing.env().wall().since_unix();
-        let mut value = BytesMut::with_capacity(TIMESTAMP + payload.len());
-        value.put_u64(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
-        value.put_slice(&payload);
-        let write = Write::Put { key: Bytes::from_static(keys::SINGLE), value: value.freeze() };
+        let record = Record { timestamp: u64::try_from(at.as_millis()).unwrap_or(u64::MAX), payload };
+        let write = Write::Put { key: Key::Single.encode(), value: record.encode() };
         self.backing.commit(Txn::new().write(write)).await.map(drop)
     }
 
@@ -77,10 +81,47 @@ impl TypedPrimitive for Topic {
     }
 }
 
+// === impl Record ===
+
+impl Record {
+    fn encode(&self) -> Bytes {
+        Encoder::with_capacity(8 + self.payload.len()).u64(self.timestamp).rest(&self.payload).finish()
+    }
+
+    fn decode(value: &Bytes) -> Result<Self, Error> {
+        let mut record = Decoder::new("message", value);
+        Ok(Self { timestamp: record.u64()?, payload: value.slice_ref(record.rest()) })
+    }
+}
+
 fn message(commit: &Commit) -> Result<Option<Message>, Error> {
-    let change = commit.changes.iter().find(|change| change.key == keys::SINGLE);
+    let change = commit.changes.iter().find(|change| change.key == SINGLE);
     let Some(entry) = change.and_then(|change| change.current.as_ref()) else { return Ok(None) };
-    let millis = entry.value.first_chunk::<TIMESTAMP>().ok_or_else(|| Error::damaged("message"))?;
-    let timestamp = WallTime::from_unix(Duration::from_millis(u64::from_be_bytes(*millis)));
-    Ok(Some(Message { offset: commit.revision.0, timestamp, payload: entry.value.slice(TIMESTAMP..) }))
+    let Record { timestamp, payload } = Record::decode(&entry.value)?;
+    let timestamp = WallTime::from_unix(Duration::from_millis(timestamp));
+    Ok(Some(Message { offset: commit.revision.0, timestamp, payload }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_message_is_read_as_it_was_written(timestamp in any::<u64>(), payload in any::<Vec<u8>>()) {
+            let message = Record { timestamp, payload: payload.into() };
+            prop_assert_eq!(Record::decode(&message.encode()), Ok(message));
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            let bytes = Bytes::from(bytes);
+            match Record::decode(&bytes) {
+                Ok(message) => prop_assert_eq!(message.encode(), bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("message")),
+            }
+        }
+    }
 }

@@ -13,9 +13,11 @@ use crate::error::{Error, Reason};
 use crate::kind::Kind;
 use crate::kit::backing::Backing;
 use crate::kit::caller::Caller;
+use crate::kit::codec::Decoder;
 use crate::kit::expiry::{Expiry, is_expiry};
+use crate::kit::follow;
 use crate::kit::follow::Events;
-use crate::kit::{follow, keys};
+use crate::kit::keys::{Key, SINGLE};
 use crate::map::{stored, version_guard, versioned};
 use crate::primitive::{Primitive, PrimitiveConfig, TypedPrimitive};
 
@@ -61,7 +63,8 @@ const SUBJECT: &[u8] = b"";
 impl Value {
     /// Opens the value. Unsets it before it returns if its time is over.
     pub async fn open(backing: Backing) -> Result<Self, Error> {
-        let expiry = Expiry::open(&backing, |_| vec![key()]).await?;
+        let expiry =
+            Expiry::open(&backing, |subject| Decoder::new("deadline", subject).end(vec![key()])).await?;
         Ok(Self { backing, expiry })
     }
 
@@ -156,7 +159,7 @@ impl TypedPrimitive for Value {
 }
 
 fn key() -> Bytes {
-    Bytes::from_static(keys::SINGLE)
+    Key::Single.encode()
 }
 
 /// Returns the error of a refused transaction that needs a value, of a version or any.
@@ -176,7 +179,7 @@ fn not_set() -> Error {
 }
 
 fn event(commit: &Commit) -> Option<Event> {
-    let change = commit.changes.iter().find(|change| change.key == keys::SINGLE)?;
+    let change = commit.changes.iter().find(|change| change.key == SINGLE)?;
     let (previous, current) =
         (change.previous.as_ref().map(versioned), change.current.as_ref().map(versioned));
     match (previous, current) {

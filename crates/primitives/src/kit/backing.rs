@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Reason};
 use crate::kind::Kind;
-use crate::kit::keys;
+use crate::kit::keys::KeyKind;
 use crate::kit::membership::Membership;
 use crate::kit::reads::{Kinds, PAGE, Pages, Reads};
 
@@ -153,7 +153,7 @@ impl Backing {
     /// Deletes everything that the store holds of the primitive but the places in the queues of its locks, if `guards` hold; false
     /// if they do not. One transaction: no reader sees a part of it, also after a crash.
     pub(crate) async fn erase_if(&self, guards: Vec<Guard>) -> Result<bool, Error> {
-        let queues = keys::all(keys::QUEUE);
+        let queues = KeyKind::Stamp.range();
         let before = Range { start: Bytes::new(), end: Some(queues.start) };
         let mut writes = vec![Write::DeleteRange { range: before }];
         writes.extend(queues.end.map(|start| Write::DeleteRange { range: Range { start, end: None } }));
@@ -170,7 +170,7 @@ impl Backing {
         let residue = self.kind.residue();
         let limit = 1 + usize::from(residue.is_some());
         let all = Read::Scan { range: Range::prefix(""), order: Order::Key, limit, keys_only: false };
-        let deadlines = Read::Count { range: keys::all(keys::DEADLINE) };
+        let deadlines = Read::Count { range: KeyKind::Deadline.range() };
         let mut reads = self.read(vec![all, deadlines]).await?.reads;
         if reads[1].count() > 0 {
             return Ok((Vacancy::Expiring, Vec::new()));

@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 use atomix_env::{Instant, Shutdown};
 
+use crate::error::Error;
+use crate::kit::codec::{Decoder, Encoder};
+
 /// The owner of a lock or a candidacy, as it is written into the store: a session of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
@@ -32,19 +35,17 @@ pub struct Caller {
 // === impl Owner ===
 
 impl Owner {
+    /// Bytes of an owner in a record.
     pub(crate) const BYTES: usize = 16;
 
-    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[..8].copy_from_slice(&self.member.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.session.to_be_bytes());
-        bytes
+    /// Adds the owner to a record: member (8), session (8).
+    pub(crate) fn encode(self, record: Encoder) -> Encoder {
+        record.u64(self.member).u64(self.session)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (member, rest) = bytes.split_first_chunk()?;
-        let (session, _) = rest.split_first_chunk()?;
-        Some(Self { member: u64::from_be_bytes(*member), session: u64::from_be_bytes(*session) })
+    /// Takes an owner from a record.
+    pub(crate) fn decode(record: &mut Decoder<'_>) -> Result<Self, Error> {
+        Ok(Self { member: record.u64()?, session: record.u64()? })
     }
 }
 

@@ -4,7 +4,7 @@
 //! An item that expires is called a *subject*: a key, an element, an index. A subject with a TTL has a deadline key beside it.
 //! A deadline counts as long as the entry of its subject was not written after it: a write without a TTL need not look for
 //! one. When the time has come, one transaction deletes both under the guard that both are as they were timed, so a renewed
-//! subject stays. That transaction also writes the key [`keys::EXPIRED`], by which watches tell an
+//! subject stays. That transaction also writes the key [`Key::Expired`], by which watches tell an
 //! expiry from a removal. So an expiry has its place in the order of commits, like every other change.
 //!
 //! Timers run on the monotonic clock: a jump of the wall clock neither shortens nor lengthens a TTL. A deadline is kept by both
@@ -21,6 +21,8 @@
 //! ([`Membership::trusts_clock`](crate::Membership::trusts_clock)) lets such deadlines count in full from then on, and reads them again when the
 //! clocks agree.
 
+mod deadline;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -29,18 +31,20 @@ use std::time::Duration;
 
 use atomix_env::{Instant, Policy, Shutdown};
 use atomix_store::{
-    Ask, Commit, Entry, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream,
-    Write,
+    Ask, Commit, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
+use self::deadline::Deadline;
 use crate::error::{Error, Reason};
 use crate::kit::backing::{Backing, Retry};
-use crate::kit::{follow, keys};
+use crate::kit::codec::Decoder;
+use crate::kit::follow;
+use crate::kit::keys::{EXPIRED, Key, KeyKind};
 
 /// Lets subjects of one keyspace expire.
 pub(crate) struct Expiry {
@@ -50,8 +54,7 @@ pub(crate) struct Expiry {
 
 struct Shared {
     backing: Backing,
-    /// The keys that go with a subject; the first is that of its entry.
-    keys: fn(&Bytes) -> Vec<Bytes>,
+    keys: SubjectKeys,
     timers: Mutex<Timers>,
     changed: Notify,
     /// Whether deadlines were read while the wall clock was not trusted, and have to be read again.
@@ -76,6 +79,10 @@ pub(crate) struct PendingTtl<'a> {
     deadline: bool,
 }
 
+/// Returns the keys that are deleted with a subject, the first of which is that of its entry. An error for bytes that name
+/// no subject.
+pub(crate) type SubjectKeys = fn(&[u8]) -> Result<Vec<Bytes>, Error>;
+
 /// The writer of a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writer {
@@ -94,9 +101,7 @@ const FOREIGN_REAP_DELAY: Duration = Duration::from_millis(250);
 
 impl Expiry {
     /// Makes the expiry of a keyspace and removes what is overdue, so that nothing is served after its time.
-    ///
-    /// `keys` are those that are deleted with a subject; the first is that of its entry.
-    pub(crate) async fn open(backing: &Backing, keys: fn(&Bytes) -> Vec<Bytes>) -> Result<Self, Error> {
+    pub(crate) async fn open(backing: &Backing, keys: SubjectKeys) -> Result<Self, Error> {
         let stop = Shutdown::new();
         let shared = Arc::new(Shared {
             backing: backing.clone(),
@@ -165,22 +170,25 @@ impl Expiry {
     }
 
     fn deadline(&self, subject: &[u8], ttl: Option<Duration>) -> Write {
-        let key = keys::key(keys::DEADLINE, subject);
+        let key = Key::Deadline { subject }.encode();
         let Some(ttl) = ttl else {
             return Write::Delete { key };
         };
         let (backing, membership) = (&self.shared.backing, self.shared.backing.membership());
-        let mut value = BytesMut::with_capacity(32);
-        value.put_u64(millis(backing.env().wall().since_unix().saturating_add(ttl)));
-        value.put_u64(millis(ttl));
-        value.put_u64(membership.id());
-        value.put_u64(millis(membership.elapsed().saturating_add(ttl)));
-        Write::Put { key, value: value.freeze() }
+        let deadline = Deadline {
+            wall: millis(backing.env().wall().since_unix().saturating_add(ttl)),
+            ttl: millis(ttl),
+            writer: Some(deadline::Writer {
+                member: membership.id(),
+                monotonic: millis(membership.elapsed().saturating_add(ttl)),
+            }),
+        };
+        Write::Put { key, value: deadline.encode() }
     }
 
     /// Deletes all keys of `kinds`, whose subjects these are, and all deadlines, in one step.
-    pub(crate) async fn clear(&self, kinds: &[u8]) -> Result<(), Error> {
-        let ranges = kinds.iter().chain(&[keys::DEADLINE]).map(|kind| keys::all(*kind));
+    pub(crate) async fn clear(&self, kinds: &[KeyKind]) -> Result<(), Error> {
+        let ranges = kinds.iter().chain(&[KeyKind::Deadline]).map(|kind| kind.range());
         let writes = ranges.map(|range| Write::DeleteRange { range }).collect();
         let outcome = self.shared.backing.commit(Txn { writes, ..Txn::default() }).await?;
         self.cleared(outcome.revision);
@@ -222,7 +230,7 @@ impl PendingTtl<'_> {
 
 /// Returns whether a commit is an expiry, so that the removals in it are shown as expired.
 pub(crate) fn is_expiry(commit: &Commit) -> bool {
-    commit.changes.iter().any(|change| change.key == keys::EXPIRED)
+    commit.changes.iter().any(|change| change.key == EXPIRED)
 }
 
 // === impl Shared ===
@@ -230,12 +238,15 @@ pub(crate) fn is_expiry(commit: &Commit) -> bool {
 impl Shared {
     /// Times all deadlines that are in the store, and reaps what is overdue.
     async fn load(self: &Arc<Self>) -> Result<(), Error> {
-        let mut pages = self.backing.scan_all(keys::all(keys::DEADLINE), false);
+        let mut pages = self.backing.scan_all(KeyKind::Deadline.range(), false);
         while let Some(page) = pages.next().await? {
             for entry in &page.entries {
-                let subject =
-                    keys::rest(keys::DEADLINE, &entry.key).ok_or_else(|| Error::damaged("deadline"))?;
-                let left = self.left(entry)?;
+                let Key::Deadline { subject } = Key::decode(&entry.key)? else {
+                    return Err(Error::damaged("deadline"));
+                };
+                (self.keys)(subject)?;
+                let subject = entry.key.slice_ref(subject);
+                let left = self.left(Deadline::decode(&entry.value)?);
                 if left.is_zero() {
                     self.reap(&subject, entry.modified).await?;
                 } else {
@@ -248,7 +259,7 @@ impl Shared {
 
     /// Begins to follow what other runtimes write of deadlines, and times what they wrote before.
     async fn begin(self: &Arc<Self>) -> Result<WatchStream, Error> {
-        let deadlines = self.backing.watch_range(keys::all(keys::DEADLINE), WatchFrom::Now).await?;
+        let deadlines = self.backing.watch_range(KeyKind::Deadline.range(), WatchFrom::Now).await?;
         let (watch, _) = follow::registered(deadlines).await?;
         // All there is comes now: from what is read, or from the watch. What is known may be younger by its revision than
         // anything that the store has, if it lost what it had.
@@ -293,14 +304,18 @@ impl Shared {
     /// Takes note of the deadlines in a commit of any runtime.
     fn note(self: &Arc<Self>, commit: &Commit) {
         for change in &commit.changes {
-            let Some(subject) = keys::rest(keys::DEADLINE, &change.key) else { continue };
-            match change.current.as_ref().map(|entry| (ttl(entry), entry.modified)) {
+            let Ok(Key::Deadline { subject }) = Key::decode(&change.key) else { continue };
+            let Some(entry) = &change.current else {
+                self.removed(subject, commit.revision);
+                continue;
+            };
+            match Deadline::decode(&entry.value) {
                 // From now on: the deadline is by the wall clock of another machine.
-                Some((Some(ttl), revision)) => self.time(subject, ttl, revision, Writer::Foreign),
-                Some((None, _)) => {
-                    tracing::warn!("a deadline record is damaged: its subject will not expire");
+                Ok(deadline) => {
+                    let subject = change.key.slice_ref(subject);
+                    self.time(subject, deadline.ttl(), entry.modified, Writer::Foreign);
                 }
-                None => self.removed(&subject, commit.revision),
+                Err(_) => warn_of_damage(),
             }
         }
     }
@@ -372,7 +387,12 @@ impl Shared {
     /// Removes `subject` if its deadline is still the one of `revision` and its entry was not written since; else times the
     /// new one.
     async fn reap(&self, subject: &Bytes, revision: Revision) -> Result<(), atomix_store::Error> {
-        let (deadline, keys) = (keys::key(keys::DEADLINE, subject), (self.keys)(subject));
+        let deadline = Key::Deadline { subject }.encode();
+        let Ok(keys) = (self.keys)(subject) else {
+            warn_of_damage();
+            self.timers.lock().forget(subject);
+            return Ok(());
+        };
         // Usually both were written together.
         let mut written = Some(revision);
         let renewed = loop {
@@ -385,7 +405,7 @@ impl Shared {
             if let Some(at) = written.filter(|at| *at <= revision) {
                 txn = txn.guard(Guard::ModifiedAt { key: keys[0].clone(), revision: at });
                 txn.writes.extend(keys.iter().map(|key| Write::Delete { key: key.clone() }));
-                txn = txn.write(Write::Put { key: keys::EXPIRED.into(), value: Bytes::new() });
+                txn = txn.write(Write::Put { key: Key::Expired.encode(), value: Bytes::new() });
             }
             let outcome = self.backing.commit_raw(txn).await?;
             if outcome.applied {
@@ -405,12 +425,16 @@ impl Shared {
             }
         }
         if let Some(entry) = renewed {
-            let (left, by) = if self.backing.membership().shared() {
-                (ttl(&entry), Writer::Foreign)
-            } else {
-                (self.left(&entry).ok(), Writer::Unknown)
+            let Ok(deadline) = Deadline::decode(&entry.value) else {
+                warn_of_damage();
+                return Ok(());
             };
-            self.schedule(subject.clone(), left.unwrap_or_default(), entry.modified, by);
+            let (left, by) = if self.backing.membership().shared() {
+                (deadline.ttl(), Writer::Foreign)
+            } else {
+                (self.left(deadline), Writer::Unknown)
+            };
+            self.schedule(subject.clone(), left, entry.modified, by);
         }
         Ok(())
     }
@@ -433,23 +457,18 @@ impl Shared {
         timers.queue.insert((at, subject), revision);
     }
 
-    /// Returns how long a deadline key that was just read has to go.
-    fn left(&self, entry: &Entry) -> Result<Duration, Error> {
-        let (Some(deadline), Some(ttl)) = (number(entry, 0), ttl(entry)) else {
-            return Err(Error::damaged("deadline"));
-        };
+    /// Returns how long a deadline that was just read has to go.
+    fn left(&self, deadline: Deadline) -> Duration {
         let membership = self.backing.membership();
-        let (deadline, now) = match number(entry, 24) {
-            Some(monotonic) if number(entry, 16) == Some(membership.id()) => {
-                (monotonic, membership.elapsed())
-            }
-            _ if membership.trusts_clock() => (deadline, self.backing.env().wall().since_unix()),
+        let (at, now) = match deadline.writer {
+            Some(writer) if writer.member == membership.id() => (writer.monotonic, membership.elapsed()),
+            _ if membership.trusts_clock() => (deadline.wall, self.backing.env().wall().since_unix()),
             _ => {
                 self.distrusted.store(true, Ordering::Relaxed);
-                return Ok(ttl);
+                return deadline.ttl();
             }
         };
-        Ok(Duration::from_millis(deadline).saturating_sub(now).min(ttl))
+        Duration::from_millis(at).saturating_sub(now).min(deadline.ttl())
     }
 }
 
@@ -475,12 +494,13 @@ impl Timers {
     }
 }
 
-fn ttl(entry: &Entry) -> Option<Duration> {
-    number(entry, 8).map(Duration::from_millis)
+/// The [`SubjectKeys`] of a primitive whose subjects are the keys of its entries.
+pub(crate) fn entry_keys(subject: &[u8]) -> Result<Vec<Bytes>, Error> {
+    Ok(vec![Key::Entry(Decoder::new("deadline", subject).rest_text()?).encode()])
 }
 
-fn number(entry: &Entry, at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(entry.value.get(at..at + 8)?.try_into().ok()?))
+fn warn_of_damage() {
+    tracing::warn!("a deadline record is damaged: its subject will not expire");
 }
 
 fn millis(duration: Duration) -> u64 {

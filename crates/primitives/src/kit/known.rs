@@ -6,17 +6,18 @@
 //! the primitive at its successor. It goes when a living member takes the primitive up, which writes an entry of its own,
 //! or when the last living member that knows the primitive forgets it.
 //!
-//! The keyspace is `known`: key `p` length (4) keyspace of the primitive, member (8), value tags, each length (4), text.
+//! The keyspace is `known`: [`Key::Known`], and as the value the tags, each with its length (4).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atomix_store::{Entry, Keyspace, Order, Range, Read, Store, Txn, Write};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::kit::keys;
+use crate::kit::codec::{Decoder, Encoder, LENGTH};
+use crate::kit::keys::{self, Key};
 use crate::kit::membership::Membership;
 use crate::kit::reads::{PAGE, Reads};
 
@@ -38,13 +39,8 @@ impl Known {
 
     /// Remembers the primitive for this member. Repeating it changes nothing that matters.
     pub async fn remember(&self, kind: Kind, name: &str, tags: &[String]) -> Result<(), Error> {
-        let mut value = BytesMut::new();
-        for tag in tags {
-            value.put_u32(u32::try_from(tag.len()).map_err(|_| Error::invalid("a tag is too large"))?);
-            value.put_slice(tag.as_bytes());
-        }
         let key = key(kind, name, self.membership.id());
-        self.write(kind, name, Write::Put { key, value: value.freeze() }).await
+        self.write(kind, name, Write::Put { key, value: encode(tags) }).await
     }
 
     /// Forgets the primitive, except for other members that are alive.
@@ -57,7 +53,7 @@ impl Known {
         let range = Range::prefix(prefix(kind, name));
         let scan = Read::Scan { range, order: Order::Key, limit: 1, keys_only: false };
         let snapshot = self.reads().read(vec![scan]).await?;
-        snapshot.reads[0].entries().first().map(tags).transpose()
+        snapshot.reads[0].entries().first().map(|entry| decode(&entry.value)).transpose()
     }
 
     /// Counts the other members that are alive and know the primitive.
@@ -65,7 +61,9 @@ impl Known {
         let mut members = BTreeSet::new();
         let mut pages = self.reads().scan_all(Range::prefix(prefix(kind, name)), true);
         while let Some(page) = pages.next().await? {
-            members.extend(page.entries.iter().filter_map(member));
+            for entry in &page.entries {
+                members.insert(member(entry)?);
+            }
         }
         Ok(self.membership.alive_elsewhere(members).await?.len())
     }
@@ -81,9 +79,10 @@ impl Known {
         let scan = Read::Scan { range, order: Order::Key, limit: PAGE, keys_only: true };
         let outcome = self.store.commit(&self.keyspace, Txn::new().write(write).read(scan)).await?;
         let entries = outcome.reads[0].entries();
-        let dead = self.membership.dead(entries.iter().filter_map(member).collect::<BTreeSet<u64>>()).await?;
-        let left = entries.iter().filter(|entry| member(entry).is_some_and(|member| dead.contains(&member)));
-        let writes: Vec<Write> = left.map(|entry| Write::Delete { key: entry.key.clone() }).collect();
+        let members = entries.iter().map(member).collect::<Result<Vec<u64>, Error>>()?;
+        let dead = self.membership.dead(members.iter().copied().collect()).await?;
+        let left = entries.iter().zip(members).filter(|(_, member)| dead.contains(member));
+        let writes: Vec<Write> = left.map(|(entry, _)| Write::Delete { key: entry.key.clone() }).collect();
         if !writes.is_empty() {
             self.store.commit(&self.keyspace, Txn { writes, ..Txn::default() }).await?;
         }
@@ -92,30 +91,50 @@ impl Known {
 }
 
 fn prefix(kind: Kind, name: &str) -> Bytes {
-    let keyspace = kind.keyspace(name);
-    let keyspace = keyspace.as_bytes();
-    let mut prefix = BytesMut::with_capacity(5 + keyspace.len());
-    prefix.put_u8(keys::KNOWN);
-    prefix.put_u32(u32::try_from(keyspace.len()).expect("names are bounded"));
-    prefix.put_slice(keyspace);
-    prefix.freeze()
+    keys::known(kind.keyspace(name).as_bytes())
 }
 
 fn key(kind: Kind, name: &str, member: u64) -> Bytes {
-    [prefix(kind, name).as_ref(), &member.to_be_bytes()].concat().into()
+    Key::Known { keyspace: kind.keyspace(name).as_bytes(), member }.encode()
 }
 
-fn member(entry: &Entry) -> Option<u64> {
-    entry.key.last_chunk().map(|member| u64::from_be_bytes(*member))
+fn member(entry: &Entry) -> Result<u64, Error> {
+    let Key::Known { member, .. } = Key::decode(&entry.key)? else { return Err(Error::damaged("known")) };
+    Ok(member)
 }
 
-fn tags(entry: &Entry) -> Result<Vec<String>, Error> {
-    let mut value = entry.value.clone();
-    let mut tags = Vec::new();
-    while value.has_remaining() {
-        let tag = value.try_get_u32().ok().filter(|len| *len as usize <= value.len());
-        let tag = tag.map(|len| value.split_to(len as usize)).ok_or_else(|| Error::damaged("known"))?;
-        tags.push(String::from_utf8(tag.to_vec()).map_err(|_| Error::damaged("known"))?);
+fn encode(tags: &[String]) -> Bytes {
+    let record = Encoder::with_capacity(tags.iter().map(|tag| LENGTH + tag.len()).sum());
+    tags.iter().fold(record, |record, tag| record.part(tag.as_bytes())).finish()
+}
+
+fn decode(value: &[u8]) -> Result<Vec<String>, Error> {
+    let (mut record, mut tags) = (Decoder::new("known", value), Vec::new());
+    while !record.is_empty() {
+        tags.push(record.text()?.to_owned());
     }
     Ok(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kit::codec;
+
+    proptest! {
+        #[test]
+        fn tags_are_read_as_they_were_written(tags in codec::tests::texts()) {
+            prop_assert_eq!(decode(&encode(&tags)), Ok(tags));
+        }
+
+        #[test]
+        fn any_bytes_are_tags_or_damage(bytes in codec::tests::bytes()) {
+            match decode(&bytes) {
+                Ok(tags) => prop_assert_eq!(encode(&tags), bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("known")),
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@
 //! its end, also if its call is dropped. A stamp whose commit was never answered may still arrive: `sweep`
 //! looks for it.
 
+mod record;
 mod sweep;
 mod wait_queue;
 
@@ -24,19 +25,21 @@ use std::time::Duration;
 
 use atomix_env::WallTime;
 use atomix_store::{Entry, ErrorKind, Found, Guard, Order, Range, Read, Revision, Txn, WatchItem, Write};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use self::record::{StampRecord, readable};
 use self::wait_queue::{Owned, Phase, Stamp, Stamped, State, WaitQueueView, Waiter};
 use crate::error::{Error, Reason};
 use crate::kit::backing::{Backing, ROUNDS_MAX, Retry, run_uncancellable};
 use crate::kit::caller::{Caller, Owner};
+use crate::kit::follow;
+use crate::kit::keys::{self, Key, KeyKind};
 use crate::kit::ownership::Ownership;
 use crate::kit::stamp_owners::StampOwner;
-use crate::kit::{follow, keys};
 
 /// The locks of one keyspace, each named by a key.
 pub struct LockTable {
@@ -249,19 +252,18 @@ impl LockTable {
         if !backing.membership().outlives() {
             return Ok(());
         }
-        let mut pages = backing.scan_all(keys::all(keys::QUEUE), false);
+        let mut damaged = Ok(());
+        let mut pages = backing.scan_all(KeyKind::Stamp.range(), false);
         while let Some(page) = pages.next().await? {
-            let member = |entry: &Entry| Owner::decode(&entry.value).map(|owner| owner.member);
-            let dead = backing.membership().dead(page.entries.iter().filter_map(member).collect()).await?;
-            let left = page
-                .entries
-                .iter()
-                .filter(|entry| member(entry).is_some_and(|member| dead.contains(&member)));
-            self.shared.remove(&left.map(Stamped::of).collect::<Vec<_>>()).await?;
+            let stamps = readable(&page.entries, &mut damaged);
+            let members = stamps.iter().map(|(_, stamp)| stamp.owner.member).collect();
+            let dead = backing.membership().dead(members).await?;
+            let left = stamps.iter().filter(|(_, stamp)| dead.contains(&stamp.owner.member));
+            self.shared.remove(&left.map(|(entry, _)| Stamped::of(entry)).collect::<Vec<_>>()).await?;
             self.shared.state.lock().disown_all(&dead);
             self.shared.suspect(&page.entries);
         }
-        Ok(())
+        damaged
     }
 
     /// Returns how many stamps of this runtime were found in the store that belonged to no call and no session, and were
@@ -272,26 +274,29 @@ impl LockTable {
 
     /// Deletes all stamps of `owner`, a session that has ended, as an operator requested. Returns how many there were.
     pub async fn remove_owner(&self, owner: Owner) -> Result<usize, Error> {
-        let mut removed = 0;
-        let mut pages = self.shared.backing.scan_all(keys::all(keys::QUEUE), false);
+        let (mut removed, mut damaged) = (0, Ok(()));
+        let mut pages = self.shared.backing.scan_all(KeyKind::Stamp.range(), false);
         while let Some(page) = pages.next().await? {
-            let theirs = page.entries.iter().filter(|entry| Owner::decode(&entry.value) == Some(owner));
-            let theirs: Vec<Stamped> = theirs.map(Stamped::of).collect();
+            let stamps = readable(&page.entries, &mut damaged);
+            let theirs = stamps.iter().filter(|(_, stamp)| stamp.owner == owner);
+            let theirs: Vec<Stamped> = theirs.map(|(entry, _)| Stamped::of(entry)).collect();
             for chunk in theirs.chunks(self.shared.backing.writes_at_once()) {
                 removed += self.shared.remove(chunk).await?;
                 self.shared.state.lock().disown(owner, chunk);
             }
         }
-        Ok(removed)
+        damaged.map(|()| removed)
     }
 
     /// Counts the other runtimes that are alive and have entries in the queues.
     pub async fn elsewhere(&self) -> Result<usize, Error> {
         let backing = &self.shared.backing;
         let mut found = BTreeSet::new();
-        let mut pages = backing.scan_all(keys::all(keys::QUEUE), false);
+        let mut pages = backing.scan_all(KeyKind::Stamp.range(), false);
         while let Some(page) = pages.next().await? {
-            found.extend(page.entries.iter().filter_map(|entry| Some(Owner::decode(&entry.value)?.member)));
+            for entry in &page.entries {
+                found.insert(StampRecord::decode(&entry.value)?.owner.member);
+            }
         }
         Ok(backing.membership().alive_elsewhere(found).await?.len())
     }
@@ -310,7 +315,7 @@ impl LockTable {
 
     /// Returns the holder of the lock of `key` and the first waiters, at most `max` in all.
     pub(crate) async fn state(&self, key: &str, max: usize) -> Result<Vec<Holding>, Error> {
-        let range = Range::prefix(queue(key));
+        let range = Range::prefix(keys::queue(key));
         let scan = Read::Scan { range, order: Order::Created, limit: max, keys_only: false };
         let snapshot = self.shared.backing.read(vec![scan]).await?;
         snapshot.reads[0].entries().iter().map(holding).collect()
@@ -319,16 +324,18 @@ impl LockTable {
     /// Lists locks with their holders and waiters, at most `max` locks and as many entries of each queue.
     pub async fn list(&self, max: usize) -> Result<Vec<QueueState>, Error> {
         let mut found = Vec::new();
-        let mut range = keys::all(keys::QUEUE);
+        let mut range = KeyKind::Stamp.range();
         while found.len() < max {
             let scan = Read::Scan { range: range.clone(), order: Order::Key, limit: 1, keys_only: true };
             let snapshot = self.shared.backing.read(vec![scan]).await?;
             let Some(first) = snapshot.reads[0].entries().first() else {
                 break;
             };
-            let (queue, key) = split(&first.key).ok_or_else(|| Error::damaged("lock"))?;
-            found.push(QueueState { queue: self.state(&key, max).await?, key });
-            match Range::prefix(queue).end {
+            let Key::Stamp { name, .. } = Key::decode(&first.key)? else {
+                return Err(Error::damaged("lock"));
+            };
+            found.push(QueueState { queue: self.state(name, max).await?, key: name.to_owned() });
+            match Range::prefix(keys::queue(name)).end {
                 Some(end) => range.start = end,
                 None => break,
             }
@@ -345,7 +352,7 @@ impl LockTable {
         for key in keys {
             self.shared.backing.check_key(key)?;
         }
-        let mut queues: Vec<Bytes> = keys.iter().map(|key| queue(key)).collect();
+        let mut queues: Vec<Bytes> = keys.iter().map(|key| keys::queue(key)).collect();
         queues.sort_unstable();
         queues.dedup();
         Ok(queues)
@@ -426,11 +433,8 @@ impl Ticket {
     /// Stamps all `queues`. Returns the commit, the stamps, and, if `ask`, whether all of them are first.
     async fn enqueue(&mut self, queues: &[Bytes], ask: bool) -> Result<(Revision, Vec<Stamp>, bool), Error> {
         let since = self.shared.backing.env().wall().since_unix();
-        let mut value = BytesMut::with_capacity(Owner::BYTES + 16);
-        value.put_slice(&self.owner.encode());
-        value.put_u64(self.nonce);
-        value.put_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        let value = value.freeze();
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let value = StampRecord { owner: self.owner, nonce: self.nonce, since }.encode();
         let mut txn = Txn::new();
         for queue in queues {
             txn.writes.push(Write::Stamp { prefix: queue.clone(), value: value.clone() });
@@ -541,8 +545,11 @@ impl Shared {
         let heads = self.heads(queues).await?;
         let state = self.state.lock();
         let held = |head: &Option<Entry>| {
-            let mine = head.as_ref().filter(|head| Owner::decode(&head.value) == Some(owner));
-            let stamp = Stamped::of(mine.ok_or_else(not_held)?);
+            let head = head.as_ref().ok_or_else(not_held)?;
+            if StampRecord::decode(&head.value)?.owner != owner {
+                return Err(not_held());
+            }
+            let stamp = Stamped::of(head);
             // A stamp that came first is no grant before its call was resolved.
             let known = state.owned.get(&(owner, stamp.key.clone()));
             if known.is_some_and(|owned| owned.phase != Phase::Held) { Err(not_held()) } else { Ok(stamp) }
@@ -688,7 +695,7 @@ impl Shared {
     async fn load(self: &Arc<Self>) -> Result<WaitQueueView, Error> {
         let mut retry = Retry::default();
         'again: loop {
-            let mut pages = self.backing.scan_all(keys::all(keys::QUEUE), false);
+            let mut pages = self.backing.scan_all(KeyKind::Stamp.range(), false);
             let mut view: Option<WaitQueueView> = None;
             while let Some(page) = pages.next().await? {
                 let view = view
@@ -722,30 +729,6 @@ impl Drop for Shared {
     }
 }
 
-/// Returns the prefix of the stamps of the lock of `key`. No such prefix is the beginning of another.
-fn queue(key: &str) -> Bytes {
-    let mut prefix = BytesMut::with_capacity(5 + key.len());
-    prefix.put_u8(keys::QUEUE);
-    prefix.put_u32(u32::try_from(key.len()).expect("keys are bounded"));
-    prefix.put_slice(key.as_bytes());
-    prefix.freeze()
-}
-
-/// Splits the key of a stamp into the prefix of its queue and the key that is locked.
-fn split(stamp: &Bytes) -> Option<(Bytes, String)> {
-    let (len, rest) =
-        keys::rest(keys::QUEUE, stamp)?.split_first_chunk().map(|(len, rest)| (*len, rest.len()))?;
-    let len = u32::from_be_bytes(len) as usize;
-    (rest >= len).then_some(())?;
-    let key = String::from_utf8(stamp[5..5 + len].to_vec()).ok()?;
-    Some((stamp.slice(..5 + len), key))
-}
-
-/// Returns the number that only the stamps of one call have.
-fn nonce(value: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(*value.get(Owner::BYTES..)?.first_chunk()?))
-}
-
 /// Deletes all of these stamps or none. A store that lost what it had gives the same keys again, so the value shows
 /// the owner of a stamp.
 fn removal(stamps: &[Stamped]) -> Txn {
@@ -767,10 +750,9 @@ fn contenders(queue: &Bytes) -> Read {
 }
 
 fn holding(entry: &Entry) -> Result<Holding, Error> {
-    let owner = Owner::decode(&entry.value).ok_or_else(|| Error::damaged("lock"))?;
-    let since = entry.value.get(Owner::BYTES + 8..).and_then(|rest| rest.first_chunk()).copied();
-    let since = Duration::from_millis(u64::from_be_bytes(since.ok_or_else(|| Error::damaged("lock"))?));
-    Ok(Holding { owner, token: entry.created.0, since: WallTime::from_unix(since) })
+    let StampRecord { owner, since, .. } = StampRecord::decode(&entry.value)?;
+    let since = WallTime::from_unix(Duration::from_millis(since));
+    Ok(Holding { owner, token: entry.created.0, since })
 }
 
 fn not_obtained() -> Error {

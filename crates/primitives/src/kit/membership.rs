@@ -18,7 +18,7 @@
 //! The records also show how far the wall clocks of the members are apart, see [`clocks`](crate::kit::clocks). That decides whether
 //! [`expiry`](crate::kit::expiry) trusts the wall clock of this member.
 //!
-//! The keyspace is `host`: key `h` member (8), value timeout (8, milliseconds), time of the renewal (8, wall milliseconds).
+//! The keyspace is `host`: [`Key::Member`] and [`Record`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,13 +29,14 @@ use atomix_env::{Env, Instant, Shutdown};
 use atomix_store::{
     Durability, Entry, ErrorKind, Guard, Keyspace, Order, Outcome, Read, Revision, Store, Txn, Write,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Notify, watch};
 
 use crate::error::{Error, Reason};
 use crate::kit::clocks::{Base, ClockOffset, Clocks};
-use crate::kit::keys;
+use crate::kit::codec::{Decoder, Encoder};
+use crate::kit::keys::{Key, KeyKind};
 use crate::kit::reads::{PAGE, Reads};
 use crate::kit::stamp_owners::StampRegistry;
 
@@ -102,6 +103,8 @@ struct State {
     last_check: (i64, Base),
     clocks: Clocks,
     peers: BTreeMap<u64, PeerRecord>,
+    /// The keys of records that cannot be read, as of the last check.
+    damaged: BTreeSet<Bytes>,
     /// Whether this member has gone by itself.
     left: bool,
 }
@@ -119,12 +122,12 @@ struct PeerRecord {
     changed: bool,
 }
 
-/// The content of a record.
-#[derive(Debug, Clone, Copy)]
+/// The value of a record: timeout (8, milliseconds), time of the renewal (8, wall milliseconds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Record {
-    id: u64,
-    timeout: Duration,
-    /// The wall time of the renewal in milliseconds.
+    /// In milliseconds.
+    timeout: u64,
+    /// By the wall clock of the member, in milliseconds.
     wall: u64,
 }
 
@@ -157,6 +160,7 @@ impl Membership {
             last_check: (0, Base::exact(millis(env.wall().since_unix()), 0)),
             clocks: Clocks::new(skew_max),
             peers: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             left: false,
         };
         Arc::new(Self {
@@ -415,12 +419,10 @@ impl Membership {
             }
             (state.id, state.renewed.is_some())
         };
-        let mut record = BytesMut::with_capacity(16);
-        record.put_u64(millis(self.timeout));
-        record.put_u64(millis(self.env.wall().since_unix()));
-        let range = keys::all(keys::MEMBER);
+        let record = Record { timeout: millis(self.timeout), wall: millis(self.env.wall().since_unix()) };
+        let range = KeyKind::Member.range();
         let all = Read::Scan { range: range.clone(), order: Order::Key, limit: PAGE, keys_only: false };
-        let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.freeze() }).read(all);
+        let mut txn = Txn::new().write(Write::Put { key: key(id), value: record.encode() }).read(all);
         if joined {
             // Only this member writes the record: if it is there, it was there all the time.
             txn = txn.guard(Guard::Present { key: key(id) });
@@ -472,12 +474,22 @@ impl Membership {
         let (last, clock_then) = std::mem::replace(&mut state.last_check, (begun, own));
         let steady = own.is_steady(clock_then);
         let before = std::mem::take(&mut state.peers);
+        let damaged = std::mem::take(&mut state.damaged);
         for entry in entries {
-            let Some(record) = decode(entry) else { continue };
-            if record.id == state.id {
-                continue;
-            }
-            let before = before.get(&record.id);
+            let (id, record) = match decode(entry) {
+                Ok((id, _)) if id == state.id => continue,
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    // The member counts as alive, because its record is there: what it owns is not released.
+                    if !damaged.contains(&entry.key) {
+                        let key = entry.key.escape_ascii();
+                        tracing::warn!(%error, %key, "failed to read the record of a member: delete it if the member is dead");
+                    }
+                    state.damaged.insert(entry.key.clone());
+                    continue;
+                }
+            };
+            let before = before.get(&id);
             let same = before.filter(|seen| seen.revision == entry.modified);
             let since = same.filter(|_| !missed_checks).map_or(now, |seen| seen.since);
             let (clock, changed) = match (same, before) {
@@ -487,8 +499,8 @@ impl Membership {
                 (None, before) => (record.clock(read.saturating_sub(record.pause()), read), before.is_some()),
             };
             let seen =
-                PeerRecord { revision: entry.modified, since, timeout: record.timeout, clock, changed };
-            state.peers.insert(record.id, seen);
+                PeerRecord { revision: entry.modified, since, timeout: record.timeout(), clock, changed };
+            state.peers.insert(id, seen);
         }
         let gone: Vec<_> = before.iter().filter(|(id, _)| !state.peers.contains_key(id)).collect();
         if !gone.is_empty() {
@@ -573,9 +585,23 @@ impl PeerRecord {
 // === impl Record ===
 
 impl Record {
+    fn encode(self) -> Bytes {
+        Encoder::with_capacity(16).u64(self.timeout).u64(self.wall).finish()
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, Error> {
+        let mut record = Decoder::new("member", value);
+        let decoded = Self { timeout: record.u64()?, wall: record.u64()? };
+        record.end(decoded)
+    }
+
+    fn timeout(self) -> Duration {
+        Duration::from_millis(self.timeout)
+    }
+
     /// Returns the pause between two renewals.
     fn pause(self) -> i64 {
-        signed_millis(self.timeout / RENEWALS)
+        signed_millis(self.timeout() / RENEWALS)
     }
 
     /// The wall clock of the member, by a record that was renewed after `after` and read at `read`.
@@ -585,16 +611,12 @@ impl Record {
 }
 
 fn key(id: u64) -> Bytes {
-    keys::key(keys::MEMBER, &id.to_be_bytes())
+    Key::Member(id).encode()
 }
 
-/// Reads a record. One that cannot be read is left alone, as if it lived for ever.
-fn decode(entry: &Entry) -> Option<Record> {
-    let id = keys::rest(keys::MEMBER, &entry.key)?.as_ref().try_into().ok()?;
-    let (timeout, rest) = entry.value.split_first_chunk()?;
-    let timeout = Duration::from_millis(u64::from_be_bytes(*timeout));
-    let wall = u64::from_be_bytes(*rest.first_chunk()?);
-    Some(Record { id: u64::from_be_bytes(id), timeout, wall })
+fn decode(entry: &Entry) -> Result<(u64, Record), Error> {
+    let Key::Member(id) = Key::decode(&entry.key)? else { return Err(Error::damaged("member")) };
+    Ok((id, Record::decode(&entry.value)?))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -607,4 +629,27 @@ fn signed_millis(duration: Duration) -> i64 {
 
 fn unavailable() -> atomix_store::Error {
     atomix_store::Error::unavailable("the store does not answer: this member cannot confirm that it is alive")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_it_was_written((timeout, wall) in any::<(u64, u64)>()) {
+            let record = Record { timeout, wall };
+            prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            match Record::decode(&bytes) {
+                Ok(record) => prop_assert_eq!(record.encode(), bytes),
+                Err(error) => prop_assert_eq!(error, Error::damaged("member")),
+            }
+        }
+    }
 }

@@ -163,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn reads_that_take_several_steps_bring_everything_in_order() {
         let (store, keyspace) = (MemoryStore::new(Settings::default()), Keyspace::new("it"));
-        let keys: Vec<Bytes> = (0..2 * PAGE + 1).map(key).collect();
+        let keys: Vec<Bytes> = (0..=2 * PAGE).map(key).collect();
         for chunk in keys.chunks(100) {
             let put = |key: &Bytes| Write::Put { key: key.clone(), value: key.clone() };
             let txn = Txn { writes: chunk.iter().map(put).collect(), ..Txn::default() };

@@ -9,7 +9,7 @@ use atomix_env::{Env, ManualClock};
 use atomix_primitives::{
     Counter, CounterMap, Election, IndexedMap, Kind, Known, List, Lock, Map, MultiMap, Set, Topic, Value,
 };
-use atomix_store::{Entry, Keyspace, Order, Range, Read};
+use atomix_store::{Entry, Keyspace, Order, Range, Read, Txn, Write};
 use bytes::Bytes;
 
 use crate::ground::{Amnesiac, Ground, caller};
@@ -84,6 +84,24 @@ async fn entries_and_deadlines() {
         stored(&ground, Kind::Value).await,
         ["74 = 000000003b9acde800000000000003e8000000000000000700000000000003e8", "76 = 76"]
     );
+}
+
+#[tokio::test]
+async fn deadlines_of_the_first_versions_count() {
+    let ground = still();
+    let keyspace = Kind::Map.keyspace("it");
+    let now = u64::try_from(ground.env.wall().since_unix().as_millis()).unwrap();
+    for (name, at) in [("a", now - 1), ("b", now + 1)] {
+        // Without the member and its monotonic clock.
+        let deadline = [at.to_be_bytes(), 1000u64.to_be_bytes()].concat();
+        let txn = Txn::new()
+            .write(Write::Put { key: format!("k{name}").into(), value: bytes("1") })
+            .write(Write::Put { key: format!("t{name}").into(), value: deadline.into() });
+        ground.store.commit(&keyspace, txn).await.unwrap();
+    }
+    let map = Map::open(ground.backing(Kind::Map)).await.unwrap();
+    assert!(map.get("a").await.is_err());
+    assert!(map.get("b").await.is_ok());
 }
 
 #[tokio::test]

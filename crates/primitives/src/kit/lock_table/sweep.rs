@@ -20,10 +20,10 @@ use atomix_store::{Entry, ErrorKind};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::Shared;
+use super::record::StampRecord;
 use super::wait_queue::Stamped;
-use super::{Shared, nonce};
-use crate::kit::caller::Owner;
-use crate::kit::keys;
+use crate::kit::keys::KeyKind;
 
 /// The first pause between two looks for orphans, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Shared {
 
     /// Looks for orphans soon if some of `entries` seem to be.
     pub(super) fn suspect<'a>(self: &Arc<Self>, entries: impl IntoIterator<Item = &'a Entry>) {
-        if entries.into_iter().any(|entry| self.is_orphan(entry)) {
+        if entries.into_iter().any(|entry| self.orphan(entry).is_some()) {
             self.start_sweep();
         }
     }
@@ -86,11 +86,13 @@ impl Shared {
         self.backing.env().detach(sweep(Arc::downgrade(self), env, suspicion));
     }
 
-    /// Returns whether a stamp is of this member and belongs to nothing here.
-    fn is_orphan(&self, entry: &Entry) -> bool {
+    /// Returns the record of a stamp that is of this member and belongs to nothing here. One that cannot be read is of no
+    /// member.
+    fn orphan(&self, entry: &Entry) -> Option<StampRecord> {
         let membership = self.backing.membership();
-        Owner::decode(&entry.value).is_some_and(|owner| owner.member == membership.id())
-            && !membership.stamp_owners().owns(self.backing.keyspace(), entry)
+        let stamp = StampRecord::decode(&entry.value).ok()?;
+        let own = stamp.owner.member == membership.id();
+        (own && !membership.stamp_owners().owns(self.backing.keyspace(), entry)).then_some(stamp)
     }
 
     /// Deletes the orphans among those that were seen before, and leaves the others in `suspects`.
@@ -99,11 +101,12 @@ impl Shared {
         suspects: &mut HashMap<Bytes, Bytes>,
     ) -> Result<(), atomix_store::Error> {
         let mut seen = HashMap::new();
-        let mut pages = self.backing.scan_all(keys::all(keys::QUEUE), false);
+        let mut pages = self.backing.scan_all(KeyKind::Stamp.range(), false);
         while let Some(page) = pages.next().await? {
             let mut orphans = Vec::new();
-            for entry in page.entries.iter().filter(|entry| self.is_orphan(entry)) {
-                let lost = nonce(&entry.value).is_some_and(|nonce| self.state.lock().lost.contains(&nonce));
+            for entry in &page.entries {
+                let Some(stamp) = self.orphan(entry) else { continue };
+                let lost = self.state.lock().lost.contains(&stamp.nonce);
                 if lost || suspects.get(&entry.key) == Some(&entry.value) {
                     orphans.push(Stamped::of(entry));
                 } else {
@@ -113,8 +116,8 @@ impl Shared {
             for chunk in orphans.chunks(self.backing.writes_at_once()) {
                 let swept = self.remove(chunk).await?;
                 let mut state = self.state.lock();
-                for nonce in chunk.iter().filter_map(|orphan| nonce(&orphan.value)) {
-                    state.lost.remove(&nonce);
+                for stamp in chunk.iter().filter_map(|orphan| StampRecord::decode(&orphan.value).ok()) {
+                    state.lost.remove(&stamp.nonce);
                 }
                 drop(state);
                 if swept > 0 {

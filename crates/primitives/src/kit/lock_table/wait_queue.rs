@@ -9,10 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{nonce, split};
+use super::record::StampRecord;
 use crate::error::{Error, Reason};
 use crate::kit::caller::Owner;
-use crate::kit::keys;
+use crate::kit::keys::{self, KeyKind};
 
 /// The waiters and holders of this runtime.
 #[derive(Default)]
@@ -138,10 +138,9 @@ impl State {
 
     /// Returns whether a call or a session of this runtime has the stamp `entry`, or had it and waits for its deletion.
     pub(super) fn owns(&self, entry: &Entry) -> bool {
-        let Some(owner) = Owner::decode(&entry.value) else { return false };
+        let Ok(StampRecord { owner, nonce, .. }) = StampRecord::decode(&entry.value) else { return false };
         let known = self.owned.get(&(owner, entry.key.clone()));
-        known.is_some_and(|known| known.value == entry.value)
-            || nonce(&entry.value).is_some_and(|nonce| self.pending.contains(&nonce))
+        known.is_some_and(|known| known.value == entry.value) || self.pending.contains(&nonce)
     }
 
     pub(super) fn disown_all(&mut self, members: &BTreeSet<u64>) {
@@ -218,10 +217,10 @@ impl State {
         view.revision = commit.revision;
         let (mut touched, mut deleted, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
         for change in &commit.changes {
-            if change.key.first() != Some(&keys::QUEUE) {
+            if KeyKind::of(&change.key) != Some(KeyKind::Stamp) {
                 continue;
             }
-            let (queue, _) = split(&change.key).ok_or_else(|| Error::damaged("lock"))?;
+            let queue = keys::queue_of(&change.key)?;
             match (&change.previous, &change.current) {
                 (None, Some(entry)) => {
                     let stamps = view.queues.entry(queue.clone()).or_default();
@@ -253,7 +252,7 @@ impl State {
     /// is behind the same stamps in the view as in the store, so no waiter overtakes another.
     pub(super) fn on_released(&mut self, stamps: &[Stamped]) {
         for Stamped { key, .. } in stamps {
-            let (Some(view), Some((queue, _))) = (&mut self.view, split(key)) else { return };
+            let (Some(view), Ok(queue)) = (&mut self.view, keys::queue_of(key)) else { return };
             // Removing a stamp that is not the head grants nothing.
             if let Some((created, first)) = view.first(&queue)
                 && first == key
@@ -320,7 +319,7 @@ impl Stamped {
 
 impl WaitQueueView {
     pub(super) fn insert(&mut self, entry: &Entry) -> Result<(), Error> {
-        let (queue, _) = split(&entry.key).ok_or_else(|| Error::damaged("lock"))?;
+        let queue = keys::queue_of(&entry.key)?;
         self.queues.entry(queue).or_default().insert(entry.created, entry.key.clone());
         Ok(())
     }
@@ -356,7 +355,6 @@ fn deleted_by_others() -> Error {
 mod tests {
     use atomix_store::Change;
 
-    use super::super::queue;
     use super::*;
 
     fn stamped(queue: &Bytes, revision: u64) -> Entry {
@@ -371,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_turn_comes_also_with_a_commit_that_shares_its_revision_with_a_later_one() {
-        let (one, other) = (queue("one"), queue("other"));
+        let (one, other) = (keys::queue("one"), keys::queue("other"));
         let mut state = State::default();
         state.install(WaitQueueView { revision: Revision(10), queues: HashMap::new() });
         // Transactions that a store packed together are followed at revisions below that of their outcome.
