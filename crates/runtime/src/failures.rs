@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_env::Env;
-use atomix_primitives::Error;
+use atomix_primitives::{Error, Reason};
+use atomix_store::printable;
 use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
@@ -79,7 +80,14 @@ pub(crate) async fn release_dead_owners(
         }
         let attempt = async || {
             if let Some(ownership) = handle.ownership() {
-                ownership.release_dead_owners().await?;
+                match ownership.release_dead_owners().await {
+                    // A repetition does not help, and the next failure of a member waits for this one.
+                    Err(error) if error.reason() == Reason::StoreCorrupt => {
+                        let (kind, name) = (handle.kind(), printable(handle.name()));
+                        tracing::error!(%error, %kind, %name, "failed to release all that a dead member owned");
+                    }
+                    released => released?,
+                }
             }
             let known = primitives.find(handle.kind(), handle.name());
             if known.is_some_and(|known| Arc::ptr_eq(&known, &handle)) {

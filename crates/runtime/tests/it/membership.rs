@@ -79,6 +79,29 @@ async fn an_election_moves_on_when_its_leader_is_killed() {
 }
 
 #[tokio::test]
+async fn a_damaged_record_does_not_keep_what_later_failures_release() {
+    let world = World::shared();
+    let (one, two, three) = (world.start().await, world.start().await, world.start().await);
+    let election = three.client().create::<Election>("e").await;
+    let lock = three.client().create::<Lock>("l").await;
+    let damage =
+        |key: &'static [u8]| Txn::new().write(Write::Put { key: key.into(), value: "damage".into() });
+    world.write("election/e", damage(b"v")).await;
+    world.write("lock/l", damage(b"l\0\0\0\x01x")).await;
+    one.kill();
+    pass(&[&two, &three], FOUND).await;
+    assert_eq!(reason(election.term().await), Reason::StoreCorrupt);
+    let held = two.client().create::<Map>("m").await;
+    let keys = ["a".to_owned()];
+    held.lock_table().acquire(&held.caller(), &keys, None).await.unwrap();
+    let map = three.client().create::<Map>("m").await;
+    two.kill();
+    pass(&[&three], FOUND).await;
+    map.lock_table().acquire(&map.caller(), &keys, NOW).await.unwrap();
+    assert!(lock.lock(&lock.caller(), NOW).await.is_ok());
+}
+
+#[tokio::test]
 async fn keys_of_a_killed_runtime_are_unlocked() {
     let world = World::shared();
     let (one, two) = (world.start().await, world.start().await);
