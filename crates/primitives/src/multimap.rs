@@ -225,11 +225,12 @@ impl MultiMap {
                 let before = decode(found.entry())?;
                 let mut after = before.clone();
                 change(at, &mut after)?;
+                // Also of a key that stays as it is: the step is right only for what it was read with.
+                txn.guards.push(match found.entry() {
+                    Some(entry) => Guard::ModifiedAt { key: key.clone(), revision: entry.modified },
+                    None => Guard::Absent { key: key.clone() },
+                });
                 if after != before {
-                    txn.guards.push(match found.entry() {
-                        Some(entry) => Guard::ModifiedAt { key: key.clone(), revision: entry.modified },
-                        None => Guard::Absent { key: key.clone() },
-                    });
                     txn.writes.push(if after.is_empty() {
                         Write::Delete { key }
                     } else {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use atomix_env::Env;
 use atomix_primitives::multimap::{Event, PairChange};
 use atomix_primitives::{Kind, Limits, MultiMap, Reason};
 use futures::future::join_all;
 
-use crate::ground::{Ground, all, caller, next, reason, silent, take};
-use crate::stores::needs;
+use crate::ground::{Faulty, Ground, all, caller, next, reason, settle, silent, soon, take};
+use crate::stores::{needs, store};
 
 fn open(ground: &Ground) -> MultiMap {
     MultiMap::open(ground.backing(Kind::MultiMap))
@@ -32,6 +34,24 @@ async fn a_pair_is_put_once() {
     assert_eq!(reason(map.put("k", "a".to_owned()).await), Reason::KeyExists);
     assert_eq!(map.get("k").await, Ok(texts("a")));
     assert_eq!((map.contains("k", "a").await, map.contains("k", "").await), (Ok(true), Ok(false)));
+}
+
+#[tokio::test]
+async fn a_step_of_several_keys_is_based_on_one_state_of_all_of_them() {
+    let inner = store();
+    let faulty = Faulty::new(Arc::clone(&inner));
+    let (map, other) =
+        (open(&Ground::on(Arc::clone(&faulty) as _, Env::real())), open(&Ground::on(inner, Env::real())));
+    other.put("a", "1".to_owned()).await.unwrap();
+    let pairs = vec![("a".to_owned(), texts("1")), ("b".to_owned(), texts("2"))];
+    faulty.delay();
+    let call = tokio::spawn(async move { map.put_entries(pairs).await });
+    settle().await;
+    // The call has seen this pair, and adds the other one only.
+    other.remove("a", "1").await.unwrap();
+    faulty.answer();
+    assert_eq!(soon(call).await.unwrap(), Ok(true));
+    assert_eq!((other.get("a").await, other.get("b").await), (Ok(texts("1")), Ok(texts("2"))));
 }
 
 #[tokio::test]
