@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The long run of `tests/crash-rounds`: many kills and power cuts, from a seed.
 //!
-//! `CRASH_KILLS`, `CRASH_CUTS`: how many rounds. `CRASH_SEED`: where chance begins.
+//! `CRASH_KILLS`, `CRASH_CUTS`: how many rounds. `CRASH_SEED`: the seed.
 
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use atomix_chaos::books::Books;
 use atomix_chaos::disks::{Shim, mount_missing};
-use atomix_chaos::rounds::{Durability, kills, power_cuts};
+use atomix_chaos::rounds::{Durability, Report, kills, power_cuts};
 
 #[allow(clippy::disallowed_methods, reason = "a seed that was not given is the time")]
 fn seed() -> u64 {
@@ -21,12 +20,12 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-fn verdict(what: &str, seed: u64, books: &Books) {
-    println!("{what}: {books}, seed {seed}");
-    for (error, count) in &books.tally.errors {
+fn assert_right(what: &str, seed: u64, report: &Report) {
+    println!("{what}: {report}, seed {seed}");
+    for (error, count) in &report.errors {
         println!("    answered {count} times: {error}");
     }
-    assert_eq!(books.tally.wrong, Vec::<String>::new(), "{what}, seed {seed}");
+    assert!(report.wrong.is_empty(), "{what}, seed {seed}: {}", report.wrong.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,8 +36,8 @@ async fn kills_lose_nothing() {
     for (durability, rounds) in [(Durability::Sync, rounds - rounds / 2), (Durability::Interval, rounds / 2)]
     {
         let folder = tempfile::tempdir().unwrap();
-        let books = kills(&folder.path().join("store"), rounds, seed, durability).await.unwrap();
-        verdict(&format!("kills, {durability:?}"), seed, &books);
+        let report = kills(&folder.path().join("store"), rounds, seed, durability).await.unwrap();
+        assert_right(&format!("kills, {durability:?}"), seed, &report);
     }
 }
 
@@ -54,7 +53,7 @@ async fn power_cuts_lose_nothing_but_what_an_interval_allows() {
     let shim = Shim::build().unwrap();
     for (durability, rounds) in [(Durability::Sync, rounds - rounds / 3), (Durability::Interval, rounds / 3)]
     {
-        let books = power_cuts(rounds, seed, durability, &shim).await.unwrap();
-        verdict(&format!("power cuts, {durability:?}"), seed, &books);
+        let report = power_cuts(rounds, seed, durability, &shim).await.unwrap();
+        assert_right(&format!("power cuts, {durability:?}"), seed, &report);
     }
 }

@@ -181,6 +181,11 @@ impl Shim {
         self.order_sync("once");
     }
 
+    /// Lets every sync report success and do nothing, until [`Shim::work`]: a planted fault.
+    pub fn skip(&self) {
+        self.order_sync("skip");
+    }
+
     /// Lets every sync take so many milliseconds longer.
     pub fn delay(&self, millis: u64) {
         self.order_sync(&format!("sleep {millis}"));

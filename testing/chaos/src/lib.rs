@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts the built `atomix` for black-box tests: on free ports of the loopback, stopped by process id.
 
-pub mod books;
 pub mod disks;
 pub mod faults;
 pub mod foreign;
-pub mod load;
 pub mod record;
 pub mod rounds;
 
@@ -15,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use atomix_client::Client;
+use atomix_servers::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A running `atomix serve`. Killed when dropped.
@@ -107,6 +106,30 @@ impl Server {
     /// Runs a command of the program against this server.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the program was built")
+    }
+
+    /// Waits until so many calls wait for locks of this server.
+    ///
+    /// # Panics
+    /// If that takes longer than a minute.
+    pub async fn until_waiting(&self, calls: usize) {
+        eventually(Duration::from_mins(1), "calls wait for locks", || self.waiting() >= Some(calls)).await;
+    }
+
+    /// Waits until no call waits for a lock of this server.
+    ///
+    /// # Panics
+    /// If that takes longer than a minute.
+    pub async fn until_idle(&self) {
+        eventually(Duration::from_mins(1), "no call waits", || self.waiting() == Some(0)).await;
+    }
+
+    fn waiting(&self) -> Option<usize> {
+        let output = self.run(&["inspect", "primitives", "-o", "json"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let counts = text.split("\"waiters\":").skip(1);
+        let counts = counts.filter_map(|rest| rest.split(['}', ',']).next()?.parse::<usize>().ok());
+        output.status.success().then(|| counts.sum())
     }
 
     /// Prepares a command of the program against this server.

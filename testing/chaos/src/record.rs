@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Records the calls of clients and their outcomes while they use all primitives, and checks the record.
 //!
-//! [`run`] lets clients, each with a session of its own, call whatever is served at some endpoints, which may be killed, paused
+//! [`Recorder`] lets clients, each with a session of its own, call whatever is served at some endpoints, which may be killed, paused
 //! and restarted meanwhile. Watchers follow, and are cut off now and then. [`Recording::judge`] asks of every
 //! object that one order of calls explains all answers, and of every stream that it kept its promises
 //! (`atomix_conformance::history`). What fails is written to a file, and judged again with [`replay`].
@@ -9,8 +9,10 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "only some of the answers matter")]
 
 mod cells;
+mod durability;
 mod last;
 mod log;
+mod marks;
 mod owned;
 mod plain;
 mod replies;
@@ -19,10 +21,16 @@ mod streams;
 mod verdict;
 mod worker;
 
+pub use durability::Crash;
+pub use log::Counts;
 pub use verdict::{Recording, Summary, Violation, Violations, replay};
+pub use worker::Outcome;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use atomix_conformance::Dice;
 
@@ -87,6 +95,10 @@ pub struct Options {
     pub stalls: bool,
     /// Whether clients end their sessions now and then, as if they had died.
     pub deaths: bool,
+    /// The longest padding of a value, in bytes. Large values fill logs and snapshots of stores.
+    pub padding: usize,
+    /// Whether each lock must be free when all sessions have ended.
+    pub free_at_end: bool,
     /// How many steps the judgement of one object may take.
     pub steps: usize,
 }
@@ -125,6 +137,8 @@ impl Default for Options {
             free: Some(Duration::from_millis(1500)),
             stalls: false,
             deaths: true,
+            padding: 0,
+            free_at_end: false,
             steps: 500_000,
         }
     }
@@ -141,40 +155,102 @@ impl Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Runs,
+    /// Clients make no more calls.
+    Stops,
     /// The last marks are written: no stream begins any more.
     Ends,
     /// The last marks have been written.
     Ended,
 }
 
-/// Records for `duration` what is served at the `endpoints` (`http://host:port` or `unix:/path`): each may be reached or
-/// not at any time. The calls depend on the `seed`, their replies do not.
+/// A recording in progress.
+#[derive(Debug)]
+pub struct Recorder {
+    seed: u64,
+    dice: Dice,
+    log: Arc<Log>,
+    phase: watch::Sender<Phase>,
+    workers: Vec<JoinHandle<()>>,
+    watchers: Vec<JoinHandle<()>>,
+}
+
+/// Timeout of the progress of a recording.
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Records the `endpoints` for `duration`; see [`Recorder::start`].
 pub async fn run(endpoints: &[String], seed: u64, duration: Duration, options: &Options) -> Recording {
-    let log = Arc::new(Log::new(options.clone(), endpoints.to_vec()));
-    let mut dice = Dice::new(seed);
-    let until = Instant::now() + duration;
-    let (phase, phases) = tokio::sync::watch::channel(Phase::Runs);
-    let watchers: Vec<_> = (0..options.watchers)
-        .map(|_| {
-            let watcher = Watcher::new(Arc::clone(&log), Dice::new(dice.bits()), phases.clone());
+    let recorder = Recorder::start(endpoints, seed, options);
+    tokio::time::sleep(duration).await;
+    recorder.finish().await
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// Starts clients of the `endpoints` (`http://host:port` or `unix:/path`): each may be reachable or not at any time.
+    /// The calls depend on the `seed`, their replies do not.
+    pub fn start(endpoints: &[String], seed: u64, options: &Options) -> Self {
+        let log = Arc::new(Log::new(options.clone(), endpoints.to_vec()));
+        let (mut dice, phase) = (Dice::new(seed), watch::Sender::new(Phase::Runs));
+        let watchers = (0..options.watchers).map(|_| {
+            let watcher = Watcher::new(Arc::clone(&log), Dice::new(dice.bits()), phase.subscribe());
             tokio::spawn(watcher.follow())
-        })
-        .collect();
-    let workers: Vec<_> = (0..options.clients)
-        .map(|me| {
+        });
+        let watchers = watchers.collect();
+        let workers = (0..options.clients).map(|me| {
             let worker = Worker::new(Arc::clone(&log), Dice::new(dice.bits()), me);
-            tokio::spawn(worker.work(until))
-        })
-        .collect();
-    for worker in workers {
-        worker.await.expect("a worker does not panic");
+            tokio::spawn(worker.work(phase.subscribe()))
+        });
+        let workers = workers.collect();
+        Self { seed, dice, log, phase, workers, watchers }
     }
-    phase.send_replace(Phase::Ends);
-    // Marks that every stream shows that goes on, and with them whatever was done before.
-    Worker::new(Arc::clone(&log), Dice::new(dice.bits()), options.clients).finish().await;
-    phase.send_replace(Phase::Ended);
-    for watcher in watchers {
-        watcher.await.expect("a watcher does not panic");
+
+    /// Returns the time of the record: nanoseconds since its beginning.
+    pub fn now(&self) -> u64 {
+        self.log.now()
     }
-    Recording::new(seed, &log)
+
+    /// Returns the counts so far.
+    pub fn counts(&self) -> Counts {
+        self.log.counts().clone()
+    }
+
+    /// Waits until so many `more` calls are answered.
+    pub async fn answered(&self, more: u64) {
+        let target = self.log.counts().done + more;
+        self.reached("calls are answered", |counts| counts.done >= target).await;
+    }
+
+    /// Waits until the counts are as wanted.
+    ///
+    /// # Panics
+    /// If that takes longer than two minutes.
+    pub async fn reached(&self, what: &str, is_reached: impl Fn(&Counts) -> bool) {
+        let began = Instant::now();
+        while !is_reached(&self.log.counts()) {
+            assert!(
+                began.elapsed() < WAIT_TIMEOUT,
+                "{what}: not within {WAIT_TIMEOUT:?}: {:?}",
+                self.log.counts()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Ends the calls, waits until streams have shown them, and returns the record.
+    pub async fn finish(mut self) -> Recording {
+        self.phase.send_replace(Phase::Stops);
+        for worker in self.workers {
+            worker.await.expect("a worker does not panic");
+        }
+        self.phase.send_replace(Phase::Ends);
+        // Marks that every stream shows that goes on, and with them everything before.
+        let last = Worker::new(Arc::clone(&self.log), Dice::new(self.dice.bits()), self.log.options.clients);
+        last.finish().await;
+        self.phase.send_replace(Phase::Ended);
+        for watcher in self.watchers {
+            watcher.await.expect("a watcher does not panic");
+        }
+        Recording::new(self.seed, &self.log)
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands between a program and its syncs, and does what the file says that SHIM_ORDER names: nothing without the file,
-// `fail` (EIO each time), `once` (EIO, and the file is removed), `sleep N` (N milliseconds longer).
+// Stands between a program and its syncs, and follows the order in the file that SHIM_ORDER names: nothing without the file,
+// `fail` (EIO each time), `once` (EIO, and the file is removed), `skip` (success without a sync), `sleep N` (N milliseconds
+// longer).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,11 +20,13 @@ static int sync_or_fail(const char *name, int file)
             order[0] = 0;
         close(from);
     }
-    /* Whoever removes the file is the one that fails. */
+    /* The thread that removes the file fails. */
     if (strcmp(order, "fail") == 0 || (strcmp(order, "once") == 0 && unlink(path) == 0)) {
         errno = EIO;
         return -1;
     }
+    if (strcmp(order, "skip") == 0)
+        return 0;
     if (strncmp(order, "sleep ", 6) == 0)
         usleep((useconds_t)atoi(order + 6) * 1000);
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);

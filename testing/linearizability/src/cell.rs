@@ -48,7 +48,7 @@ pub enum Answer {
     Exists,
     /// The condition does not hold.
     Conflict,
-    /// It is done, and the answer holds no more.
+    /// It is done, and the answer holds no more. Of a write: it took effect, with an unknown version.
     Done,
 }
 
@@ -93,7 +93,7 @@ impl Cell {
                 seen.may_hold(condition).then(|| seen.write(value, Some(*version)))?
             }
             Some(Answer::Conflict) => self.may_fail(condition).then(|| self.clone()),
-            None if self.may_hold(condition) => self.write(value, None),
+            None | Some(Answer::Done) if self.may_hold(condition) => self.write(value, None),
             Some(_) | None => None,
         }
     }
@@ -118,7 +118,9 @@ impl Model for Cell {
             (Op::Insert(value), Some(Answer::Inserted(version))) if self.value.is_none() => {
                 self.write(*value, Some(*version))
             }
-            (Op::Insert(value), None) if self.value.is_none() => self.write(*value, None),
+            (Op::Insert(value), None | Some(Answer::Done)) if self.value.is_none() => {
+                self.write(*value, None)
+            }
             (Op::Insert(_), Some(Answer::Exists)) => self.value.is_some().then(|| self.clone()),
             (Op::Remove(condition), Some(Answer::Is(value, version))) => {
                 let seen = self.shown((*value, *version))?;

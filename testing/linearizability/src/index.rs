@@ -60,7 +60,7 @@ pub enum Answer {
     Missing,
     /// The key is there.
     Exists,
-    /// It is done, and the answer holds no more.
+    /// It is done, and the answer holds no more. Of a write: it took effect, with unknown numbers.
     Done,
 }
 
@@ -145,11 +145,13 @@ impl Model for Index {
             _ => None,
         };
         match (op, answer) {
-            (Op::Append(key, value), Some(Answer::Entry(_)) | None) if self.find(*key).is_none() => {
+            (Op::Append(key, value), Some(Answer::Entry(_) | Answer::Done) | None)
+                if self.find(*key).is_none() =>
+            {
                 self.append(*key, *value, reported)
             }
             (Op::Append(key, _), Some(Answer::Exists)) => self.find(*key).map(|_| self.clone()),
-            (Op::Update(key, value), Some(Answer::Entry(_)) | None) => {
+            (Op::Update(key, value), Some(Answer::Entry(_) | Answer::Done) | None) => {
                 self.update(self.find(*key)?, *value, reported)
             }
             (Op::Update(key, _) | Op::Remove(key), Some(Answer::Missing)) | (Op::Get(key), _) => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use atomix_chaos::faults::deployment::{HEALTHY_TAG, Runtime};
-use atomix_chaos::load::Outcome;
+use atomix_chaos::record::Outcome;
 use atomix_client::{Client, Error};
 use atomix_proto::counter::counter_client::CounterClient;
 use atomix_proto::counter::{self, IncrementRequest};
@@ -32,19 +32,9 @@ struct Shared {
     appended: Mutex<Vec<(usize, String, Outcome)>>,
     /// The answers of named increments.
     counted: Mutex<Vec<i64>>,
-    /// The longest duration of a call, with any outcome.
-    longest: Mutex<Duration>,
     errors: Mutex<BTreeMap<String, u64>>,
-    /// How long calls on the other store took.
-    healthy: Mutex<Vec<Duration>>,
-}
-
-/// How a store works.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    pub(crate) per_second: f64,
-    pub(crate) median: Duration,
-    pub(crate) p99: Duration,
+    /// Calls on the other store that were answered.
+    healthy: AtomicU64,
 }
 
 /// The figures of a comparison.
@@ -54,12 +44,13 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
     pub(crate) named: usize,
-    pub(crate) longest: Duration,
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
 /// The deadline of a call.
 pub(crate) const CALL: Duration = Duration::from_secs(2);
+/// Timeout of an expected event.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a named increment may be repeated without an answer: longer than any fault.
 const REPEAT_TIMEOUT: Duration = Duration::from_mins(2);
 /// Callers of each kind.
@@ -79,7 +70,7 @@ impl Callers {
             tasks.push(tokio::spawn(async move {
                 for number in 0.. {
                     let mark = format!("{caller}/{number}");
-                    let Some(result) = shared.time(list.append(&mark)).await else { return };
+                    let Some(result) = shared.call(list.append(&mark)).await else { return };
                     shared.appended.lock().unwrap().push((caller, mark, Outcome::of(&result)));
                     if let Err(error) = result {
                         shared.failed(&error.to_string()).await;
@@ -107,9 +98,8 @@ impl Callers {
             let shared = Arc::clone(&shared);
             tasks.push(tokio::spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
-                    let began = Instant::now();
                     healthy.increment(1).await.unwrap();
-                    shared.healthy.lock().unwrap().push(began.elapsed());
+                    shared.healthy.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }));
@@ -117,28 +107,22 @@ impl Callers {
         Self { shared, tasks, client }
     }
 
-    /// Measures the other store for a while.
-    pub(crate) async fn healthy(&self, time: Duration) -> Pace {
-        self.shared.healthy.lock().unwrap().clear();
-        let began = Instant::now();
-        tokio::time::sleep(time).await;
-        let mut times = std::mem::take(&mut *self.shared.healthy.lock().unwrap());
-        let took = began.elapsed();
-        times.sort_unstable();
-        let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(took);
-        #[allow(clippy::cast_precision_loss, reason = "a count of calls is small")]
-        let per_second = times.len() as f64 / took.as_secs_f64();
-        Pace { per_second, median: at(50), p99: at(99) }
-    }
-
-    /// Waits for the next answer of the store under test; returns how long that took.
-    pub(crate) async fn answer(&self, timeout: Duration) -> Duration {
-        let (began, before) = (Instant::now(), self.shared.answered.load(Ordering::Relaxed));
-        while self.shared.answered.load(Ordering::Relaxed) == before {
-            assert!(began.elapsed() < timeout, "the store does not come back: {:?}", self.shared.errors);
+    /// Waits for so many more answers of the other store.
+    pub(crate) async fn healthy(&self, more: u64) {
+        let (began, target) = (Instant::now(), self.shared.healthy.load(Ordering::Relaxed) + more);
+        while self.shared.healthy.load(Ordering::Relaxed) < target {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "the other store does not answer");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        began.elapsed()
+    }
+
+    /// Waits for the next answer of the store under test.
+    pub(crate) async fn answer(&self) {
+        let (began, before) = (Instant::now(), self.answered());
+        while self.answered() == before {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "the store does not come back: {:?}", self.shared.errors);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Returns how many calls the store under test has answered.
@@ -184,30 +168,27 @@ impl Callers {
         assert_eq!(value, i64::try_from(named).unwrap(), "each named increment counts once");
         let different: HashSet<i64> = counted.into_iter().collect();
         assert_eq!(different.len(), named, "each named increment has its own answer");
-        let (longest, errors) =
-            (*self.shared.longest.lock().unwrap(), self.shared.errors.lock().unwrap().clone());
-        Totals { done, refused, unknown, named, longest, errors }
+        let errors = self.shared.errors.lock().unwrap().clone();
+        Totals { done, refused, unknown, named, errors }
     }
+}
+
+/// Awaits a call, which must end: its deadline is far shorter than the timeout.
+async fn within<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(CALL + WAIT_TIMEOUT, call).await.expect("a call ends at its deadline")
 }
 
 // === impl Shared ===
 
 impl Shared {
     /// Makes a call, unless all is over.
-    async fn time<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Option<Result<T, Error>> {
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Option<Result<T, Error>> {
         if self.stop.load(Ordering::Relaxed) {
             return None;
         }
-        let began = Instant::now();
-        let result = call.await;
-        self.took(began, result.is_ok());
+        let result = within(call).await;
+        self.answered.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
         Some(result)
-    }
-
-    fn took(&self, began: Instant, answered: bool) {
-        let mut longest = self.longest.lock().unwrap();
-        *longest = longest.max(began.elapsed());
-        self.answered.fetch_add(u64::from(answered), Ordering::Relaxed);
     }
 
     async fn failed(&self, error: &str) {
@@ -232,9 +213,8 @@ impl Shared {
             let mut request = Request::new(IncrementRequest { id: id.clone(), delta: 1 });
             request.metadata_mut().insert("atomix-request-id", name.parse().unwrap());
             request.set_timeout(CALL);
-            let began = Instant::now();
-            let answer = counters.clone().increment(request).await;
-            self.took(began, answer.is_ok());
+            let answer = within(counters.clone().increment(request)).await;
+            self.answered.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
             match answer {
                 Ok(answer) => return Some(answer.into_inner().value),
                 Err(status) => {

@@ -21,26 +21,16 @@ use atomix_client::{Client, Kind as Failure};
 use atomix_conformance::Dice;
 use atomix_servers::proxy::Half;
 
-use callers::{CALL, Callers, Totals};
+use callers::{CALL, Callers, Totals, WAIT_TIMEOUT};
 
-/// The delay that the machine may add to a promised time.
-const SLACK: Duration = Duration::from_secs(3);
-/// Longer than any store takes to come back.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The delay that a busy machine may add to a call; a call that waits for the faulty store takes longer.
-const SCHEDULING_DELAY: Duration = Duration::from_millis(700);
-/// The bytes by which a runtime may grow.
-const GROWTH: u64 = 48 << 20;
+/// Calls that the other store answers during each fault.
+const HEALTHY_CALLS: u64 = 50;
 
 /// Callers on one runtime of a stand.
 struct Trial {
     deployment: Deployment,
     runtime: usize,
     callers: Callers,
-    resident: u64,
-    /// How many calls a second the other store answered before and during each fault.
-    rates_before: Vec<f64>,
-    rates_during: Vec<f64>,
 }
 
 impl Trial {
@@ -52,56 +42,35 @@ impl Trial {
             assert!(began.elapsed() < WAIT_TIMEOUT, "{error}");
         }
         let callers = Callers::start(&deployment.runtimes[runtime]).await;
-        callers.healthy(Duration::from_millis(500)).await;
-        let resident = deployment.runtimes[runtime].server().resident();
-        Self { deployment, runtime, callers, resident, rates_before: Vec::new(), rates_during: Vec::new() }
+        callers.healthy(HEALTHY_CALLS).await;
+        Self { deployment, runtime, callers }
     }
 
-    /// Injects a fault for a while and watches the callers.
+    /// Injects a fault for a while. Meanwhile the other store answers, and after the repair all callers have answers again.
     async fn inject(&mut self, fault: Fault, time: Duration) {
-        let before = self.callers.healthy(Duration::from_millis(300)).await;
         let answered = self.callers.answered();
         fault.inject(&mut self.deployment).await;
-        let during = self.callers.healthy(time).await;
+        let lasts = tokio::time::sleep(time);
+        self.callers.healthy(HEALTHY_CALLS).await;
+        lasts.await;
         if fault.leaves_majority(self.deployment.ports().len()) {
-            self.callers.answer(WAIT_TIMEOUT).await;
+            self.callers.answer().await;
         }
         let answered = self.callers.answered() - answered;
         fault.repair(&mut self.deployment).await;
-        let back = self.callers.answer(WAIT_TIMEOUT).await;
-        println!(
-            "{fault}, {time:?}: {answered} answers meanwhile, the next one {back:?} after; the other store: \
-             {:.0}/s p50 {:?} p99 {:?} before, {:.0}/s p50 {:?} p99 {:?} meanwhile",
-            before.per_second, before.median, before.p99, during.per_second, during.median, during.p99
-        );
-        assert!(during.median < 4 * before.median + SCHEDULING_DELAY, "{fault}: the other store is affected");
-        self.rates_before.push(before.per_second);
-        self.rates_during.push(during.per_second);
-        // All of them have answers again, before something else happens.
+        println!("{fault}, {time:?}: {answered} answers meanwhile");
         for _ in 0..32 {
-            self.callers.answer(WAIT_TIMEOUT).await;
+            self.callers.answer().await;
         }
     }
 
     async fn end(self) {
-        let resident = self.deployment.runtimes[self.runtime].server().resident();
-        let sums = self.callers.judge().await;
-        let Totals { done, refused, unknown, named, longest, errors } = sums;
+        let Totals { done, refused, unknown, named, errors } = self.callers.judge().await;
         println!(
-            "{done} done, {refused} refused, {unknown} unknown, {named} named and applied once, longest call \
-             {longest:?}, resident {} KiB, then {} KiB, errors {errors:#?}",
-            self.resident / 1024,
-            resident / 1024
+            "{done} done, {refused} refused, {unknown} unknown, {named} named and applied once, errors {errors:#?}"
         );
         assert!(refused + unknown > 0 && done > 100, "some calls failed, and some were answered");
-        let [rates_before, rates_during] =
-            [self.rates_before, self.rates_during].map(|rates| rates.iter().sum::<f64>());
-        assert!(
-            rates_during > rates_before / 8.0,
-            "the other store is affected: {rates_during} instead of {rates_before}"
-        );
-        assert!(longest < CALL + SLACK, "calls end within their deadline");
-        assert!(resident < self.resident + GROWTH, "memory grows with faults");
+        self.deployment.runtimes[self.runtime].server().until_idle().await;
     }
 }
 
@@ -170,21 +139,17 @@ async fn down_at_start(kind: Kind) {
     let client = deployment.runtimes[0].direct_client(CALL);
     client.counter("healthy").tag(HEALTHY_TAG).open().await.unwrap().increment(1).await.unwrap();
     for _ in 0..3 {
-        let began = Instant::now();
         let error = client.counter("tested").open().await.map(drop).unwrap_err();
         assert_eq!(error.kind(), Failure::Unavailable, "{error}");
         assert_eq!(error.reason(), Some("STORE_UNAVAILABLE"), "{error}");
         assert!(error.message().contains("last-error"), "{error}");
-        assert!(began.elapsed() < SLACK);
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     down.repair(&mut deployment).await;
     let began = Instant::now();
     while let Err(error) = client.counter("tested").open().await {
-        assert!(began.elapsed() < SLACK, "{error}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{error}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    println!("{kind:?} down at start: the first answer {:?} after it was there", began.elapsed());
 }
 
 /// Holders of a lock are paused, and runtimes are killed.

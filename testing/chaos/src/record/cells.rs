@@ -6,6 +6,7 @@ use std::time::Duration;
 use atomix_client::map::{Committed, Entry, Operation};
 use atomix_linearizability::{Call, cell};
 
+use super::log::open;
 use super::replies::{Reply, inserted, is, one, read, written};
 use super::worker::{Access, Observed, Request, Worker};
 
@@ -21,7 +22,7 @@ impl Worker {
         let object = format!("map/{name}/{key}");
         let (object, seen) = (object.as_str(), self.seen(&object));
         let mark = self.log.mark();
-        let text = mark.to_string();
+        let text = self.text(mark);
         let request = |op, access| Request { histories: |log| &log.cells, ops: vec![(object, op)], access };
         let lives = key.starts_with('t');
         let ttl = lives.then(|| Duration::from_millis(200 + self.dice.roll(300)));
@@ -96,12 +97,13 @@ impl Worker {
     async fn commit(&mut self, name: u64) {
         let map = self.session().maps[&name].clone();
         let marks = [self.log.mark(), self.log.mark()];
+        open(&self.log.pairs).push(marks);
+        let texts = marks.map(|mark| self.text(mark));
         let objects = [format!("map/{name}/k0"), format!("map/{name}/k1")];
         let ops = objects.iter().zip(marks).map(|(object, mark)| (object.as_str(), cell::Op::Put(mark, 0)));
         let request = Request { histories: |log| &log.cells, ops: ops.collect(), access: Access::Writes };
-        let operations = ["k0", "k1"].into_iter().zip(marks);
-        let operations: Vec<_> =
-            operations.map(|(key, mark)| Operation::put(key, mark.to_string())).collect();
+        let operations = ["k0", "k1"].into_iter().zip(texts);
+        let operations: Vec<_> = operations.map(|(key, text)| Operation::put(key, text)).collect();
         let each = |reply: Reply<'_, Vec<Committed<String>>>| {
             let put = |committed| match committed {
                 Committed::Put(put) => written(Ok(put)),
@@ -145,7 +147,7 @@ impl Worker {
         let object = format!("value/{name}/");
         let (object, seen) = (object.as_str(), self.seen(&object));
         let mark = self.log.mark();
-        let text = mark.to_string();
+        let text = self.text(mark);
         let condition = if self.dice.roll(2) == 0 { seen } else { 0 };
         let request = |op, access| Request { histories: |log| &log.cells, ops: vec![(object, op)], access };
         // Every second one has times to live, and is mostly left alone, so that its time comes.

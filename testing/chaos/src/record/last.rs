@@ -37,7 +37,7 @@ impl Worker {
 
     async fn last(&mut self, kind: Kind, name: u64) -> bool {
         let mark = LAST + self.log.mark();
-        let text = mark.to_string();
+        let text = self.text(mark);
         match kind {
             Kind::Map => {
                 let map = self.session().maps[&name].clone();
@@ -106,6 +106,7 @@ impl Worker {
                     .is_some()
             }
             Kind::Topic => self.publish(name, mark).await,
+            Kind::Lock if self.log.options.free_at_end => self.take_free_lock(name).await,
             Kind::Counter | Kind::Lock | Kind::KeyLock | Kind::Election => true,
         }
     }

@@ -37,6 +37,10 @@ pub(super) struct Log {
     pub(super) streams: Mutex<BTreeMap<String, Vec<Stream>>>,
     /// From when on the sessions that ended may have been over.
     pub(super) ends: Mutex<BTreeMap<u32, u64>>,
+    /// Marks that one transaction writes.
+    pub(super) pairs: Mutex<Vec<[u64; 2]>>,
+    /// Locks that were not free at the end.
+    pub(super) stuck: Mutex<Vec<String>>,
     pub(super) counts: Mutex<Counts>,
 }
 
@@ -49,12 +53,15 @@ pub(super) struct Histories<M: Model> {
 
 /// Counts of calls.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Counts {
-    pub(super) done: u64,
-    pub(super) refused: u64,
-    pub(super) lost: u64,
+pub struct Counts {
+    /// Calls that were answered.
+    pub done: u64,
+    /// Calls that were certainly not applied.
+    pub refused: u64,
+    /// Calls with an unknown outcome.
+    pub lost: u64,
     /// Errors by name.
-    pub(super) errors: BTreeMap<String, u64>,
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// Marks from here on are written when all clients have ended.
@@ -81,6 +88,8 @@ impl Log {
             topics: Mutex::default(),
             streams: Mutex::default(),
             ends: Mutex::default(),
+            pairs: Mutex::default(),
+            stuck: Mutex::default(),
             counts: Mutex::default(),
         }
     }

@@ -8,8 +8,12 @@ use atomix_client::lock::Guard;
 use atomix_client::{KeysGuard, Result};
 use atomix_linearizability::{Call, election, lock};
 
+use super::log::open;
 use super::replies::{Reply, one, term_answer};
 use super::worker::{Access, Observed, Request, Worker};
+
+/// How long a lock may take to become free when all sessions have ended.
+const FREE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something that is held.
 enum Held {
@@ -37,6 +41,23 @@ impl Worker {
         if let Some(guard) = guard {
             self.hold(&[object], Held::Lock(guard), &taken).await;
         }
+    }
+
+    /// Takes and releases a lock that no session holds any more. Returns false if the call failed.
+    pub(super) async fn take_free_lock(&mut self, name: u64) -> bool {
+        let object = format!("lock/{name}/");
+        let lock = self.session().locks[&name].clone();
+        let mut guard = None;
+        let take = async { Ok(guard.insert(lock.acquire().timeout(FREE_TIMEOUT).await?).token()) };
+        let answer = |reply: Reply<'_, u64>| one(reply.ok().map(lock::Answer::Token));
+        let taken = self.take(std::slice::from_ref(&object), take, answer).await;
+        if taken.reason == "LOCK_TIMEOUT" {
+            open(&self.log.stuck).push(object);
+            return true;
+        }
+        let Some(guard) = guard else { return false };
+        self.hold(&[object], Held::Lock(guard), &taken).await;
+        true
     }
 
     /// Locks keys of a map, or unlocks what it does not hold.

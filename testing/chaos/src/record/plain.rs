@@ -169,7 +169,7 @@ impl Worker {
         let request =
             |op, access| Request { histories: |log| &log.lists, ops: vec![(object.as_str(), op)], access };
         let (mark, at) = (self.log.mark(), u32::try_from(self.dice.roll(6)).expect("small"));
-        let text = mark.to_string();
+        let text = self.text(mark);
         let done = |reply: Reply<'_, ()>| one(placed(reply.map(|()| list::Answer::Done)));
         let item = |reply: Reply<'_, String>| one(placed(reply.map(|text| list::Answer::Item(parse(&text)))));
         match self.dice.roll(12) {
@@ -216,7 +216,7 @@ impl Worker {
         let request =
             |op, access| Request { histories: |log| &log.indices, ops: vec![(object.as_str(), op)], access };
         let (mark, number) = (self.log.mark(), self.dice.roll(4));
-        let (key, text) = (format!("k{number}"), mark.to_string());
+        let (key, text) = (format!("k{number}"), self.text(mark));
         let entry = |reply: Reply<'_, Entry>| one(indexed(reply.map(Some)));
         let maybe = |reply: Reply<'_, Option<Entry>>| one(indexed(reply));
         match self.dice.roll(8) {

@@ -17,9 +17,9 @@ pub(super) fn one<A>(answer: Option<A>) -> Option<Vec<A>> {
     answer.map(|answer| vec![answer])
 }
 
-/// Returns the mark that was written as this text. The last number is no mark.
+/// Returns the mark that was written as this text, with padding or without. The last number is no mark.
 pub(super) fn parse(text: &str) -> u64 {
-    text.parse().unwrap_or(u64::MAX)
+    text.split(' ').next().and_then(|mark| mark.parse().ok()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn is(value: Option<&Versioned<String>>) -> cell::Answer {

@@ -54,7 +54,7 @@ impl Watcher {
     pub(super) async fn follow(mut self) {
         let followed = |kind: &&Kind| !matches!(kind, Kind::Counter | Kind::Lock | Kind::KeyLock);
         let kinds: Vec<Kind> = self.log.options.kinds.iter().filter(followed).copied().collect();
-        while !kinds.is_empty() && *self.phase.borrow() == Phase::Runs {
+        while !kinds.is_empty() && *self.phase.borrow() <= Phase::Stops {
             let kind = kinds[self.dice.index(kinds.len())];
             let name = self.dice.roll(self.log.options.names);
             if self.one(kind, name).await.is_err() {
@@ -253,8 +253,9 @@ fn counter_map_events(seen: countermap::Event) -> Vec<Event> {
 
 /// An item of a list is a key of its own.
 fn list_events(seen: list::Event<String>) -> Vec<Event> {
-    let inserted = |value: String| event(value.clone(), EventKind::Inserted, parse(&value), 0);
-    let removed = |value: String| event(value.clone(), EventKind::Removed, parse(&value), 0);
+    let item = |kind, mark: u64| event(mark.to_string(), kind, mark, 0);
+    let inserted = |value: String| item(EventKind::Inserted, parse(&value));
+    let removed = |value: String| item(EventKind::Removed, parse(&value));
     match seen {
         list::Event::Appended { value, .. } | list::Event::Inserted { value, .. } => vec![inserted(value)],
         list::Event::Updated { value, previous, .. } => vec![removed(previous), inserted(value)],

@@ -12,13 +12,17 @@ use atomix_linearizability::{
     member, number,
 };
 
+use super::durability::{Crash, DurabilityChecker};
 use super::log::{Counts, Log, open};
+use super::marks::{Marks, of_cell, of_index, of_list};
 
 /// The record of one run, by object.
 #[derive(Debug)]
 pub struct Recording {
     seed: u64,
     objects: BTreeMap<String, Object>,
+    /// Locks that were not free at the end.
+    stuck: Vec<String>,
     steps: usize,
     counts: Counts,
 }
@@ -38,6 +42,8 @@ pub struct Summary {
     pub lost: u64,
     /// Events that streams have shown.
     pub events: usize,
+    /// Answered calls that a crash has lost and may have lost.
+    pub cut: usize,
     /// Errors by name.
     pub errors: BTreeMap<String, u64>,
 }
@@ -82,7 +88,34 @@ impl Recording {
             watch.marked = marked;
             watch.changes.extend(changes);
         };
-        for (name, history) in log.cells.all() {
+        let streams = open(&log.streams).clone();
+        let (mut cells, mut lists, mut indices) = (log.cells.all(), log.lists.all(), log.indices.all());
+        let mut marks = Marks::default();
+        for (_, history) in &cells {
+            marks.add_cell(history, 0);
+        }
+        for (_, history) in &lists {
+            marks.add_list(history, 0);
+        }
+        for (_, history) in &indices {
+            marks.add_index(history, 0);
+        }
+        let marked =
+            |name: &str| ["map/", "value/", "list/", "indexedmap/"].iter().any(|of| name.starts_with(of));
+        for (_, streams) in streams.iter().filter(|(name, _)| marked(name)) {
+            marks.add_streams(streams, 0);
+        }
+        marks.add_pairs(&open(&log.pairs));
+        for (_, history) in &mut cells {
+            marks.confirm(history, of_cell, &cell::Answer::Done);
+        }
+        for (_, history) in &mut lists {
+            marks.confirm(history, of_list, &list::Answer::Done);
+        }
+        for (_, history) in &mut indices {
+            marks.confirm(history, of_index, &index::Answer::Done);
+        }
+        for (name, history) in cells {
             watch(&name, true, cell_changes(key(&name), &history));
             objects.insert(name, Object::Cell(history));
         }
@@ -97,11 +130,11 @@ impl Recording {
             watch(&name, false, member_changes(key(&name), &history));
             objects.insert(name, Object::Member(history));
         }
-        for (name, history) in log.lists.all() {
+        for (name, history) in lists {
             watch(&name, true, list_changes(&history));
             objects.insert(name, Object::List(history));
         }
-        for (name, history) in log.indices.all() {
+        for (name, history) in indices {
             watch(&name, true, index_changes(&history));
             objects.insert(name, Object::Index(history));
         }
@@ -131,13 +164,14 @@ impl Recording {
             objects.insert(name, Object::Election(history));
         }
         let late = log.options.late.map(nanos);
-        for (name, streams) in open(&log.streams).iter() {
-            let mut watch = watches.remove(name).unwrap_or_default();
-            watch.streams.extend(streams.iter().cloned());
+        for (name, streams) in streams {
+            let mut watch = watches.remove(&name).unwrap_or_default();
+            watch.streams = streams;
             watch.late = late;
             objects.insert(format!("{name} (streams)"), Object::WatchHistory(watch));
         }
-        Self { seed, objects, steps: log.options.steps, counts: log.counts().clone() }
+        let stuck = open(&log.stuck).clone();
+        Self { seed, objects, stuck, steps: log.options.steps, counts: log.counts().clone() }
     }
 }
 
@@ -149,16 +183,35 @@ impl Recording {
 
     /// Judges all objects. The records of those that fail are written to `ATOMIX_HISTORY_DIR`, or a temporary folder.
     pub fn judge(&self) -> Result<Summary, Violations> {
-        let mut all = Vec::new();
-        for (name, object) in &self.objects {
-            let (why, unknown) = match object.judge(self.steps) {
-                Judgement::Fine => continue,
-                Judgement::Wrong(why) => (why, false),
-                Judgement::Unknown(why) => (format!("not judged in {} steps; {why}", self.steps), true),
-            };
-            all.push(Violation { object: name.clone(), why, unknown, record: self.keep(name, object) });
+        let wrong = self.objects.iter().filter_map(|(name, object)| {
+            let judgement = object.judge(self.steps);
+            (!matches!(judgement, Judgement::Fine)).then(|| (name.clone(), judgement))
+        });
+        self.finish(wrong.collect(), 0)
+    }
+
+    /// Judges all objects around a crash that may have lost the last writes; see [`Crash`].
+    pub fn judge_crash(&self, crash: Crash) -> Result<Summary, Violations> {
+        match DurabilityChecker::new(&self.objects, crash, self.steps).check() {
+            Ok(cut) => self.finish(Vec::new(), cut),
+            Err(wrong) => self.finish(vec![wrong], 0),
         }
-        let summary = self.summary();
+    }
+
+    fn finish(&self, wrong: Vec<(String, Judgement)>, cut: usize) -> Result<Summary, Violations> {
+        let stuck = self.stuck.iter().map(|name| {
+            (name.clone(), Judgement::Wrong("it was not free after all sessions had ended".to_owned()))
+        });
+        let violations = wrong.into_iter().chain(stuck).map(|(object, judgement)| {
+            let (why, unknown) = match judgement {
+                Judgement::Unknown(why) => (format!("not judged in {} steps; {why}", self.steps), true),
+                Judgement::Wrong(why) => (why, false),
+                Judgement::Fine => (String::new(), false),
+            };
+            let record = self.objects.get(&object).and_then(|found| self.keep(&object, found));
+            Violation { object, why, unknown, record }
+        });
+        let (all, summary): (Vec<Violation>, _) = (violations.collect(), Summary { cut, ..self.summary() });
         if all.is_empty() { Ok(summary) } else { Err(Violations { summary, all }) }
     }
 
@@ -171,6 +224,7 @@ impl Recording {
             refused: self.counts.refused,
             lost: self.counts.lost,
             events: streams.map(Object::len).sum(),
+            cut: 0,
             errors: self.counts.errors.clone(),
         }
     }
@@ -206,7 +260,7 @@ fn cell_changes(key: &str, history: &History<Cell>) -> Vec<Change> {
     let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
         (
             Op::Put(value, _) | Op::Insert(value) | Op::Update(value, _),
-            None | Some(Answer::Written(..) | Answer::Inserted(_)),
+            None | Some(Answer::Written(..) | Answer::Inserted(_) | Answer::Done),
         ) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
             let ttl = expiries.get(value).map(|expiry| expiry.saturating_sub(call.began));
@@ -274,7 +328,7 @@ fn list_changes(history: &History<List>) -> Vec<Change> {
 fn index_changes(history: &History<Index>) -> Vec<Change> {
     use index::{Answer, Op};
     let change = |call: &Call<Op, Answer>| match (&call.op, &call.answer) {
-        (Op::Append(key, value) | Op::Update(key, value), None | Some(Answer::Entry(_))) => {
+        (Op::Append(key, value) | Op::Update(key, value), None | Some(Answer::Entry(_) | Answer::Done)) => {
             let ended = call.ended.filter(|_| call.answer.is_some());
             Some(change(format!("k{key}"), true, *value, call.began, ended))
         }
@@ -290,9 +344,9 @@ fn index_changes(history: &History<Index>) -> Vec<Change> {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, objects, done, refused, lost, events, errors } = self;
+        let Self { seed, objects, done, refused, lost, events, cut, errors } = self;
         write!(f, "seed {seed}: {objects} objects, {done} calls done, {refused} refused, {lost} lost, ")?;
-        write!(f, "{events} events")?;
+        write!(f, "{events} events, {cut} answered calls lost by a crash")?;
         for (error, count) in errors {
             write!(f, "\n  {count} x {error}")?;
         }

@@ -2,16 +2,17 @@
 //! A client, its session, and what it remembers of each call.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atomix_client::{Error, Result};
 use atomix_conformance::Dice;
 use atomix_linearizability::{Call, Model};
+use tokio::sync::watch;
 
-use super::Kind;
 use super::log::{Histories, Log};
 use super::replies::Reply;
 use super::session::Session;
+use super::{Kind, Phase};
 
 /// A client.
 #[derive(Debug)]
@@ -55,6 +56,17 @@ pub(super) struct Observed<A> {
     pub(super) reason: String,
 }
 
+/// The outcome of a write for its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered.
+    Done,
+    /// It was certainly not applied.
+    Refused,
+    /// It was applied or not.
+    Unknown,
+}
+
 /// How long a client waits when nothing can be reached.
 pub(super) const PAUSE: Duration = Duration::from_millis(30);
 
@@ -65,9 +77,9 @@ impl Worker {
         Self { log, dice, me, session: None, must_end: false }
     }
 
-    /// Calls until then.
-    pub(super) async fn work(mut self, until: Instant) {
-        while Instant::now() < until {
+    /// Calls as long as the recording runs.
+    pub(super) async fn work(mut self, phase: watch::Receiver<Phase>) {
+        while *phase.borrow() == Phase::Runs {
             let kinds = &self.log.options.kinds;
             let kind = kinds[self.dice.index(kinds.len())];
             let name = self.dice.roll(self.log.options.names);
@@ -132,6 +144,13 @@ impl Worker {
                 self.publish(name, mark).await;
             }
         }
+    }
+
+    /// Returns the text of a mark, some of it with padding.
+    pub(super) fn text(&mut self, mark: u64) -> String {
+        let padding = self.log.options.padding;
+        let width = [0, 0, padding / 8, padding][self.dice.index(4)];
+        format!("{mark} {:.<width$}", "")
     }
 
     /// Makes a call and records it. `answer` returns the answer about each object, or `None` if there is none.
@@ -200,6 +219,19 @@ impl Worker {
         // A runtime that was taken for dead begins again under another name, and with it its sessions.
         self.must_end |= error.reason() == Some("HOST_LOST");
         self.must_end |= matches!(error.kind(), Timeout | Unavailable | Cancelled) && self.dice.roll(4) == 0;
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Returns the outcome of a call that has an effect outside of its session.
+    pub fn of<T>(result: &Result<T>) -> Self {
+        match result {
+            Ok(_) => Self::Done,
+            Err(error) if is_refusal(error, Access::Writes) => Self::Refused,
+            Err(_) => Self::Unknown,
+        }
     }
 }
 
