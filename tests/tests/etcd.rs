@@ -34,8 +34,8 @@ async fn until_it_works<T>(attempt: impl AsyncFn() -> atomix_client::Result<T>) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runtimes_on_one_etcd_share_counters_and_locks() {
     let etcd = Etcd::start(&[]).await;
-    let (one, other) = (serve(&etcd), serve(&etcd));
-    let (one, other) = (one.once().await, other.once().await);
+    let servers = (serve(&etcd), serve(&etcd));
+    let (one, other) = (servers.0.once().await, servers.1.once().await);
     let counters = [
         until_it_works(async || one.counter("hits").open().await).await,
         until_it_works(async || other.counter("hits").open().await).await,
@@ -50,7 +50,7 @@ async fn runtimes_on_one_etcd_share_counters_and_locks() {
         let lock = other.lock("turn").open().await.unwrap();
         async move { lock.acquire().await.unwrap().token() }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    servers.1.until_waiting(1).await;
     let token = held.token();
     held.release().await.unwrap();
     let next = tokio::time::timeout(WAIT_TIMEOUT, waiting).await.unwrap().unwrap();

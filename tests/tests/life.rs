@@ -86,7 +86,7 @@ async fn sigterm_drains_and_exits_with_zero() {
     let other = server.client().await;
     let waiting = other.lock("l").open().await.unwrap();
     let waiting = tokio::spawn(async move { waiting.acquire().timeout(Duration::from_mins(1)).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.until_waiting(1).await;
     terminate(&server);
     // The stream ends with the code that makes clients open it elsewhere; the waiting call ends too.
     let error = events.next().await.expect("an ending with a reason").unwrap_err();

@@ -160,7 +160,7 @@ async fn a_disconnected_store_ends_its_streams_and_waiting_calls() {
     one.lock(lock::LockRequest { id: id("l"), timeout: None }).await.unwrap();
     let waiting =
         tokio::spawn(async move { other.lock(lock::LockRequest { id: id("l"), timeout: None }).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.until_waiting(1).await;
     control.disconnect(DisconnectRequest { store_id: store("memory") }).await.unwrap();
     assert_eq!(events.message().await.unwrap(), None, "the stream ends without an error");
     let ended = tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap().unwrap_err();
@@ -249,10 +249,10 @@ async fn a_deadline_ends_a_waiting_lock_and_leaves_no_place_in_the_queue() {
     one.create(lock::CreateRequest { id: id("l"), tags: Vec::new() }).await.unwrap();
     let first =
         one.lock(lock::LockRequest { id: id("l"), timeout: None }).await.unwrap().into_inner().version;
-    let mut impatient = Request::new(lock::LockRequest { id: id("l"), timeout: None });
-    impatient.set_timeout(Duration::from_millis(100));
-    assert!(other.lock(impatient).await.is_err());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut short = Request::new(lock::LockRequest { id: id("l"), timeout: None });
+    short.set_timeout(Duration::from_millis(100));
+    assert!(other.lock(short).await.is_err());
+    server.until_idle().await;
     one.unlock(lock::UnlockRequest { id: id("l") }).await.unwrap();
     let free = one.get_lock(lock::GetLockRequest { id: id("l") }).await.unwrap_err();
     assert_eq!(free.code(), Code::NotFound, "a waiter that has left is granted nothing");

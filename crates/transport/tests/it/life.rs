@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use atomix_transport::abuse::{Attack, Client, Outcome, Raw};
 use atomix_transport::{End, Limits, Listener, Peer, Refusal};
 
-use crate::server::{LARGE, Server, call, eventually};
+use crate::server::{LARGE, Server, WAIT_TIMEOUT, call, eventually};
 
-const PROMPT: Duration = Duration::from_millis(500);
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
 
 fn client(server: &Server) -> Client {
     Client::connect(server.target.address).unwrap()
@@ -73,9 +74,8 @@ fn the_end_of_the_peer_is_reported_once_and_drops_its_calls() {
         client.start(&call("/wait")).unwrap();
     }
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 10);
-    let gone = Instant::now();
     drop(client);
-    assert!(server.wait_for_closed(1, gone) < PROMPT);
+    server.wait_for_closed(1);
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
     assert_eq!(server.counters.ended(End::Left), 1);
     assert_eq!(server.counters.open(), 0);
@@ -89,10 +89,9 @@ fn a_reset_by_the_peer_ends_the_connection() {
     raw.call(&call("/wait"));
     raw.push().unwrap();
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 1);
-    let gone = Instant::now();
     // The server's first frames are unread, so the kernel answers with RST.
     drop(raw);
-    assert!(server.wait_for_closed(1, gone) < PROMPT);
+    server.wait_for_closed(1);
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
 }
 
@@ -102,9 +101,8 @@ fn a_peer_that_only_stops_sending_has_left() {
     let stream = TcpStream::connect(server.target.address).unwrap();
     (&stream).write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     eventually(|| server.events.opened.lock().unwrap().len() == 1);
-    let gone = Instant::now();
     stream.shutdown(Shutdown::Write).unwrap();
-    assert!(server.wait_for_closed(1, gone) < PROMPT);
+    server.wait_for_closed(1);
 }
 
 #[test]
@@ -118,11 +116,10 @@ fn a_closed_connection_sends_goaway_and_drops_its_calls() {
         let opened = server.events.opened.lock().unwrap();
         opened.iter().find(|connection| connection.calls() == 1).unwrap().clone()
     };
-    let ordered = Instant::now();
     connection.close();
     connection.close();
     assert!(closed.wait_for_the_end().unwrap(), "a GOAWAY");
-    assert!(server.wait_for_closed(1, ordered) < PROMPT);
+    server.wait_for_closed(1);
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 0);
     assert_eq!(server.counters.ended(End::Closed), 1);
     other.call(&server.target.small).unwrap();
@@ -139,9 +136,8 @@ fn a_drain_lets_running_calls_end() {
         let answer = client.finish(nap).unwrap();
         (answer, client.wait_for_the_end().unwrap())
     });
-    let (drained, took) = server.drain();
+    let drained = server.drain();
     assert_eq!((drained.cut, drained.calls_cut), (0, 0));
-    assert!(took < Duration::from_millis(900), "{took:?}");
     assert_eq!(napping.join().unwrap(), (b"rested".to_vec(), true));
     assert_eq!(server.counters.ended(End::Drained), 1);
     assert!(TcpStream::connect(server.target.address).is_err(), "the port is closed");
@@ -156,9 +152,8 @@ fn a_drain_cuts_what_runs_beyond_the_grace_and_counts_it() {
     busy.start(&call("/wait")).unwrap();
     idle.call(&server.target.small).unwrap();
     eventually(|| server.events.waiting.load(Ordering::SeqCst) == 2 && server.counters.accepted() == 3);
-    let (drained, took) = server.drain();
+    let drained = server.drain();
     assert_eq!((drained.cut, drained.calls_cut), (1, 2));
-    assert!(took < Duration::from_millis(1_500), "{took:?}");
     assert_eq!(server.counters.ended(End::Cut), 1);
     assert_eq!(server.counters.ended(End::Drained), 2);
     assert_eq!(server.events.closed.lock().unwrap().len(), 3);
@@ -168,14 +163,12 @@ fn a_drain_cuts_what_runs_beyond_the_grace_and_counts_it() {
 fn a_peer_without_a_preface_is_closed_in_time() {
     let limits = Limits { preface_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = Server::start(limits);
-    let begun = Instant::now();
     let _silent = Raw::connect(server.target.address).unwrap();
     let mut slow = Raw::connect(server.target.address).unwrap();
     slow.write(&atomix_transport::abuse::PREFACE[..20]);
     slow.push().unwrap();
     let mut good = client(&server);
-    let took = server.wait_for_closed(2, begun);
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(700), "{took:?}");
+    server.wait_for_closed(2);
     good.call(&server.target.small).unwrap();
     assert_eq!(server.counters.ended(End::PrefaceTimeout), 2);
 }
@@ -185,7 +178,6 @@ fn a_connection_with_garbage_is_closed() {
     let server = Server::start(Limits::default());
     let report = Attack::OtherProtocol.run(&server.target, Duration::from_secs(2)).unwrap();
     assert!(matches!(report.outcome, Outcome::GoAway { .. } | Outcome::Closed), "{report:?}");
-    assert!(report.took < PROMPT, "{report:?}");
     eventually(|| server.counters.ended(End::Violation) == 1);
 }
 
@@ -230,14 +222,18 @@ fn an_idle_connection_ends_unless_it_is_of_use() {
     let (mut idle, mut active) = (client(&server), client(&server));
     idle.call(&server.target.small).unwrap();
     active.start(&call("/wait")).unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    // The connection was idle for long enough, twice, and was kept.
+    eventually(|| server.events.kept.load(Ordering::SeqCst) >= 2);
     assert_eq!(server.events.closed.lock().unwrap().len(), 0, "a session holds something");
-    let freed = Instant::now();
     server.events.busy.store(0, Ordering::SeqCst);
-    assert!(server.wait_for_closed(1, freed) < PROMPT);
+    server.wait_for_closed(1);
     assert!(idle.wait_for_the_end().unwrap());
     assert_eq!(server.counters.ended(End::Idle), 1);
-    std::thread::sleep(Duration::from_millis(500));
+    // A connection that is opened later and has no call ends first.
+    let mut later = client(&server);
+    later.call(&server.target.small).unwrap();
+    assert!(later.wait_for_the_end().unwrap());
+    server.wait_for_closed(2);
     assert_eq!(server.counters.open(), 1, "a call that runs keeps its connection");
 }
 
@@ -249,11 +245,10 @@ fn a_peer_that_does_not_answer_pings_is_lost() {
         ..Limits::default()
     };
     let server = Server::start(limits);
-    let begun = Instant::now();
     let mut frozen = Raw::connect(server.target.address).unwrap();
     frozen.begin(&[]);
     frozen.push().unwrap();
-    assert!(server.wait_for_closed(1, begun) < Duration::from_secs(1));
+    server.wait_for_closed(1);
     assert_eq!(server.counters.ended(End::Lost) + server.counters.ended(End::Stalled), 1);
 }
 
@@ -272,8 +267,7 @@ fn a_peer_that_reads_nothing_is_lost_even_when_its_socket_is_full() {
         frozen.call(&call("/stream"));
     }
     frozen.push().unwrap();
-    let begun = Instant::now();
-    assert!(server.wait_for_closed(1, begun) < Duration::from_secs(2));
+    server.wait_for_closed(1);
 }
 
 #[test]
@@ -330,8 +324,8 @@ fn a_peer_with_many_idle_connections_makes_room_for_one_with_few() {
         if new.call(&server.target.small).is_ok() {
             break new;
         }
-        assert!(begun.elapsed() < 40 * PROMPT, "nothing made room");
-        std::thread::sleep(PROMPT / 10);
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "nothing made room");
+        std::thread::sleep(PAUSE);
     };
     assert_eq!(server.counters.ended(End::Replaced), 1);
     assert_eq!(idle.iter_mut().filter_map(|client| client.call(&server.target.small).err()).count(), 1);
@@ -475,6 +469,6 @@ fn connections_are_accepted_and_swept_after_the_tasks_that_do_it_panicked() {
     }
     client(&server).call(&server.target.small).unwrap();
     let silent = TcpStream::connect(server.target.address).unwrap();
-    server.wait_for_closed(2, Instant::now());
+    server.wait_for_closed(2);
     drop(silent);
 }
