@@ -103,6 +103,18 @@ fn arrows_point_down() {
 }
 
 #[test]
+fn every_dependency_of_the_workspace_has_a_user() {
+    let manifests: String =
+        tracked("Cargo.toml").iter().filter(|path| *path != "Cargo.toml").map(|path| read(path)).collect();
+    let workspace = read("Cargo.toml");
+    let declared = workspace.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    for name in declared.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name) {
+        let uses = [format!("\n{name}.workspace = true"), format!("\n{name} = {{ workspace = true")];
+        assert!(uses.iter().any(|used| manifests.contains(used)), "no crate uses {name}");
+    }
+}
+
+#[test]
 fn every_source_begins_with_its_licence() {
     for path in tracked(".rs").into_iter().chain(tracked(".proto")) {
         assert!(read(&path).starts_with("// SPDX-License-Identifier: Apache-2.0\n"), "{path}");
