@@ -7,7 +7,6 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Buf;
 use futures::future::BoxFuture;
@@ -19,15 +18,10 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 use tower::Service;
 
-use crate::budget::Place;
+use crate::budget::{Place, ROOM_TIMEOUT};
 use crate::connection::Connection;
 use crate::pool::CALL_BYTES;
-use crate::request::{RequestBody, no_memory};
-
-pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// The time that an answer or a request waits for buffer room before its stream ends.
-pub(crate) const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::request::{BoxError, RequestBody, no_memory};
 
 /// Hands the requests of one connection to the service, which is always ready: what bounds calls is in here.
 #[derive(Debug)]
@@ -301,6 +295,7 @@ mod tests {
     use bytes::Bytes;
     use futures::FutureExt;
     use std::convert::Infallible;
+    use std::time::Duration;
 
     /// Ten bytes at a time, without end; counts how many it had to make.
     struct Endless(usize);

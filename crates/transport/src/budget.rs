@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+
+/// The time that an answer or a request waits for buffer room before its stream ends.
+pub(crate) const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Counts the bytes that were handed to HTTP/2 and not yet written.
 ///

@@ -11,12 +11,12 @@ use std::task::Waker;
 use atomix_env::{Env, Instant};
 use futures::task::AtomicWaker;
 
+use crate::allowance::Allowance;
 use crate::budget::Budget;
 use crate::frames::Flood;
 use crate::limits::Limits;
 use crate::pool::{Pool, Usage};
 use crate::receipt::Receipts;
-use crate::request::Allowance;
 
 /// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

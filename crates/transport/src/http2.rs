@@ -21,11 +21,11 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use crate::answer::{Answer, BoxError, Call, Charged, Tagged};
+use crate::answer::{Answer, Call, Charged, Tagged};
 use crate::connection::{Connection, End};
 use crate::limits::Limits;
 use crate::receipt::Receipt;
-use crate::request::RequestBody;
+use crate::request::{BoxError, RequestBody};
 use crate::wire::Wire;
 
 /// The number of calls that a connection polls before it yields to the others on its thread.

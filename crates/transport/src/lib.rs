@@ -25,6 +25,7 @@
 #[cfg(feature = "abuse")]
 pub mod abuse;
 mod admission;
+mod allowance;
 mod answer;
 mod budget;
 mod connection;
@@ -35,6 +36,7 @@ mod limits;
 mod listen;
 mod pool;
 mod receipt;
+mod relief;
 mod request;
 mod serve;
 mod wire;

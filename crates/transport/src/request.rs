@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The body of a request, received no faster than there is room for.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use atomix_env::Env;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
-use crate::answer::{BoxError, ROOM_TIMEOUT};
 use crate::connection::Connection;
-use crate::limits::Limits;
+
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Bytes of a message that need no room: the number of streams bounds their sum.
 const SMALL_BYTES: usize = 4 << 10;
@@ -44,18 +43,6 @@ pub struct RequestBody {
     /// The room of the message that is being received.
     room: Option<Room>,
     waiting: Option<Waiting>,
-}
-
-/// The budget of received bytes of one connection.
-#[derive(Debug)]
-pub(crate) struct Allowance {
-    room: Arc<Semaphore>,
-    bytes_max: u32,
-    message_bytes_max: usize,
-    waiting: AtomicUsize,
-    waiting_max: usize,
-    /// Messages that are being received.
-    receiving: AtomicUsize,
 }
 
 /// The room of a message, in its connection and among all connections.
@@ -138,8 +125,8 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Ok(frame)));
             }
             let allowance = &this.connection.allowance;
-            if bytes > allowance.message_bytes_max {
-                return Poll::Ready(Some(Err(too_large(bytes, allowance.message_bytes_max))));
+            if bytes > allowance.message_bytes_max() {
+                return Poll::Ready(Some(Err(too_large(bytes, allowance.message_bytes_max()))));
             }
             if !this.connection.usage.is_open() {
                 this.connection.usage.refuse();
@@ -178,50 +165,12 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-// === impl Allowance ===
-
-impl Allowance {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let bytes_max = limits.connection_receive_bytes_max.min(Semaphore::MAX_PERMITS);
-        let waiting_max = limits.connection_window / 2 / limits.stream_window.max(1);
-        Self {
-            room: Arc::new(Semaphore::new(bytes_max)),
-            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
-            message_bytes_max: limits.message_bytes_max,
-            waiting: AtomicUsize::new(0),
-            waiting_max: waiting_max as usize,
-            receiving: AtomicUsize::new(0),
-        }
-    }
-
-    /// Takes room if there is some and no earlier request waits for it.
-    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).try_acquire_many_owned(self.share(bytes)).ok()
-    }
-
-    fn take(&self, bytes: usize, env: Env) -> BoxFuture<'static, Option<OwnedSemaphorePermit>> {
-        let room = Arc::clone(&self.room).acquire_many_owned(self.share(bytes));
-        Box::pin(async move { env.timeout(ROOM_TIMEOUT, room).await.ok()?.ok() })
-    }
-
-    /// Returns whether a message is being received.
-    pub(crate) fn is_receiving(&self) -> bool {
-        self.receiving.load(Ordering::Relaxed) > 0
-    }
-
-    /// A message larger than the budget takes all of it; the service enforces the message size limit.
-    fn share(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max)
-    }
-}
-
 // === impl Room ===
 
 impl Room {
     fn new(connection: &Arc<Connection>, bytes: usize, permit: Option<OwnedSemaphorePermit>) -> Self {
         let connection = Arc::clone(connection);
-        let bytes = connection.allowance.share(bytes) as usize;
-        connection.allowance.receiving.fetch_add(1, Ordering::Relaxed);
+        let bytes = connection.allowance.begin_receiving(bytes);
         connection.usage.take(bytes);
         Self { connection, bytes, _permit: permit }
     }
@@ -229,7 +178,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.connection.allowance.receiving.fetch_sub(1, Ordering::Relaxed);
+        self.connection.allowance.end_receiving();
         self.connection.usage.give(self.bytes);
     }
 }
@@ -267,8 +216,7 @@ impl Waiting {
     /// Queues up, unless too many wait already.
     fn new(connection: &Arc<Connection>, frame: Frame<Bytes>, bytes: usize) -> Option<Self> {
         let allowance = &connection.allowance;
-        if allowance.waiting.fetch_add(1, Ordering::AcqRel) >= allowance.waiting_max {
-            allowance.waiting.fetch_sub(1, Ordering::AcqRel);
+        if !allowance.begin_waiting() {
             return None;
         }
         let room = allowance.take(bytes, connection.env.clone());
@@ -283,7 +231,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.connection.allowance.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.connection.allowance.end_waiting();
         self.connection.usage.give(STREAM_BYTES);
     }
 }
@@ -337,15 +285,5 @@ mod tests {
         assert_eq!(messages.read(&[0, 0, 0, 0, 2, 9, 9]), None);
         assert_eq!(messages.read(&[0, 0, 0, 0, 2, 9]), Some(2));
         assert_eq!(messages.read(&[9, 0, 0]), None);
-    }
-
-    #[test]
-    fn a_message_larger_than_everything_takes_everything() {
-        let allowance = Allowance::new(&Limits::default());
-        let all = allowance.try_take(usize::MAX);
-        assert!(all.is_some());
-        assert!(allowance.try_take(1).is_none());
-        drop(all);
-        assert!(allowance.try_take(1).is_some());
     }
 }

@@ -21,14 +21,14 @@ use tokio::sync::Notify;
 use tower::Service;
 
 use crate::admission::{Admission, Kind};
-use crate::answer::BoxError;
 use crate::connection::{Connection, End, Origin, Peer, Stage};
 use crate::counters::{Counters, Refusal};
 use crate::http2::{Broken, Server};
 use crate::limits::Limits;
 use crate::listen::Listener;
-use crate::pool::{LOOK_INTERVAL, Pool, Relief};
-use crate::request::RequestBody;
+use crate::pool::Pool;
+use crate::relief::{LOOK_INTERVAL, Relief};
+use crate::request::{BoxError, RequestBody};
 use crate::wire::{Socket, Wire};
 
 /// The interval of the sweep. For timeouts below four times this interval the sweep runs more often.
