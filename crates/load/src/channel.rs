@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// The bytes that a peer may send before they are read: the windows of tonic's client.
 const STREAM_WINDOW: u32 = 2 << 20;

@@ -13,8 +13,10 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::dice::Dice;
+use crate::failure::Failure;
 use crate::pacer::beat;
-use crate::{Dice, Failure, Report};
+use crate::report::Report;
 
 /// Something that can be called over one connection.
 pub trait Target: Send + Sync + 'static {

@@ -10,8 +10,11 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::dice::Dice;
+use crate::drive::Target;
 use crate::drive::{Window, running};
-use crate::{Dice, Failure, Report, Target};
+use crate::failure::Failure;
+use crate::report::Report;
 
 /// The events that one watcher sees.
 pub trait Feed: Send + 'static {

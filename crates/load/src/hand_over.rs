@@ -9,7 +9,8 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use crate::drive::{Window, running};
-use crate::{Failure, Report};
+use crate::failure::Failure;
+use crate::report::Report;
 
 /// A contender for the lock.
 pub trait Contender: Send + Sync + 'static {

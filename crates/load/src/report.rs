@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// The results of the measured window. Times are in nanoseconds.
 #[derive(Debug, Clone)]

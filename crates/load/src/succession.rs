@@ -7,7 +7,8 @@ use atomix_env::Env;
 use futures::future::try_join;
 
 use crate::drive::Window;
-use crate::{Failure, Report};
+use crate::failure::Failure;
+use crate::report::Report;
 
 /// A candidate.
 pub trait Candidate: Send {

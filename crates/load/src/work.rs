@@ -11,7 +11,12 @@ use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use prost::Message;
 
-use crate::{Candidate, Channel, Contender, Failure, Feed, Method, Stream, Target, frame};
+use crate::channel::{Channel, Method, Stream, frame};
+use crate::drive::Target;
+use crate::failure::Failure;
+use crate::fan_out::Feed;
+use crate::hand_over::Contender;
+use crate::succession::Candidate;
 
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
