@@ -13,14 +13,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::error::Access;
+use crate::error::{Access, Error, Kind, Result};
 use crate::link::{Link, LinkSettings, Target};
 use crate::local_locks::LocalLockQueue;
-use crate::open::Open;
-use crate::{
-    Control, Counter, CounterMap, Election, Error, IndexedMap, Inspect, Kind, List, Lock, Map, MultiMap,
-    Result, Set, Topic, Value,
-};
 
 /// A client of one runtime. Cheap to clone; clones share the connection.
 ///
@@ -195,71 +190,6 @@ impl Client {
                 keepalive_timeout: Duration::from_secs(5),
             },
         }
-    }
-
-    /// Opens a counter: one number.
-    pub fn counter(&self, name: impl Into<String>) -> Open<Counter> {
-        Counter::opener(self, name.into())
-    }
-
-    /// Opens a counter map: numbers by key.
-    pub fn counter_map(&self, name: impl Into<String>) -> Open<CounterMap> {
-        CounterMap::opener(self, name.into())
-    }
-
-    /// Opens a leader election.
-    pub fn election(&self, name: impl Into<String>) -> Open<Election> {
-        Election::opener(self, name.into())
-    }
-
-    /// Opens an indexed map: a map whose entries have positions.
-    pub fn indexed_map(&self, name: impl Into<String>) -> Open<IndexedMap> {
-        IndexedMap::opener(self, name.into())
-    }
-
-    /// Opens a list: values by position.
-    pub fn list(&self, name: impl Into<String>) -> Open<List> {
-        List::opener(self, name.into())
-    }
-
-    /// Opens a lock.
-    pub fn lock(&self, name: impl Into<String>) -> Open<Lock> {
-        Lock::opener(self, name.into())
-    }
-
-    /// Opens a map: values by key.
-    pub fn map(&self, name: impl Into<String>) -> Open<Map> {
-        Map::opener(self, name.into())
-    }
-
-    /// Opens a multimap: sets of text by key.
-    pub fn multimap(&self, name: impl Into<String>) -> Open<MultiMap> {
-        MultiMap::opener(self, name.into())
-    }
-
-    /// Opens a set of text.
-    pub fn set(&self, name: impl Into<String>) -> Open<Set> {
-        Set::opener(self, name.into())
-    }
-
-    /// Opens a topic: publish and subscribe.
-    pub fn topic(&self, name: impl Into<String>) -> Open<Topic> {
-        Topic::opener(self, name.into())
-    }
-
-    /// Opens a value: one versioned cell.
-    pub fn value(&self, name: impl Into<String>) -> Open<Value> {
-        Value::opener(self, name.into())
-    }
-
-    /// Returns the calls that connect stores and program routes.
-    pub fn control(&self) -> Control {
-        Control::new(self.clone())
-    }
-
-    /// Returns the calls that show the state of the server.
-    pub fn inspect(&self) -> Inspect {
-        Inspect::new(self.clone())
     }
 
     /// Asks the health service of the server whether `service` serves. The empty one is the process, `store:NAMESPACE/NAME`

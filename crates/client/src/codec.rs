@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Turns values into bytes and back.
 ///
@@ -100,7 +100,7 @@ impl<V> fmt::Debug for AnyCodec<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
+    use crate::error::Kind;
 
     #[test]
     fn text_that_is_not_utf8_is_refused() {

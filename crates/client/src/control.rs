@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use wire::runtime_client::RuntimeClient;
 
-use crate::error::Access;
+use crate::client::Client;
+use crate::error::{Access, Error, Kind, Result};
 use crate::open::rpc;
-use crate::{Client, DriverId, Error, Kind, Result, StoreId};
+use crate::store::{DriverId, StoreId};
 
 /// The calls of the control service. Calls that are given up may be applied.
 #[derive(Debug, Clone)]
@@ -71,11 +72,16 @@ struct TypeText {
     version: String,
 }
 
-impl Control {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
-    }
+// === impl Client ===
 
+impl Client {
+    /// Returns the calls that connect stores and program routes.
+    pub fn control(&self) -> Control {
+        Control { client: self.clone() }
+    }
+}
+
+impl Control {
     /// Connects a store. Does not wait for it to be reachable.
     ///
     /// `config` is what the driver wants, as a JSON object; null stands for the defaults. Fails with

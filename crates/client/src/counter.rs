@@ -6,9 +6,9 @@ use std::sync::Arc;
 use atomix_proto::counter::counter_client::CounterClient;
 use atomix_proto::counter::{DecrementRequest, GetRequest, IncrementRequest, SetRequest, UpdateRequest};
 
-use crate::error::Access;
-use crate::open::{PrimitiveClient, Service, rpc, service};
-use crate::{Client, Open, Result};
+use crate::client::Client;
+use crate::error::{Access, Result};
+use crate::open::{Open, PrimitiveClient, Service, rpc, service};
 
 static SERVICE: Service = service!("Counter", counter, counters_client::CountersClient);
 
@@ -20,11 +20,16 @@ pub struct Counter {
     primitive: Arc<PrimitiveClient>,
 }
 
-impl Counter {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
+// === impl Client ===
 
+impl Client {
+    /// Opens a counter: one number.
+    pub fn counter(&self, name: impl Into<String>) -> Open<Counter> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Counter { primitive })
+    }
+}
+
+impl Counter {
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

@@ -11,10 +11,11 @@ use atomix_proto::countermap::{
     UpdateRequest,
 };
 
-use crate::error::Access;
+use crate::client::Client;
+use crate::error::{Access, Error, Kind, Result};
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{PrimitiveClient, Service, rpc, service};
-use crate::{Changes, Client, Error, Kind, Listing, Open, Result};
+use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::stream::{Changes, Listing};
 
 static SERVICE: Service = service!("CounterMap", countermap, counter_maps_client::CounterMapsClient);
 
@@ -84,11 +85,16 @@ static LOCKS: KeyLocks = KeyLocks {
     },
 };
 
-impl CounterMap {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
+// === impl Client ===
 
+impl Client {
+    /// Opens a counter map: numbers by key.
+    pub fn counter_map(&self, name: impl Into<String>) -> Open<CounterMap> {
+        Open::new(self, &SERVICE, name.into(), |primitive| CounterMap { primitive })
+    }
+}
+
+impl CounterMap {
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

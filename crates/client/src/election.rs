@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atomix_proto::election as wire;
 use wire::leader_election_client::LeaderElectionClient;
 
-use crate::client::Limit;
-use crate::error::Access;
-use crate::open::{PrimitiveClient, Service, rpc, service};
-use crate::{Client, Error, Kind, Open, Result, Subscription};
+use crate::client::{Client, Limit};
+use crate::error::{Access, Error, Kind, Result};
+use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::stream::Subscription;
 
 static SERVICE: Service =
     service!("LeaderElection", election, leader_elections_client::LeaderElectionsClient);
@@ -65,13 +65,18 @@ macro_rules! candidate_calls {
     };
 }
 
+// === impl Client ===
+
+impl Client {
+    /// Opens a leader election.
+    pub fn election(&self, name: impl Into<String>) -> Open<Election> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Election { primitive })
+    }
+}
+
 // === impl Election ===
 
 impl Election {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
-
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

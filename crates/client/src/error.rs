@@ -8,8 +8,6 @@ use std::time::Duration;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-use crate::link::DialError;
-
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -26,6 +24,13 @@ struct Facts {
     transport: Option<TransportFailure>,
     retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The failure of an attempt to connect.
+#[derive(Debug)]
+pub(crate) struct DialError {
+    pub(crate) failure: TransportFailure,
+    pub(crate) message: String,
 }
 
 /// The kinds of errors. Each calls for another action.
@@ -320,6 +325,16 @@ impl fmt::Display for Kind {
         })
     }
 }
+
+// === impl DialError ===
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for DialError {}
 
 #[cfg(test)]
 mod tests {

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use wire::event::Event as EventArm;
 use wire::indexed_map_client::IndexedMapClient;
 
-use crate::codec::AnyCodec;
-use crate::error::Access;
-use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
-use crate::versioned::{duration, previous, versioned};
-use crate::{Changes, Client, Error, Kind, Listing, Open, Raw, Result, Versioned};
+use crate::client::Client;
+use crate::codec::{AnyCodec, Raw};
+use crate::error::{Access, Error, Kind, Result};
+use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::stream::{Changes, Listing};
+use crate::versioned::{Versioned, duration, previous, versioned};
 
 static SERVICE: Service = service!("IndexedMap", indexedmap, indexed_maps_client::IndexedMapsClient);
 
@@ -149,13 +150,19 @@ impl From<u64> for At {
     }
 }
 
-// === impl IndexedMap ===
+// === impl Client ===
 
-impl IndexedMap {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
+impl Client {
+    /// Opens an indexed map: a map whose entries have positions.
+    pub fn indexed_map(&self, name: impl Into<String>) -> Open<IndexedMap> {
+        Open::new(self, &SERVICE, name.into(), |primitive| IndexedMap {
+            primitive,
+            codec: AnyCodec::new(Raw),
+        })
     }
 }
+
+// === impl IndexedMap ===
 
 impl<V: Send + 'static> Typed for IndexedMap<V> {
     type With<W: Send + 'static> = IndexedMap<W>;

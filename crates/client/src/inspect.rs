@@ -10,11 +10,12 @@ use futures::StreamExt;
 use serde::{Serialize, Serializer};
 use wire::inspector_client::InspectorClient;
 
-use crate::client::Limit;
-use crate::error::Access;
+use crate::client::{Client, Limit};
+use crate::error::{Access, Error, Result};
 use crate::open::rpc;
+use crate::store::{DriverId, StoreId};
+use crate::stream::Subscription;
 use crate::topic::system_time;
-use crate::{Client, DriverId, Error, Result, StoreId, Subscription};
 
 /// The calls that show the state of the server, and those that change it for operators: they end sessions, close and delete
 /// primitives, disconnect stores. The calls that show are cancel safe; one that changes may be applied although it was given up.
@@ -363,13 +364,18 @@ pub struct Candidate {
     pub session_ended: bool,
 }
 
+// === impl Client ===
+
+impl Client {
+    /// Returns the calls that show the state of the server.
+    pub fn inspect(&self) -> Inspect {
+        Inspect { client: self.clone() }
+    }
+}
+
 // === impl Inspect ===
 
 impl Inspect {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
-    }
-
     /// Lists the drivers that the server was built with.
     pub async fn drivers(&self) -> Result<Vec<Driver>> {
         let request = wire::ListDriversRequest {};

@@ -9,13 +9,12 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
 use crate::client::Limit;
-use crate::error::Access;
+use crate::error::{Access, Error, Kind, Result};
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
 use crate::open::{Answer, PrimitiveClient, awaitable};
 use crate::versioned::duration;
 use crate::wait::{Wait, is_settled, may_be_held, unlock_until_settled};
-use crate::{Error, Kind, Result};
 
 /// The calls of one primitive that lock keys.
 pub(crate) struct KeyLocks {

@@ -18,8 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::error::{DialError, Error, Kind, Result, TransportFailure};
 use crate::refusal::FirstFrames;
-use crate::{Error, Kind, Result, TransportFailure};
 
 /// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,13 +81,6 @@ struct Dialer {
     target: Target,
     connect_timeout: Duration,
     current: Current,
-}
-
-/// The failure of an attempt to connect.
-#[derive(Debug)]
-pub(crate) struct DialError {
-    pub(crate) failure: TransportFailure,
-    pub(crate) message: String,
 }
 
 /// A socket that reports its drop, which follows as soon as the connection has ended.
@@ -329,16 +322,6 @@ impl Dialer {
         }
     }
 }
-
-// === impl DialError ===
-
-impl std::fmt::Display for DialError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for DialError {}
 
 // === impl Tracked ===
 

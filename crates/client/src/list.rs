@@ -8,10 +8,11 @@ use bytes::Bytes;
 use wire::event::Event as EventArm;
 use wire::list_client::ListClient;
 
-use crate::codec::AnyCodec;
-use crate::error::Access;
-use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, rpc, service};
-use crate::{Client, Error, Listing, Open, Raw, Result, Subscription};
+use crate::client::Client;
+use crate::codec::{AnyCodec, Raw};
+use crate::error::{Access, Error, Result};
+use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, rpc, service};
+use crate::stream::{Listing, Subscription};
 
 static SERVICE: Service = service!("List", list, lists_client::ListsClient);
 
@@ -69,9 +70,12 @@ pub enum Event<V> {
     },
 }
 
-impl List {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
+// === impl Client ===
+
+impl Client {
+    /// Opens a list: values by position.
+    pub fn list(&self, name: impl Into<String>) -> Open<List> {
+        Open::new(self, &SERVICE, name.into(), |primitive| List { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 

@@ -8,13 +8,13 @@ use atomix_proto::lock::lock_client::LockClient;
 use atomix_proto::lock::{GetLockRequest, LockRequest, UnlockRequest};
 use tokio::sync::oneshot;
 
-use crate::error::Access;
+use crate::client::Client;
+use crate::error::{Access, Error, Kind, Result};
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
-use crate::open::{PrimitiveClient, Service, awaitable, rpc, service};
+use crate::open::{Open, PrimitiveClient, Service, awaitable, rpc, service};
 use crate::versioned::duration;
 use crate::wait::{Wait, is_settled, may_be_held, unlock_until_settled};
-use crate::{Client, Error, Kind, Open, Result};
 
 static SERVICE: Service = service!("Lock", lock, locks_client::LocksClient);
 
@@ -54,13 +54,18 @@ pub struct Guard {
 
 awaitable!(Acquire -> Guard);
 
+// === impl Client ===
+
+impl Client {
+    /// Opens a lock.
+    pub fn lock(&self, name: impl Into<String>) -> Open<Lock> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Lock { primitive })
+    }
+}
+
 // === impl Lock ===
 
 impl Lock {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
-
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

@@ -11,12 +11,13 @@ use wire::commit_response::result::Result as ResponseArm;
 use wire::event::Event as EventArm;
 use wire::map_client::MapClient;
 
-use crate::codec::AnyCodec;
-use crate::error::Access;
+use crate::client::Client;
+use crate::codec::{AnyCodec, Raw};
+use crate::error::{Access, Error, Kind, Result};
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
-use crate::versioned::{duration, previous, versioned};
-use crate::{Changes, Client, Error, Kind, Listing, Open, Raw, Result, Versioned, Written};
+use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::stream::{Changes, Listing};
+use crate::versioned::{Versioned, Written, duration, previous, versioned};
 
 static SERVICE: Service = service!("Map", map, maps_client::MapsClient);
 
@@ -182,13 +183,16 @@ static LOCKS: KeyLocks = KeyLocks {
     },
 };
 
-// === impl Map ===
+// === impl Client ===
 
-impl Map {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
+impl Client {
+    /// Opens a map: values by key.
+    pub fn map(&self, name: impl Into<String>) -> Open<Map> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Map { primitive, codec: AnyCodec::new(Raw) })
     }
 }
+
+// === impl Map ===
 
 impl<V: Send + 'static> Typed for Map<V> {
     type With<W: Send + 'static> = Map<W>;
@@ -487,7 +491,7 @@ impl<V: 'static> Operation<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Text;
+    use crate::codec::Text;
 
     #[test]
     fn an_acknowledgement_is_no_event() {

@@ -7,9 +7,10 @@ use atomix_proto::multimap as wire;
 use wire::event::Event as EventArm;
 use wire::multi_map_client::MultiMapClient;
 
-use crate::error::Access;
-use crate::open::{PrimitiveClient, Service, rpc, service};
-use crate::{Changes, Client, Error, Kind, Listing, Open, Result};
+use crate::client::Client;
+use crate::error::{Access, Error, Kind, Result};
+use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::stream::{Changes, Listing};
 
 static SERVICE: Service = service!("MultiMap", multimap, multi_maps_client::MultiMapsClient);
 
@@ -50,11 +51,16 @@ pub enum Event {
     },
 }
 
-impl MultiMap {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
+// === impl Client ===
 
+impl Client {
+    /// Opens a multimap: sets of text by key.
+    pub fn multimap(&self, name: impl Into<String>) -> Open<MultiMap> {
+        Open::new(self, &SERVICE, name.into(), |primitive| MultiMap { primitive })
+    }
+}
+
+impl MultiMap {
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

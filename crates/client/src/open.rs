@@ -10,11 +10,11 @@ use futures::future::BoxFuture;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::client::Limit;
-use crate::codec::AnyCodec;
-use crate::error::Access;
+use crate::client::{Client, Limit};
+use crate::codec::{AnyCodec, Codec, Json, Raw, Text};
+use crate::error::{Access, Error, Kind, Result};
 use crate::link::Connection;
-use crate::{Client, Codec, Error, Json, Kind, Raw, Result, Subscription, Text};
+use crate::stream::Subscription;
 
 /// Names a primitive and how to open it.
 ///
@@ -108,7 +108,7 @@ macro_rules! rpc {
 macro_rules! awaitable {
     ($Builder:ident $(<$V:ident>)? -> $Output:ty) => {
         impl $(<$V: Send + 'static>)? IntoFuture for $Builder $(<$V>)? {
-            type Output = crate::Result<$Output>;
+            type Output = crate::error::Result<$Output>;
             type IntoFuture = futures::future::BoxFuture<'static, Self::Output>;
 
             fn into_future(self) -> Self::IntoFuture {

@@ -8,10 +8,11 @@ use atomix_proto::set as wire;
 use wire::event::Event as EventArm;
 use wire::set_client::SetClient;
 
-use crate::error::Access;
-use crate::open::{PrimitiveClient, Service, awaitable, rpc, service};
+use crate::client::Client;
+use crate::error::{Access, Kind, Result};
+use crate::open::{Open, PrimitiveClient, Service, awaitable, rpc, service};
+use crate::stream::{Listing, Subscription};
 use crate::versioned::duration;
-use crate::{Client, Kind, Listing, Open, Result, Subscription};
 
 static SERVICE: Service = service!("Set", set, sets_client::SetsClient);
 
@@ -52,13 +53,18 @@ pub struct Add {
 
 awaitable!(Add -> bool);
 
+// === impl Client ===
+
+impl Client {
+    /// Opens a set of text.
+    pub fn set(&self, name: impl Into<String>) -> Open<Set> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Set { primitive })
+    }
+}
+
 // === impl Set ===
 
 impl Set {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive })
-    }
-
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.primitive.name()

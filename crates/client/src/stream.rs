@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 
-use crate::Result;
+use crate::error::Result;
 
 /// A stream of messages from the server.
 ///

@@ -8,10 +8,11 @@ use atomix_proto::topic as wire;
 use bytes::Bytes;
 use wire::topic_client::TopicClient;
 
-use crate::codec::AnyCodec;
-use crate::error::Access;
-use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, rpc, service};
-use crate::{Client, Open, Raw, Result, Subscription};
+use crate::client::Client;
+use crate::codec::{AnyCodec, Raw};
+use crate::error::{Access, Result};
+use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, rpc, service};
+use crate::stream::Subscription;
 
 static SERVICE: Service = service!("Topic", topic, topics_client::TopicsClient);
 
@@ -34,9 +35,12 @@ pub struct Message<V> {
     pub payload: V,
 }
 
-impl Topic {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
+// === impl Client ===
+
+impl Client {
+    /// Opens a topic: publish and subscribe.
+    pub fn topic(&self, name: impl Into<String>) -> Open<Topic> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Topic { primitive, codec: AnyCodec::new(Raw) })
     }
 }
 

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use wire::event::Event as EventArm;
 use wire::value_client::ValueClient;
 
-use crate::codec::AnyCodec;
-use crate::error::Access;
-use crate::open::{BoundCodec, PrimitiveClient, Service, Typed, awaitable, rpc, service};
-use crate::versioned::{duration, previous, versioned};
-use crate::{Client, Kind, Open, Raw, Result, Subscription, Versioned, Written};
+use crate::client::Client;
+use crate::codec::{AnyCodec, Raw};
+use crate::error::{Access, Kind, Result};
+use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::stream::Subscription;
+use crate::versioned::{Versioned, Written, duration, previous, versioned};
 
 static SERVICE: Service = service!("Value", value, values_client::ValuesClient);
 
@@ -92,13 +93,16 @@ awaitable!(Insert<V> -> u64);
 awaitable!(Update<V> -> Written<V>);
 awaitable!(Delete<V> -> Option<Versioned<V>>);
 
-// === impl Value ===
+// === impl Client ===
 
-impl Value {
-    pub(crate) fn opener(client: &Client, name: String) -> Open<Self> {
-        Open::new(client, &SERVICE, name, |primitive| Self { primitive, codec: AnyCodec::new(Raw) })
+impl Client {
+    /// Opens a value: one versioned cell.
+    pub fn value(&self, name: impl Into<String>) -> Open<Value> {
+        Open::new(self, &SERVICE, name.into(), |primitive| Value { primitive, codec: AnyCodec::new(Raw) })
     }
 }
+
+// === impl Value ===
 
 impl<V: Send + 'static> Typed for Value<V> {
     type With<W: Send + 'static> = Value<W>;

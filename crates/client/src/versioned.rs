@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::Result;
 use crate::codec::AnyCodec;
+use crate::error::Result;
 
 /// A value and its version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,7 +70,7 @@ pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Text;
+    use crate::codec::Text;
 
     #[test]
     fn version_zero_means_that_there_was_nothing() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use atomix_env::{Env, Instant};
 
-use crate::client::Limit;
+use crate::client::{Client, Limit};
+use crate::error::{Error, Kind, Result};
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
-use crate::{Client, Error, Kind, Result};
 
 /// The wait time that a caller accepts.
 #[derive(Debug, Clone, Copy)]
