@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{CONFLICT, Failure, UNAVAILABLE};
 use crate::text::parse_duration;
 
@@ -310,8 +310,9 @@ fn exit_code(status: ExitStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::{Offline, Options};
     use crate::output::{Format, Printer};
-    use crate::{Env, Offline, Options};
+    use atomix_env::Env;
 
     fn context() -> Context {
         let options = Options {

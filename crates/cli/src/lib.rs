@@ -9,26 +9,26 @@
     reason = "the comments of arguments are the help of the program, which is no Markdown"
 )]
 
+mod context;
 mod failure;
 mod held;
+mod input;
 mod output;
 mod text;
 mod verbs;
 
-use std::error::Error;
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use atomix_client::{Client, Open};
-use atomix_env::{Env, Instant};
-use clap::{Args, Subcommand};
+use atomix_env::Env;
+use clap::Subcommand;
 use futures::future::LocalBoxFuture;
 
+pub use crate::context::{Found, Offline, Options};
 pub use crate::held::JOB_ENV;
 
-use crate::failure::{Failure, Side};
+use crate::context::{Context, ours};
+use crate::failure::Failure;
 use crate::output::{Format, Printer};
 
 /// The end of the help of the program: the exit codes.
@@ -45,50 +45,6 @@ A value that is written as `-` is read from standard input, one that is written 
 byte; `--literal` takes both as they are. A value that is read is written byte for byte as well, with a newline behind
 it on a terminal only. With `--output json` every answer, message or change is one JSON object on a line of its own,
 and so is an error on standard error.";
-
-/// The variables that stand for options, and the defaults.
-const SERVER: &str = "ATOMIX_SERVER";
-const DEFAULT_SERVER: &str = "http://127.0.0.1:5678";
-const CONTROL_SERVER: &str = "ATOMIX_CONTROL_SERVER";
-const DEFAULT_CONTROL_SERVER: &str = "http://127.0.0.1:5679";
-
-/// The options of every command, which may stand before and behind it.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub struct Options {
-    /// The address of the primitives: http://host:port or unix:/path
-    #[arg(
-        long,
-        global = true,
-        env = SERVER,
-        default_value = DEFAULT_SERVER,
-        value_name = "URL"
-    )]
-    pub server: String,
-
-    /// The address of stores, routes and inspection: http://host:port or unix:/path
-    #[arg(
-        long,
-        global = true,
-        env = CONTROL_SERVER,
-        default_value = DEFAULT_CONTROL_SERVER,
-        value_name = "URL"
-    )]
-    pub control_server: String,
-
-    /// The form of answers
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Human)]
-    pub output: Format,
-
-    /// A tag of the primitive, for routes that look at tags; may be repeated
-    #[arg(long = "tag", global = true, value_name = "TAG")]
-    pub tags: Vec<String>,
-
-    /// The limit of a call, or of a whole list, such as 500ms or 10s; for locks, elections and `wait` the limit of the
-    /// wait [default: 10s, and without limit where it is a wait]
-    #[arg(long, global = true, value_parser = text::parse_duration, value_name = "TIME")]
-    pub timeout: Option<Duration>,
-}
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -159,36 +115,6 @@ pub enum Command {
     },
 }
 
-/// The content of the files of a store, or the reason that it is not readable.
-pub type Found = Result<String, Box<dyn Error>>;
-
-/// The operations of the program on the files of a store without a server.
-#[derive(Debug, Clone, Copy)]
-pub struct Offline {
-    /// Reads a backup or the folder of a store.
-    pub verify: fn(&Path) -> Found,
-    /// Makes the folder of a store from a backup.
-    pub restore: fn(&Path, &Path) -> Found,
-}
-
-impl Offline {
-    /// The operations of a program without a driver with files.
-    pub const NOTHING: Self = Self { verify: |_| Err(NO_FILES.into()), restore: |_, _| Err(NO_FILES.into()) };
-}
-
-const NO_FILES: &str = "this program was built without a driver that keeps files";
-
-/// The environment of a running command.
-#[derive(Debug)]
-pub(crate) struct Context {
-    options: Options,
-    offline: Offline,
-    printer: Printer,
-    env: Env,
-    /// Whether this program can start itself to tie a command to this process.
-    ties: bool,
-}
-
 /// Runs a command and returns the exit code of the process. Errors go to standard error.
 ///
 /// `program` describes all arguments, for completion scripts. Needs a tokio runtime with its drivers on. Not cancel
@@ -206,49 +132,40 @@ pub fn run(
         let ties = cfg!(target_os = "linux") && program.find_subcommand(held::TIED).is_some();
         let options = options.without_empty(|name| std::env::var_os(name));
         let context = Context { options, offline, printer, env: Env::real(), ties };
-        match context.run(program, command).await {
+        match dispatch(&context, program, command).await {
             Ok(code) => code,
             Err(failure) => context.printer.fail(&failure),
         }
     })
 }
 
-impl Options {
-    /// Puts the default in the place of an address that is empty because its `variable` is: that counts as not set. An empty
-    /// argument is a mistake, most likely of a script, and stays.
-    fn without_empty(mut self, variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let empty = |name| variable(name).is_some_and(|value| value.is_empty());
-        if self.server.is_empty() && empty(SERVER) {
-            DEFAULT_SERVER.clone_into(&mut self.server);
-        }
-        if self.control_server.is_empty() && empty(CONTROL_SERVER) {
-            DEFAULT_CONTROL_SERVER.clone_into(&mut self.control_server);
-        }
-        self
+/// Runs the command that was parsed.
+async fn dispatch(context: &Context, program: clap::Command, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Counter(verb) => verb.run(context).await,
+        Command::CounterMap(verb) => verb.run(context).await,
+        Command::Elect(elect) => elect.run(context).await,
+        Command::Election(verb) => verb.run(context).await,
+        Command::IndexedMap(verb) => verb.run(context).await,
+        Command::List(verb) => verb.run(context).await,
+        Command::Lock(verb) => verb.run(context).await,
+        Command::Map(verb) => verb.run(context).await,
+        Command::MultiMap(verb) => verb.run(context).await,
+        Command::Set(verb) => verb.run(context).await,
+        Command::Topic(verb) => verb.run(context).await,
+        Command::Value(verb) => verb.run(context).await,
+        Command::Store(verb) => verb.run(context).await,
+        Command::Route(verb) => verb.run(context).await,
+        Command::Inspect(inspect) => inspect.run(context).await,
+        Command::Primitive(verb) => verb.run(context).await,
+        Command::Session(verb) => verb.run(context).await,
+        Command::Bench(bench) => bench.run(context).await,
+        Command::RunTied(tied) => Ok(tied.run(context)),
+        Command::Health(health) => health.run(context).await,
+        Command::Wait(wait) => wait.run(context).await,
+        Command::Version => verbs::health::version(context, &program),
+        Command::Completions { shell } => output::completions(&program, shell),
     }
-
-    /// Takes the tags before the command as well as those behind it from `arguments`, those of the process; the parser
-    /// keeps only one place of an option.
-    #[must_use]
-    pub fn with_all_tags(mut self, arguments: impl IntoIterator<Item = OsString>) -> Self {
-        let mut tags = Vec::new();
-        let mut arguments = ours(arguments);
-        while let Some(argument) = arguments.next() {
-            if argument == "--tag" {
-                tags.extend(arguments.next());
-            } else if let Some(tag) = argument.strip_prefix("--tag=") {
-                tags.push(tag.to_owned());
-            }
-        }
-        self.tags = tags;
-        self
-    }
-}
-
-/// Returns the arguments before `--`: what follows is not for this program.
-fn ours(arguments: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = String> {
-    let text = |argument: OsString| argument.to_string_lossy().into_owned();
-    arguments.into_iter().map(text).take_while(|argument| argument != "--")
 }
 
 /// Writes the error of the parser for `arguments` that it rejected, as `--output` has it if that is among them, and
@@ -267,100 +184,6 @@ pub fn refuse(error: &clap::Error, arguments: impl IntoIterator<Item = OsString>
     // A failed write is ignored, as the parser itself does.
     error.print().ok();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-}
-
-impl Context {
-    async fn run(&self, program: clap::Command, command: Command) -> Result<ExitCode, Failure> {
-        match command {
-            Command::Counter(verb) => verb.run(self).await,
-            Command::CounterMap(verb) => verb.run(self).await,
-            Command::Elect(elect) => elect.run(self).await,
-            Command::Election(verb) => verb.run(self).await,
-            Command::IndexedMap(verb) => verb.run(self).await,
-            Command::List(verb) => verb.run(self).await,
-            Command::Lock(verb) => verb.run(self).await,
-            Command::Map(verb) => verb.run(self).await,
-            Command::MultiMap(verb) => verb.run(self).await,
-            Command::Set(verb) => verb.run(self).await,
-            Command::Topic(verb) => verb.run(self).await,
-            Command::Value(verb) => verb.run(self).await,
-            Command::Store(verb) => verb.run(self).await,
-            Command::Route(verb) => verb.run(self).await,
-            Command::Inspect(inspect) => inspect.run(self).await,
-            Command::Primitive(verb) => verb.run(self).await,
-            Command::Session(verb) => verb.run(self).await,
-            Command::Bench(bench) => bench.run(self).await,
-            Command::RunTied(tied) => Ok(tied.run(self)),
-            Command::Health(health) => health.run(self).await,
-            Command::Wait(wait) => wait.run(self).await,
-            Command::Version => verbs::health::version(self, &program),
-            Command::Completions { shell } => output::completions(&program, shell),
-        }
-    }
-
-    fn builder(&self) -> atomix_client::Builder {
-        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
-        match self.limit() {
-            Some(limit) => builder.call_timeout(limit).retry_budget(limit).connect_timeout(limit),
-            None => builder,
-        }
-    }
-
-    /// Connects to the primitives. Tries once, because a person waits.
-    async fn client(&self) -> Result<Client, Failure> {
-        self.builder().connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
-    }
-
-    /// Connects for a command that waits for `--timeout`, so that its single calls have their usual time limit.
-    async fn waiting_client(&self) -> Result<Client, Failure> {
-        let builder = Client::builder().endpoint(&self.options.server).control(&self.options.control_server);
-        builder.connect().await.map_err(|error| Failure::Call(error, Side::Primitives))
-    }
-
-    /// Returns `--timeout` unless it is zero, which only locks and elections understand: try once.
-    fn limit(&self) -> Option<Duration> {
-        self.options.timeout.filter(|timeout| !timeout.is_zero())
-    }
-
-    /// Returns what is left of `--timeout` for a command that has `begun` to wait.
-    fn left(&self, begun: Instant) -> Option<Duration> {
-        self.options.timeout.map(|timeout| timeout.saturating_sub(self.env.now() - begun))
-    }
-
-    /// Connects for a command that waits, and opens what it waits for, within `--timeout`.
-    async fn opened<T, F: Future<Output = Result<T, Failure>>>(
-        &self,
-        open: impl FnOnce(Client) -> F,
-    ) -> Result<T, Failure> {
-        let opening = async { open(self.waiting_client().await?).await };
-        match self.limit() {
-            None => opening.await,
-            Some(limit) => self
-                .env
-                .timeout(limit, opening)
-                .await
-                .map_err(|_| Failure::Late("the server did not answer in time"))?,
-        }
-    }
-
-    /// Makes a client for the control services.
-    fn control(&self) -> Result<Client, Failure> {
-        connect_control(self.builder())
-    }
-
-    /// Makes a client for a call to the control services that takes this long if the store behind does not answer.
-    fn control_with_timeout(&self, timeout: Duration) -> Result<Client, Failure> {
-        let builder = self.builder();
-        connect_control(if self.options.timeout.is_none() { builder.call_timeout(timeout) } else { builder })
-    }
-
-    async fn open<P>(&self, open: Open<P>) -> Result<P, Failure> {
-        Ok(open.tags(&self.options.tags).open().await?)
-    }
-}
-
-fn connect_control(builder: atomix_client::Builder) -> Result<Client, Failure> {
-    builder.retry_budget(Duration::ZERO).connect_lazy().map_err(|error| Failure::Call(error, Side::Control))
 }
 
 #[cfg(test)]
@@ -521,17 +344,6 @@ mod tests {
         assert_eq!(program.options.with_all_tags(words(line)).tags, ["a", "b"]);
         let line = "lock run l --tag a -- job --tag b";
         assert_eq!(parse(line).unwrap().options.with_all_tags(words(line)).tags, ["a"]);
-    }
-
-    #[test]
-    fn an_empty_variable_counts_as_not_set() {
-        let options = || Options { server: String::new(), ..parse("map size users").unwrap().options };
-        let settled = options().without_empty(|name| (name == SERVER).then(OsString::new));
-        assert_eq!(settled.server, DEFAULT_SERVER);
-        let settled = options().without_empty(|_| None);
-        assert_eq!(settled.server, "", "an empty argument is a mistake");
-        let settled = options().without_empty(|_| Some("unix:/x".into()));
-        assert_eq!(settled.server, "");
     }
 
     #[test]

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times, values and tables as text.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use serde_json::{Value as Json, json};
-
-use crate::failure::Failure;
 
 /// Reads a time such as `500ms`, `10s`, `1m30s`, `2h` or `1d`. `0` needs no unit.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -65,37 +60,6 @@ pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
     format!("{} ago", duration(now.duration_since(time).unwrap_or_default()))
 }
 
-/// Returns a value as it was given on the command line: what follows is read from standard input for `-`, from a file for
-/// `@FILE`, byte for byte.
-pub(crate) fn value(argument: &str) -> Result<Bytes, Failure> {
-    // Twice what a gRPC message may have by default: no larger value can be stored.
-    const BYTES_MAX: u64 = 8 << 20;
-    let (source, input): (String, Box<dyn Read>) = match (argument, argument.strip_prefix('@')) {
-        ("-", _) => ("standard input".to_owned(), Box::new(io::stdin().lock())),
-        (_, Some(path)) => {
-            let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-            (format!("file {path}"), Box::new(file))
-        }
-        (text, None) => return Ok(Bytes::copy_from_slice(text.as_bytes())),
-    };
-    let mut value = Vec::new();
-    let read = input.take(BYTES_MAX + 1).read_to_end(&mut value);
-    let read = read.map_err(|error| unreadable(&source, &error))?;
-    if read as u64 > BYTES_MAX {
-        return Err(Failure::Usage(format!(
-            "the value is too large: source=`{source}` bytes_max=`{BYTES_MAX}`"
-        )));
-    }
-    Ok(Bytes::from(value))
-}
-
-fn unreadable(source: &str, error: &io::Error) -> Failure {
-    Failure::Files(format!(
-        "cannot read the value: source=`{}` cause=`{error}`; --literal takes a value that begins with @ as it is",
-        show(source.as_bytes())
-    ))
-}
-
 /// Writes a value for people on one line, and no two values alike: control characters, line separators, backslashes and
 /// bytes that are no text are escaped.
 pub(crate) fn show(value: &[u8]) -> String {
@@ -111,6 +75,16 @@ pub(crate) fn show(value: &[u8]) -> String {
         shown.extend(chunk.invalid().iter().flat_map(|byte| byte.escape_ascii()).map(char::from));
     }
     shown
+}
+
+/// Names a session, which is unknown to the server if it belongs to another process.
+pub(crate) fn session(id: &str, ended: bool) -> String {
+    match (id, ended) {
+        ("", _) => "elsewhere".to_owned(),
+        (_, false) => id.to_owned(),
+        // A lock that keeps this state is freed by `session end`.
+        (_, true) => format!("{id} (ended)"),
+    }
 }
 
 /// Adds a value to an object: as text under `name`, or as hexadecimal digits under `name_hex` if it is no text.
@@ -191,17 +165,6 @@ mod tests {
             [b"a\nb", b"a\\nb", b"a\\\nb", b"\xff", b"\\xff", b"\x00", b"\\u{0}", b"\\0"];
         let shown: std::collections::HashSet<_> = values.iter().map(|value| show(value)).collect();
         assert_eq!(shown.len(), values.len(), "{shown:?}");
-    }
-
-    #[test]
-    fn a_value_comes_from_the_line_or_from_a_file() {
-        let file = std::env::temp_dir().join(format!("atomix-value-{}", std::process::id()));
-        std::fs::write(&file, b"a\xff\n").unwrap();
-        assert_eq!(value(&format!("@{}", file.display())).unwrap(), &b"a\xff\n"[..]);
-        std::fs::remove_file(&file).unwrap();
-        assert_eq!(value("a@b").unwrap(), "a@b");
-        let missing = value(&format!("@{}", file.display())).unwrap_err();
-        assert!(missing.to_string().contains("--literal"), "{missing}");
     }
 
     #[test]

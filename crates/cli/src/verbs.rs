@@ -29,10 +29,11 @@ use clap::Args;
 use futures::FutureExt;
 use serde_json::{Value as Json, json};
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
+use crate::input::read_value;
 use crate::output::Printer;
-use crate::text::{parse_duration, put_value, show, value as read_value};
+use crate::text::{parse_duration, put_value, show};
 
 /// The time to live of an entry.
 #[derive(Debug, Clone, Args)]

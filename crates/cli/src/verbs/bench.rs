@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::parse_duration;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 
 /// The verbs of a counter. Every verb prints the value after it.

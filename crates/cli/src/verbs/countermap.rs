@@ -8,10 +8,11 @@ use atomix_client::{Client, CounterMap};
 use clap::Subcommand;
 use serde_json::json;
 
+use crate::context::Context;
 use crate::failure::{DONE, Failure, absent};
+use crate::held;
 use crate::text::show;
 use crate::verbs::{change, follow, listed};
-use crate::{Context, held};
 
 /// The verbs of a counter map.
 #[derive(Debug, Subcommand)]

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{CONFLICT, DONE, Failure, NOT_FOUND};
 use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::show;

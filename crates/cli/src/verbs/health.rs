@@ -8,7 +8,7 @@ use atomix_client::{Kind, StoreId};
 use clap::Args;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure, Side, UNAVAILABLE};
 
 /// Print whether the server is healthy; exit code 5 if not

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal};

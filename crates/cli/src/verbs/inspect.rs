@@ -13,9 +13,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure, UNAVAILABLE};
-use crate::text::{ago, show, table};
+use crate::text::{ago, session, show, table};
+use crate::verbs::{route, store};
 
 /// The objects to show; all of them by default.
 #[derive(Debug, Args)]
@@ -77,7 +78,7 @@ impl Verb {
     async fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         match self {
             Self::Drivers => drivers(context).await,
-            Self::Stores => super::store::list(context).await,
+            Self::Stores => store::list(context).await,
             Self::Hosts => hosts(context).await,
             Self::Primitives { kind, store } => primitives(context, kind, store).await,
             Self::Sessions => sessions(context).await,
@@ -106,9 +107,9 @@ async fn everything(context: &Context) -> Result<ExitCode, Failure> {
         "unanswered": locks.unanswered,
     }))?;
     if context.printer.is_human() {
-        super::store::print(context, &stores)?;
+        store::print(context, &stores)?;
         context.printer.human("")?;
-        super::route::print(context, &routes)?;
+        route::print(context, &routes)?;
         context.printer.human("")?;
         print_primitives(context, &primitives)?;
         context.printer.human("")?;
@@ -206,7 +207,7 @@ async fn sessions(context: &Context) -> Result<ExitCode, Failure> {
 }
 
 fn print_sessions(context: &Context, sessions: &[Session]) -> Result<(), Failure> {
-    let now = now(context);
+    let now = context.wall();
     let header = ["SESSION", "CLIENT", "CONNECTED", "PRIMITIVES", "CALLS", "WAITS+STREAMS", "HOLDS"];
     context.printer.table("no client is connected", &header, sessions, |session: &Session| {
         let holdings: Vec<_> = session
@@ -241,7 +242,7 @@ fn complete(all: &Locks) -> ExitCode {
 }
 
 fn print_locks(context: &Context, all: &Locks) -> Result<(), Failure> {
-    let (printer, now) = (context.printer, now(context));
+    let (printer, now) = (context.printer, context.wall());
     all.locks.iter().try_for_each(|lock| printer.object(lock))?;
     all.elections.iter().try_for_each(|election| printer.object(election))?;
     all.unanswered.iter().try_for_each(|store| printer.object(store))?;
@@ -291,18 +292,4 @@ fn election_row(election: &ElectionState) -> Vec<String> {
         election.leader.as_ref().map_or_else(|| "-".to_owned(), candidate),
         candidates.join(", "),
     ]
-}
-
-/// Names a session, which is unknown to the server if it belongs to another process.
-pub(crate) fn session(id: &str, ended: bool) -> String {
-    match (id, ended) {
-        ("", _) => "elsewhere".to_owned(),
-        (_, false) => id.to_owned(),
-        // A lock that keeps this state is freed by `session end`.
-        (_, true) => format!("{id} (ended)"),
-    }
-}
-
-pub(crate) fn now(context: &Context) -> SystemTime {
-    SystemTime::UNIX_EPOCH + context.env.wall().since_unix()
 }

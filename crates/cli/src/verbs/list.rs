@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Exact, Given, change, follow, listed};

@@ -8,11 +8,10 @@ use clap::Subcommand;
 use futures::FutureExt;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{Failure, found};
 use crate::held::{self, Job, Signals, release, signal_code};
-use crate::text::ago;
-use crate::verbs::inspect;
+use crate::text::{ago, session};
 
 /// The verbs of a lock.
 #[derive(Debug, Subcommand)]
@@ -58,8 +57,8 @@ async fn status(context: &Context, name: &str) -> Result<ExitCode, Failure> {
     let mut object = json!({"name": name, "held": token.is_some(), "token": token});
     if let Some(lock) = known {
         if let Some(holder) = lock.holder.as_ref().filter(|holder| Some(holder.token) == token) {
-            human.push(format!("session {}", inspect::session(&holder.session, holder.session_ended)));
-            human.extend(holder.since.map(|since| format!("since {}", ago(since, inspect::now(context)))));
+            human.push(format!("session {}", session(&holder.session, holder.session_ended)));
+            human.extend(holder.since.map(|since| format!("since {}", ago(since, context.wall()))));
         }
         human.push(format!("{} waiting", lock.waiters.len()));
         object["holder"] = json!(lock.holder);

@@ -10,10 +10,12 @@ use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use crate::context::Context;
 use crate::failure::{DONE, Failure, absent};
-use crate::text::{parse_duration, put_value, show, value as read_value};
+use crate::held;
+use crate::input::read_value;
+use crate::text::{parse_duration, put_value, show};
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, listed, put_versioned, removal, written};
-use crate::{Context, held};
 
 /// The verbs of a map.
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use atomix_client::multimap::Event;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{CONFLICT, DONE, Failure, absent, found};
 use crate::text::show;
 use crate::verbs::{Given, change, follow, listed};

@@ -10,7 +10,7 @@ use atomix_client::inspect::{Delete, PrimitiveUse};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::show as escaped;
 

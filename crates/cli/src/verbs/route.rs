@@ -8,9 +8,9 @@ use atomix_client::inspect::{RouteStyle, RouteText, Routes};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure, found};
-use crate::verbs::store::read_json;
+use crate::input::read_json;
 
 /// The verbs of routes.
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use atomix_client::set::Event;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{CONFLICT, DONE, Failure, found};
 use crate::text::show;
 use crate::verbs::{Given, Ttl, change, follow, listed, removal};

@@ -15,9 +15,10 @@ use clap::Subcommand;
 use serde_json::{Value as Json, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::context::{Context, Found};
 use crate::failure::{DONE, Failure};
-use crate::text::{ago, value as read_value};
-use crate::{Context, Found};
+use crate::input::read_json;
+use crate::text::ago;
 
 /// Longer than the server waits for a store that does not answer: three times its `drain.grace` of 10 s by default.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_mins(1);
@@ -191,12 +192,6 @@ async fn interrupted() -> Failure {
     }
 }
 
-/// Reads JSON from the command line, from standard input for `-`, or from a file for `@FILE`.
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T, Failure> {
-    let text = read_value(argument)?;
-    serde_json::from_slice(&text).map_err(|error| Failure::Usage(format!("JSON is not understood: {error}")))
-}
-
 pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
     let stores = context.control()?.inspect().stores().await.map_err(Failure::control)?;
     print(context, &stores)?;
@@ -204,7 +199,7 @@ pub(crate) async fn list(context: &Context) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn print(context: &Context, stores: &[Store]) -> Result<(), Failure> {
-    let now = super::inspect::now(context);
+    let now = context.wall();
     let header = [
         "STORE",
         "DRIVER",

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::{put_value, show};
 use crate::verbs::{Given, follow};

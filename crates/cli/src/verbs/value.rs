@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
-use crate::Context;
+use crate::context::Context;
 use crate::failure::{DONE, Failure};
 use crate::text::put_value;
 use crate::verbs::{Exact, Given, IfVersion, Ttl, change, follow, put_versioned, written};
