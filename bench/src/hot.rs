@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bare::{Bare, Behind};
 use anyhow::{Context, Result};
-use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
+use atomix_config::{Config, DriverId, LaterRoute, Listen, JsonObject, StoreId};
 use atomix_env::{Env, Shutdown};
 use atomix_engine::Engine;
 use atomix_store::{Driver, Limits, Read, Txn, Write};
@@ -168,7 +168,7 @@ async fn runtime() -> Result<Arc<Runtime>> {
     let runtime = Runtime::new(atomix_runtime::Settings::new(&Config::default(), Env::real(), drivers));
     let store = StoreId { namespace: String::new(), name: "memory".to_owned() };
     let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
-    runtime.connect(store.clone(), driver, Object::new()).await.map_err(failed)?;
+    runtime.connect(store.clone(), driver, JsonObject::new()).await.map_err(failed)?;
     runtime.program(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).map_err(failed)?;
     Ok(runtime)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomix_chaos::record::{self, Kind, Options, Summary, Violations};
-use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, StoreId};
+use atomix_config::{Config, DriverId, JsonObject, LaterRoute, Listen, StoreId};
 use atomix_conformance::FixedStoreDriver;
 use atomix_conformance::planted::{Bug, Planted};
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
@@ -106,7 +106,7 @@ async fn serve(store: Arc<dyn Store>) -> Served {
     let runtime = Runtime::new(settings);
     let store = StoreId { namespace: String::new(), name: "s".to_owned() };
     let driver = DriverId { name: "test".to_owned(), version: "v1".to_owned() };
-    runtime.connect(store.clone(), driver, Object::new()).await.unwrap();
+    runtime.connect(store.clone(), driver, JsonObject::new()).await.unwrap();
     runtime.program(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
     let settings =
         atomix_grpc::Settings { grace: Duration::ZERO, ..atomix_grpc::Settings::new(&config, None) };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use atomix_cli::Offline;
-use atomix_config::StoreConfig;
+use atomix_config::StoreSpec;
 use atomix_env::Machine;
 use atomix_store::Driver;
 
@@ -34,7 +34,7 @@ pub(crate) const OFFLINE: Offline = Offline {
 pub(crate) const OFFLINE: Offline = Offline::NOTHING;
 
 /// Fills in the defaults of stores that follow the machine, so that `--print-config` shows them.
-pub(crate) fn complete(stores: &mut [StoreConfig], machine: &Machine) {
+pub(crate) fn complete(stores: &mut [StoreSpec], machine: &Machine) {
     let drivers = all();
     for store in stores {
         let name = store.driver.name.as_str();

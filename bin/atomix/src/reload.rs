@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_config::{Config, Loaded, StoreConfig};
+use atomix_config::{Config, Loaded, StoreSpec};
 use atomix_env::Env;
 use atomix_runtime::Runtime;
 use serde_json::Value;
@@ -92,7 +92,7 @@ impl Reload {
         read.unwrap_or_else(|_| Err("reading it has ended by a defect".to_owned()))
     }
 
-    async fn store(&mut self, new: &StoreConfig) {
+    async fn store(&mut self, new: &StoreSpec) {
         let id = new.id();
         let at = self.config.stores.iter().position(|store| store.id() == id);
         let Some(at) = at else {

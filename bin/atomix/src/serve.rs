@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atomix_config::{
-    Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreConfig, StoreId,
+    Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId, StoreSpec,
 };
 use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
 use atomix_grpc::{Bound, Server};
@@ -115,7 +115,7 @@ impl Serve {
     async fn run_with(self, loaded: Loaded, env: &Env, output: &Output) -> ExitCode {
         let runtime = runtime(&loaded.config, env);
         if self.print_config {
-            let show = |store: &StoreConfig| runtime.shown_config(&store.driver, &store.config);
+            let show = |store: &StoreSpec| runtime.shown_config(&store.driver, &store.config);
             return print(&loaded.render_with_origins(show));
         }
         let mistakes = mistakes(&loaded, &runtime);
@@ -217,7 +217,7 @@ fn strays(config: &Config) -> Vec<(String, Error)> {
         RouteConfig::Seed(routes) => routes.iter().map(|route| &route.store).collect(),
         RouteConfig::Later(routes) => routes.iter().map(|route| &route.store).collect(),
     };
-    let stores: Vec<StoreId> = config.stores.iter().map(StoreConfig::id).collect();
+    let stores: Vec<StoreId> = config.stores.iter().map(StoreSpec::id).collect();
     if stores.is_empty() {
         return Vec::new();
     }
@@ -314,7 +314,7 @@ fn runtime(config: &Config, env: &Env) -> Arc<Runtime> {
 
 /// Returns what connecting a store of the configuration has found wrong on this machine, which checks without a side effect
 /// cannot find.
-fn mistake(runtime: &Runtime, store: &StoreConfig) -> Option<String> {
+fn mistake(runtime: &Runtime, store: &StoreSpec) -> Option<String> {
     let slot = runtime.store(&store.id()).filter(|slot| slot.is_misconfigured())?;
     let (_, error, _) = slot.status();
     Some(format!("{error} store=`{}`", store.id()))

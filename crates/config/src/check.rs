@@ -3,11 +3,16 @@
 
 use serde_json::{Map, Value};
 
+use crate::config::SocketMode;
+use crate::duration::Duration;
+use crate::error::Problem;
+use crate::listen::Listen;
 use crate::nearest::{join, nearest};
-use crate::origin::printable;
+use crate::origin::{Origin, printable};
+use crate::parse;
 use crate::render::HIDDEN;
-use crate::schema::{Presence, Scalar, Setting, Shape};
-use crate::{ByteSize, Duration, Listen, Origin, Problem, SocketMode, parse};
+use crate::setting::{Presence, Scalar, Setting, Shape};
+use crate::size::ByteSize;
 
 /// Collects the problems of one layer.
 pub(crate) struct Check<'a> {

@@ -6,8 +6,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::duration::Duration;
+use crate::id::{DriverId, StoreId};
+use crate::limits::Limits;
+use crate::listen::Listen;
 use crate::origin::printable;
-use crate::{Duration, Limits, Listen, Object, Routes};
+use crate::routes::Routes;
+use atomix_env::JsonObject;
 
 /// Everything that can be configured. [`Config::default`] equals loading nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +25,7 @@ pub struct Config {
     /// Threads that serve the connections of applications; zero is one for each core.
     pub workers: u32,
     /// Stores that are connected at start. An empty list leaves connecting to the control services.
-    pub stores: Vec<StoreConfig>,
+    pub stores: Vec<StoreSpec>,
     /// The routes, which place primitives in stores.
     #[serde(skip_serializing_if = "Routes::is_absent")]
     pub routes: Routes,
@@ -36,34 +41,12 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Names a store. Compared exactly; both parts may be empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct StoreId {
-    /// The namespace, often empty outside Kubernetes.
-    #[serde(default)]
-    pub namespace: String,
-    /// The name within the namespace.
-    pub name: String,
-}
-
-/// Names a driver. Compared exactly.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DriverId {
-    /// The name, such as `memory`.
-    pub name: String,
-    /// The version of the driver's interface, such as `v1`; empty: the newest.
-    #[serde(default)]
-    pub version: String,
-}
-
 /// A store to connect at start.
 ///
 /// Its `Debug` form has the keys of `config` without the values: which of them are secret is known to the driver only.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct StoreConfig {
+pub struct StoreSpec {
     /// The namespace of the store's identity.
     #[serde(default)]
     pub namespace: String,
@@ -73,7 +56,7 @@ pub struct StoreConfig {
     pub driver: DriverId,
     /// The driver's own configuration; the driver checks it.
     #[serde(default)]
-    pub config: Object,
+    pub config: JsonObject,
 }
 
 /// Settings of sessions.
@@ -179,7 +162,7 @@ impl Default for Config {
             listen: vec![Listen::tcp("127.0.0.1", 5678)],
             control: vec![Listen::tcp("127.0.0.1", 5679)],
             workers: 0,
-            stores: vec![StoreConfig::memory()],
+            stores: vec![StoreSpec::memory()],
             routes: Routes::Absent,
             sessions: Sessions::default(),
             sockets: Sockets::default(),
@@ -190,35 +173,16 @@ impl Default for Config {
     }
 }
 
-// === impl StoreId ===
+// === impl StoreSpec ===
 
-impl fmt::Display for StoreId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-// === impl DriverId ===
-
-impl fmt::Display for DriverId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version.as_str() {
-            "" => f.write_str(&self.name),
-            version => write!(f, "{}/{version}", self.name),
-        }
-    }
-}
-
-// === impl StoreConfig ===
-
-impl StoreConfig {
+impl StoreSpec {
     /// Returns the store of a runtime without any configuration: in memory, named `memory`.
     pub fn memory() -> Self {
         Self {
             namespace: String::new(),
             name: "memory".to_owned(),
             driver: DriverId { name: "memory".to_owned(), version: "v1".to_owned() },
-            config: Object::new(),
+            config: JsonObject::new(),
         }
     }
 
@@ -228,9 +192,9 @@ impl StoreConfig {
     }
 }
 
-impl fmt::Debug for StoreConfig {
+impl fmt::Debug for StoreSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreConfig")
+        f.debug_struct("StoreSpec")
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("driver", &self.driver)

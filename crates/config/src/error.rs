@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use crate::{ByteSize, Origin, StoreId};
+use crate::id::StoreId;
+use crate::origin::Origin;
+use crate::size::ByteSize;
 
 /// The problems of a rejected configuration. Displays one problem a line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,6 +32,7 @@ mod check;
 mod config;
 mod duration;
 mod error;
+mod id;
 mod limits;
 mod listen;
 mod loader;
@@ -43,14 +44,16 @@ mod render;
 mod routes;
 mod schema;
 mod secret;
+mod setting;
 mod size;
 
+pub use atomix_env::JsonObject;
 pub use config::{
-    Config, Drain, DriverId, Identity, Log, LogFormat, LogLevel, Sessions, SocketMode, Sockets, StoreConfig,
-    StoreId,
+    Config, Drain, Identity, Log, LogFormat, LogLevel, Sessions, SocketMode, Sockets, StoreSpec,
 };
 pub use duration::Duration;
 pub use error::{Error, Problem, Warning};
+pub use id::{DriverId, StoreId};
 pub use limits::Limits;
 pub use listen::Listen;
 pub use loader::{Loaded, Loader};
@@ -60,6 +63,3 @@ pub use reference::reference;
 pub use routes::{LaterRoute, PrimitiveType, Routes, Rule, SeedRoute, Service};
 pub use secret::Secret;
 pub use size::ByteSize;
-
-/// A free JSON object: the configuration of a driver or of a primitive, passed on as it stands.
-pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -8,8 +8,9 @@ use std::time::Duration as Span;
 use atomix_env::{Machine, MemoryLimit};
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{Presence, Scalar, Setting, Shape};
-use crate::{ByteSize, Duration};
+use crate::duration::Duration;
+use crate::setting::{Presence, Scalar, Setting, Shape};
+use crate::size::ByteSize;
 
 const fn kib(number: u64) -> u64 {
     number << 10

@@ -11,12 +11,17 @@ use atomix_env::Machine;
 use serde_json::{Map, Value};
 
 use crate::check::Check;
+use crate::config::{Config, StoreSpec};
+use crate::error::{Error, Problem, Warning};
+use crate::id::StoreId;
+use crate::listen::Listen;
 use crate::nearest::join;
+use crate::origin::Origin;
 use crate::routes::{Mixed, is_seed};
-use crate::schema::{ROOT, ROUTES, SEED_ROUTER, SEED_ROUTES, SEED_SERVER, Shape};
-use crate::{
-    Config, Error, Listen, Object, Origin, Problem, StoreConfig, StoreId, Warning, origin, parse, render,
-};
+use crate::schema::{ROOT, ROUTES, SEED_ROUTER, SEED_ROUTES, SEED_SERVER};
+use crate::setting::Shape;
+use crate::{origin, parse, render};
+use atomix_env::JsonObject;
 
 /// Loads a configuration from its layers. Nothing is read before [`Loader::load`], and nothing but the named file.
 ///
@@ -187,7 +192,7 @@ impl Loaded {
     /// Returns the configuration as YAML, each value with its origin in a comment. Of the `config` of a store it has
     /// what `show` returns, since only the driver knows what is secret in it; all else reads back as the same
     /// configuration.
-    pub fn render_with_origins(&self, show: impl Fn(&StoreConfig) -> Object) -> String {
+    pub fn render_with_origins(&self, show: impl Fn(&StoreSpec) -> JsonObject) -> String {
         render::yaml(&self.config, &self.origins, show)
     }
 
@@ -526,7 +531,7 @@ fn contradictions(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Prob
         problems.push(Problem::ListenShared { address, origin: origin("control") });
     }
     let mut seen = HashSet::new();
-    for store in config.stores.iter().map(StoreConfig::id) {
+    for store in config.stores.iter().map(StoreSpec::id) {
         if !seen.insert(store.clone()) {
             let origin = origin("stores");
             problems.push(Problem::StoreTwice { store, origin });
@@ -536,7 +541,7 @@ fn contradictions(config: &Config, origin: &impl Fn(&str) -> Origin) -> Vec<Prob
 }
 
 fn routes_to_nowhere(config: &Config) -> Vec<Warning> {
-    let stores: HashSet<_> = config.stores.iter().map(StoreConfig::id).collect();
+    let stores: HashSet<_> = config.stores.iter().map(StoreSpec::id).collect();
     let routes = config.routes.stores().into_iter().enumerate();
     let absent = routes.filter(|(_, store)| !stores.contains(*store));
     let warning = |(index, store): (usize, &StoreId)| Warning::RouteStoreAbsent {

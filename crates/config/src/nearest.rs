@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The valid key that a wrong one may have been meant to be.
 
-use crate::schema::{ROOT, Setting, Shape};
+use crate::schema::ROOT;
+use crate::setting::{Setting, Shape};
 
 /// Returns the path of the valid key nearest to `key` in the table `settings` at `path`; else a key of that very name
 /// in another table (a limit at the top level), or with its levels run together (`log-level`); else nothing.

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{ByteSize, Origin, Problem};
+use crate::error::Problem;
+use crate::origin::Origin;
+use crate::size::ByteSize;
 
 /// The largest configuration file that is read, in bytes. A thousand stores with their routes fill a tenth of it.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;

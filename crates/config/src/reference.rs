@@ -3,9 +3,11 @@
 
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::nearest::join;
-use crate::schema::{Presence, ROOT, SEED_SERVER, SINCE, Scalar, Setting, Shape};
-use crate::{Config, parse};
+use crate::parse;
+use crate::schema::{ROOT, SEED_SERVER, SINCE};
+use crate::setting::{Presence, Scalar, Setting, Shape};
 
 const HEAD: &str = "\
 <!-- Made by `cargo run -p atomix-config --example print_reference`. Do not edit. -->
@@ -30,7 +32,7 @@ unknown key is an error in the file and in flags.
 pub fn reference() -> String {
     let defaults = serde_json::to_value(Config::default()).expect("a configuration has a JSON form");
     let mut out = HEAD.to_owned();
-    let file_max = crate::ByteSize::new(parse::FILE_BYTES_MAX).to_string();
+    let file_max = crate::size::ByteSize::new(parse::FILE_BYTES_MAX).to_string();
     out.extend(["\nA file may have up to ", &file_max, ".\n"]);
     out.push_str(
         "\n| Key | Value | Unit | Default | Bounds | Since | Meaning |\n|---|---|---|---|---|---|---|\n",

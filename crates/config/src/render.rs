@@ -6,9 +6,12 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::config::{Config, StoreSpec};
 use crate::nearest::join;
-use crate::schema::{ROOT, Scalar, Setting, Shape};
-use crate::{Config, Object, Origin, StoreConfig};
+use crate::origin::Origin;
+use crate::schema::ROOT;
+use crate::setting::{Scalar, Setting, Shape};
+use atomix_env::JsonObject;
 
 /// Stands for a value that is not shown. The loader refuses it, so that a printed configuration does not come back with it.
 pub(crate) const HIDDEN: &str = "(hidden)";
@@ -18,7 +21,7 @@ pub(crate) const HIDDEN: &str = "(hidden)";
 pub(crate) fn yaml(
     config: &Config,
     origins: &BTreeMap<String, Origin>,
-    show: impl Fn(&StoreConfig) -> Object,
+    show: impl Fn(&StoreSpec) -> JsonObject,
 ) -> String {
     let mut out = String::new();
     let mut config = config.clone();

@@ -7,7 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Object, StoreId};
+use crate::id::StoreId;
+use atomix_env::JsonObject;
 
 /// The routes, in the order in which they are tried.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub struct Service {
     pub name: String,
     /// The JSON form of the primitive's configuration.
     #[serde(default)]
-    pub config: Object,
+    pub config: JsonObject,
 }
 
 /// A route of the later style.
@@ -65,7 +66,7 @@ pub struct Rule {
     /// Tags that the primitive must have.
     pub tags: Vec<String>,
     /// The JSON form of the primitive's configuration.
-    pub config: Object,
+    pub config: JsonObject,
 }
 
 /// A type of primitive.

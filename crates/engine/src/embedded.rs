@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use atomix_env::{Env, Instant, Machine, Stored};
 use parking_lot::{Mutex, RwLock};
 
-use crate::Engine;
+use crate::engine::Engine;
 use crate::once::Once;
 use atomix_store::{
-    Change, Error, ErrorKind, HistoryBudget, Keyspace, Limits, Outcome, StoreConfig, Txn, Write, set_default,
+    Change, Error, ErrorKind, HistoryBudget, JsonObject, Keyspace, Limits, Outcome, Txn, Write, set_default,
 };
 
 /// The keyspaces of a store, found by name. Two cores rarely meet in one lock.
@@ -278,7 +278,7 @@ impl Default for MemoryBudget {
 
 /// Fills in the defaults of an embedded store that follow the memory of the process: `bytes-max` is three eighths of it,
 /// and `histories-bytes-max` a sixteenth, at most 64 MiB.
-pub fn complete(config: &mut StoreConfig, machine: &Machine) {
+pub fn complete(config: &mut JsonObject, machine: &Machine) {
     set_default(config, "bytes-max", default_bytes_max(machine));
     HistoryBudget::complete(config, machine);
 }
@@ -351,11 +351,11 @@ mod tests {
 
     #[test]
     fn defaults_follow_the_memory_and_an_explicit_setting_wins() {
-        let mut config = StoreConfig::new();
+        let mut config = JsonObject::new();
         complete(&mut config, &Machine::simulated(256 * MIB));
         assert_eq!(config["bytes-max"], 96 * MIB);
         assert_eq!(config["histories-bytes-max"], 16 * MIB);
-        let mut config = StoreConfig::from_iter([("bytes-max".to_owned(), 5.into())]);
+        let mut config = JsonObject::from_iter([("bytes-max".to_owned(), 5.into())]);
         complete(&mut config, &Machine::simulated(64 << 30));
         assert_eq!(config["bytes-max"], 5);
         assert_eq!(config["histories-bytes-max"], 64 * MIB, "no more than this is of use");

@@ -5,43 +5,23 @@
 //! process. Callers that request the same work while it runs share one thread, so that repeated requests do
 //! not pile up threads.
 
-use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::any::TypeId;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::Env;
+use crate::blocking_table::Shared;
+use crate::env::Env;
 
 /// The largest file that [`Env::read_file`] reads, in bytes: 1 MiB.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Timeout of [`Env::blocking`]: 5 s.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// Threads that may be at work at the same time. One that is stuck stays until what it waits for is back.
-const THREADS_MAX: usize = 64;
-
-type Key = (TypeId, String);
-type Shared = Arc<dyn Any + Send + Sync>;
-
-/// The running work, and its waiting callers.
-#[derive(Default)]
-pub(crate) struct Blocking {
-    running: Mutex<HashMap<Key, Vec<oneshot::Sender<Shared>>>>,
-}
-
-/// Removes the work from the list when it ends, also by a panic.
-struct Running {
-    blocking: Arc<Blocking>,
-    /// None once it is removed: by then the same work may be in the list again.
-    key: Option<Key>,
-}
 
 // === impl Env ===
 
@@ -62,22 +42,7 @@ impl Env {
     {
         let key = (TypeId::of::<T>(), name.to_owned());
         let (sender, receiver) = oneshot::channel();
-        let is_new = {
-            let mut running = self.world.blocking.running.lock();
-            if let Some(waiting) = running.get_mut(&key) {
-                waiting.retain(|sender| !sender.is_closed());
-                waiting.push(sender);
-                false
-            } else if running.len() < THREADS_MAX {
-                running.insert(key.clone(), vec![sender]);
-                true
-            } else {
-                let message = format!("too many file operations that do not end: count=`{THREADS_MAX}`");
-                return Err(io::Error::new(ErrorKind::ResourceBusy, message));
-            }
-        };
-        if is_new {
-            let mut done = Running { blocking: Arc::clone(&self.world.blocking), key: Some(key) };
+        if let Some(mut done) = self.blocking_table().wait(key, sender)? {
             // A thread that does not start drops `done`, which ends the waiting.
             self.thread("atomix-blocking", move || {
                 let result: Shared = Arc::new(work());
@@ -124,28 +89,16 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-// === impl Running ===
-
-impl Running {
-    fn take(&mut self) -> Vec<oneshot::Sender<Shared>> {
-        let Some(key) = self.key.take() else { return Vec::new() };
-        self.blocking.running.lock().remove(&key).unwrap_or_default()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.take();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
+    use parking_lot::Mutex;
+
     use super::*;
-    use crate::ManualClock;
+    use crate::blocking_table::THREADS_MAX;
+    use crate::clock::ManualClock;
 
     #[tokio::test]
     async fn regular_files_are_read_within_bounds() {
@@ -195,14 +148,14 @@ mod tests {
             clock.advance(WAIT_MAX);
             assert_eq!(asked.await.unwrap_err().kind(), ErrorKind::TimedOut);
         }
-        assert_eq!(env.world.blocking.running.lock().len(), 1);
+        assert_eq!(env.blocking_table().running(), 1);
         let mut last = Box::pin(ask());
         assert!(futures::poll!(last.as_mut()).is_pending());
         release.send(()).unwrap();
         let (last, other) = futures::join!(last, env.blocking("other", || 7));
         assert_eq!((*last.unwrap(), *other.unwrap()), (true, 7));
         assert_eq!(started.load(Ordering::SeqCst), 1);
-        assert!(env.world.blocking.running.lock().is_empty());
+        assert_eq!(env.blocking_table().running(), 0);
     }
 
     #[tokio::test]
@@ -226,6 +179,6 @@ mod tests {
         }
         let panics = || -> u8 { panic!("on purpose") };
         assert!(env.blocking("panic", panics).await.is_err());
-        assert!(env.world.blocking.running.lock().is_empty());
+        assert_eq!(env.blocking_table().running(), 0);
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::{Env, Instant, Workers};
+use crate::clock::Instant;
+use crate::env::Env;
+use crate::workers::Workers;
 
 /// Values that belong to one thread of [`Workers`] each, such as connections, so that using one need not wake
 /// another thread. Each is made on its thread when that asks for it. Clones share them. Cheap to clone.
@@ -71,7 +73,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::ManualClock;
+    use crate::clock::ManualClock;
 
     #[test]
     fn a_worker_makes_a_thing_of_its_own_and_another_one_when_that_is_of_no_use() {

@@ -133,7 +133,8 @@ mod tests {
     use tokio::sync::{oneshot, watch};
 
     use super::*;
-    use crate::{Env, Workers};
+    use crate::env::Env;
+    use crate::workers::Workers;
 
     #[test]
     fn whoever_waits_on_another_thread_is_woken_every_time() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::supervise::message;
+use crate::supervision::message;
 use crate::wake::Mailbox;
 
 /// Threads with a single-threaded runtime each. What is begun on one stays there with all that it spawns, so a call

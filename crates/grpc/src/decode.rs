@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atomix_config::Object;
+use atomix_config::JsonObject;
 use atomix_primitives::Error;
 use prost::Message;
 use prost_types::Any;
@@ -13,22 +13,22 @@ use serde_json::Value;
 
 /// Decodes the bytes of a `config` field: raw JSON, or an encoded `google.protobuf.Any` around JSON. Nothing at all
 /// is the empty configuration.
-pub fn decode_config(bytes: &[u8]) -> Result<Object, Error> {
+pub fn decode_config(bytes: &[u8]) -> Result<JsonObject, Error> {
     if let Some(object) = object(bytes)? {
         return Ok(object);
     }
     if bytes.is_empty() {
-        return Ok(Object::new());
+        return Ok(JsonObject::new());
     }
     let wrong = || Error::invalid("configuration is neither a JSON object nor an Any around one");
     // An incomplete `Any` decodes to another length: unknown fields, a field that is there twice.
     let any = Any::decode(bytes).ok().filter(|any| any.encoded_len() == bytes.len()).ok_or_else(wrong)?;
-    if any.value.is_empty() { Ok(Object::new()) } else { object(&any.value)?.ok_or_else(wrong) }
+    if any.value.is_empty() { Ok(JsonObject::new()) } else { object(&any.value)?.ok_or_else(wrong) }
 }
 
 /// Reads a JSON object; none if it is something else. A key that is there twice is an error: which of both would be meant
 /// is not known.
-fn object(bytes: &[u8]) -> Result<Option<Object>, Error> {
+fn object(bytes: &[u8]) -> Result<Option<JsonObject>, Error> {
     match serde_json::from_slice(bytes) {
         Ok(Unique(Value::Object(object))) => Ok(Some(object)),
         Err(error) if error.to_string().starts_with(TWICE) => {
@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut object = Object::new();
+        let mut object = JsonObject::new();
         while let Some(key) = entries.next_key::<String>()? {
             if object.contains_key(&key) {
                 let shown: String = key.escape_debug().take(200).collect();

@@ -440,7 +440,7 @@ fn profile_message(profile: &Profile) -> inspect::Profile {
     }
 }
 
-fn json(config: &atomix_config::Object) -> String {
+fn json(config: &atomix_config::JsonObject) -> String {
     serde_json::Value::Object(config.clone()).to_string()
 }
 
@@ -457,7 +457,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use atomix_config::{Config, DriverId, LaterRoute, Object, Rule};
+    use atomix_config::{Config, DriverId, JsonObject, LaterRoute, Rule};
     use atomix_conformance::FixedStoreDriver;
     use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
     use atomix_primitives::Lock;
@@ -544,7 +544,7 @@ mod tests {
         let runtime = Runtime::new(settings);
         for (store, driver) in [("near", "memory"), ("far", "test")] {
             let driver = DriverId { name: driver.to_owned(), version: String::new() };
-            runtime.connect(named(store), driver, Object::new()).await.unwrap();
+            runtime.connect(named(store), driver, JsonObject::new()).await.unwrap();
         }
         let far = Rule { names: vec!["far".to_owned()], ..Rule::default() };
         let routes = vec![

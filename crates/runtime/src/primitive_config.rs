@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The configuration of a primitive in a rule or a service of a route.
 
-use atomix_config::Object;
+use atomix_config::JsonObject;
 use atomix_primitives::{Error, PrimitiveConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// Reads the configuration of a primitive, as a rule or a service gives it. Unknown fields are refused.
-pub fn parse_primitive_config(config: &Object) -> Result<PrimitiveConfig, Error> {
+pub fn parse_primitive_config(config: &JsonObject) -> Result<PrimitiveConfig, Error> {
     #[derive(Deserialize, Default)]
     #[serde(default, deny_unknown_fields)]
     struct Config {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use atomix_config::{DriverId, Object, StoreId};
+use atomix_config::{DriverId, JsonObject, StoreId};
 use atomix_env::{Env, Shutdown, WallTime};
 use atomix_primitives::{Error, MemberDetails, Reason};
 use atomix_store::{Driver, Profile, fold, printable};
@@ -94,7 +94,7 @@ impl StoreRegistry {
         &self,
         id: StoreId,
         driver: DriverId,
-        config: Object,
+        config: JsonObject,
     ) -> Result<Arc<Slot>, Error> {
         let _adding = self.adding.lock().await;
         if self.slots.read().contains_key(&id) {
@@ -116,7 +116,7 @@ impl StoreRegistry {
         Ok(slot)
     }
 
-    pub(crate) async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
+    pub(crate) async fn configure(&self, id: &StoreId, config: JsonObject) -> Result<(), Error> {
         let slot = self.find(id).ok_or_else(|| not_connected(id))?;
         if config.is_empty() {
             // "No change": contract/runtime.md section 4.2.
@@ -183,14 +183,14 @@ impl StoreRegistry {
     }
 
     /// Checks that a store could be connected, without connecting it.
-    pub(crate) fn check(&self, driver: &DriverId, config: &Object) -> Result<Arc<dyn Driver>, Error> {
+    pub(crate) fn check(&self, driver: &DriverId, config: &JsonObject) -> Result<Arc<dyn Driver>, Error> {
         let driver = self.driver(driver)?;
         driver.validate(config)?;
         Ok(driver)
     }
 
     /// Returns a configuration as it may be shown. Without a driver nothing is known of its fields, and none is shown.
-    pub(crate) fn shown(&self, driver: &DriverId, config: &Object) -> Object {
+    pub(crate) fn shown(&self, driver: &DriverId, config: &JsonObject) -> JsonObject {
         let driver = self.driver(driver).ok();
         atomix_store::redact(config, &|field| driver.as_ref().is_some_and(|driver| driver.shows(field)))
     }
@@ -292,13 +292,13 @@ mod tests {
             field == "place"
         }
 
-        fn validate(&self, _config: &Object) -> Result<(), atomix_store::Error> {
+        fn validate(&self, _config: &JsonObject) -> Result<(), atomix_store::Error> {
             Ok(())
         }
 
         fn connect(
             &self,
-            _config: Object,
+            _config: JsonObject,
             _context: atomix_store::Context,
         ) -> futures::future::BoxFuture<'_, Result<Arc<dyn atomix_store::Store>, atomix_store::Error>>
         {
@@ -326,7 +326,7 @@ mod tests {
     fn an_unknown_driver_is_answered_with_those_that_there_are() {
         let registry = registry();
         let refusal = |driver: &str| {
-            let error = registry.check(&id(driver), &Object::new()).unwrap_err();
+            let error = registry.check(&id(driver), &JsonObject::new()).unwrap_err();
             assert_eq!(error.kind(), atomix_primitives::ErrorKind::NotFound);
             error.message().to_owned()
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which store a primitive lives in: `contract/runtime.md` sections 5 and 6.
 
-use atomix_config::{LaterRoute, Object, Rule, SeedRoute, StoreId};
+use atomix_config::{JsonObject, LaterRoute, Rule, SeedRoute, StoreId};
 use atomix_primitives::{Error, Kind, Reason};
 
 use crate::primitive_config::parse_primitive_config;
@@ -21,7 +21,7 @@ pub struct Placement {
     /// The store.
     pub store_id: StoreId,
     /// The configuration of the primitive in the route.
-    pub config: Object,
+    pub config: JsonObject,
 }
 
 /// The decision that led to a placement.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use atomix_config::{Config, DriverId, Identity, Object, StoreId};
+use atomix_config::{Config, DriverId, Identity, JsonObject, StoreId};
 use atomix_env::{Env, Policy, Shutdown};
 use atomix_primitives::{Backing, Error, Kind, Limits, Owner, PrimitiveConfig, Reason};
 use atomix_store::{BackupStream, Driver, Durability, Store as _, printable};
@@ -288,7 +288,7 @@ impl Runtime {
 
     /// Connects a store. Answers as soon as the configuration is known to be right; a store that cannot be reached is
     /// tried again until it is disconnected.
-    pub async fn connect(&self, id: StoreId, driver: DriverId, config: Object) -> Result<(), Error> {
+    pub async fn connect(&self, id: StoreId, driver: DriverId, config: JsonObject) -> Result<(), Error> {
         let slot = self.registry.connect(id, driver, config).await?;
         let (this, progress) = (Weak::clone(&self.this), Arc::default());
         self.env.supervise("recovery", Policy::Restart, move || {
@@ -303,17 +303,17 @@ impl Runtime {
     }
 
     /// Checks what [`Runtime::connect`] checks, and what the store needs of this machine, and connects nothing. May block.
-    pub fn check_store(&self, driver: &DriverId, config: &Object) -> Result<(), Error> {
+    pub fn check_store(&self, driver: &DriverId, config: &JsonObject) -> Result<(), Error> {
         Ok(self.registry.check(driver, config)?.preflight(config)?)
     }
 
     /// Returns the configuration of a store as it may be shown: without what its driver does not know or calls a secret.
-    pub fn shown_config(&self, driver: &DriverId, config: &Object) -> Object {
+    pub fn shown_config(&self, driver: &DriverId, config: &JsonObject) -> JsonObject {
         self.registry.shown(driver, config)
     }
 
     /// Gives a connected store a new configuration, all of it or nothing. Primitives, locks and watches stay.
-    pub async fn configure(&self, id: &StoreId, config: Object) -> Result<(), Error> {
+    pub async fn configure(&self, id: &StoreId, config: JsonObject) -> Result<(), Error> {
         self.registry.configure(id, config).await
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use atomix_config::{DriverId, Object, StoreId};
+use atomix_config::{DriverId, JsonObject, StoreId};
 use atomix_env::{Env, Instant, Policy, Shutdown, WallTime};
 use atomix_primitives::Membership;
 use atomix_store::{
@@ -39,7 +39,7 @@ pub struct Slot {
     /// Of the last check that succeeded.
     facts: Mutex<Vec<(&'static str, String)>>,
     /// Held while the configuration is exchanged, so that two exchanges do not cross.
-    exchange: tokio::sync::Mutex<Object>,
+    exchange: tokio::sync::Mutex<JsonObject>,
     generation: AtomicU64,
     /// Fires when the first attempt to connect has ended.
     tried: Shutdown,
@@ -154,7 +154,7 @@ impl Slot {
     pub(crate) async fn open(
         id: StoreId,
         driver: Arc<dyn Driver>,
-        config: Object,
+        config: JsonObject,
         env: Env,
         terms: Terms,
         closed: Shutdown,
@@ -326,7 +326,7 @@ impl Slot {
     }
 
     /// Connects and checks a store of this configuration.
-    async fn candidate(&self, config: &Object) -> Result<Candidate, Error> {
+    async fn candidate(&self, config: &JsonObject) -> Result<Candidate, Error> {
         let context = Context { env: self.env.clone(), store: self.id.to_string() };
         let attempt = async {
             let store = self.driver.connect(self.completed(config), context).await?;
@@ -350,7 +350,7 @@ impl Slot {
     }
 
     /// Returns the configuration with the defaults that follow the machine.
-    fn completed(&self, config: &Object) -> Object {
+    fn completed(&self, config: &JsonObject) -> JsonObject {
         let mut config = config.clone();
         self.driver.complete(&mut config, self.env.machine());
         config
@@ -392,7 +392,7 @@ impl Slot {
     }
 
     /// Exchanges the configuration, all of it or nothing.
-    pub(crate) async fn configure(&self, config: Object) -> Result<(), Error> {
+    pub(crate) async fn configure(&self, config: JsonObject) -> Result<(), Error> {
         self.driver.validate(&config)?;
         let mut exchange = self.exchange.lock().await;
         if self.is_closed() {

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::{Env, Machine};
+use atomix_env::{Env, JsonObject, Machine};
 use futures::future::BoxFuture;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Error, Store, printable};
-
-/// The configuration of a store as the operator wrote it: one JSON object.
-pub type StoreConfig = serde_json::Map<String, serde_json::Value>;
+use crate::error::Error;
+use crate::settings::printable;
+use crate::store::Store;
 
 /// The parts of the outside world that a driver may use.
 #[derive(Debug, Clone)]
@@ -49,7 +48,7 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
 
     /// Fills in the defaults that follow the machine, so that they are known before the store is connected. The result
     /// is what [`Driver::connect`] and [`Store::reconfigure`] are given. Default: none follows it.
-    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+    fn complete(&self, config: &mut JsonObject, machine: &Machine) {
         let _ = (config, machine);
     }
 
@@ -61,17 +60,17 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Checks a configuration without connecting. An error names the field ([`crate::ErrorKind::Config`]).
-    fn validate(&self, config: &StoreConfig) -> Result<(), Error>;
+    fn validate(&self, config: &JsonObject) -> Result<(), Error>;
 
     /// Returns the files that a configuration names and connecting reads, such as certificates. Default: none.
-    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+    fn files(&self, config: &JsonObject) -> Vec<PathBuf> {
         let _ = config;
         Vec::new()
     }
 
     /// Checks what a valid configuration needs of this machine, without a side effect: mistakes that no later attempt to
     /// connect can find gone ([`crate::ErrorKind::Config`]). May block. By default [`Driver::files`] are looked at.
-    fn preflight(&self, config: &StoreConfig) -> Result<(), Error> {
+    fn preflight(&self, config: &JsonObject) -> Result<(), Error> {
         self.files(config).iter().try_for_each(|file| readable(file))
     }
 
@@ -93,7 +92,7 @@ pub trait Driver: Send + Sync + fmt::Debug + 'static {
     /// - bad configuration: [`crate::ErrorKind::Config`].
     /// - backend not reachable: [`crate::ErrorKind::Unavailable`]; the caller tries again.
     /// - cancelled: nothing is left behind.
-    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
+    fn connect(&self, config: JsonObject, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>>;
 }
 
 /// Makes sure that this is a file which can be read.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::Revision;
+use crate::model::Revision;
 
 /// The reason why a store did not carry out a request.
 #[derive(Debug)]

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use atomix_env::{JsonObject, Machine};
 use futures::Stream;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::{
-    Commit, Error, ErrorKind, Machine, Revision, StoreConfig, WatchFrom, WatchItem, WatchStream, set_default,
-};
+use crate::error::{Error, ErrorKind};
+use crate::model::{Commit, Revision};
+use crate::settings::set_default;
+use crate::store::{WatchFrom, WatchItem, WatchStream};
 
 /// Keeps the last commits of a keyspace and delivers them to watches. Cheap to clone.
 #[derive(Clone)]
@@ -323,7 +325,7 @@ impl HistoryBudget {
 
     /// Fills in `histories-bytes-max` of a store's configuration: a sixteenth of the memory, [`Self::BYTES_MAX`] at
     /// most.
-    pub fn complete(config: &mut StoreConfig, machine: &Machine) {
+    pub fn complete(config: &mut JsonObject, machine: &Machine) {
         set_default(config, "histories-bytes-max", machine.memory_share(16).min(Self::BYTES_MAX));
     }
 
@@ -426,7 +428,7 @@ fn bytes(commit: &Commit) -> usize {
         .iter()
         .map(|change| {
             let entries = [&change.previous, &change.current];
-            CHANGE + entries.into_iter().flatten().map(crate::Entry::bytes).sum::<usize>()
+            CHANGE + entries.into_iter().flatten().map(crate::model::Entry::bytes).sum::<usize>()
         })
         .sum()
 }
@@ -434,7 +436,7 @@ fn bytes(commit: &Commit) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Change;
+    use crate::model::Change;
     use futures::{FutureExt, StreamExt};
 
     fn commit(revision: u64) -> Commit {
@@ -530,7 +532,8 @@ mod tests {
     fn a_large_commit_is_forgotten_when_nobody_will_ask_for_it() {
         let large = |at| {
             let (created, modified) = (Revision(at), Revision(at));
-            let entry = crate::Entry { key: "k".into(), value: vec![b'v'; 10_000].into(), created, modified };
+            let entry =
+                crate::model::Entry { key: "k".into(), value: vec![b'v'; 10_000].into(), created, modified };
             let change = Change { key: "k".into(), previous: None, current: Some(entry) };
             Commit { revision: Revision(at), changes: vec![change] }
         };

@@ -5,6 +5,7 @@
 //! commits. All primitives are written once against [`Store`]; all stores behave as `Engine` of `atomix-engine` does,
 //! which is the semantics as pure code. The conformance suite compares the two.
 
+mod check;
 mod driver;
 mod error;
 mod history;
@@ -14,9 +15,9 @@ mod settings;
 mod sorted;
 mod store;
 
-pub use atomix_env::Machine;
+pub use atomix_env::{JsonObject, Machine};
 
-pub use driver::{Context, Driver, StoreConfig, deserialize_duration};
+pub use driver::{Context, Driver, deserialize_duration};
 pub use error::{Error, ErrorKind};
 pub use history::{History, HistoryBudget, Retention};
 pub use model::{

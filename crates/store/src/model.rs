@@ -6,9 +6,6 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::profile::check_len;
-use crate::{Error, Limits};
-
 /// Names all keys of one primitive in one store. The unit of order, of atomicity and of placement.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Keyspace(Bytes);
@@ -120,7 +117,7 @@ pub struct Txn {
     pub ask: Ask,
     /// The caller's name for this very request. A second transaction of that name is not applied: it is answered
     /// with the outcome of the first. Remembered for at least 5 minutes. When no more can be remembered
-    /// ([`Limits::once_max`]) a new name is refused with [`crate::ErrorKind::Full`].
+    /// ([`crate::Limits::once_max`]) a new name is refused with [`crate::ErrorKind::Full`].
     pub once: Option<Bytes>,
 }
 
@@ -205,7 +202,7 @@ pub fn number(value: &[u8]) -> Option<i64> {
 // === impl Keyspace ===
 
 impl Keyspace {
-    /// Names a keyspace. Stores accept every name of 1 to [`Limits::key_bytes_max`] bytes.
+    /// Names a keyspace. Stores accept every name of 1 to [`crate::Limits::key_bytes_max`] bytes.
     pub fn new(name: impl Into<Bytes>) -> Self {
         Self(name.into())
     }
@@ -402,106 +399,12 @@ impl Txn {
         self.once = Some(name.into());
         self
     }
-
-    /// Checks what every store refuses: broken limits, and keys that are written twice. Drivers call it before
-    /// anything else.
-    pub fn check(&self, limits: &Limits) -> Result<(), Error> {
-        check_len("guards", self.guards.len(), limits.guards_max)?;
-        check_len("writes", self.writes.len(), limits.writes_max)?;
-        limits.check_reads(&self.reads)?;
-        for guard in &self.guards {
-            limits.check_key(guard.key())?;
-            if let Guard::ValueIs { value, .. } | Guard::ValueIsNot { value, .. } = guard {
-                limits.check_value(value)?;
-            }
-        }
-        let mut keys: Vec<&[u8]> = Vec::with_capacity(self.writes.len());
-        let mut prefixes: Vec<&[u8]> = Vec::new();
-        let mut ranges: Vec<&Range> = Vec::new();
-        for write in &self.writes {
-            match write {
-                Write::Put { key, value } => {
-                    limits.check_key(key)?;
-                    limits.check_value(value)?;
-                    keys.push(key);
-                }
-                Write::Add { key, .. } | Write::Delete { key } => {
-                    limits.check_key(key)?;
-                    keys.push(key);
-                }
-                Write::Stamp { prefix, value } => {
-                    limits.check_key(prefix)?;
-                    limits.check_value(value)?;
-                    prefixes.push(prefix);
-                }
-                Write::DeleteRange { range } => ranges.push(range),
-            }
-        }
-        keys.sort_unstable();
-        prefixes.sort_unstable();
-        let twice = |keys: &[&[u8]]| keys.windows(2).any(|pair| pair[0] == pair[1]);
-        let stamped = |key: &&[u8]| prefixes.iter().any(|prefix| key.starts_with(prefix));
-        let deleted = |key: &&[u8]| ranges.iter().any(|range| range.contains(key));
-        let ranges_meet = || {
-            ranges.iter().enumerate().any(|(at, one)| {
-                ranges[at + 1..].iter().any(|other| {
-                    one.end.as_ref().is_none_or(|end| other.start < end)
-                        && other.end.as_ref().is_none_or(|end| one.start < end)
-                })
-            })
-        };
-        if twice(&keys)
-            || twice(&prefixes)
-            || keys.iter().any(|key| stamped(key) || deleted(key))
-            || prefixes.iter().any(deleted)
-            || ranges_meet()
-        {
-            return Err(Error::invalid("a transaction writes a key twice"));
-        }
-        if let Some(once) = &self.once
-            && !(1..=Limits::ONCE_BYTES_MAX).contains(&once.len())
-        {
-            return Err(Error::invalid(format!(
-                "request name out of bounds: bytes=`{}` bounds=`1 to {}`",
-                once.len(),
-                Limits::ONCE_BYTES_MAX
-            )));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn put(key: &'static str) -> Write {
-        Write::Put { key: key.into(), value: Bytes::new() }
-    }
-
-    #[test]
-    fn a_key_written_twice_is_refused() {
-        let range = Write::DeleteRange { range: Range::prefix("a") };
-        let stamp = Write::Stamp { prefix: "a".into(), value: Bytes::new() };
-        for pair in [
-            [put("a"), Write::Delete { key: "a".into() }],
-            [put("ab"), range.clone()],
-            [put("ab"), stamp.clone()],
-            [stamp.clone(), stamp.clone()],
-            [stamp, range.clone()],
-            [range, Write::DeleteRange { range: Range::prefix("ab") }],
-        ] {
-            let txn = Txn { writes: pair.to_vec(), ..Txn::default() };
-            assert_eq!(
-                txn.check(&Limits::default()).unwrap_err().kind(),
-                crate::ErrorKind::Invalid,
-                "{txn:?}"
-            );
-        }
-        let txn = Txn::new().write(put("a")).write(put("b"));
-        txn.check(&Limits::default()).unwrap();
-    }
 
     proptest! {
         #[test]

@@ -4,10 +4,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::{Error, Read};
-
 /// The guarantees of a store. Declared by the driver, checked by the conformance kit, shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -78,42 +74,6 @@ pub struct Limits {
 impl Limits {
     /// Bytes of a request name ([`crate::Txn::once`]).
     pub const ONCE_BYTES_MAX: usize = 64;
-
-    pub(crate) fn check_key(&self, key: &Bytes) -> Result<(), Error> {
-        if key.is_empty() || key.len() > self.key_bytes_max {
-            let (bytes, max) = (key.len(), self.key_bytes_max);
-            return Err(Error::invalid(format!("key out of bounds: bytes=`{bytes}` bounds=`1 to {max}`")));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn check_value(&self, value: &Bytes) -> Result<(), Error> {
-        if value.len() > self.value_bytes_max {
-            let (bytes, max) = (value.len(), self.value_bytes_max);
-            return Err(Error::invalid(format!("value too large: bytes=`{bytes}` max=`{max}`")));
-        }
-        Ok(())
-    }
-
-    /// Checks reads as [`crate::Txn::check`] checks transactions.
-    pub fn check_reads(&self, reads: &[Read]) -> Result<(), Error> {
-        check_len("reads", reads.len(), self.reads_max)?;
-        for read in reads {
-            match read {
-                Read::Get { key } => self.check_key(key)?,
-                Read::Scan { limit: 0, .. } => return Err(Error::invalid("a scan with a limit of zero")),
-                Read::Scan { .. } | Read::Count { .. } => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-pub(crate) fn check_len(what: &str, len: usize, max: usize) -> Result<(), Error> {
-    if len > max {
-        return Err(Error::invalid(format!("too many {what} in a transaction: count=`{len}` max=`{max}`")));
-    }
-    Ok(())
 }
 
 impl Default for Limits {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use atomix_env::JsonObject;
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess,
@@ -13,7 +14,7 @@ use serde::de::{
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::{Error, StoreConfig};
+use crate::error::Error;
 
 /// Stands for a value that is not shown. A configuration that contains it is a printed one that came back.
 pub const HIDDEN: &str = "(hidden)";
@@ -23,7 +24,7 @@ const SHOWN_BYTES_MAX: usize = 200;
 
 /// Reads a typed configuration. A field that is null is as one that is not there. Unknown fields are errors if `T` denies
 /// them; every error names its field, and none repeats a value.
-pub fn parse_config<T: DeserializeOwned>(config: &StoreConfig) -> Result<T, Error> {
+pub fn parse_config<T: DeserializeOwned>(config: &JsonObject) -> Result<T, Error> {
     let value = Value::Object(config.clone());
     let read = T::deserialize(Field { path: String::new(), value: &value });
     read.map_err(|wrong| Error::config(format!("store configuration is wrong: {wrong}")))
@@ -33,12 +34,12 @@ pub fn parse_config<T: DeserializeOwned>(config: &StoreConfig) -> Result<T, Erro
 /// without regard to case, hyphens and underscores, those of `others` (folded as by [`fold`]) stand for one of ours, and
 /// those of `without_effect` (folded) are dropped, as is every field that is null. Unknown names stay.
 pub fn rename_fields(
-    config: &StoreConfig,
+    config: &JsonObject,
     ours: &[&str],
     others: &[(&str, &str)],
     without_effect: &[&str],
-) -> Result<StoreConfig, Error> {
-    let mut renamed = StoreConfig::new();
+) -> Result<JsonObject, Error> {
+    let mut renamed = JsonObject::new();
     for (name, value) in config {
         let folded = fold(name);
         if value.is_null() || without_effect.contains(&folded.as_str()) {
@@ -60,11 +61,11 @@ pub fn rename_fields(
 ///
 /// `shows` gets the path of a field in lower case without hyphens and underscores, levels separated by a dot:
 /// `tls.servername`. The items of a list have the path of the list.
-pub fn redact(config: &StoreConfig, shows: &dyn Fn(&str) -> bool) -> StoreConfig {
+pub fn redact(config: &JsonObject, shows: &dyn Fn(&str) -> bool) -> JsonObject {
     redact_table(config, "", shows)
 }
 
-fn redact_table(table: &StoreConfig, path: &str, shows: &dyn Fn(&str) -> bool) -> StoreConfig {
+fn redact_table(table: &JsonObject, path: &str, shows: &dyn Fn(&str) -> bool) -> JsonObject {
     let entry = |(name, value): (&String, &Value)| {
         let path = join(path, &fold(name));
         (name.clone(), redact_value(value, &path, shows))
@@ -83,7 +84,7 @@ fn redact_value(value: &Value, path: &str, shows: &dyn Fn(&str) -> bool) -> Valu
 }
 
 /// Sets a field that is missing or null; the name is compared as [`fold`] folds it.
-pub fn set_default(config: &mut StoreConfig, field: &str, value: usize) {
+pub fn set_default(config: &mut JsonObject, field: &str, value: usize) {
     let is_set = |(name, value): (&String, &Value)| !value.is_null() && fold(name) == fold(field);
     if !config.iter().any(is_set) {
         config.insert(field.to_owned(), value.into());
@@ -427,7 +428,7 @@ mod tests {
         places: Vec<String>,
         password: Option<String>,
         size: u8,
-        #[serde(deserialize_with = "crate::deserialize_duration")]
+        #[serde(deserialize_with = "crate::driver::deserialize_duration")]
         wait: Duration,
         mode: Mode,
         inner: Option<Inner>,
@@ -461,7 +462,7 @@ mod tests {
         }
     }
 
-    fn table(value: Value) -> StoreConfig {
+    fn table(value: Value) -> JsonObject {
         let Value::Object(table) = value else { panic!("not a table") };
         table
     }
@@ -481,7 +482,7 @@ mod tests {
             ..Sample::default()
         };
         assert_eq!(sample, expected);
-        assert_eq!(parse_config::<Sample>(&StoreConfig::new()).unwrap(), Sample::default());
+        assert_eq!(parse_config::<Sample>(&JsonObject::new()).unwrap(), Sample::default());
     }
 
     #[test]

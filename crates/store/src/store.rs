@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_env::JsonObject;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, ready};
 use futures::stream::BoxStream;
 
-use crate::{
-    Change, Commit, Error, Keyspace, Outcome, Profile, Range, Read, Revision, Snapshot, StoreConfig, Txn,
-};
+use crate::error::Error;
+use crate::model::{Change, Commit, Keyspace, Outcome, Range, Read, Revision, Snapshot, Txn};
+use crate::profile::Profile;
 
 /// A connected backend that keeps keyspaces.
 ///
@@ -106,7 +107,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - [`Reconfigured::InPlace`]: all of it is in force, nothing was interrupted.
     /// - [`Reconfigured::Connect`]: nothing changed; the caller connects a new store and swaps.
     /// - bad configuration, or one that changes the location of the data: [`crate::ErrorKind::Config`], nothing changed.
-    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+    fn reconfigure<'a>(&'a self, config: &'a JsonObject) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let _ = config;
         Box::pin(std::future::ready(Ok(Reconfigured::Connect)))
     }
@@ -121,7 +122,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// - dropped: the copy ends.
     fn backup(&self) -> BoxFuture<'_, Result<BackupStream, Error>> {
         let error = Error::new(
-            crate::ErrorKind::Unsupported,
+            crate::error::ErrorKind::Unsupported,
             "stores of this driver are backed up by their own means",
         );
         Box::pin(std::future::ready(Err(error)))
@@ -140,7 +141,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         _counts: &'a (dyn Fn(&Keyspace) -> bool + Send + Sync),
     ) -> BoxFuture<'a, Result<usize, Error>> {
         let message = "stores of this driver keep their content when they are closed";
-        Box::pin(std::future::ready(Err(Error::new(crate::ErrorKind::Unsupported, message))))
+        Box::pin(std::future::ready(Err(Error::new(crate::error::ErrorKind::Unsupported, message))))
     }
 
     /// Ends the store: calls that run may finish within `grace`, watches end with

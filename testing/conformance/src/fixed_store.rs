@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use atomix_store::{Context, Driver, Error, Store, StoreConfig};
+use atomix_store::{Context, Driver, Error, JsonObject, Store};
 use futures::future::{BoxFuture, ready};
 
 /// A driver that makes nothing: to connect is to get what the test hands out. Its name is `test`/`v1`.
@@ -38,13 +38,13 @@ impl Driver for FixedStoreDriver {
         "hands out a store of the test"
     }
 
-    fn validate(&self, _config: &StoreConfig) -> Result<(), Error> {
+    fn validate(&self, _config: &JsonObject) -> Result<(), Error> {
         Ok(())
     }
 
     fn connect(
         &self,
-        _config: StoreConfig,
+        _config: JsonObject,
         _context: Context,
     ) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(ready(Ok((self.0)())))

@@ -40,7 +40,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use atomix_store::{Error, Store, StoreConfig};
+use atomix_store::{Error, JsonObject, Store};
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -51,7 +51,7 @@ pub trait Subject: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a store like [`Subject::open`], and returns the configuration that it was made with.
     fn open_configured(&self) -> BoxFuture<'_, Result<Configured, Error>> {
-        Box::pin(async { Ok((self.open().await?, StoreConfig::new())) })
+        Box::pin(async { Ok((self.open().await?, JsonObject::new())) })
     }
 
     /// Returns whether the store names revisions and stamps itself, in the order of the engine's. Else they
@@ -76,7 +76,7 @@ pub trait Subject: fmt::Debug + Send + Sync + 'static {
 }
 
 /// A store and what it was made with.
-pub type Configured = (Arc<dyn Store>, StoreConfig);
+pub type Configured = (Arc<dyn Store>, JsonObject);
 
 /// Runs all cases against `subject` and returns the exit code of the test. Reads the arguments of the process as the
 /// built-in harness does: a filter, `--list`, `--exact`, ….

@@ -18,7 +18,7 @@ fn served(example: fn(String, String) -> futures::future::BoxFuture<'static, ato
             atomix_runtime::Runtime::new(atomix_runtime::Settings::new(&config, env, vec![driver]));
         let store = StoreId { namespace: String::new(), name: "memory".to_owned() };
         let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
-        runtime.connect(store.clone(), driver, atomix_config::Object::new()).await.unwrap();
+        runtime.connect(store.clone(), driver, atomix_config::JsonObject::new()).await.unwrap();
         runtime.program(atomix_runtime::Routes::Later(vec![LaterRoute { store, rules: Vec::new() }])).unwrap();
         let settings = atomix_grpc::Settings::new(&config, None);
         let bound = atomix_grpc::Server::new(runtime, settings).bind().await.unwrap();

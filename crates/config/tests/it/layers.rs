@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use atomix_config::{
-    ByteSize, Config, DriverId, Identity, Limits, Listen, Loader, LogFormat, LogLevel, Origin, StoreConfig,
-    StoreId, Warning,
+    ByteSize, Config, DriverId, Identity, Limits, Listen, Loader, LogFormat, LogLevel, Origin, StoreId,
+    StoreSpec, Warning,
 };
 use serde_json::json;
 
@@ -27,7 +27,7 @@ fn defaults_are_those_of_the_design() {
     let config = Config::default();
     assert_eq!(config.listen, [Listen::tcp("127.0.0.1", 5678)]);
     assert_eq!(config.control, [Listen::tcp("127.0.0.1", 5679)]);
-    assert_eq!(config.stores, [StoreConfig::memory()]);
+    assert_eq!(config.stores, [StoreSpec::memory()]);
     assert!(config.routes.is_absent());
     assert_eq!(config.sessions.identity, Identity::Connection);
     assert_eq!(config.drain.grace.get(), Duration::from_secs(10));

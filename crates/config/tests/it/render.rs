@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The printed configuration.
 
-use atomix_config::{Config, Loader, Object, StoreConfig};
+use atomix_config::{Config, JsonObject, Loader, StoreSpec};
 use serde_json::json;
 
 use crate::{ConfigFile, load_yaml};
 
-fn all(store: &StoreConfig) -> Object {
+fn all(store: &StoreSpec) -> JsonObject {
     store.config.clone()
 }
 

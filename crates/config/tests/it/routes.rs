@@ -14,7 +14,7 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-fn object(value: &Value) -> atomix_config::Object {
+fn object(value: &Value) -> atomix_config::JsonObject {
     value.as_object().expect("an object").clone()
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use atomix_driver_disk::DiskDriver;
 use atomix_env::Env;
-use atomix_store::{Context, Driver, Keyspace, Range, Read, Store, StoreConfig, Txn, Write};
+use atomix_store::{Context, Driver, JsonObject, Keyspace, Range, Read, Store, Txn, Write};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use redb::{Database, ReadableTable, TableDefinition};
@@ -64,7 +64,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn open(env: &Env, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
-    let config = StoreConfig::from_iter([("dir".to_owned(), json!(path))]);
+    let config = JsonObject::from_iter([("dir".to_owned(), json!(path))]);
     let context = Context { env: env.clone(), store: "bench".to_owned() };
     Ok(DiskDriver.connect(config, context).await?)
 }

@@ -18,12 +18,14 @@ use atomix_store::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
+use crate::config::{Settings, Syncing};
+use crate::core::Core;
 use crate::files::Files;
-use crate::recover::{Content, UNFINISHED, log_name, recover};
+use crate::layout::{UNFINISHED, log_name};
+use crate::recover::recover;
 use crate::sim::{Disk, Faults};
 use crate::space::Space;
 use crate::store::DiskStore;
-use crate::{Settings, Syncing};
 
 /// The answers that a client got.
 #[derive(Debug, Default)]
@@ -524,8 +526,8 @@ async fn flipped_bits_and_cut_tails_are_found_and_nothing_wrong_is_served() {
         let name = &names[dice.index(names.len())];
         let cut = dice.roll(4) == 0;
         left.damage(name, |bytes| {
-            let content = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
-            let at = dice.index(content);
+            let core = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+            let at = dice.index(core);
             if cut {
                 bytes.truncate(at);
             } else {
@@ -560,7 +562,7 @@ async fn a_file_that_is_missing_is_found() {
         }
         let names = whole.list().unwrap().into_iter();
         let needed: Vec<String> = {
-            let recovered = recover(&whole, Content::default()).unwrap();
+            let recovered = recover(&whole, Core::default()).unwrap();
             recovered.obsolete.iter().for_each(|name| whole.remove(name).unwrap());
             let logs = recovered.logs.iter().map(|log| log_name(*log));
             logs.chain(recovered.snapshot).collect()
@@ -674,7 +676,7 @@ async fn commits_are_forgotten_when_they_are_old() {
     let disk = Disk::default();
     let store = open(&disk, settings(1 << 20)).unwrap();
     run(&store, 1, 10).await;
-    let space = store.journal().content.open(&keyspace());
+    let space = store.journal().core.open(&keyspace());
     let tip = space.history.tip();
     for _ in 0..Space::TICKS {
         space.tick();
@@ -794,7 +796,7 @@ async fn a_keyspace_that_was_given_back_goes_on_beyond_its_revisions_after_a_res
             store.commit(&kept, stamp()).await.unwrap();
             store.reclaim(&keyspace()).await.unwrap();
             let journal = store.journal();
-            assert!(journal.content.spaces.find(&keyspace()).is_none());
+            assert!(journal.core.spaces.find(&keyspace()).is_none());
             for _ in 0..snapshots {
                 let journal = Arc::clone(&journal);
                 #[allow(clippy::disallowed_methods, reason = "a snapshot blocks")]
@@ -804,7 +806,7 @@ async fn a_keyspace_that_was_given_back_goes_on_beyond_its_revisions_after_a_res
             store.close(Duration::ZERO).await;
         }
         let store = open(&disk, settings(1 << 20)).unwrap();
-        assert_eq!(store.journal().content.spaces.len(), 1, "what holds nothing is not kept");
+        assert_eq!(store.journal().core.spaces.len(), 1, "what holds nothing is not kept");
         assert!(store.commit(&keyspace(), stamp()).await.unwrap().revision > last);
     }
 }
@@ -819,5 +821,5 @@ async fn a_small_store_holds_any_number_of_names_one_after_the_other() {
         store.commit(&name, Txn::new().write(put)).await.unwrap();
         store.commit(&name, Txn::new().write(Write::Delete { key: "k".into() })).await.unwrap();
     }
-    assert!(store.journal().content.budget.bytes() <= 64 << 10);
+    assert!(store.journal().core.budget.bytes() <= 64 << 10);
 }

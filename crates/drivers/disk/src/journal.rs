@@ -17,9 +17,10 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::config::Tuning;
+use crate::core::Core;
 use crate::files::Files;
 use crate::frame;
-use crate::recover::Content;
 use crate::space::Space;
 
 /// State that callers and the threads of a store share.
@@ -30,7 +31,7 @@ pub(crate) struct Journal {
     pub(crate) dir: String,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) store: u128,
-    pub(crate) content: Content,
+    pub(crate) core: Core,
     pub(crate) tuning: RwLock<Tuning>,
     /// `None`: every batch is synced before it is answered.
     pub(crate) interval: Option<Duration>,
@@ -49,15 +50,6 @@ pub(crate) struct Journal {
     pub(crate) checkpoint_wanted: Condvar,
     /// Held while a snapshot or a backup is made: the logs that it needs stay.
     pub(crate) copying: Mutex<()>,
-}
-
-/// Settings that a new configuration may change in place.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tuning {
-    pub(crate) bytes_max: usize,
-    pub(crate) retention: Retention,
-    pub(crate) history_age_max: Duration,
-    pub(crate) log_bytes_max: u64,
 }
 
 /// Requests to the writer.
@@ -144,7 +136,7 @@ impl Journal {
         dir: String,
         files: Arc<dyn Files>,
         store: u128,
-        content: Content,
+        core: Core,
         tuning: Tuning,
         interval: Option<Duration>,
         next: u64,
@@ -168,7 +160,7 @@ impl Journal {
             dir,
             files,
             store,
-            content,
+            core,
             tuning: RwLock::new(tuning),
             interval,
             gate: RwLock::new(()),
@@ -311,7 +303,7 @@ impl Journal {
         queue.failure = Some(refusal.message.to_string());
         drop(queue);
         for applied in batch.applied.iter().chain(&later.applied).rev() {
-            applied.space.undo(&applied.commit, applied.named.as_ref(), &self.content.budget);
+            applied.space.undo(&applied.commit, applied.named.as_ref(), &self.core.budget);
         }
         drop(gate);
         // Commits that were never written are certainly not applied.

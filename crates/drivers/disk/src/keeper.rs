@@ -51,18 +51,18 @@ pub(crate) fn run(journal: &Arc<Journal>) {
             // Deletions send no request, so this looks for them.
             let smaller = full
                 && copied.is_some_and(|(at, bytes)| {
-                    journal.content.budget.bytes() < bytes && env.now().since(at) >= RETRY_FULL
+                    journal.core.budget.bytes() < bytes && env.now().since(at) >= RETRY_FULL
                 });
             smaller || (checkpoint.wanted && held.is_none_or(|held| held.is_zero()))
         };
         if env.now().since(ticked) >= tick {
             ticked = env.now();
-            journal.content.spaces.all().iter().for_each(|space| space.tick());
+            journal.core.spaces.all().iter().for_each(|space| space.tick());
         }
         if wanted {
             // A request from here on means another snapshot.
             journal.checkpoint.lock().wanted = false;
-            let bytes = journal.content.budget.bytes();
+            let bytes = journal.core.budget.bytes();
             failed = match snapshot(journal) {
                 Ok(()) => {
                     reported = None;

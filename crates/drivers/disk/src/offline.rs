@@ -7,10 +7,11 @@ use std::path::Path;
 
 use atomix_store::Error;
 
+use crate::core::Core;
 use crate::error::unreadable_backup;
 use crate::files::{Files, Folder, LOCK};
-use crate::recover::{Content, read_snapshot, recover, snapshot_name};
-use crate::segment::unfinished;
+use crate::layout::{snapshot_name, unfinished};
+use crate::recover::{read_snapshot, recover};
 
 /// The content of a store or a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,8 @@ const NOTHING: [&str; 2] = ["lost+found", LOCK];
 pub fn verify(path: &Path) -> Result<Report, Error> {
     if path.is_dir() {
         let folder = Folder::inspect(path)?;
-        let recovered = recover(&folder, Content::default())?;
-        return Ok(Report::new(&recovered.content, recovered.next));
+        let recovered = recover(&folder, Core::default())?;
+        return Ok(Report::new(&recovered.core, recovered.next));
     }
     read_backup(path)
 }
@@ -72,17 +73,17 @@ pub fn restore(backup: &Path, dir: &Path) -> Result<Report, Error> {
 fn read_backup(path: &Path) -> Result<Report, Error> {
     let name = path.display().to_string();
     let file = fs::File::open(path).map_err(|error| unreadable_backup(&name, error))?;
-    let content = Content::default();
-    let (_, end) = read_snapshot(&file, &name, &content, true)?;
-    Ok(Report::new(&content, end.next))
+    let core = Core::default();
+    let (_, end) = read_snapshot(&file, &name, &core, true)?;
+    Ok(Report::new(&core, end.next))
 }
 
 // === impl Report ===
 
 impl Report {
-    fn new(content: &Content, next: u64) -> Self {
+    fn new(core: &Core, next: u64) -> Self {
         let mut report = Self { keyspaces: 0, entries: 0, bytes: 0, batches: next - 1 };
-        for space in content.spaces.all() {
+        for space in core.spaces.all() {
             let engine = space.engine.lock();
             report.keyspaces += 1;
             report.entries += engine.len();

@@ -5,24 +5,23 @@
 //! cannot be read is left as it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use atomix_engine::{Engine, MemoryBudget, ShardedMap};
-use atomix_store::{Entry, Error, HistoryBudget, Keyspace, Machine, Outcome, Retention, Revision};
+use atomix_store::{Entry, Error, Outcome};
 use bytes::Bytes;
 
+use crate::core::Core;
 use crate::error::{damaged, damaged_backup, unreadable, unreadable_backup};
 use crate::files::{File, Files};
 use crate::frame::{Found, Frame, Kind, Reader};
-use crate::journal::Tuning;
-use crate::record::{self, End, Header, Role, Section, SnapshotEnd, StoredCommit, VERSION};
+use crate::layout::{UNFINISHED, log_name, number, snapshot_name};
+use crate::record::{self, End, Header, Role, SnapshotEnd, StoredCommit, VERSION};
 use crate::segment::Segment;
 use crate::space::Space;
 
 /// A store as read from its folder.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub(crate) content: Content,
+    pub(crate) core: Core,
     /// `None` for an empty folder.
     pub(crate) store: Option<u128>,
     /// The number of the next batch.
@@ -38,24 +37,6 @@ pub(crate) struct Recovered {
     pub(crate) obsolete: Vec<String>,
 }
 
-/// The keyspaces, as far as they have been read.
-#[derive(Debug)]
-pub(crate) struct Content {
-    pub(crate) spaces: ShardedMap<Space>,
-    pub(crate) budget: MemoryBudget,
-    pub(crate) histories: HistoryBudget,
-    /// New keyspaces begin beyond all revisions of those that were given back, so that no token comes twice. Kept in snapshots;
-    /// commits of the log after a snapshot raise it again when their keyspaces are found empty.
-    floor: AtomicU64,
-    /// Keyspaces that were left when the empty ones were given back the last time.
-    swept: AtomicUsize,
-    retention: Retention,
-    bytes_max: usize,
-}
-
-/// A store without room is not swept again before so many keyspaces were made.
-const SWEEP_FULL: usize = 16;
-
 /// One file, while it is read.
 struct Reading<'a> {
     name: &'a str,
@@ -64,31 +45,15 @@ struct Reading<'a> {
     backup: bool,
 }
 
-/// Returns the name of the log that begins with batch `first`.
-pub(crate) fn log_name(first: u64) -> String {
-    format!("log-{first:016x}")
-}
-
-/// Returns the name of the snapshot after which batch `next` comes.
-pub(crate) fn snapshot_name(next: u64) -> String {
-    format!("snapshot-{next:016x}")
-}
-
-/// Returns the number in the name of a file of this kind.
-fn number(name: &str, kind: &str) -> Option<u64> {
-    let digits = name.strip_prefix(kind)?.strip_prefix('-')?;
-    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
-}
-
 /// Reads everything into `content`, which is empty.
-pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, Error> {
+pub(crate) fn recover(files: &dyn Files, core: Core) -> Result<Recovered, Error> {
     let names = files.list().map_err(|error| unreadable(".", error))?;
     let mut snapshots: Vec<u64> = names.iter().filter_map(|name| number(name, "snapshot")).collect();
     let mut logs: Vec<u64> = names.iter().filter_map(|name| number(name, "log")).collect();
     snapshots.sort_unstable();
     logs.sort_unstable();
     let mut recovered = Recovered {
-        content,
+        core,
         store: None,
         next: 1,
         logs: Vec::new(),
@@ -122,12 +87,9 @@ pub(crate) fn recover(files: &dyn Files, content: Content) -> Result<Recovered, 
         recovered.logs.push(*first);
     }
     // The log has those that were given back as well, and earlier versions kept all of them.
-    recovered.content.sweep(recovered.next);
+    recovered.core.sweep(recovered.next);
     Ok(recovered)
 }
-
-/// The suffix of a file that is not complete yet.
-pub(crate) const UNFINISHED: &str = ".unfinished";
 
 // === impl Recovered ===
 
@@ -135,7 +97,7 @@ impl Recovered {
     /// Reads a snapshot, and returns with which batch the log begins in which the next batch is.
     fn snapshot(&mut self, files: &dyn Files, name: &str) -> Result<(Role, u64), Error> {
         let file = open(files, name)?;
-        let (header, end) = read_snapshot(file.as_ref(), name, &self.content, false)?;
+        let (header, end) = read_snapshot(file.as_ref(), name, &self.core, false)?;
         self.store = Some(header.store);
         self.next = end.next;
         Ok((header.role, end.log))
@@ -157,7 +119,7 @@ impl Recovered {
                 Some(Frame { kind: Kind::Batch, payload }) => {
                     // A snapshot may have some of them already.
                     if batch >= self.next {
-                        self.content.batch(&payload)?;
+                        self.core.batch(&payload)?;
                         self.next = batch + 1;
                     }
                     batch += 1;
@@ -184,109 +146,11 @@ impl Recovered {
     }
 }
 
-// === impl Content ===
-
-impl Content {
-    pub(crate) fn new(tuning: &Tuning, histories: HistoryBudget, machine: &Machine) -> Self {
-        Self {
-            spaces: ShardedMap::default(),
-            budget: MemoryBudget::new(machine),
-            histories,
-            floor: AtomicU64::new(0),
-            swept: AtomicUsize::new(0),
-            retention: tuning.retention,
-            bytes_max: tuning.bytes_max,
-        }
-    }
-
-    /// Returns a keyspace; makes it if it is new.
-    pub(crate) fn open(&self, name: &Keyspace) -> Arc<Space> {
-        self.spaces.open(name, || {
-            self.budget.add_keyspace(name);
-            Space::new(name.clone(), self.floor(), &self.histories)
-        })
-    }
-
-    /// Makes what a keyspace is that was never written to, or was given back.
-    pub(crate) fn empty(&self) -> Engine {
-        let mut engine = Engine::new();
-        engine.restore_revision(self.floor());
-        engine
-    }
-
-    /// Returns the revision beyond which new keyspaces begin.
-    pub(crate) fn floor(&self) -> Revision {
-        Revision(self.floor.load(Ordering::Acquire))
-    }
-
-    /// Lets new keyspaces begin beyond `floor`.
-    pub(crate) fn raise_floor(&self, floor: Revision) {
-        self.floor.fetch_max(floor.0, Ordering::AcqRel);
-    }
-
-    /// Gives `keyspace` back if it is empty, see [`Space::give_back`].
-    pub(crate) fn reclaim(&self, keyspace: &Keyspace, durable: u64) {
-        self.spaces.retain_one(keyspace, |space| self.is_needed(space, durable));
-    }
-
-    /// Gives all empty keyspaces back.
-    pub(crate) fn sweep(&self, durable: u64) {
-        self.spaces.retain(|_, space| self.is_needed(space, durable));
-        self.swept.store(self.spaces.len(), Ordering::Relaxed);
-    }
-
-    /// Returns whether so many keyspaces were made since the last sweep that a store without room shall look for empty ones.
-    pub(crate) fn may_sweep(&self) -> bool {
-        self.spaces.len() >= self.swept.load(Ordering::Relaxed) + SWEEP_FULL
-    }
-
-    fn is_needed(&self, space: &Space, durable: u64) -> bool {
-        let Some(revision) = space.give_back(durable) else { return true };
-        // Under the lock under which the next keyspace of this name is made: it begins there.
-        self.raise_floor(revision);
-        self.budget.remove_keyspace(&space.name);
-        false
-    }
-
-    fn batch(&self, payload: &[u8]) -> Result<(), Error> {
-        record::each(payload, |stored: StoredCommit| {
-            let space = self.open(&Keyspace::new(stored.keyspace.clone()));
-            space.redo(stored, self.retention, &self.budget);
-            Ok(())
-        })?;
-        self.budget.check_memory(self.bytes_max)
-    }
-
-    fn section(&self, payload: &[u8]) -> Result<Arc<Space>, Error> {
-        let section: Section = record::one(payload)?;
-        let name = section.keyspace.clone();
-        Ok(self.spaces.open(&name, || {
-            self.budget.add_keyspace(&name);
-            Space::of_section(section, &self.histories)
-        }))
-    }
-}
-
-impl Default for Content {
-    /// For tools that read a folder once, however large it is.
-    fn default() -> Self {
-        Self {
-            spaces: ShardedMap::default(),
-            budget: MemoryBudget::default(),
-            histories: HistoryBudget::default(),
-            floor: AtomicU64::new(0),
-            swept: AtomicUsize::new(0),
-            retention: Retention::default(),
-            bytes_max: usize::MAX,
-        }
-    }
-}
-
 /// Reads a snapshot or a backup, which must be complete. `backup` selects the text of errors.
 pub(crate) fn read_snapshot(
     file: &dyn File,
     name: &str,
-    content: &Content,
+    core: &Core,
     backup: bool,
 ) -> Result<(Header, SnapshotEnd), Error> {
     let mut reading = Reading::new(name, file, backup)?;
@@ -298,28 +162,28 @@ pub(crate) fn read_snapshot(
         };
         let payload = &frame.payload;
         match (frame.kind, &section) {
-            (Kind::Keyspace, _) => section = Some(content.section(payload)?),
+            (Kind::Keyspace, _) => section = Some(core.section(payload)?),
             (Kind::Entries, Some(space)) => {
                 let mut engine = space.engine.lock();
                 record::each(payload, |entry: Entry| {
-                    content.budget.track(&mut engine, |engine| engine.restore(&entry));
+                    core.budget.track(&mut engine, |engine| engine.restore(&entry));
                     Ok(())
                 })?;
-                content.budget.check_memory(content.bytes_max)?;
+                core.budget.check_memory(core.bytes_max)?;
             }
             (Kind::Commits, Some(space)) => record::each(payload, |stored: StoredCommit| {
-                space.history.push(stored.commit(|_, _| None).0, content.retention);
+                space.history.push(stored.commit(|_, _| None).0, core.retention);
                 Ok(())
             })?,
             (Kind::Named, Some(space)) => {
                 let mut engine = space.engine.lock();
                 record::each(payload, |(name, outcome): (Bytes, Outcome)| {
-                    content.budget.track(&mut engine, |engine| engine.remember(&name, &outcome));
+                    core.budget.track(&mut engine, |engine| engine.remember(&name, &outcome));
                     Ok(())
                 })?;
             }
-            (Kind::Floor, _) => content.raise_floor(record::one(payload)?),
-            (Kind::Batch, _) => content.batch(payload)?,
+            (Kind::Floor, _) => core.raise_floor(record::one(payload)?),
+            (Kind::Batch, _) => core.batch(payload)?,
             (Kind::End, _) => return Ok((header, SnapshotEnd::read(payload)?)),
             (Kind::Header | Kind::Entries | Kind::Commits | Kind::Named, _) => {
                 return Err(reading.damage("a frame in the wrong place"));

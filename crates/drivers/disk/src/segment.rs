@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::error::is_full;
 use crate::files::{File, Files};
 use crate::frame::{self, Kind};
+use crate::layout::{log_name, unfinished};
 use crate::record::{self, End, Header, Role, VERSION};
-use crate::recover::{UNFINISHED, log_name};
 use crate::reserve;
 
 /// A log to which batches are appended.
@@ -185,9 +185,4 @@ fn allocate(file: &dyn File, at: u64, steps: &[u64]) -> io::Result<u64> {
         }
     }
     Err(full)
-}
-
-/// Returns the name of a file that is not complete yet.
-pub(crate) fn unfinished(name: &str) -> String {
-    format!("{name}{UNFINISHED}")
 }

@@ -20,10 +20,9 @@ use crate::error::{damaged, is_full, unreadable};
 use crate::files::{File, Files};
 use crate::frame::{self, Found, Kind, Reader};
 use crate::journal::{Journal, Rolled};
+use crate::layout::{log_name, snapshot_name, unfinished};
 use crate::record::{self, Header, Role, Section, SnapshotEnd, StoredCommit, VERSION};
-use crate::recover::{log_name, snapshot_name};
 use crate::reserve;
-use crate::segment::unfinished;
 use crate::space::Space;
 
 /// The destination of frames.
@@ -167,9 +166,9 @@ fn dump<'a>(
     let mut copy = Copy { sink, given: 0, salt: 0, number: 0, bytes: Vec::new() };
     copy.value(Kind::Header, &header)?;
     copy.salt = header.salt();
-    let spaces = journal.content.spaces.all();
+    let spaces = journal.core.spaces.all();
     // Read after them: a keyspace that is missing among them was given back before, and has raised it.
-    copy.value(Kind::Floor, &journal.content.floor())?;
+    copy.value(Kind::Floor, &journal.core.floor())?;
     for space in spaces {
         copy.space(&space, history)?;
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use atomix_engine::{Engine, Rotation, max_growth};
 use atomix_env::{Env, Policy};
 use atomix_store::{
-    BackupStream, Commit, Consistency, Durability, Error, ErrorKind, Health, HistoryBudget, Keyspace, Limits,
-    Outcome, Profile, Read, Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    BackupStream, Commit, Consistency, Durability, Error, ErrorKind, Health, HistoryBudget, JsonObject,
+    Keyspace, Limits, Outcome, Profile, Read, Reconfigured, Snapshot, Store, Txn, WatchFrom, WatchStream,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
@@ -18,12 +18,13 @@ use futures::stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Settings;
+use crate::config::{Settings, Tuning};
+use crate::core::Core;
 use crate::files::Files;
-use crate::journal::{Journal, Tuning, Verdict};
+use crate::journal::{Journal, Verdict};
 use crate::keeper;
 use crate::record::StoredCommit;
-use crate::recover::{Content, Recovered, recover};
+use crate::recover::{Recovered, recover};
 use crate::snapshot::{self, Sink};
 use crate::writer::Writer;
 
@@ -68,14 +69,14 @@ impl DiskStore {
         let limits = Limits::default();
         let tuning = settings.tuning();
         let histories = HistoryBudget::new(settings.histories_bytes_max);
-        let content = Content::new(&tuning, histories, env.machine());
-        let Recovered { content, store, next, logs, log_bytes, last, snapshot, obsolete } =
-            recover(files.as_ref(), content)?;
+        let core = Core::new(&tuning, histories, env.machine());
+        let Recovered { core, store, next, logs, log_bytes, last, snapshot, obsolete } =
+            recover(files.as_ref(), core)?;
         if let Some(snapshot) = snapshot {
             tracing::info!(dir = %settings.dir, snapshot, logs = logs.len(), "store was read");
         }
-        if let Some(excess) = content.budget.excess(tuning.bytes_max) {
-            let (bytes, memory) = (content.budget.bytes(), env.machine().memory);
+        if let Some(excess) = core.budget.excess(tuning.bytes_max) {
+            let (bytes, memory) = (core.budget.bytes(), env.machine().memory);
             tracing::warn!(
                 dir = %settings.dir, bytes, bytes_max = tuning.bytes_max, excess, memory_limit = memory.bytes,
                 source = %memory.source,
@@ -94,7 +95,7 @@ impl DiskStore {
             settings.dir.clone(),
             files,
             store,
-            content,
+            core,
             tuning,
             interval,
             next,
@@ -130,7 +131,7 @@ impl DiskStore {
 
     /// Forgets the named requests that are old enough, once a minute.
     fn rotate_named(&self) {
-        let Content { spaces, budget, .. } = &self.journal.content;
+        let Core { spaces, budget, .. } = &self.journal.core;
         if self.rotation.due() && budget.named_bytes() > 0 {
             for space in spaces.all() {
                 budget.track(&mut space.engine.lock(), Engine::rotate_named);
@@ -149,9 +150,9 @@ impl DiskStore {
         let disk_full = journal.full.load(Ordering::Acquire);
         let full =
             if grows && disk_full { Some(journal.no_room().into()) } else { self.full(txn, bytes_max) };
-        let space = match (full.is_some(), journal.content.spaces.find(keyspace)) {
+        let space = match (full.is_some(), journal.core.spaces.find(keyspace)) {
             (_, Some(space)) => space,
-            (false, None) => journal.content.open(keyspace),
+            (false, None) => journal.core.open(keyspace),
             // An absent keyspace cannot become smaller, and would itself take room.
             (true, None) => return Err(full.unwrap_or_else(Error::closed)),
         };
@@ -162,7 +163,7 @@ impl DiskStore {
         let repeated = txn.once.as_ref().is_some_and(|name| engine.remembers(name));
         let limits = &self.profile.limits;
         let grows = grows && full.is_none();
-        let (outcome, changes) = journal.content.budget.apply(&mut engine, txn, limits, bytes_max, full)?;
+        let (outcome, changes) = journal.core.budget.apply(&mut engine, txn, limits, bytes_max, full)?;
         let named = txn.once.as_ref().filter(|_| !repeated);
         if changes.is_empty() && named.is_none() {
             return Ok(match journal.pending(space.batch()) {
@@ -183,13 +184,13 @@ impl DiskStore {
     /// Returns the refusal of what does not fit. Empty keyspaces are given back before that, if enough were made since the last
     /// time. Called under the gate.
     fn full(&self, txn: &Txn, bytes_max: usize) -> Option<Error> {
-        let content = &self.journal.content;
-        let full = content.budget.full(txn, bytes_max)?;
-        if !content.may_sweep() {
+        let core = &self.journal.core;
+        let full = core.budget.full(txn, bytes_max)?;
+        if !core.may_sweep() {
             return Some(full);
         }
-        content.sweep(self.journal.durable());
-        content.budget.full(txn, bytes_max)
+        core.sweep(self.journal.durable());
+        core.budget.full(txn, bytes_max)
     }
 
     /// Reads, and returns the batch that has to be on the disk before the result is shown.
@@ -202,12 +203,12 @@ impl DiskStore {
         let _gate = journal.gate.read();
         journal.check_open()?;
         let limits = &self.profile.limits;
-        let Some(space) = journal.content.spaces.find(keyspace) else {
-            return Ok((journal.content.empty().read(reads, limits)?, None));
+        let Some(space) = journal.core.spaces.find(keyspace) else {
+            return Ok((journal.core.empty().read(reads, limits)?, None));
         };
         let engine = space.engine.lock();
         if space.is_gone() {
-            return Ok((journal.content.empty().read(reads, limits)?, None));
+            return Ok((journal.core.empty().read(reads, limits)?, None));
         }
         Ok((engine.read(reads, limits)?, journal.pending(space.batch())))
     }
@@ -266,7 +267,7 @@ impl Store for DiskStore {
     ) -> BoxFuture<'a, Result<WatchStream, Error>> {
         let stream = self.journal.check_open().and_then(|()| {
             loop {
-                let space = self.journal.content.open(keyspace);
+                let space = self.journal.core.open(keyspace);
                 // A keyspace that is followed under this lock is not given back.
                 let _engine = space.engine.lock();
                 if !space.is_gone() {
@@ -282,7 +283,7 @@ impl Store for DiskStore {
         let reclaimed = journal.check_open().map(|()| {
             // No batch is taken back meanwhile.
             let _gate = journal.gate.read();
-            journal.content.reclaim(keyspace, journal.durable());
+            journal.core.reclaim(keyspace, journal.durable());
         });
         Box::pin(ready(reclaimed))
     }
@@ -301,11 +302,11 @@ impl Store for DiskStore {
             Ok(Health {
                 facts: vec![
                     ("dir", journal.dir.clone()),
-                    ("keyspaces", journal.content.spaces.len().to_string()),
-                    ("bytes", journal.content.budget.bytes().to_string()),
+                    ("keyspaces", journal.core.spaces.len().to_string()),
+                    ("bytes", journal.core.budget.bytes().to_string()),
                     ("bytes-max", journal.tuning.read().bytes_max.to_string()),
-                    ("named-bytes", journal.content.budget.named_bytes().to_string()),
-                    ("histories-bytes", journal.content.histories.bytes().to_string()),
+                    ("named-bytes", journal.core.budget.named_bytes().to_string()),
+                    ("histories-bytes", journal.core.histories.bytes().to_string()),
                     ("log-bytes", queue.log_bytes.to_string()),
                     ("batches", journal.durable().to_string()),
                 ],
@@ -314,7 +315,7 @@ impl Store for DiskStore {
         Box::pin(ready(health))
     }
 
-    fn reconfigure<'a>(&'a self, config: &'a StoreConfig) -> BoxFuture<'a, Result<Reconfigured, Error>> {
+    fn reconfigure<'a>(&'a self, config: &'a JsonObject) -> BoxFuture<'a, Result<Reconfigured, Error>> {
         let reconfigured = self.journal.check_open().and_then(|()| Settings::read(config)).and_then(|new| {
             let mut settings = self.settings.lock();
             if new.dir != settings.dir {
@@ -327,9 +328,9 @@ impl Store for DiskStore {
             }
             let tuning = new.tuning();
             *self.journal.tuning.write() = tuning;
-            self.journal.content.histories.set_bytes_max(new.histories_bytes_max);
+            self.journal.core.histories.set_bytes_max(new.histories_bytes_max);
             *settings = new;
-            for space in self.journal.content.spaces.all() {
+            for space in self.journal.core.spaces.all() {
                 space.history.trim(tuning.retention);
             }
             Ok(Reconfigured::InPlace)
@@ -373,7 +374,7 @@ impl Store for DiskStore {
                 // The sender is dropped when the writer ends. A disk that stands still is not waited for.
                 drop(self.env.timeout(grace.max(CLOSE_MIN), done).await);
             }
-            for space in self.journal.content.spaces.all() {
+            for space in self.journal.core.spaces.all() {
                 space.history.close();
             }
         })

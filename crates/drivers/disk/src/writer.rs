@@ -218,7 +218,7 @@ impl Writer {
         match made {
             Ok(()) => {
                 if used {
-                    let bytes = self.journal.content.budget.bytes() as u64;
+                    let bytes = self.journal.core.budget.bytes() as u64;
                     let max = self.journal.tuning.read().log_bytes_max;
                     reserve::grow(files, bytes.saturating_mul(5) / 4, max);
                 }
@@ -253,7 +253,7 @@ impl Writer {
         let bytes_before = self.journal.queue.lock().log_bytes;
         // The reserve comes back when the snapshot replaces the old logs, so it is used when the snapshot will fit.
         let fits =
-            self.journal.content.budget.bytes() as u64 <= reserve::for_snapshot(self.journal.files.as_ref());
+            self.journal.core.budget.bytes() as u64 <= reserve::for_snapshot(self.journal.files.as_ref());
         match self.begin(fits) {
             Ok(()) => {}
             Err(error) if is_full(&error) && self.segment.is_some() && self.unsynced.is_empty() => {}

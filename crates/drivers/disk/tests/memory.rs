@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use atomix_driver_disk::DiskDriver;
 use atomix_env::{Env, Machine};
-use atomix_store::{Context, Driver, Error, ErrorKind, Keyspace, Store, StoreConfig, Txn, Write};
+use atomix_store::{Context, Driver, Error, ErrorKind, JsonObject, Keyspace, Store, Txn, Write};
 use serde_json::json;
 
 async fn open(dir: &Path, memory: u64, more: &[(&str, u64)]) -> Result<Arc<dyn Store>, Error> {
     let env = Env::real().with_machine(Machine::simulated(memory));
-    let mut config = StoreConfig::from_iter([("dir".to_owned(), json!(dir))]);
+    let mut config = JsonObject::from_iter([("dir".to_owned(), json!(dir))]);
     config.extend(more.iter().map(|(field, value)| ((*field).to_owned(), json!(value))));
     DiskDriver.complete(&mut config, env.machine());
     DiskDriver.connect(config, Context { env, store: "it".to_owned() }).await

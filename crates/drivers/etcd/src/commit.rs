@@ -19,11 +19,11 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::core::Core;
 use crate::keys::{Space, complete};
 use crate::once;
 use crate::plan::{self, CachedValue, End, Footprint, Plan, Preread};
 use crate::senders::{Request, TxnSender};
-use crate::store::Core;
 
 /// Commits transactions.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atomix_store::{
-    Error, HistoryBudget, Retention, Secret, StoreConfig, fold, parse_config, printable, rename_fields,
+    Error, HistoryBudget, JsonObject, Retention, Secret, fold, parse_config, printable, rename_fields,
 };
 use serde::Deserialize;
 
@@ -130,7 +130,7 @@ impl Settings {
     }
 
     /// Reads and checks a configuration. Every error names its field.
-    pub fn read(config: &StoreConfig) -> Result<Self, Error> {
+    pub fn read(config: &JsonObject) -> Result<Self, Error> {
         let mut settings: Self = parse_config(&rename_fields(config, FIELDS, NAMES, WITHOUT_EFFECT)?)?;
         settings.set_defaults();
         let wrong = |what: &str| Err(Error::config(format!("store configuration is wrong: {what}")));

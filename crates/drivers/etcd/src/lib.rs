@@ -4,6 +4,7 @@
 mod commit;
 mod config;
 mod connection;
+mod core;
 #[cfg(feature = "test-util")]
 pub mod direct;
 mod error;
@@ -21,7 +22,7 @@ mod wire;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atomix_store::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig};
+use atomix_store::{Context, Driver, Error, HistoryBudget, JsonObject, Machine, Store};
 use futures::future::BoxFuture;
 
 pub use config::{Settings, Tls};
@@ -55,7 +56,7 @@ impl Driver for EtcdDriver {
         "keeps everything in an existing etcd cluster, version 3.4 or later"
     }
 
-    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+    fn complete(&self, config: &mut JsonObject, machine: &Machine) {
         HistoryBudget::complete(config, machine);
     }
 
@@ -63,15 +64,15 @@ impl Driver for EtcdDriver {
         Settings::shows(field)
     }
 
-    fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
+    fn validate(&self, config: &JsonObject) -> Result<(), Error> {
         Settings::read(config).map(drop)
     }
 
-    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+    fn files(&self, config: &JsonObject) -> Vec<PathBuf> {
         Settings::read(config).map(|settings| settings.files()).unwrap_or_default()
     }
 
-    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+    fn connect(&self, config: JsonObject, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let store: Arc<dyn Store> =
                 Arc::new(EtcdStore::connect(Settings::read(&config)?, context.env).await?);

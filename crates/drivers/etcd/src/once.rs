@@ -13,9 +13,9 @@ use atomix_store::{Error, ErrorKind, Outcome, Range, Read, Revision, Txn, Write,
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::core::Core;
 use crate::keys::Space;
 use crate::plan::{self, Memory, Preread};
-use crate::store::Core;
 use crate::wire::{KeyValue, RangeRequest};
 
 /// The record of a named request. Part of the stored format.

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use prost::Message;
 
+use crate::core::Core;
 use crate::error::Failure;
 use crate::keys::{Space, Span, TOGETHER_MAX};
 use crate::plan::{self, Footprint};
-use crate::store::Core;
 use crate::wire::stored::{Keys, Together};
 use crate::wire::{RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op, response_op};
 

@@ -8,6 +8,8 @@
 
 mod assemble;
 mod backlog;
-mod hub;
-
-pub(crate) use hub::{Hub, Part};
+mod compaction;
+mod feed;
+pub(crate) mod hub;
+pub(crate) mod part;
+mod registry;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use atomix_driver_memory::{MemoryDriver, MemoryStore, Settings};
 use atomix_env::{Clock, Env, ManualClock, WallTime};
 use atomix_store::{
-    Context, Driver, Keyspace, Outcome, Read, Revision, Store, StoreConfig, Txn, WatchFrom, WatchItem, Write,
+    Context, Driver, JsonObject, Keyspace, Outcome, Read, Revision, Store, Txn, WatchFrom, WatchItem, Write,
     Written,
 };
 use futures::{FutureExt, StreamExt};
@@ -58,7 +58,7 @@ fn the_stamps_of_a_store_are_beyond_those_of_the_store_before_it() {
     for _ in 0..2 {
         clock.advance(Duration::from_millis(1));
         clock.set_wall(WallTime::from_unix(clock.wall().since_unix() + Duration::from_millis(1)));
-        let store = now(MemoryDriver.connect(StoreConfig::new(), context.clone())).unwrap();
+        let store = now(MemoryDriver.connect(JsonObject::new(), context.clone())).unwrap();
         for _ in 0..500 {
             let revision = now(store.commit(&keyspace, stamp())).unwrap().revision;
             assert!(revision > last, "{revision:?} after {last:?}");

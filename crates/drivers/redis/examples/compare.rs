@@ -17,7 +17,7 @@ use atomix_driver_redis::RedisDriver;
 use atomix_env::Env;
 use atomix_servers::redis::Redis;
 use atomix_store::{
-    Context, Driver, Keyspace, Order, Range, Read, Store, StoreConfig, Txn, WatchFrom, WatchItem, Write,
+    Context, Driver, JsonObject, Keyspace, Order, Range, Read, Store, Txn, WatchFrom, WatchItem, Write,
     Written,
 };
 use bytes::Bytes;
@@ -42,7 +42,7 @@ async fn main() {
     };
     let address =
         std::env::args().nth(1).or_else(|| server.as_ref().map(Redis::address)).expect("one of both");
-    let config = StoreConfig::from_iter([("address".to_owned(), address.clone().into())]);
+    let config = JsonObject::from_iter([("address".to_owned(), address.clone().into())]);
     let context = Context { env: env.clone(), store: "compare".to_owned() };
     let store = RedisDriver.connect(config, context).await.expect("redis is there");
     let client = redis::Client::open(format!("redis://{address}")).expect("an address");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atomix_store::{Error, HistoryBudget, Secret, StoreConfig, fold, parse_config, printable, rename_fields};
+use atomix_store::{Error, HistoryBudget, JsonObject, Secret, fold, parse_config, printable, rename_fields};
 use serde::Deserialize;
 
 /// The configuration of a Redis store. Field names are read without regard to case, hyphens and underscores.
@@ -157,7 +157,7 @@ impl Settings {
     }
 
     /// Reads and checks a configuration. An error names the field.
-    pub fn read(config: &StoreConfig) -> Result<Self, Error> {
+    pub fn read(config: &JsonObject) -> Result<Self, Error> {
         let mut settings: Self = parse_config(&rename_fields(config, FIELDS, NAMES, WITHOUT_EFFECT)?)?;
         settings.connections = settings.connections.min(CONNECTIONS_MAX);
         // In the original zero is the default, too.

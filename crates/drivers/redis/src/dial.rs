@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::Settings;
+use crate::config::Settings;
 use crate::error::{Asked, translate};
 use crate::tls;
 

@@ -28,13 +28,16 @@ use tokio::sync::Notify;
 use crate::cursor::damaged;
 use crate::dial::{Failure, Wire};
 use crate::error::{Asked, Redirect, redirect, translate};
-use crate::frame::{Frame, Nonce};
+use crate::frame::{Frame, Nonce, Nonces};
 use crate::names::{Names, STREAM};
-use crate::store::Core;
+use crate::nodes::Nodes;
+use crate::position::{position, settled_position};
 
 /// All keyspace watches of a store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct KeyspaceWatches {
+    nodes: Arc<Nodes>,
+    nonces: Arc<Nonces>,
     histories: HistoryBudget,
     by_keyspace: Mutex<HashMap<Keyspace, Arc<KeyspaceWatch>>>,
     subscriptions: tokio::sync::Mutex<HashMap<Arc<str>, Arc<Wire>>>,
@@ -131,24 +134,27 @@ const ROUNDS_MAX: usize = 5;
 // === impl KeyspaceWatches ===
 
 impl KeyspaceWatches {
-    pub(crate) fn new(histories_bytes_max: usize) -> Self {
-        Self { histories: HistoryBudget::new(histories_bytes_max), ..Self::default() }
+    pub(crate) fn new(nodes: Arc<Nodes>, nonces: Arc<Nonces>) -> Self {
+        let histories = HistoryBudget::new(nodes.dialer.settings.histories_bytes_max);
+        Self {
+            nodes,
+            nonces,
+            histories,
+            by_keyspace: Mutex::default(),
+            subscriptions: tokio::sync::Mutex::default(),
+            registry: Arc::default(),
+        }
     }
 
     /// Follows a keyspace, see [`atomix_store::Store::watch`].
-    pub(crate) async fn watch(
-        &self,
-        core: &Core,
-        keyspace: &Keyspace,
-        from: WatchFrom,
-    ) -> Result<WatchStream, Error> {
+    pub(crate) async fn watch(&self, keyspace: &Keyspace, from: WatchFrom) -> Result<WatchStream, Error> {
         for _ in 0..ROUNDS_MAX {
-            let watch = self.find_or_create(core, keyspace);
+            let watch = self.find_or_create(keyspace);
             // A stream that begins at a commit already seen need not wait for newer ones: they follow.
             let seen = watch.state.lock().tip;
             let known =
                 matches!(from, WatchFrom::After(revision) if revision <= seen) && !watch.needs_catch_up();
-            if !known && self.catch_up(core, &watch).await? == Caught::Lost {
+            if !known && self.catch_up(&watch).await? == Caught::Lost {
                 // The next round makes a new one.
                 self.remove(&watch);
                 continue;
@@ -157,7 +163,7 @@ impl KeyspaceWatches {
             if let WatchFrom::After(revision) = from
                 && revision < history.floor()
             {
-                self.reach_back(core, &watch, &history, revision).await?;
+                self.reach_back(&watch, &history, revision).await?;
             }
             let stream = history.follow(from);
             // Check after following: a watch that is not removed now is kept for the stream.
@@ -169,8 +175,8 @@ impl KeyspaceWatches {
     }
 
     /// Keeps all keyspace watches up to date until `stop`.
-    pub(crate) async fn keep(&self, core: &Core, stop: &Shutdown) {
-        let env = &core.nodes.dialer.env;
+    pub(crate) async fn keep(&self, stop: &Shutdown) {
+        let env = &self.nodes.dialer.env;
         let mut backoff = Duration::ZERO;
         loop {
             let wait = if backoff.is_zero() { AUDIT } else { env.jitter(backoff) };
@@ -187,7 +193,7 @@ impl KeyspaceWatches {
             let behind =
                 watches.into_iter().filter(|watch: &Arc<KeyspaceWatch>| audit || watch.needs_catch_up());
             let results: Vec<_> =
-                futures::stream::iter(behind.map(|watch| async move { self.catch_up(core, &watch).await }))
+                futures::stream::iter(behind.map(|watch| async move { self.catch_up(&watch).await }))
                     .buffer_unordered(CATCH_UPS_MAX)
                     .collect()
                     .await;
@@ -215,17 +221,17 @@ impl KeyspaceWatches {
         }
     }
 
-    fn find_or_create(&self, core: &Core, keyspace: &Keyspace) -> Arc<KeyspaceWatch> {
+    fn find_or_create(&self, keyspace: &Keyspace) -> Arc<KeyspaceWatch> {
         let mut watches = self.by_keyspace.lock();
         let watch = watches
             .entry(keyspace.clone())
-            .or_insert_with(|| Arc::new(KeyspaceWatch::new(core, keyspace, &self.histories)));
+            .or_insert_with(|| Arc::new(KeyspaceWatch::new(&self.nodes, keyspace, &self.histories)));
         watch.state.lock().idle = false;
         Arc::clone(watch)
     }
 
     /// Delivers every commit before the call. The keeper retries after errors.
-    async fn catch_up(&self, core: &Core, watch: &Arc<KeyspaceWatch>) -> Result<Caught, Error> {
+    async fn catch_up(&self, watch: &Arc<KeyspaceWatch>) -> Result<Caught, Error> {
         let _locked = watch.catch_up_lock.lock().await;
         if watch.state.lock().removed {
             // To look again would subscribe again, and give a state to a keyspace that was given back.
@@ -233,8 +239,8 @@ impl KeyspaceWatches {
         }
         let mut catch_up = CatchUp::begin(watch, &self.registry);
         let caught = async {
-            self.listen(core, watch).await?;
-            watch.sync(core).await
+            self.listen(watch).await?;
+            watch.sync(&self.nodes, &self.nonces).await
         };
         let caught = caught.await;
         catch_up.finished = true;
@@ -268,10 +274,10 @@ impl KeyspaceWatches {
     }
 
     /// Subscribes to the channel of the keyspace, if that was not done.
-    async fn listen(&self, core: &Core, watch: &Arc<KeyspaceWatch>) -> Result<(), Error> {
+    async fn listen(&self, watch: &Arc<KeyspaceWatch>) -> Result<(), Error> {
         for _ in 0..ROUNDS_MAX {
-            let link = core.nodes.route(watch.names.slot).await?;
-            let subscription = self.subscription(core, &link.address).await?;
+            let link = self.nodes.route(watch.names.slot).await?;
+            let subscription = self.subscription(&link.address).await?;
             if watch.state.lock().subscription.as_ref().is_some_and(|known| Arc::ptr_eq(known, &subscription))
             {
                 return Ok(());
@@ -288,7 +294,7 @@ impl KeyspaceWatches {
                     return Err(Error::unavailable("redis answers a subscription with something else"));
                 }
                 Err(Failure::Said(error)) => match redirect(&error) {
-                    Some(Redirect::Moved(address)) => core.nodes.moved(watch.names.slot, &link, &address),
+                    Some(Redirect::Moved(address)) => self.nodes.moved(watch.names.slot, &link, &address),
                     _ => return Err(translate(error, Asked::Read)),
                 },
                 Err(failure) => return Err(failure.translate(Asked::Read)),
@@ -298,7 +304,7 @@ impl KeyspaceWatches {
     }
 
     /// Returns the subscription to a server.
-    async fn subscription(&self, core: &Core, address: &Arc<str>) -> Result<Arc<Wire>, Error> {
+    async fn subscription(&self, address: &Arc<str>) -> Result<Arc<Wire>, Error> {
         let mut subscriptions = self.subscriptions.lock().await;
         if let Some(subscription) =
             subscriptions.get(address).filter(|subscription| !subscription.broken.is_cancelled())
@@ -308,7 +314,7 @@ impl KeyspaceWatches {
         let broken = Shutdown::new();
         let handler = PushHandler { registry: Arc::clone(&self.registry), broken: broken.clone() };
         let subscription =
-            Arc::new(core.nodes.dialer.server(address, Some(Arc::new(handler)), broken).await?);
+            Arc::new(self.nodes.dialer.server(address, Some(Arc::new(handler)), broken).await?);
         subscriptions.insert(Arc::clone(address), Arc::clone(&subscription));
         Ok(subscription)
     }
@@ -409,7 +415,6 @@ impl KeyspaceWatches {
     /// Puts commits from the stream in front of the history, those after `revision`.
     async fn reach_back(
         &self,
-        core: &Core,
         watch: &KeyspaceWatch,
         history: &History,
         revision: Revision,
@@ -419,7 +424,7 @@ impl KeyspaceWatches {
         let mut commits: Vec<Arc<Commit>> = Vec::new();
         let mut last = revision;
         while last < floor {
-            let frames = watch.page(core, Revision(last.0 + 1)).await?;
+            let frames = watch.page(&self.nodes, Revision(last.0 + 1)).await?;
             let Some(first) = frames.first() else { return Err(Error::compacted(floor)) };
             if first.first().0 > last.0 + 1 {
                 return Err(Error::compacted(Revision(first.first().0 - 1)));
@@ -440,12 +445,12 @@ impl KeyspaceWatches {
 // === impl KeyspaceWatch ===
 
 impl KeyspaceWatch {
-    fn new(core: &Core, keyspace: &Keyspace, histories: &HistoryBudget) -> Self {
-        let settings = &core.nodes.dialer.settings;
-        let names = core.names(keyspace);
+    fn new(nodes: &Nodes, keyspace: &Keyspace, histories: &HistoryBudget) -> Self {
+        let settings = &nodes.dialer.settings;
+        let names = Names::new(&settings.key_prefix, keyspace);
         Self {
             keyspace: keyspace.clone(),
-            channel: names.channel(&core.nodes.library.channel),
+            channel: names.channel(&nodes.library.channel),
             names,
             catch_up_lock: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -482,10 +487,12 @@ impl KeyspaceWatch {
     }
 
     /// Reads what is missing. Returns the revision of the keyspace if what was seen is not there any more.
-    async fn sync(&self, core: &Core) -> Result<Option<Revision>, Error> {
+    async fn sync(&self, nodes: &Nodes, nonces: &Nonces) -> Result<Option<Revision>, Error> {
         loop {
-            let (revision, nonce) = match core.state(&self.names).await? {
-                (Revision(0), nonce) if nonce == Nonce::default() => core.found(&self.names).await?,
+            let (revision, nonce) = match position(nodes, &self.names).await? {
+                (Revision(0), nonce) if nonce == Nonce::default() => {
+                    settled_position(nodes, &self.names, nonces.next()).await?
+                }
                 state => state,
             };
             let known = {
@@ -499,7 +506,7 @@ impl KeyspaceWatch {
             let right = match revision.cmp(&known.0) {
                 std::cmp::Ordering::Less => false,
                 std::cmp::Ordering::Equal => revision == Revision(0) || nonce == known.1,
-                std::cmp::Ordering::Greater => self.read_after(core, revision).await?,
+                std::cmp::Ordering::Greater => self.read_after(nodes, revision).await?,
             };
             if !right {
                 return Ok(Some(revision));
@@ -511,14 +518,14 @@ impl KeyspaceWatch {
     }
 
     /// Reads the stream up to `revision` at least. False if it does not go on from what was seen.
-    async fn read_after(&self, core: &Core, revision: Revision) -> Result<bool, Error> {
+    async fn read_after(&self, nodes: &Nodes, revision: Revision) -> Result<bool, Error> {
         loop {
             let (tip, seen, first_tip) = {
                 let state = self.state.lock();
                 (state.tip, state.nonce, state.first_tip)
             };
             let from = tip.max(Revision(1));
-            let frames = self.page(core, from).await?;
+            let frames = self.page(nodes, from).await?;
             let Some(first) = frames.first() else { return Ok(false) };
             let goes_on = if first.first() > from {
                 // A keyspace that begins at a floor has nothing before its first commit.
@@ -541,11 +548,11 @@ impl KeyspaceWatch {
     }
 
     /// Some frames from the one on that has `revision`, or comes after it.
-    async fn page(&self, core: &Core, revision: Revision) -> Result<Vec<Frame>, Error> {
+    async fn page(&self, nodes: &Nodes, revision: Revision) -> Result<Vec<Frame>, Error> {
         let mut cmd = redis::cmd("XRANGE");
         self.names.pass(&mut cmd, &[STREAM]);
         cmd.arg(format!("{revision}-0")).arg("+").arg("COUNT").arg(PAGE);
-        let (answer, _) = core.nodes.call(self.names.slot, &cmd, Asked::Read).await?;
+        let (answer, _) = nodes.call(self.names.slot, &cmd, Asked::Read).await?;
         let Value::Array(items) = answer else { return Err(damaged()) };
         let frames = items.into_iter().map(|item| {
             let Value::Array(mut item) = item else { return Err(damaged()) };

@@ -7,6 +7,8 @@
 //! The nonce is drawn at random for each call. It distinguishes the commit of a revision that was seen from
 //! another one with the same number, which a failover that lost commits makes possible.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use atomix_store::{Change, Commit, Error, Revision};
 use bytes::Bytes;
 
@@ -15,11 +17,29 @@ use crate::cursor::{Cursor, damaged, entry};
 /// Names the call that made a commit.
 pub(crate) type Nonce = [u8; 8];
 
+/// Draws a nonce for each call of a store.
+#[derive(Debug)]
+pub(crate) struct Nonces(AtomicU64);
+
 /// The commits of one call, at least one, without gaps.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) nonce: Nonce,
     pub(crate) commits: Vec<Commit>,
+}
+
+// === impl Nonces ===
+
+impl Nonces {
+    /// Begins at a number that was drawn at random.
+    pub(crate) fn new(random: u64) -> Self {
+        Self(AtomicU64::new(random))
+    }
+
+    pub(crate) fn next(&self) -> Nonce {
+        // An odd step visits every number before it repeats one.
+        self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).to_be_bytes()
+    }
 }
 
 // === impl Frame ===

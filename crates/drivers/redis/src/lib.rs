@@ -3,6 +3,7 @@
 
 mod commit_queue;
 mod config;
+mod core;
 mod cursor;
 mod dial;
 mod error;
@@ -12,6 +13,7 @@ mod library;
 mod link;
 mod names;
 mod nodes;
+mod position;
 mod program;
 mod server;
 mod store;
@@ -20,7 +22,7 @@ mod tls;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atomix_store::{Context, Driver, Error, HistoryBudget, Machine, Store, StoreConfig};
+use atomix_store::{Context, Driver, Error, HistoryBudget, JsonObject, Machine, Store};
 use futures::future::BoxFuture;
 
 pub use config::{Persistence, Settings};
@@ -54,7 +56,7 @@ impl Driver for RedisDriver {
         "keeps everything in an existing Redis: one server, one with sentinels, or a cluster"
     }
 
-    fn complete(&self, config: &mut StoreConfig, machine: &Machine) {
+    fn complete(&self, config: &mut JsonObject, machine: &Machine) {
         HistoryBudget::complete(config, machine);
     }
 
@@ -62,15 +64,15 @@ impl Driver for RedisDriver {
         Settings::shows(field)
     }
 
-    fn validate(&self, config: &StoreConfig) -> Result<(), Error> {
+    fn validate(&self, config: &JsonObject) -> Result<(), Error> {
         Settings::read(config).map(drop)
     }
 
-    fn files(&self, config: &StoreConfig) -> Vec<PathBuf> {
+    fn files(&self, config: &JsonObject) -> Vec<PathBuf> {
         Settings::read(config).map(|settings| settings.files()).unwrap_or_default()
     }
 
-    fn connect(&self, config: StoreConfig, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
+    fn connect(&self, config: JsonObject, context: Context) -> BoxFuture<'_, Result<Arc<dyn Store>, Error>> {
         Box::pin(async move {
             let store: Arc<dyn Store> =
                 Arc::new(RedisStore::connect(Settings::read(&config)?, context.env).await?);

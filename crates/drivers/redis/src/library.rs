@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::Settings;
+use crate::config::Settings;
 use crate::program::limits;
 
 /// Our library with the settings written into it. Its names carry a digest, so that runtimes of several versions and

@@ -7,8 +7,8 @@ use std::time::Duration;
 use atomix_store::{Consistency, Durability, Error, ErrorKind, Health, Profile};
 use redis::Value;
 
-use crate::Settings;
 use crate::config::Persistence;
+use crate::config::Settings;
 use crate::error::Asked;
 use crate::link::Link;
 use crate::program::limits;

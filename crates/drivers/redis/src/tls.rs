@@ -10,7 +10,7 @@ use atomix_store::{Error, printable};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-use crate::Settings;
+use crate::config::Settings;
 
 /// Reads the certificates of the settings, or the roots that the machine trusts.
 pub(crate) async fn connector(env: &Env, settings: &Settings) -> Result<TlsConnector, Error> {

@@ -92,7 +92,7 @@ fn seed_services_give_configs_under_both_names_and_filter_nothing() {
         let services = vec![Service { name: name.to_owned(), config: config.clone() }];
         let routes = Routes::Seed(vec![SeedRoute { store: store("s"), tags: Vec::new(), services }]);
         assert_eq!(routes.place(Kind::Map, "m", &[]).unwrap().config, config);
-        assert_eq!(routes.place(Kind::Set, "s", &[]).unwrap().config, Object::new());
+        assert_eq!(routes.place(Kind::Set, "s", &[]).unwrap().config, JsonObject::new());
     }
 }
 

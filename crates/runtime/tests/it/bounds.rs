@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use atomix_config::{Config, DriverId, LaterRoute, Object};
+use atomix_config::{Config, DriverId, JsonObject, LaterRoute};
 use atomix_driver_memory::MemoryDriver;
 use atomix_env::Env;
 use atomix_runtime::{Routes, Runtime, Settings};
@@ -22,7 +22,7 @@ async fn one_store_more_than_allowed_is_refused_until_another_is_disconnected() 
     let runtime = runtime();
     let connect = |name: &'static str| {
         let driver = DriverId { name: "memory".to_owned(), version: "v1".to_owned() };
-        runtime.connect(store(name), driver, Object::new())
+        runtime.connect(store(name), driver, JsonObject::new())
     };
     connect("a").await.unwrap();
     connect("b").await.unwrap();

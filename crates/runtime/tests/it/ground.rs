@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atomix_config::{Config, DriverId, LaterRoute, Object, Rule, StoreId};
+use atomix_config::{Config, DriverId, JsonObject, LaterRoute, Rule, StoreId};
 use atomix_conformance::FixedStoreDriver;
 use atomix_driver_memory::{MemoryStore, Settings as MemorySettings};
 use atomix_env::{Env, ManualClock, TaskFaults};
@@ -14,7 +14,7 @@ use atomix_primitives::{Caller, Kind, MemberDetails, Reason, TypedPrimitive};
 use atomix_runtime::{PrimitiveHandle, Routes, Runtime, Session, Settings};
 use atomix_store::{
     Consistency, Durability, Error, ErrorKind, Health, Keyspace, Limits, Outcome, Profile, Read,
-    Reconfigured, Snapshot, Store, StoreConfig, Txn, WatchFrom, WatchStream,
+    Reconfigured, Snapshot, Store, Txn, WatchFrom, WatchStream,
 };
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -130,7 +130,7 @@ impl World {
 
     /// Lets the backend keep so many bytes and no more.
     pub(crate) async fn bound(&self, bytes_max: usize) {
-        let mut config = StoreConfig::new();
+        let mut config = JsonObject::new();
         config.insert("bytes-max".to_owned(), bytes_max.into());
         assert_eq!(self.backend.reconfigure(&config).await.unwrap(), Reconfigured::InPlace);
     }
@@ -160,7 +160,7 @@ impl Node {
     /// Connects the backend under a name.
     pub(crate) async fn connect(&self, name: &str) {
         let driver = DriverId { name: "test".to_owned(), version: "v1".to_owned() };
-        self.runtime.connect(store(name), driver, Object::new()).await.unwrap();
+        self.runtime.connect(store(name), driver, JsonObject::new()).await.unwrap();
     }
 
     /// Sets routes: stores, each with the tags that lead there.
@@ -171,7 +171,7 @@ impl Node {
                 primitive_type: None,
                 names: Vec::new(),
                 tags: tags.iter().map(ToString::to_string).collect(),
-                config: Object::new(),
+                config: JsonObject::new(),
             }],
         };
         self.runtime.program(Routes::Later(routes.iter().map(route).collect())).unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use atomix_store::{
-    ErrorKind, Reconfigured, Revision, StoreConfig, Txn, WatchFrom, WatchItem, Written, number,
+    ErrorKind, JsonObject, Reconfigured, Revision, Txn, WatchFrom, WatchItem, Written, number,
 };
 use futures::StreamExt;
 
@@ -41,7 +41,7 @@ async fn a_new_configuration_in_place_keeps_entries_and_watches(fixture: Fixture
 
 async fn a_wrong_configuration_changes_nothing(fixture: Fixture) {
     fixture.put("k", "1").await;
-    let wrong = StoreConfig::from_iter([("no-such-field".to_owned(), true.into())]);
+    let wrong = JsonObject::from_iter([("no-such-field".to_owned(), true.into())]);
     match fixture.store.reconfigure(&wrong).await {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Config),
         Ok(reconfigured) => {

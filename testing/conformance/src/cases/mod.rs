@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_store::{
-    Commit, Entry, Error, ErrorKind, Found, Keyspace, Order, Outcome, Range, Read, Revision, Snapshot, Store,
-    StoreConfig, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Commit, Entry, Error, ErrorKind, Found, JsonObject, Keyspace, Order, Outcome, Range, Read, Revision,
+    Snapshot, Store, Txn, WatchFrom, WatchItem, WatchStream, Write,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -24,7 +24,7 @@ use crate::{Configured, Subject};
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs: Needs,
-    pub(crate) prove: fn(Arc<dyn Store>, StoreConfig) -> BoxFuture<'static, ()>,
+    pub(crate) prove: fn(Arc<dyn Store>, JsonObject) -> BoxFuture<'static, ()>,
 }
 
 /// The kind of store that a case is about.
@@ -74,7 +74,7 @@ impl Case {
             Needs::Forgetful(commits) => subject.open_forgetful(commits).ok_or_else(none)?.await?,
             Needs::Small(bytes) => subject.open_small(bytes).ok_or_else(none)?.await?,
         };
-        Ok((store, StoreConfig::new()))
+        Ok((store, JsonObject::new()))
     }
 }
 
@@ -83,7 +83,7 @@ impl Case {
 pub(crate) struct Fixture {
     pub(crate) store: Arc<dyn Store>,
     /// The configuration of the store; empty for stores that forget or fill up.
-    pub(crate) config: StoreConfig,
+    pub(crate) config: JsonObject,
     pub(crate) keyspace: Keyspace,
     pub(crate) env: Env,
 }
@@ -94,7 +94,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 // === impl Fixture ===
 
 impl Fixture {
-    pub(crate) fn new(store: Arc<dyn Store>, config: StoreConfig) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, config: JsonObject) -> Self {
         Self { store, config, keyspace: Keyspace::new("map/one"), env: Env::real() }
     }
 

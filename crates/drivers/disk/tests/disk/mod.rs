@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use atomix_conformance::{Configured, Subject};
 use atomix_driver_disk::DiskDriver;
 use atomix_env::Env;
-use atomix_store::{Context, Driver, Error, Store, StoreConfig};
+use atomix_store::{Context, Driver, Error, JsonObject, Store};
 use futures::future::BoxFuture;
 use serde_json::json;
 use tempfile::TempDir;
@@ -18,9 +18,9 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    fn config(&self, name: &str, value: usize) -> StoreConfig {
+    fn config(&self, name: &str, value: usize) -> JsonObject {
         let folder = tempfile::tempdir().expect("there is a place for temporary files");
-        let mut config = StoreConfig::new();
+        let mut config = JsonObject::new();
         config.insert("dir".to_owned(), json!(folder.path()));
         config.insert(name.to_owned(), json!(value));
         self.folders.lock().expect("no test panics with the lock").push(folder);
@@ -28,7 +28,7 @@ impl Disk {
     }
 }
 
-fn open(config: StoreConfig) -> BoxFuture<'static, Result<Arc<dyn Store>, Error>> {
+fn open(config: JsonObject) -> BoxFuture<'static, Result<Arc<dyn Store>, Error>> {
     let context = Context { env: Env::real(), store: "it".to_owned() };
     Box::pin(async move { DiskDriver.connect(config, context).await })
 }

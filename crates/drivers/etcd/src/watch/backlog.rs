@@ -9,25 +9,25 @@ use atomix_store::{Commit, Error, ErrorKind, Revision, WatchItem, WatchStream};
 use futures::{StreamExt, stream};
 use tonic::Streaming;
 
-use super::assemble::{Assembler, oldest};
-use super::hub::{Part, Shared, create};
-use crate::error::{Failure, of_watch};
-use crate::keys::{Space, complete, revision};
-use crate::plan;
-use crate::store::Core;
+use crate::core::Core;
+use crate::error::Failure;
+use crate::watch::assemble::Assembler;
+use crate::watch::compaction::reaches_back;
+use crate::watch::part::{Part, cancelled, create};
+use crate::watch::registry::{CatchUp, Registry};
 use crate::wire::watch_client::WatchClient;
-use crate::wire::{RangeRequest, WatchRequest, WatchResponse, watch_request};
+use crate::wire::{WatchRequest, WatchResponse, watch_request};
 
 /// A follower that is behind.
 struct Backlog {
-    shared: Arc<Shared>,
+    registry: Arc<Registry>,
     part: Part,
     /// Every commit up to this revision was delivered.
     seen: Revision,
     ready: VecDeque<Arc<Commit>>,
     source: Source,
     /// Keeps the window that is to be reached.
-    _interest: Arc<()>,
+    _catch_up: CatchUp,
 }
 
 enum Source {
@@ -44,9 +44,9 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// Returns everything after `seen`: out of etcd's history until the window of the keyspace has it. Reads no faster than the
 /// follower does.
-pub(super) fn follow(shared: Arc<Shared>, part: Part, seen: Revision, interest: Arc<()>) -> WatchStream {
+pub(super) fn follow(registry: Arc<Registry>, part: Part, seen: Revision, catch_up: CatchUp) -> WatchStream {
     let ready = VecDeque::new();
-    let backlog = Backlog { shared, part, seen, ready, source: Source::None, _interest: interest };
+    let backlog = Backlog { registry, part, seen, ready, source: Source::None, _catch_up: catch_up };
     stream::unfold(backlog, |mut backlog| async move {
         let item = match backlog.next().await {
             Ok(None) => return None,
@@ -71,17 +71,17 @@ impl Backlog {
                 return Ok(Some(WatchItem::Commit(commit)));
             }
             if let Source::History(..) | Source::None = self.source
-                && let Some(window) = self.shared.join(&self.part, self.seen)?
+                && let Some(window) = self.registry.join(&self.part, self.seen)?
             {
                 self.source = Source::Window(window);
             }
             match &mut self.source {
                 Source::Ended => return Ok(None),
                 Source::Window(window) => return window.next().await.transpose(),
-                Source::None => match open(&self.shared.core, &self.part, self.seen).await {
+                Source::None => match open(&self.registry.core, &self.part, self.seen).await {
                     Ok(stream) => self.source = Source::History(Box::new(stream), Assembler::default()),
                     Err(error) if error.kind() == ErrorKind::Unavailable => {
-                        self.shared.core.env.sleep(RETRY).await;
+                        self.registry.core.env.sleep(RETRY).await;
                     }
                     Err(error) => return Err(error),
                 },
@@ -94,7 +94,7 @@ impl Backlog {
                     }
                     Ok(None) | Err(_) => {
                         self.source = Source::None;
-                        self.shared.core.env.sleep(RETRY).await;
+                        self.registry.core.env.sleep(RETRY).await;
                     }
                 },
             }
@@ -136,52 +136,4 @@ async fn open(core: &Core, part: &Part, seen: Revision) -> Result<Streaming<Watc
         Some(_) => Ok(stream),
         None => Err(Error::unavailable("etcd ended the watch")),
     }
-}
-
-/// Makes sure that etcd still has everything after `seen`. Any keyspace will do that may be read: what is compacted is
-/// compacted for all.
-pub(super) async fn reaches_back(core: &Core, space: &Space, seen: Revision) -> Result<(), Error> {
-    let at @ 1.. = complete(seen) else { return Ok(()) };
-    let question = RangeRequest {
-        revision: at,
-        count_only: true,
-        serializable: true,
-        ..plan::get(space.together_key())
-    };
-    match core.range(question).await {
-        Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {
-            Err(Error::compacted(compacted(core, space).await?.max(revision(at + 1))))
-        }
-        answered => answered.map(drop),
-    }
-}
-
-/// Returns the revision up to which etcd has compacted: etcd reports it on a request for its first revision.
-async fn compacted(core: &Core, space: &Space) -> Result<Revision, Error> {
-    let connection = core.link.connection().await?;
-    let create = create(&space.watched(), 1, Revision(0));
-    let begin = WatchRequest { request: Some(watch_request::Request::Create(create)) };
-    let (request, _) = core.link.request(stream::iter([begin]).chain(stream::pending()));
-    let mut client = WatchClient::with_origin(connection.clone(), connection.origin());
-    let ask = async {
-        let mut stream = client.watch(request).await?.into_inner();
-        while let Some(response) = stream.message().await? {
-            if response.canceled {
-                return Ok(oldest(response.compact_revision));
-            }
-        }
-        Ok(Revision(0))
-    };
-    match core.env.timeout(core.settings.request_timeout, ask).await {
-        Ok(answered) => answered.map_err(|status| Failure::new(status).of_read()),
-        Err(_) => Err(Error::unavailable("etcd does not say in time what it has compacted")),
-    }
-}
-
-/// Returns why etcd has ended a watch.
-pub(super) fn cancelled(response: &WatchResponse) -> Error {
-    if response.compact_revision > 0 {
-        return Error::compacted(oldest(response.compact_revision));
-    }
-    of_watch(&response.cancel_reason)
 }

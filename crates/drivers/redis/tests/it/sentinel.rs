@@ -7,13 +7,13 @@ use std::time::Duration;
 use atomix_env::Env;
 use atomix_servers::redis::{Redis, Sentinels};
 use atomix_servers::{START_TIMEOUT, eventually};
-use atomix_store::{Consistency, ErrorKind, Keyspace, Read, Revision, Store, StoreConfig, Txn, Write};
+use atomix_store::{Consistency, ErrorKind, JsonObject, Keyspace, Read, Revision, Store, Txn, Write};
 use serde_json::json;
 
 use crate::fixture::{config, connect};
 use crate::watch::{next, put, watch};
 
-fn settings(sentinels: &Sentinels) -> StoreConfig {
+fn settings(sentinels: &Sentinels) -> JsonObject {
     let addresses: Vec<String> = sentinels.sentinels.iter().map(Redis::address).collect();
     config(json!({
         "addresses": addresses, "MasterName": Sentinels::MASTER,
