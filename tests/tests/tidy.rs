@@ -102,6 +102,186 @@ fn arrows_point_down() {
     }
 }
 
+/// The words and marks of a source, without comments and literals.
+fn tokens(source: &str) -> Vec<&str> {
+    let (mut rest, mut found) = (source, Vec::new());
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        let unfenced = rest[word..].trim_start_matches('#');
+        let begin = rest.len() - unfenced.len();
+        if rest.starts_with("//") {
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+        } else if ["r", "br"].contains(&&rest[..word]) && unfenced.starts_with('"') {
+            let end = format!("\"{}", &rest[word..begin]);
+            rest = &unfenced[1 + unfenced[1..].find(&end).unwrap() + end.len()..];
+        } else if first == '"' {
+            let mut escaped = false;
+            let end = rest[1..].find(|letter| {
+                let ends = letter == '"' && !escaped;
+                escaped = letter == '\\' && !escaped;
+                ends
+            });
+            rest = &rest[end.unwrap() + 2..];
+        } else if rest.starts_with("'\\") {
+            rest = &rest[4 + rest[3..].find('\'').unwrap()..];
+        } else if first == '\'' {
+            let letter = rest[1..].chars().next().unwrap().len_utf8();
+            rest = &rest[if rest[1 + letter..].starts_with('\'') { letter + 2 } else { 1 }..];
+        } else {
+            let length = if word > 0 { word } else { first.len_utf8() };
+            let length = if rest.starts_with("::") { 2 } else { length };
+            if !first.is_whitespace() {
+                found.push(&rest[..length]);
+            }
+            rest = &rest[length..];
+        }
+    }
+    found
+}
+
+/// The paths of two and more words that a source names, each with the number of modules around it inside the file,
+/// and the modules in other files that only tests have. Leaves out the modules of tests.
+fn paths<'a>(tokens: &[&'a str]) -> (Vec<(usize, Vec<&'a str>)>, Vec<&'a str>) {
+    let is_word = |token: &&str| token.starts_with(|letter: char| letter.is_alphabetic() || letter == '_');
+    let (mut at, mut depth, mut found, mut tests) = (0, 0, Vec::new(), Vec::new());
+    let (mut modules, mut groups, mut test_module) = (Vec::new(), Vec::<(i32, Vec<&str>)>::new(), None);
+    let mut path = Vec::new();
+    while at < tokens.len() {
+        let next = |ahead: usize| tokens.get(at + ahead).copied().unwrap_or_default();
+        let of_tests = tokens[..at].ends_with(&["#", "[", "cfg", "(", "test", ")", "]"]);
+        match tokens[at] {
+            "mod" if next(2) == ";" && of_tests => tests.push(next(1)),
+            "mod" if next(2) == "{" => {
+                if of_tests {
+                    test_module.get_or_insert(depth);
+                }
+                modules.push(depth);
+                at += 1;
+            }
+            "{" => {
+                depth += 1;
+                if !path.is_empty() {
+                    let outer = groups.last().map_or(&[][..], |(_, outer)| outer);
+                    let whole = [outer, &std::mem::take(&mut path)].concat();
+                    groups.push((depth, whole));
+                }
+            }
+            "}" => {
+                groups.pop_if(|(opened, _)| *opened == depth);
+                depth -= 1;
+                modules.pop_if(|opened| *opened == depth);
+                test_module = test_module.filter(|opened| *opened != depth);
+            }
+            "::" if !path.is_empty() && (next(1) == "{" || is_word(&next(1))) => {}
+            token if is_word(&token) => {
+                path.push(token);
+                let outer = groups.last().map_or(&[][..], |(_, outer)| outer);
+                let ends = next(1) != "::" || !(next(2) == "{" || is_word(&next(2)));
+                let whole = [outer, &path].concat();
+                if ends {
+                    path.clear();
+                    if test_module.is_none() && (whole.len() > 1 || next(1) == "::") {
+                        found.push((modules.len(), whole));
+                    }
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    (found, tests)
+}
+
+/// The files of a crate that each of its files names outside of tests. A module is a file or a folder; a parent
+/// that only declares its children names none of them.
+fn imports(folder: &str, sources: &[String]) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |path: &str| -> Vec<String> {
+        let inner = path[folder.len()..].trim_start_matches("/src/").trim_end_matches(".rs");
+        let mut words: Vec<String> = inner.split('/').map(str::to_owned).collect();
+        words.pop_if(|last| ["lib", "main", "mod"].contains(&last.as_str()));
+        words
+    };
+    let files: BTreeMap<Vec<String>, &String> = sources.iter().map(|path| (module(path), path)).collect();
+    let (mut named, mut tests) = (BTreeMap::new(), BTreeSet::new());
+    for (own, path) in &files {
+        let source = read(path);
+        let (paths, only_tests) = paths(&tokens(&source));
+        tests.extend(only_tests.iter().map(|name| [own.clone(), vec![(*name).to_owned()]].concat()));
+        let mut targets = BTreeSet::new();
+        for (inside, words) in paths {
+            let (mut from, mut inside, mut rest) = (own.clone(), inside, &words[..]);
+            match rest[0] {
+                "crate" => from.clear(),
+                "self" | "super" => {}
+                first if files.contains_key(&[own.clone(), vec![first.to_owned()]].concat()) => {}
+                _ => continue,
+            }
+            while let Some((first, after)) =
+                rest.split_first().filter(|(first, _)| ["crate", "self", "super"].contains(first))
+            {
+                rest = after;
+                if *first == "super" && inside > 0 {
+                    inside -= 1;
+                } else if *first == "super" {
+                    from.pop();
+                }
+            }
+            for word in rest {
+                let deeper = [from.clone(), vec![(*word).to_owned()]].concat();
+                if !files.keys().any(|known| known.starts_with(&deeper)) {
+                    break;
+                }
+                from = deeper;
+            }
+            if let Some(target) = files.get(&from).filter(|target| *target != path) {
+                targets.insert((*target).clone());
+            }
+        }
+        named.insert((*path).clone(), targets);
+    }
+    let tests: BTreeSet<&String> = tests.iter().filter_map(|module| files.get(module).copied()).collect();
+    named.retain(|path, _| !tests.contains(path));
+    named
+}
+
+/// Crates whose files still import each other.
+const CIRCLES: &[&str] = &[
+    "bin/atomix",
+    "crates/primitives",
+    "crates/runtime",
+    "testing/chaos",
+    "testing/conformance",
+    "testing/linearizability",
+];
+
+#[test]
+fn files_of_a_crate_have_no_circles() {
+    let sources = tracked(".rs");
+    let mut circles = Vec::new();
+    for (folder, _) in arrows().into_values().filter(|(folder, _)| !CIRCLES.contains(&folder.as_str())) {
+        let inner: Vec<String> =
+            sources.iter().filter(|path| path.starts_with(&format!("{folder}/src/"))).cloned().collect();
+        let mut named = imports(&folder, &inner);
+        // Takes away the files that name none of the rest, and those that none of the rest names.
+        loop {
+            let used: BTreeSet<String> = named.values().flatten().cloned().collect();
+            let known: BTreeSet<String> = named.keys().cloned().collect();
+            let before = named.len();
+            named.retain(|path, targets| used.contains(path) && !targets.is_disjoint(&known));
+            if named.len() == before {
+                break;
+            }
+        }
+        let known: BTreeSet<String> = named.keys().cloned().collect();
+        for (path, targets) in &named {
+            for target in targets.intersection(&known) {
+                circles.push(format!("{path} -> {target}"));
+            }
+        }
+    }
+    assert!(circles.is_empty(), "files that import each other:\n{}", circles.join("\n"));
+}
+
 #[test]
 fn every_dependency_of_the_workspace_has_a_user() {
     let manifests: String =
