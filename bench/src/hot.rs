@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bare::{Bare, Behind};
 use anyhow::{Context, Result};
-use atomix_config::{Config, DriverId, LaterRoute, Listen, JsonObject, StoreId};
+use atomix_config::{Config, DriverId, JsonObject, LaterRoute, Listen, StoreId};
 use atomix_env::{Env, Shutdown};
 use atomix_engine::Engine;
 use atomix_store::{Driver, Limits, Read, Txn, Write};

@@ -181,7 +181,7 @@ impl<W> Sum<W> {
                         writes: vec![Written::Added { value }],
                         reads: Vec::new(),
                     }),
-                    Err(error) => Err(Error::new(error.kind(), error.to_string())),
+                    Err(error) => Err(error.clone()),
                 },
             );
         }

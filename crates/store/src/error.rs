@@ -3,15 +3,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::model::Revision;
 
-/// The reason why a store did not carry out a request.
-#[derive(Debug)]
+/// The reason why a store did not carry out a request. Clones share the cause.
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// The kind of an [`Error`], named by its meaning for the caller.
@@ -55,7 +56,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -117,6 +118,24 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source.as_ref() as _)
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_clone_has_the_kind_the_text_and_the_cause() {
+        let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::unavailable("disk does not work").caused_by(cause);
+        let clone = error.clone();
+        assert_eq!((clone.kind(), clone.message()), (ErrorKind::Unavailable, "disk does not work"));
+        assert_eq!(clone.to_string(), error.to_string());
+        let cause = clone.source().and_then(|source| source.downcast_ref::<std::io::Error>()).unwrap();
+        assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
     }
 }

@@ -16,7 +16,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::model::{Commit, Revision};
 use crate::settings::set_default;
 use crate::store::{WatchFrom, WatchItem, WatchStream};
@@ -58,7 +58,7 @@ struct Window {
     tip: Revision,
     followers: Slab<Position>,
     /// The reason why no more commits come.
-    end: Option<(ErrorKind, String)>,
+    end: Option<Error>,
     budget: HistoryBudget,
 }
 
@@ -214,7 +214,7 @@ impl History {
     /// it. The first end counts.
     pub fn end(&self, error: &Error) {
         let mut window = self.window.lock();
-        window.end.get_or_insert_with(|| (error.kind(), error.to_string()));
+        window.end.get_or_insert_with(|| error.clone());
         window.wake();
     }
 }
@@ -299,7 +299,7 @@ impl Window {
     }
 
     fn end(&self) -> Option<Error> {
-        self.end.as_ref().map(|(kind, message)| Error::new(*kind, message.clone()))
+        self.end.clone()
     }
 
     fn wake(&mut self) {
@@ -436,6 +436,7 @@ fn bytes(commit: &Commit) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::model::Change;
     use futures::{FutureExt, StreamExt};
 

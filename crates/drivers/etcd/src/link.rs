@@ -28,7 +28,7 @@ pub(crate) struct Link {
     current: Mutex<Option<Arc<Way>>>,
     token: Mutex<Token>,
     /// Held while a connection is made. Counts the attempts, so that waiting callers share the result.
-    dialing: tokio::sync::Mutex<Option<Arc<Error>>>,
+    dialing: tokio::sync::Mutex<Option<Error>>,
     attempts: AtomicU64,
     /// The endpoint that is tried next.
     next: AtomicUsize,
@@ -148,7 +148,7 @@ impl Link {
         if self.attempts.load(Ordering::Acquire) != before
             && let Some(error) = dialing.as_ref()
         {
-            return Err(Error::new(error.kind(), error.to_string()));
+            return Err(error.clone());
         }
         let dialed = tokio::select! {
             dialed = self.dial() => dialed,
@@ -163,9 +163,8 @@ impl Link {
                 Ok(way)
             }
             Err(error) => {
-                let told = Error::new(error.kind(), error.to_string());
-                *dialing = Some(Arc::new(error));
-                Err(told)
+                *dialing = Some(error.clone());
+                Err(error)
             }
         }
     }

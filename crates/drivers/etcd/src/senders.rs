@@ -132,7 +132,7 @@ impl BatchSender for TxnSender {
                     join_all(batch.into_iter().map(|request| self.send(request.txn))).await
                 }
                 Err(error) => {
-                    batch.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
+                    batch.iter().map(|_| Err(error.clone())).collect()
                 }
             }
         })
@@ -241,7 +241,7 @@ impl BatchSender for ReadSender {
                     if is_refusal(error.kind()) {
                         return join_all(batch.into_iter().map(|request| self.send_smaller(request.0))).await;
                     }
-                    batch.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
+                    batch.iter().map(|_| Err(error.clone())).collect()
                 }
             }
         })

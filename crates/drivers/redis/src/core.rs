@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::commit_queue::{Admission, CommitQueues, QueueKey};
 use crate::cursor::damaged;
-use crate::error::{Asked, same, unanswered};
+use crate::error::{Asked, unanswered};
 use crate::frame::Nonces;
 use crate::names::{INDEX, Names, ORDER, OUTCOMES, RECORDS, STREAM};
 use crate::nodes::Nodes;
@@ -144,7 +144,7 @@ impl Core {
             }
             let outcomes = match self.send(&names, key.shrinks, &batch.txns).await {
                 Ok(outcomes) => outcomes,
-                Err(error) => batch.txns.iter().map(|_| Err(same(&error))).collect(),
+                Err(error) => batch.txns.iter().map(|_| Err(error.clone())).collect(),
             };
             batch.answer(outcomes);
         }

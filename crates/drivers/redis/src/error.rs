@@ -109,11 +109,6 @@ fn lost(asked: Asked) -> (ErrorKind, &'static str) {
     }
 }
 
-/// The same error for another caller of the same batch.
-pub(crate) fn same(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,8 +42,7 @@ enum Topology {
 /// A connection attempt that failed. Other callers do not repeat it immediately: they get the same error.
 #[derive(Debug)]
 struct Attempt {
-    kind: ErrorKind,
-    message: String,
+    error: Error,
     at: Instant,
     pause: Duration,
     until: Instant,
@@ -230,8 +229,7 @@ impl Nodes {
         let pause = failures.get(address).map_or(PAUSE_MIN, |last| (last.pause * 2).min(PAUSE_MAX));
         let at = self.dialer.env.now();
         let until = at + self.dialer.env.jitter(pause);
-        let (kind, message) = (error.kind(), error.to_string());
-        failures.insert(Arc::clone(address), Attempt { kind, message, at, pause, until });
+        failures.insert(Arc::clone(address), Attempt { error: error.clone(), at, pause, until });
     }
 
     /// The error of the last attempt, if it is not yet time for another one, or if it was made while the caller waited.
@@ -239,7 +237,7 @@ impl Nodes {
         let failures = self.failures.lock();
         let Some(last) = failures.get(address) else { return Ok(()) };
         if last.until > self.dialer.env.now() || last.at > asked_at {
-            return Err(Error::new(last.kind, last.message.clone()));
+            return Err(last.error.clone());
         }
         Ok(())
     }
