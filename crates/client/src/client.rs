@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::{Env, Instant};
+use atomix_env::{Backoff, Env, Instant};
 use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -60,7 +60,7 @@ pub struct Builder {
 pub(crate) struct Retry<'a> {
     client: &'a Client,
     started: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// The time limit of one attempt.
@@ -161,6 +161,9 @@ impl Builder {
     }
 }
 
+/// The first and the longest pause before a call is repeated.
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The port of the primitives unless an endpoint names another.
 const PRIMITIVES_PORT: u16 = 5678;
 /// The port of the control services unless an endpoint names another.
@@ -237,7 +240,7 @@ impl Client {
     }
 
     pub(crate) fn retry(&self) -> Retry<'_> {
-        Retry { client: self, started: self.env().now(), pause: Duration::from_millis(50) }
+        Retry { client: self, started: self.env().now(), backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX) }
     }
 
     /// Makes a control call, repeated as long as the budget lasts.
@@ -309,17 +312,15 @@ impl Client {
 impl Retry<'_> {
     /// Waits before the next attempt; returns `error` if there must not be one.
     pub(crate) async fn pause_after(&mut self, error: Error) -> Result<()> {
-        const PAUSE_MAX: Duration = Duration::from_secs(2);
         if !error.is_retryable() || !error.may_pass() {
             return Err(error);
         }
         let env = self.client.env();
-        let pause = env.jitter(self.pause.max(error.retry_after().unwrap_or_default()));
+        let pause = self.backoff.next_at_least(error.retry_after().unwrap_or_default(), env);
         if env.now().since(self.started) + pause > self.client.shared.settings.retry_budget {
             return Err(error);
         }
         env.sleep(pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
     }
 }

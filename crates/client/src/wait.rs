@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use atomix_env::{Env, Instant};
+use atomix_env::{Backoff, Env, Instant};
 
-use crate::client::{Client, Limit};
+use crate::client::{Client, Limit, PAUSE_MAX, PAUSE_MIN};
 use crate::error::{Error, Kind, Result};
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
@@ -90,11 +90,9 @@ pub(crate) async fn unlock_until_settled<F, R>(
     F: Fn() -> R,
     R: Future<Output = Result<()>>,
 {
-    const PAUSE_MAX: Duration = Duration::from_secs(2);
-    let mut pause = Duration::from_millis(50);
+    let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     while connection.is_some_and(|connection| !connection.is_closed()) && !is_settled(&unlock().await) {
-        env.sleep(env.jitter(pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        backoff.pause(env).await;
     }
     drop(permit);
 }

@@ -5,6 +5,7 @@
 //! fence stands in `clippy.toml`). So a whole runtime can be driven by a [`ManualClock`] and a seed in a test, and
 //! two runtimes can live in one process without sharing anything.
 
+mod backoff;
 mod blocking;
 mod blocking_table;
 mod clock;
@@ -19,6 +20,7 @@ mod task;
 mod wake;
 mod workers;
 
+pub use backoff::Backoff;
 pub use blocking::FILE_BYTES_MAX;
 pub use clock::{Clock, Instant, ManualClock, WallTime};
 pub use entropy::Entropy;

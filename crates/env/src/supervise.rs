@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::env::Env;
 use crate::supervision::{Policy, Supervision, TaskFaults, message};
 use crate::task::Task;
 
-/// The pauses before a restart.
-#[derive(Default)]
-struct Backoff {
-    next: Duration,
-    /// The time of its last start; `None` before the first panic.
+/// The pauses before restarts.
+struct Pauses {
+    backoff: Backoff,
+    /// The time of the last start; `None` before the first panic.
     started: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ impl Env {
         policy: Policy,
         mut make: impl FnMut() -> F,
     ) -> Option<F::Output> {
-        let mut backoff = Backoff::default();
+        let mut pauses = Pauses::new();
         loop {
             let attempt = async {
                 let mut future = std::pin::pin!(make());
@@ -68,7 +68,7 @@ impl Env {
             match AssertUnwindSafe(attempt).catch_unwind().await {
                 Ok(output) => return Some(output),
                 Err(panic) if policy == Policy::Restart => {
-                    let pause = self.restarted(name, &mut backoff, panic.as_ref());
+                    let pause = self.restarted(name, &mut pauses, panic.as_ref());
                     self.sleep(pause).await;
                 }
                 Err(panic) => {
@@ -90,14 +90,14 @@ impl Env {
     ) -> std::io::Result<()> {
         let env = self.clone();
         self.thread(name, move || {
-            let mut backoff = Backoff::default();
+            let mut pauses = Pauses::new();
             while let Err(panic) = catch_unwind(AssertUnwindSafe(&mut work)) {
                 if policy == Policy::Fail {
                     env.fail(name, &message(panic.as_ref()));
                     return;
                 }
                 // Real time, also in a simulation: a thread cannot wait for a clock that stands still.
-                let pause = env.restarted(name, &mut backoff, panic.as_ref()).min(Backoff::THREAD_MAX);
+                let pause = env.restarted(name, &mut pauses, panic.as_ref()).min(Pauses::THREAD_MAX);
                 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do")]
                 std::thread::sleep(pause);
             }
@@ -150,9 +150,9 @@ impl Env {
     }
 
     /// Counts and logs a restart, and returns the pause before it.
-    fn restarted(&self, name: &'static str, backoff: &mut Backoff, panic: &(dyn Any + Send)) -> Duration {
+    fn restarted(&self, name: &'static str, pauses: &mut Pauses, panic: &(dyn Any + Send)) -> Duration {
         let now = self.now();
-        let pause = self.jitter(backoff.next(now));
+        let pause = pauses.next(self);
         let (total, unlogged) = {
             let mut all = self.supervision().restarts.lock();
             let restarts = all.entry(name).or_default();
@@ -176,22 +176,26 @@ impl Env {
     }
 }
 
-// === impl Backoff ===
+// === impl Pauses ===
 
-impl Backoff {
+impl Pauses {
     const MIN: Duration = Duration::from_millis(100);
     const MAX: Duration = Duration::from_secs(10);
     const THREAD_MAX: Duration = Duration::from_secs(1);
     /// A task that ran for so long begins with the shortest pause again.
     const RESET: Duration = Duration::from_mins(1);
 
-    fn next(&mut self, now: Instant) -> Duration {
-        if self.started.is_none_or(|started| now.since(started) >= Self::RESET) {
-            self.next = Self::MIN;
+    fn new() -> Self {
+        Self { backoff: Backoff::new(Self::MIN, Self::MAX), started: None }
+    }
+
+    fn next(&mut self, env: &Env) -> Duration {
+        let now = env.now();
+        if self.started.is_some_and(|started| now.since(started) >= Self::RESET) {
+            self.backoff.reset();
         }
-        let pause = self.next;
+        let pause = self.backoff.next(env);
         self.started = Some(now + pause);
-        self.next = (pause * 2).min(Self::MAX);
         pause
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use atomix_config::{DriverId, JsonObject, StoreId};
-use atomix_env::{Env, Instant, Policy, Shutdown, WallTime};
+use atomix_env::{Backoff, Env, Instant, Policy, Shutdown, WallTime};
 use atomix_primitives::Membership;
 use atomix_store::{
     BackupStream, Consistency, Context, Driver, Durability, Error, ErrorKind, Health, Keyspace, Limits,
@@ -300,7 +300,7 @@ impl Slot {
 
     async fn connect(&self) {
         let connecting = Connecting::new(&self.terms.connecting);
-        let mut retry = CONNECT_RETRY_MIN;
+        let mut backoff = Backoff::new(CONNECT_RETRY_MIN, CONNECT_RETRY_MAX);
         loop {
             {
                 // Held during the attempt: `configure` waits or comes before, and is never overtaken.
@@ -320,8 +320,7 @@ impl Slot {
                     return;
                 }
             }
-            self.env.sleep(self.env.jitter(retry.max(connecting.pause()))).await;
-            retry = (retry * 2).min(CONNECT_RETRY_MAX);
+            self.env.sleep(backoff.next_at_least(connecting.pause(), &self.env)).await;
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use atomix_env::{Env, Instant, Policy, Shutdown, Workers};
+use atomix_env::{Backoff, Env, Instant, Policy, Shutdown, Workers};
 use bytes::Bytes;
 use futures::future::{join_all, join3, select};
 use http::{Request, Response};
@@ -36,7 +36,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a draining connection without calls has to complete the GOAWAY exchange: a few round trips.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// The first and the longest pause after a failed accept.
-const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The idle time after which a connection may be replaced by another.
 const REPLACED_AFTER: Duration = Duration::from_secs(1);
 /// The pause after a search that found no connection to replace.
@@ -118,7 +119,7 @@ struct Acceptor<'a> {
     shared: &'a Arc<Shared>,
     port: u64,
     kind: Kind,
-    pause: Duration,
+    backoff: Backoff,
     errors: RateLimitedLog,
     refusals: RateLimitedLog,
     /// The time of the last search that found no connection to replace.
@@ -439,7 +440,7 @@ impl<'a> Acceptor<'a> {
             shared,
             port,
             kind,
-            pause: ACCEPT_PAUSE.0,
+            backoff: Backoff::new(ACCEPT_PAUSE_MIN, ACCEPT_PAUSE_MAX),
             errors: RateLimitedLog::default(),
             refusals: RateLimitedLog::default(),
             no_room: None,
@@ -451,7 +452,7 @@ impl<'a> Acceptor<'a> {
         loop {
             match listener.accept().await {
                 Ok(accepted) => {
-                    self.pause = ACCEPT_PAUSE.0;
+                    self.backoff.reset();
                     return accepted;
                 }
                 Err(error) if is_about_one_connection(&error) => {}
@@ -463,8 +464,7 @@ impl<'a> Acceptor<'a> {
                     if let Some(suppressed) = self.errors.due(self.shared.env.now()) {
                         tracing::warn!(%listener, %error, suppressed, "cannot accept connections, raise the limit of open files");
                     }
-                    self.shared.env.sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(ACCEPT_PAUSE.1);
+                    self.backoff.pause(&self.shared.env).await;
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_env::Backoff;
 use atomix_remote::{Adder, Batcher, Combiner};
 use atomix_store::{Error, Keyspace, Outcome, Revision, Txn, Write, Written, number_bytes};
 use bytes::Bytes;
@@ -49,6 +50,9 @@ struct Numbers {
 const NUMBERS_MAX: usize = 16_384;
 /// Maximum of attempts of a transaction. Each conflict means that another transaction succeeded.
 const ROUNDS_MAX: u32 = 256;
+/// The first and the longest pause after conflicts.
+const CONFLICT_PAUSE_MIN: Duration = Duration::from_millis(4);
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(32);
 /// One of so many named requests looks whether there are too many.
 const COUNT_EVERY: u64 = 32;
 
@@ -101,11 +105,11 @@ impl Committer {
         })?;
         preread.cached =
             numbers.iter().map(|(key, known)| (key.clone(), CachedValue::clone(known))).collect();
+        let mut backoff = Backoff::new(CONFLICT_PAUSE_MIN, CONFLICT_PAUSE_MAX);
         for round in 0..ROUNDS_MAX {
             if round > 2 {
-                // Back off to let the conflicting transactions finish.
-                let pause = Duration::from_micros(500 << round.min(6));
-                self.core.env.sleep(self.core.env.jitter(pause)).await;
+                // To let the conflicting transactions finish.
+                backoff.pause(&self.core.env).await;
             }
             preread.once = txn.once.as_ref().map(|name| once::memory(space, name, txn, &preread, lease));
             let plan = Plan::new(space, txn, &preread);

@@ -131,9 +131,7 @@ impl BatchSender for TxnSender {
                 Err(error) if is_refusal(error.kind()) => {
                     join_all(batch.into_iter().map(|request| self.send(request.txn))).await
                 }
-                Err(error) => {
-                    batch.iter().map(|_| Err(error.clone())).collect()
-                }
+                Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
             }
         })
     }

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Shutdown;
+use atomix_env::{Backoff, Shutdown};
 use atomix_store::{
     Commit, Error, ErrorKind, History, HistoryBudget, Keyspace, Retention, Revision, WatchFrom, WatchStream,
 };
@@ -177,13 +177,14 @@ impl KeyspaceWatches {
     /// Keeps all keyspace watches up to date until `stop`.
     pub(crate) async fn keep(&self, stop: &Shutdown) {
         let env = &self.nodes.dialer.env;
-        let mut backoff = Duration::ZERO;
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        // None unless a catch-up has failed.
+        let mut pause = None;
         loop {
-            let wait = if backoff.is_zero() { AUDIT } else { env.jitter(backoff) };
             let audit = tokio::select! {
                 () = stop.cancelled() => return,
-                () = env.sleep(wait) => true,
-                () = self.registry.wake_keeper.notified(), if backoff.is_zero() => false,
+                () = env.sleep(pause.unwrap_or(AUDIT)) => true,
+                () = self.registry.wake_keeper.notified(), if pause.is_none() => false,
             };
             if audit {
                 self.probe_subscriptions().await;
@@ -198,11 +199,14 @@ impl KeyspaceWatches {
                     .collect()
                     .await;
             let failed = results.into_iter().find_map(Result::err);
-            backoff = match failed {
-                None => Duration::ZERO,
+            pause = match failed {
+                None => {
+                    backoff.reset();
+                    None
+                }
                 Some(error) => {
                     tracing::debug!(%error, "a watch cannot go on yet");
-                    (backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX)
+                    Some(backoff.next(env))
                 }
             };
         }

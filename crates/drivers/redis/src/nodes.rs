@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomix_env::Instant;
+use atomix_env::{Backoff, Instant};
 use atomix_store::{Error, ErrorKind};
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
@@ -44,7 +44,7 @@ enum Topology {
 struct Attempt {
     error: Error,
     at: Instant,
-    pause: Duration,
+    backoff: Backoff,
     until: Instant,
 }
 
@@ -226,10 +226,11 @@ impl Nodes {
 
     fn failed(&self, address: &Arc<str>, error: &Error) {
         let mut failures = self.failures.lock();
-        let pause = failures.get(address).map_or(PAUSE_MIN, |last| (last.pause * 2).min(PAUSE_MAX));
+        let before = failures.remove(address).map(|last| last.backoff);
+        let mut backoff = before.unwrap_or(Backoff::new(PAUSE_MIN, PAUSE_MAX));
         let at = self.dialer.env.now();
-        let until = at + self.dialer.env.jitter(pause);
-        failures.insert(Arc::clone(address), Attempt { error: error.clone(), at, pause, until });
+        let until = at + backoff.next(&self.dialer.env);
+        failures.insert(Arc::clone(address), Attempt { error: error.clone(), at, backoff, until });
     }
 
     /// The error of the last attempt, if it is not yet time for another one, or if it was made while the caller waited.

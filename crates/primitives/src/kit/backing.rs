@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use atomix_env::Env;
+use atomix_env::{Backoff, Env};
 use atomix_store::{
     Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
     Write,
@@ -57,9 +57,7 @@ pub enum Vacancy {
 
 /// Pauses between attempts while the store does not answer: longer each time, and varied by chance.
 #[derive(Debug)]
-pub(crate) struct Retry {
-    next: Duration,
-}
+pub(crate) struct Retry(Backoff);
 
 /// The number of rounds of a read-and-write loop before it gives up with [`crate::Reason::Contention`]. A round fails
 /// only because another one succeeded, so this many in a row mean that callers should back off.
@@ -91,14 +89,13 @@ impl Retry {
 
     /// Waits before the next attempt. Cancel safe.
     pub(crate) async fn pause(&mut self, env: &Env) {
-        env.sleep(env.jitter(self.next)).await;
-        self.next = (self.next * 2).min(Self::MAX);
+        self.0.pause(env).await;
     }
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { next: Self::MIN }
+        Self(Backoff::new(Self::MIN, Self::MAX))
     }
 }
 

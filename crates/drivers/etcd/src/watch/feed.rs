@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomix_env::Backoff;
 use atomix_store::{Error, ErrorKind};
 use futures::{FutureExt, future, stream};
 use tokio::sync::mpsc;
@@ -60,7 +61,7 @@ impl Feed {
 
     async fn feed(&self) {
         let mut watches = HashMap::new();
-        let mut retry = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             self.registry.take_commands(&mut watches);
             if watches.is_empty() {
@@ -69,7 +70,7 @@ impl Feed {
             }
             match self.session(&mut watches).await {
                 Ok(()) => {
-                    retry = RETRY_MIN;
+                    backoff.reset();
                     if !watches.is_empty() {
                         // Wait before requesting a stream again, in case it is lost as soon as it is open.
                         self.registry.core.env.sleep(self.registry.core.env.jitter(RETRY_MIN)).await;
@@ -87,8 +88,7 @@ impl Feed {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the watches of etcd are interrupted");
-                    self.registry.core.env.sleep(self.registry.core.env.jitter(retry)).await;
-                    retry = (retry * 2).min(RETRY_MAX);
+                    backoff.pause(&self.registry.core.env).await;
                 }
             }
         }
