@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atomix_config::{Config, DriverId, LaterRoute, Listen, Object, Rule, StoreId};
+use atomix_config::{Config, DriverId, JsonObject, LaterRoute, Listen, Rule, StoreId};
 use atomix_driver_memory::MemoryDriver;
 use atomix_env::{Env, Shutdown};
 use atomix_grpc::{Server, Settings};
@@ -53,7 +53,7 @@ impl Served {
     pub(crate) async fn start_with(config: Config, driver: Arc<dyn Driver>) -> Self {
         let (name, version) = (driver.name().to_owned(), String::new());
         let served = Self::start_bare(config, driver).await;
-        served.runtime.connect(store("store"), DriverId { name, version }, Object::new()).await.unwrap();
+        served.runtime.connect(store("store"), DriverId { name, version }, JsonObject::new()).await.unwrap();
         served.route(&["store"]);
         served
     }
