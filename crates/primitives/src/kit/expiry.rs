@@ -31,7 +31,8 @@ use std::time::Duration;
 
 use atomix_env::{Instant, Policy, Shutdown};
 use atomix_store::{
-    Ask, Commit, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream, Write,
+    Ask, Commit, Entry, ErrorKind, Guard, Outcome, Read, Revision, Txn, WatchFrom, WatchItem, WatchStream,
+    Write,
 };
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -236,17 +237,20 @@ pub(crate) fn is_expiry(commit: &Commit) -> bool {
 // === impl Shared ===
 
 impl Shared {
-    /// Times all deadlines that are in the store, and reaps what is overdue.
+    /// Times all deadlines that are in the store, and reaps what is overdue. Fails after that if one cannot be read.
     async fn load(self: &Arc<Self>) -> Result<(), Error> {
+        let mut damaged = Ok(());
         let mut pages = self.backing.scan_all(KeyKind::Deadline.range(), false);
         while let Some(page) = pages.next().await? {
             for entry in &page.entries {
-                let Key::Deadline { subject } = Key::decode(&entry.key)? else {
-                    return Err(Error::damaged("deadline"));
+                let (subject, deadline) = match self.decode(entry) {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        damaged = Err(error);
+                        continue;
+                    }
                 };
-                (self.keys)(subject)?;
-                let subject = entry.key.slice_ref(subject);
-                let left = self.left(Deadline::decode(&entry.value)?);
+                let left = self.left(deadline);
                 if left.is_zero() {
                     self.reap(&subject, entry.modified).await?;
                 } else {
@@ -254,7 +258,16 @@ impl Shared {
                 }
             }
         }
-        Ok(())
+        damaged
+    }
+
+    /// Decodes a deadline, of a subject that this primitive may have.
+    fn decode(&self, entry: &Entry) -> Result<(Bytes, Deadline), Error> {
+        let Key::Deadline { subject } = Key::decode(&entry.key)? else {
+            return Err(Error::damaged("deadline"));
+        };
+        (self.keys)(subject)?;
+        Ok((entry.key.slice_ref(subject), Deadline::decode(&entry.value)?))
     }
 
     /// Begins to follow what other runtimes write of deadlines, and times what they wrote before.

@@ -10,7 +10,7 @@ use atomix_primitives::{
     CounterMap, Election, Events, IndexedMap, Kind, Known, List, Lock, Map, MultiMap, Owner, Reason, Set,
     Topic,
 };
-use atomix_store::{Keyspace, Txn, Write};
+use atomix_store::{Keyspace, Range, Read, Txn, Write};
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -121,8 +121,13 @@ async fn deadlines_that_cannot_be_read_end_nothing() {
     })
     .await;
     assert!(map.get("a").await.is_ok());
+    // What is overdue is gone all the same when a map cannot be opened.
+    let deadline = [0u64, 1000].map(u64::to_be_bytes).concat();
+    put(&ground, Kind::Map, b"ty", &deadline).await;
     let Err(error) = Map::open(ground.backing(Kind::Map)).await else { panic!("it has deadlines") };
     assert_eq!(error.reason(), Reason::StoreCorrupt);
+    let count = Read::Count { range: Range::prefix("ty") };
+    assert_eq!(ground.store.read(&Kind::Map.keyspace("it"), vec![count]).await.unwrap().reads[0].count(), 0);
 }
 
 #[tokio::test]
