@@ -121,7 +121,7 @@ async fn deadlines_that_cannot_be_read_end_nothing() {
     })
     .await;
     assert!(map.get("a").await.is_ok());
-    // What is overdue is gone all the same when a map cannot be opened.
+    // A map that cannot be opened has removed all the same each entry that is overdue.
     let deadline = [0u64, 1000].map(u64::to_be_bytes).concat();
     put(&ground, Kind::Map, b"ty", &deadline).await;
     let Err(error) = Map::open(ground.backing(Kind::Map)).await else { panic!("it has deadlines") };
