@@ -25,6 +25,8 @@ pub(crate) const USAGE: &str = "usage";
 pub(crate) enum Failure {
     /// The server answered with an error, or not at all.
     Call(Error, Side),
+    /// The server refused a command that `--force` would have made it accept.
+    Unforced(Error),
     /// The requested object does not exist, with the reason that the server gives for the same.
     Absent(String, &'static str),
     /// The command would lose content and did nothing: the reason, and how to force it.
@@ -77,10 +79,16 @@ impl Failure {
         Self::Call(error, Side::Control)
     }
 
+    /// Makes the failure of a call to the control services that has an option `force`.
+    pub(crate) fn control_forced(error: Error, force: bool) -> Self {
+        let forceable = !force && error.reason() == Some("IN_USE");
+        if forceable { Self::Unforced(error) } else { Self::control(error) }
+    }
+
     /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Call(error, _) => match error.kind() {
+            Self::Call(error, _) | Self::Unforced(error) => match error.kind() {
                 Kind::NotFound => NOT_FOUND,
                 Kind::AlreadyExists | Kind::Conflict => CONFLICT,
                 Kind::Unavailable => UNAVAILABLE,
@@ -106,7 +114,7 @@ impl Failure {
     /// Returns the kind, for programs.
     pub(crate) fn kind(&self) -> String {
         match self {
-            Self::Call(error, _) => error.kind().to_string(),
+            Self::Call(error, _) | Self::Unforced(error) => error.kind().to_string(),
             Self::Absent(..) => Kind::NotFound.to_string(),
             Self::Late(_) => Kind::Timeout.to_string(),
             Self::Load(atomix_load::Failure::Broken(_)) => Kind::Unavailable.to_string(),
@@ -122,7 +130,7 @@ impl Failure {
     /// Returns the stable name of the exact cause, if it has one.
     pub(crate) fn reason(&self) -> Option<&str> {
         match self {
-            Self::Call(error, _) => error.reason(),
+            Self::Call(error, _) | Self::Unforced(error) => error.reason(),
             Self::Absent(_, reason) => Some(reason),
             Self::Coded(failure, _) => failure.reason(),
             Self::Refused(..)
@@ -138,19 +146,19 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         const SERVE: &str = "is `atomix serve` running? give its address with --server or ATOMIX_SERVER";
         const SERVE_CONTROL: &str = "is `atomix serve` running? give its control address with --control-server or ATOMIX_CONTROL_SERVER";
+        const UNFORCED: &str =
+            "nothing was lost; --force loses what the message names, except what other processes own";
         let (error, side) = match self {
             Self::Call(error, side) => (error, side),
             Self::Load(atomix_load::Failure::Broken(_)) => return Some(SERVE),
             Self::Late(_) => return Some("see `atomix store list`, or try again with a longer --timeout"),
             Self::Coded(failure, _) => return failure.hint(),
             Self::Refused(_, hint) => return Some(hint),
+            Self::Unforced(_) => return Some(UNFORCED),
             Self::Absent(..) | Self::Usage(_) | Self::Files(_) | Self::Load(_) | Self::Io(..) => return None,
         };
         if error.reason() == Some("DRIVER_UNKNOWN") {
             return Some("see `atomix inspect drivers`");
-        }
-        if error.reason() == Some("IN_USE") && error.message().contains("force it") {
-            return Some("nothing was lost; repeat it with --force to lose what the message names");
         }
         match (error.transport_failure(), side) {
             (Some(TransportFailure::Unreachable), Side::Primitives) => return Some(SERVE),
@@ -191,7 +199,7 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Call(error, _) => error.fmt(f),
+            Self::Call(error, _) | Self::Unforced(error) => error.fmt(f),
             Self::Load(failure) => failure.fmt(f),
             Self::Absent(what, _) => write!(f, "not found: {what}"),
             Self::Late(what) => f.write_str(what),

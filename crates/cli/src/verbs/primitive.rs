@@ -63,7 +63,7 @@ impl Verb {
             Self::Delete { kind, name, store, force, dry_run } => {
                 let options = Delete { store, tags: context.options.tags.clone(), force, dry_run };
                 let deleted = inspect.delete_primitive(&kind, &name, options).await;
-                let usage = deleted.map_err(Failure::control)?;
+                let usage = deleted.map_err(|error| Failure::control_forced(error, force || dry_run))?;
                 show(context, &kind, &name, if dry_run { "would_be_deleted" } else { "deleted" }, &usage)?;
             }
         }

@@ -98,7 +98,8 @@ impl Verb {
             }
             Self::Disconnect { store, force } => {
                 let inspect = context.control_with_timeout(DISCONNECT_TIMEOUT)?.inspect();
-                inspect.disconnect_store(store.clone(), force).await.map_err(Failure::control)?;
+                let disconnected = inspect.disconnect_store(store.clone(), force).await;
+                disconnected.map_err(|error| Failure::control_forced(error, force))?;
                 done("disconnected", &store)?;
             }
             Self::List => return list(context).await,
