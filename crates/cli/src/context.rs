@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use atomix_client::{Client, Open};
+use atomix_client::{Client, OpenRequest};
 use atomix_env::{Env, Instant};
 use clap::Args;
 
@@ -197,7 +197,7 @@ impl Context {
         connect_control(if self.options.timeout.is_none() { builder.call_timeout(timeout) } else { builder })
     }
 
-    pub(crate) async fn open<P>(&self, open: Open<P>) -> Result<P, Failure> {
+    pub(crate) async fn open<P>(&self, open: OpenRequest<P>) -> Result<P, Failure> {
         Ok(open.tags(&self.options.tags).open().await?)
     }
 }

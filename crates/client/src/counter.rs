@@ -8,7 +8,7 @@ use atomix_proto::counter::{DecrementRequest, GetRequest, IncrementRequest, SetR
 
 use crate::client::Client;
 use crate::error::{Access, Result};
-use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, rpc, service};
 
 static SERVICE: Service = service!("Counter", counter, counters_client::CountersClient);
 
@@ -24,8 +24,8 @@ pub struct Counter {
 
 impl Client {
     /// Opens a counter: one number.
-    pub fn counter(&self, name: impl Into<String>) -> Open<Counter> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Counter { primitive })
+    pub fn counter(&self, name: impl Into<String>) -> OpenRequest<Counter> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Counter { primitive })
     }
 }
 

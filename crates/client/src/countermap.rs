@@ -14,7 +14,7 @@ use atomix_proto::countermap::{
 use crate::client::Client;
 use crate::error::{Access, Error, Kind, Result};
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, rpc, service};
 use crate::stream::{Changes, Listing};
 
 static SERVICE: Service = service!("CounterMap", countermap, counter_maps_client::CounterMapsClient);
@@ -89,8 +89,8 @@ static LOCKS: KeyLocks = KeyLocks {
 
 impl Client {
     /// Opens a counter map: numbers by key.
-    pub fn counter_map(&self, name: impl Into<String>) -> Open<CounterMap> {
-        Open::new(self, &SERVICE, name.into(), |primitive| CounterMap { primitive })
+    pub fn counter_map(&self, name: impl Into<String>) -> OpenRequest<CounterMap> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| CounterMap { primitive })
     }
 }
 

@@ -9,7 +9,7 @@ use wire::leader_election_client::LeaderElectionClient;
 
 use crate::client::{Client, Limit};
 use crate::error::{Access, Error, Kind, Result};
-use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, rpc, service};
 use crate::stream::Subscription;
 
 static SERVICE: Service =
@@ -69,8 +69,8 @@ macro_rules! candidate_calls {
 
 impl Client {
     /// Opens a leader election.
-    pub fn election(&self, name: impl Into<String>) -> Open<Election> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Election { primitive })
+    pub fn election(&self, name: impl Into<String>) -> OpenRequest<Election> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Election { primitive })
     }
 }
 

@@ -12,7 +12,7 @@ use wire::indexed_map_client::IndexedMapClient;
 use crate::client::Client;
 use crate::codec::{AnyCodec, Raw};
 use crate::error::{Access, Error, Kind, Result};
-use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, OpenRequest, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::stream::{Changes, Listing};
 use crate::versioned::{Versioned, duration, previous, versioned};
 
@@ -154,8 +154,8 @@ impl From<u64> for At {
 
 impl Client {
     /// Opens an indexed map: a map whose entries have positions.
-    pub fn indexed_map(&self, name: impl Into<String>) -> Open<IndexedMap> {
-        Open::new(self, &SERVICE, name.into(), |primitive| IndexedMap {
+    pub fn indexed_map(&self, name: impl Into<String>) -> OpenRequest<IndexedMap> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| IndexedMap {
             primitive,
             codec: AnyCodec::new(Raw),
         })

@@ -128,7 +128,7 @@ pub use list::List;
 pub use lock::Lock;
 pub use map::Map;
 pub use multimap::MultiMap;
-pub use open::{Open, Typed};
+pub use open::{OpenRequest, Typed};
 pub use set::Set;
 pub use store::{DriverId, StoreId};
 pub use stream::{Changes, Listing, Subscription};

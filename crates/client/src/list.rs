@@ -11,7 +11,7 @@ use wire::list_client::ListClient;
 use crate::client::Client;
 use crate::codec::{AnyCodec, Raw};
 use crate::error::{Access, Error, Result};
-use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, rpc, service};
+use crate::open::{BoundCodec, OpenRequest, PrimitiveClient, Service, Typed, rpc, service};
 use crate::stream::{Listing, Subscription};
 
 static SERVICE: Service = service!("List", list, lists_client::ListsClient);
@@ -74,8 +74,11 @@ pub enum Event<V> {
 
 impl Client {
     /// Opens a list: values by position.
-    pub fn list(&self, name: impl Into<String>) -> Open<List> {
-        Open::new(self, &SERVICE, name.into(), |primitive| List { primitive, codec: AnyCodec::new(Raw) })
+    pub fn list(&self, name: impl Into<String>) -> OpenRequest<List> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| List {
+            primitive,
+            codec: AnyCodec::new(Raw),
+        })
     }
 }
 

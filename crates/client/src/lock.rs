@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::error::{Access, Error, Kind, Result};
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
-use crate::open::{Open, PrimitiveClient, Service, awaitable, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, awaitable, rpc, service};
 use crate::versioned::duration;
 use crate::wait::{Wait, is_settled, may_be_held, unlock_until_settled};
 
@@ -58,8 +58,8 @@ awaitable!(Acquire -> Guard);
 
 impl Client {
     /// Opens a lock.
-    pub fn lock(&self, name: impl Into<String>) -> Open<Lock> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Lock { primitive })
+    pub fn lock(&self, name: impl Into<String>) -> OpenRequest<Lock> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Lock { primitive })
     }
 }
 

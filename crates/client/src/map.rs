@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::codec::{AnyCodec, Raw};
 use crate::error::{Access, Error, Kind, Result};
 use crate::keys::{AcquireKeys, KeyLocks};
-use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, OpenRequest, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::stream::{Changes, Listing};
 use crate::versioned::{Versioned, Written, duration, previous, versioned};
 
@@ -187,8 +187,11 @@ static LOCKS: KeyLocks = KeyLocks {
 
 impl Client {
     /// Opens a map: values by key.
-    pub fn map(&self, name: impl Into<String>) -> Open<Map> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Map { primitive, codec: AnyCodec::new(Raw) })
+    pub fn map(&self, name: impl Into<String>) -> OpenRequest<Map> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Map {
+            primitive,
+            codec: AnyCodec::new(Raw),
+        })
     }
 }
 

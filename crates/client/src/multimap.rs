@@ -9,7 +9,7 @@ use wire::multi_map_client::MultiMapClient;
 
 use crate::client::Client;
 use crate::error::{Access, Error, Kind, Result};
-use crate::open::{Open, PrimitiveClient, Service, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, rpc, service};
 use crate::stream::{Changes, Listing};
 
 static SERVICE: Service = service!("MultiMap", multimap, multi_maps_client::MultiMapsClient);
@@ -55,8 +55,8 @@ pub enum Event {
 
 impl Client {
     /// Opens a multimap: sets of text by key.
-    pub fn multimap(&self, name: impl Into<String>) -> Open<MultiMap> {
-        Open::new(self, &SERVICE, name.into(), |primitive| MultiMap { primitive })
+    pub fn multimap(&self, name: impl Into<String>) -> OpenRequest<MultiMap> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| MultiMap { primitive })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::stream::Subscription;
 /// `open` asks the server to route the primitive to a store. It does not fail if the primitive exists: primitives are
 /// shared by all clients that name them.
 #[must_use = "nothing is sent until it is opened"]
-pub struct Open<P> {
+pub struct OpenRequest<P> {
     primitive: PrimitiveClient,
     make: Box<dyn FnOnce(Arc<PrimitiveClient>) -> P + Send>,
 }
@@ -125,9 +125,9 @@ pub(crate) fn map_request<A, B>(request: tonic::Request<A>, map: impl FnOnce(A) 
     tonic::Request::from_parts(metadata, extensions, map(message))
 }
 
-// === impl Open ===
+// === impl OpenRequest ===
 
-impl<P> Open<P> {
+impl<P> OpenRequest<P> {
     pub(crate) fn new(
         client: &Client,
         service: &'static Service,
@@ -167,9 +167,9 @@ impl<P> Open<P> {
     }
 }
 
-impl<P: Typed> Open<P> {
+impl<P: Typed> OpenRequest<P> {
     /// Stores values as JSON.
-    pub fn json<V>(self) -> Open<P::With<V>>
+    pub fn json<V>(self) -> OpenRequest<P::With<V>>
     where
         V: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
     {
@@ -177,23 +177,23 @@ impl<P: Typed> Open<P> {
     }
 
     /// Stores values as UTF-8 text.
-    pub fn text(self) -> Open<P::With<String>> {
+    pub fn text(self) -> OpenRequest<P::With<String>> {
         self.codec(Text)
     }
 
     /// Stores values as they are. This is the default.
-    pub fn raw(self) -> Open<P::With<bytes::Bytes>> {
+    pub fn raw(self) -> OpenRequest<P::With<bytes::Bytes>> {
         self.codec(Raw)
     }
 
     /// Stores values through a codec of your own.
-    pub fn codec<V: Send + 'static>(self, codec: impl Codec<V>) -> Open<P::With<V>> {
+    pub fn codec<V: Send + 'static>(self, codec: impl Codec<V>) -> OpenRequest<P::With<V>> {
         let codec = BoundCodec(AnyCodec::new(codec));
-        Open { primitive: self.primitive, make: Box::new(move |primitive| P::with(primitive, codec)) }
+        OpenRequest { primitive: self.primitive, make: Box::new(move |primitive| P::with(primitive, codec)) }
     }
 }
 
-impl<P> fmt::Debug for Open<P> {
+impl<P> fmt::Debug for OpenRequest<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.primitive.fmt(f)
     }

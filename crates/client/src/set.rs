@@ -10,7 +10,7 @@ use wire::set_client::SetClient;
 
 use crate::client::Client;
 use crate::error::{Access, Kind, Result};
-use crate::open::{Open, PrimitiveClient, Service, awaitable, rpc, service};
+use crate::open::{OpenRequest, PrimitiveClient, Service, awaitable, rpc, service};
 use crate::stream::{Listing, Subscription};
 use crate::versioned::duration;
 
@@ -57,8 +57,8 @@ awaitable!(Add -> bool);
 
 impl Client {
     /// Opens a set of text.
-    pub fn set(&self, name: impl Into<String>) -> Open<Set> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Set { primitive })
+    pub fn set(&self, name: impl Into<String>) -> OpenRequest<Set> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Set { primitive })
     }
 }
 

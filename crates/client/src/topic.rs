@@ -11,7 +11,7 @@ use wire::topic_client::TopicClient;
 use crate::client::Client;
 use crate::codec::{AnyCodec, Raw};
 use crate::error::{Access, Result};
-use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, rpc, service};
+use crate::open::{BoundCodec, OpenRequest, PrimitiveClient, Service, Typed, rpc, service};
 use crate::stream::Subscription;
 
 static SERVICE: Service = service!("Topic", topic, topics_client::TopicsClient);
@@ -39,8 +39,11 @@ pub struct Message<V> {
 
 impl Client {
     /// Opens a topic: publish and subscribe.
-    pub fn topic(&self, name: impl Into<String>) -> Open<Topic> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Topic { primitive, codec: AnyCodec::new(Raw) })
+    pub fn topic(&self, name: impl Into<String>) -> OpenRequest<Topic> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Topic {
+            primitive,
+            codec: AnyCodec::new(Raw),
+        })
     }
 }
 

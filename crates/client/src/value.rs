@@ -12,7 +12,7 @@ use wire::value_client::ValueClient;
 use crate::client::Client;
 use crate::codec::{AnyCodec, Raw};
 use crate::error::{Access, Kind, Result};
-use crate::open::{BoundCodec, Open, PrimitiveClient, Service, Typed, awaitable, rpc, service};
+use crate::open::{BoundCodec, OpenRequest, PrimitiveClient, Service, Typed, awaitable, rpc, service};
 use crate::stream::Subscription;
 use crate::versioned::{Versioned, Written, duration, previous, versioned};
 
@@ -97,8 +97,11 @@ awaitable!(Delete<V> -> Option<Versioned<V>>);
 
 impl Client {
     /// Opens a value: one versioned cell.
-    pub fn value(&self, name: impl Into<String>) -> Open<Value> {
-        Open::new(self, &SERVICE, name.into(), |primitive| Value { primitive, codec: AnyCodec::new(Raw) })
+    pub fn value(&self, name: impl Into<String>) -> OpenRequest<Value> {
+        OpenRequest::new(self, &SERVICE, name.into(), |primitive| Value {
+            primitive,
+            codec: AnyCodec::new(Raw),
+        })
     }
 }
 
