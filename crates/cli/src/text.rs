@@ -3,35 +3,16 @@
 
 use std::time::{Duration, SystemTime};
 
+use atomix_env::HumanDuration;
 use serde_json::{Value as Json, json};
 
 /// Reads a time such as `500ms`, `10s`, `1m30s`, `2h` or `1d`. `0` needs no unit.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time, write for example 500ms, 10s, 1m30s, 2h");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, behind) = rest.split_at(digits);
-        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
-        let (unit, behind) = behind.split_at(unit);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
-        let part = match unit {
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => Some(Duration::from_secs(number)),
-            "m" => seconds(60),
-            "h" => seconds(3600),
-            "d" => seconds(86_400),
-            _ => None,
-        };
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
-        rest = behind;
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+    let read = text.parse().map(HumanDuration::get);
+    read.map_err(|_| format!("`{text}` is no time, write for example 500ms, 10s, 1m30s, 2h"))
 }
 
 /// Writes a time in its two largest units.

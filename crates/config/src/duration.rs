@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use atomix_env::HumanDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A length of time. Written as whole numbers with units, from large to small: `15m`, `1m30s`, `250ms`.
@@ -12,16 +13,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// would have to guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
-
-/// From large to small, in nanoseconds.
-const UNITS: [(&str, u128); 6] = [
-    ("h", 3_600_000_000_000),
-    ("m", 60_000_000_000),
-    ("s", 1_000_000_000),
-    ("ms", 1_000_000),
-    ("us", 1_000),
-    ("ns", 1),
-];
 
 // === impl Duration ===
 
@@ -51,13 +42,7 @@ impl From<Duration> for std::time::Duration {
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = self.0.as_nanos();
-        if nanos == 0 {
-            return f.write_str("0s");
-        }
-        let (unit, factor) =
-            UNITS.into_iter().find(|(_, factor)| nanos.is_multiple_of(*factor)).unwrap_or(("ns", 1));
-        write!(f, "{}{unit}", nanos / factor)
+        HumanDuration::new(self.0).fmt(f)
     }
 }
 
@@ -65,28 +50,9 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse(text).ok_or_else(|| format!("not a duration, write 5s, 250ms or 1m30s: value=`{text}`"))
+        let read = HumanDuration::parse_strict(text).map(|read| Self(read.get()));
+        read.map_err(|wrong| format!("{wrong}: value=`{text}`"))
     }
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut nanos: u128 = 0;
-    // Each unit once and from large to small, so that `1m1m` and `1s1h` are typing errors and not sums.
-    let mut units = UNITS.iter();
-    while !rest.is_empty() || text.is_empty() {
-        let digits_end = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (digits, tail) = rest.split_at(digits_end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let (_, factor) = units.find(|(name, _)| *name == unit)?;
-        let number: u128 = digits.parse::<u64>().ok()?.into();
-        nanos = nanos.checked_add(number.checked_mul(*factor)?)?;
-        rest = tail;
-    }
-    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
-    let below = u32::try_from(nanos % 1_000_000_000).ok()?;
-    Some(Duration(std::time::Duration::new(seconds, below)))
 }
 
 impl Serialize for Duration {
