@@ -248,7 +248,6 @@ fn imports(folder: &str, sources: &[String]) -> BTreeMap<String, BTreeSet<String
 const CIRCLES: &[&str] = &[
     "bin/atomix",
     "crates/primitives",
-    "crates/runtime",
     "testing/chaos",
     "testing/conformance",
     "testing/linearizability",
