@@ -37,7 +37,11 @@ book:
 
 # Licences, duplicates and sources of dependencies (needs cargo-deny).
 deny:
-    cargo deny check licenses bans sources
+    cargo deny --locked check licenses bans sources
+
+# Dependencies that nothing uses (needs cargo-machete).
+unused:
+    cargo machete .
 
 # The comparison of docs/reference/performance.md, 40 minutes on a quiet machine; --quick shows that it works.
 compare *ARGS:
