@@ -25,7 +25,7 @@ pub(crate) struct Bare {
     value: Bytes,
 }
 
-/// What is behind a server.
+/// The store behind a server.
 #[derive(Debug, Clone)]
 pub(crate) enum Behind {
     /// Nothing: answers are ready.

@@ -18,7 +18,7 @@ use tonic::transport::server::TcpIncoming;
 
 /// Serves `Counter.Increment`, `Map.Put`, `Map.Get` and `Map.Events` with tonic and nothing else.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Floor {
+pub(crate) struct Baseline {
     /// Port of the loopback
     #[arg(long)]
     port: u16,
@@ -47,7 +47,7 @@ enum Layout {
 }
 
 /// Serves until the process is ended.
-pub(crate) fn run(options: &Floor) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Baseline) -> anyhow::Result<()> {
     let unix = std::os::unix::net::UnixListener::bind(&options.unix)?;
     unix.set_nonblocking(true)?;
     let cores = std::thread::available_parallelism()?.get();
@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Floor) -> anyhow::Result<()> {
 /// Serves on one runtime.
 fn on(
     mut builder: Builder,
-    options: &Floor,
+    options: &Baseline,
     unix: std::os::unix::net::UnixListener,
     bare: Bare,
 ) -> anyhow::Result<()> {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Measures the runtime beside what it is compared with, and writes the tables. `bench/compare` builds what it needs.
 
-mod book;
-mod chapters;
 mod goals;
-mod lab;
+mod harness;
 mod peers;
+mod results;
+mod sections;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -15,17 +15,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use self::book::Book;
-use self::chapters::{ALL, Chapter};
-use self::lab::Lab;
-use self::servers::Ground;
+use self::harness::Harness;
+use self::results::Results;
+use self::sections::{ALL, Section};
+use self::servers::TestEnv;
 
 /// Measures the runtime beside a bare server, and its stores with and without it.
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
-    /// What to measure [default: everything]
-    #[arg(value_parser = chapters())]
-    chapters: Vec<String>,
+    /// The sections to measure [default: everything]
+    #[arg(value_parser = sections())]
+    sections: Vec<String>,
     /// How often everything is measured [default: 5, or 1 with --quick]
     #[arg(long)]
     runs: Option<usize>,
@@ -46,22 +46,22 @@ pub(crate) struct Compare {
 const BEGIN: &str = "<!-- compare begins -->";
 const END: &str = "<!-- compare ends -->";
 
-fn chapters() -> Vec<&'static str> {
-    ALL.iter().map(|chapter| chapter.name).collect()
+fn sections() -> Vec<&'static str> {
+    ALL.iter().map(|section| section.name).collect()
 }
 
 /// Measures, and writes the tables.
 pub(crate) fn run(options: &Compare) -> Result<()> {
-    let chosen = |chapter: &&Chapter| {
-        options.chapters.is_empty() || options.chapters.iter().any(|name| name == chapter.name)
+    let chosen = |section: &&Section| {
+        options.sections.is_empty() || options.sections.iter().any(|name| name == section.name)
     };
-    let chosen: Vec<&Chapter> = ALL.iter().filter(chosen).collect();
+    let chosen: Vec<&Section> = ALL.iter().filter(chosen).collect();
     let disk = tempfile::tempdir_in(&options.programs)?;
     let millis = |quick, full| Duration::from_millis(if options.quick { quick } else { full });
-    let mut lab = Lab {
-        ground: Ground { programs: options.programs.clone(), disk: disk.path().to_owned() },
-        book: Book::default(),
-        chapter: "",
+    let mut harness = Harness {
+        environment: TestEnv { programs: options.programs.clone(), disk: disk.path().to_owned() },
+        results: Results::default(),
+        section: "",
         run: 0,
         warm_up: millis(150, 400),
         time: millis(350, 1500),
@@ -69,15 +69,15 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
     };
     let runs = options.runs.unwrap_or(if options.quick { 1 } else { 5 });
     for run in 0..runs {
-        for chapter in &chosen {
-            eprintln!("run {} of {runs}: {}", run + 1, chapter.name);
-            (lab.run, lab.chapter) = (run, chapter.name);
-            (chapter.measure)(&mut lab).with_context(|| format!("chapter {}", chapter.name))?;
+        for section in &chosen {
+            eprintln!("run {} of {runs}: {}", run + 1, section.name);
+            (harness.run, harness.section) = (run, section.name);
+            (section.measure)(&mut harness).with_context(|| format!("section {}", section.name))?;
         }
     }
-    let text = report(options, &lab.book, runs)?;
+    let text = report(options, &harness.results, runs)?;
     if let Some(file) = &options.json {
-        std::fs::write(file, lab.book.json().to_string())?;
+        std::fs::write(file, harness.results.json().to_string())?;
     }
     if let Some(file) = &options.write {
         return replace(file, &text).with_context(|| file.display().to_string());
@@ -87,8 +87,8 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
 }
 
 /// Writes all tables, and on what they were measured.
-fn report(options: &Compare, book: &Book, runs: usize) -> Result<String> {
-    let said = |program: &str, arguments: &[&str]| -> Result<String> {
+fn report(options: &Compare, results: &Results, runs: usize) -> Result<String> {
+    let output_of = |program: &str, arguments: &[&str]| -> Result<String> {
         let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().next().unwrap_or_default().trim().to_owned())
@@ -106,14 +106,14 @@ fn report(options: &Compare, book: &Book, runs: usize) -> Result<String> {
     };
     let facts = format!(
         "Commit {}, {}; {cores} cores of {processor}, Linux {}; {}; {}; {runs} runs, {shape}. Load average at the end {busy}.\n",
-        said("git", &["log", "-1", "--format=%h"])?,
-        said("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])?,
-        said("uname", &["-r"])?,
-        said("etcd", &["--version"])?,
-        said("redis-server", &["--version"])?.split(" sha").next().unwrap_or_default(),
+        output_of("git", &["log", "-1", "--format=%h"])?,
+        output_of("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])?,
+        output_of("uname", &["-r"])?,
+        output_of("etcd", &["--version"])?,
+        output_of("redis-server", &["--version"])?.split(" sha").next().unwrap_or_default(),
     );
-    let titles: Vec<_> = ALL.iter().map(|chapter| (chapter.name, chapter.title)).collect();
-    Ok(format!("{facts}{}{}", goals::table(book, runs), book.tables(&titles)))
+    let titles: Vec<_> = ALL.iter().map(|section| (section.name, section.title)).collect();
+    Ok(format!("{facts}{}{}", goals::table(results, runs), results.tables(&titles)))
 }
 
 /// Puts `text` between the marks of a file.

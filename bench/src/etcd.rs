@@ -184,7 +184,7 @@ impl Etcd {
         Ok(self.entry(key).await?.map(|entry| entry.value))
     }
 
-    /// Increments a counter that is there, as etcd has it done: read, write if nobody has written, else again.
+    /// Increments a counter that is there, as etcd has it done: read, write if the version is unchanged, else again.
     pub(crate) async fn increment(&self, key: Bytes) -> Result<(), Failure> {
         loop {
             let entry = self.entry(key.clone()).await?.unwrap_or_default();
@@ -230,7 +230,7 @@ impl Etcd {
         self.channel.unary(&self.resign, frame(&ResignRequest { leader })).await.map(drop)
     }
 
-    /// Watches all keys, and waits until etcd says that it does.
+    /// Watches all keys, and waits until etcd confirms it.
     pub(crate) async fn watch(&self) -> Result<Stream, Failure> {
         // A zero byte as the end is how etcd writes "to the last key".
         let create =

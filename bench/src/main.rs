@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The programs of the benchmark: one binary, because each would be linked for minutes. `README.md` says what they do.
+//! The programs of the benchmark: one binary, because each would be linked for minutes. `README.md` describes them.
 
 mod bare;
+mod baseline;
 mod candidate;
 mod compare;
 mod etcd;
-mod floor;
 mod hot;
 
 use clap::Parser;
@@ -16,7 +16,7 @@ use clap::Parser;
 enum Program {
     Candidate(candidate::Candidate),
     Compare(compare::Compare),
-    Floor(floor::Floor),
+    Baseline(baseline::Baseline),
     Hot(hot::Hot),
 }
 
@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     match Program::parse() {
         Program::Candidate(candidate) => candidate::run(&candidate),
         Program::Compare(compare) => compare::run(&compare),
-        Program::Floor(floor) => floor::run(&floor),
+        Program::Baseline(baseline) => baseline::run(&baseline),
         Program::Hot(hot) => hot::run(hot),
     }
 }

@@ -427,6 +427,7 @@ fn documents_use_the_terms_of_the_glossary() {
 
 /// Folders whose comments are held to [`DIALECT`]. Each folder that is rewritten joins.
 const PLAIN: &[&str] = &[
+    "bench/",
     "bin/",
     "crates/cli/",
     "crates/client/",
@@ -494,6 +495,7 @@ fn comments_use_plain_terms() {
 
 /// Folders whose identifiers and messages are held to [`NAMES`]. Each folder that is rewritten joins.
 const NAMED: &[&str] = &[
+    "bench/",
     "crates/cli/",
     "crates/client/",
     "crates/config/",

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What should be reached. A ratio is one between two cells of the same run.
+//! The goals. A ratio is one between two cells of the same run.
 
 use std::fmt::Write;
 
 use Bar::{AtLeast, AtMost};
 
-use crate::compare::book::{Book, Run, Unit, spread};
+use crate::compare::results::{Results, Run, Unit, spread};
 
 /// A figure with a bar.
 struct Goal {
@@ -25,11 +25,11 @@ enum Bar {
 }
 
 /// Writes the table of all goals whose cells were measured.
-pub(crate) fn table(book: &Book, runs: usize) -> String {
+pub(crate) fn table(results: &Results, runs: usize) -> String {
     let mut text = "\n### Goals\n\n| Goal | Bar | Median (least–most) | Runs that met it | Met |\n|---|--:|--:|--:|---|\n".to_owned();
     let heads = text.len();
     for goal in goals() {
-        let figures: Vec<f64> = (0..runs).filter_map(|run| (goal.figure)(book.run(run))).collect();
+        let figures: Vec<f64> = (0..runs).filter_map(|run| (goal.figure)(results.run(run))).collect();
         let Some((least, median, most)) = spread(&figures) else { continue };
         let met = figures.iter().filter(|figure| goal.bar.holds(**figure)).count();
         let unit = goal.unit;
@@ -63,7 +63,7 @@ const SIXTY_FOUR: &str = "64 callers on 8";
 const MANY: &str = "256 callers on 8";
 const MANY_SHARED: &str = "256 callers on 1";
 
-/// What the runtime costs beside a bare server.
+/// The costs of the runtime beside a bare server.
 fn framework(goals: &mut Goals) {
     let cells = |name: &str, load: &str| (format!("memory, {name}, {load}"), format!("bare, {name}, {load}"));
     for name in ["increment, TCP", "get, TCP", "put, TCP"] {
@@ -91,7 +91,7 @@ fn framework(goals: &mut Goals) {
     goals.plain("P4: paced, memory get: p99", Unit::Time, AtMost(500.0), "p99", paced);
 }
 
-/// What it costs, or gains, beside its stores.
+/// Its costs, or gains, beside its stores.
 fn stores(goals: &mut Goals) {
     for store in ["Redis", "etcd"] {
         for name in ["get", "put"] {
@@ -178,7 +178,7 @@ fn events(goals: &mut Goals) {
     goals.plain(what, Unit::Count, AtLeast(500_000.0), "per_second", "catching up, events");
     let live = |what: &str| format!("get, {what} catches up, {ONE}");
     let what = "P15: p99 of a live caller meanwhile, by alone";
-    goals.ratio(what, AtMost(1.5), "p99", (live("somebody"), live("nobody")));
+    goals.ratio(what, AtMost(1.5), "p99", (live("a watcher"), live("no watcher")));
     let quiet = |what: &str| format!("get at 100/s, {what}, 100/s on 1");
     let what = "P16: p99 at 100/s beside a noisy neighbour, by alone";
     let cells = (quiet("a neighbour puts at full speed"), quiet("alone"));

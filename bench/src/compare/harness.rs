@@ -9,16 +9,16 @@ use atomix_load::work::{Mix, Subject};
 use atomix_load::{Pace, Plan, Report, Target, drive};
 use tokio::runtime::Builder;
 
-use crate::compare::book::{Book, Figures, figures};
-use crate::compare::servers::{Ground, Server, pause};
+use crate::compare::results::{Figures, Results, figures};
+use crate::compare::servers::{Server, TestEnv, pause};
 
-/// What all chapters share.
+/// The state that all sections share.
 #[derive(Debug)]
-pub(crate) struct Lab {
-    pub(crate) ground: Ground,
-    pub(crate) book: Book,
-    /// The chapter and the run that are being measured.
-    pub(crate) chapter: &'static str,
+pub(crate) struct Harness {
+    pub(crate) environment: TestEnv,
+    pub(crate) results: Results,
+    /// The section and the run that are being measured.
+    pub(crate) section: &'static str,
     pub(crate) run: usize,
     /// How long calls are made before they count, and how long they count.
     pub(crate) warm_up: Duration,
@@ -87,9 +87,9 @@ impl std::fmt::Display for Load {
     }
 }
 
-// === impl Lab ===
+// === impl Harness ===
 
-impl Lab {
+impl Harness {
     /// Measures calls of any kind. The processor time is that of the server `of`.
     pub(crate) fn calls<T: Target>(
         &mut self,
@@ -126,7 +126,7 @@ impl Lab {
         self.work_on(what, load, of, address, mix, &subject(1000))
     }
 
-    /// As [`Lab::work`] on another subject.
+    /// As [`Harness::work`] on another subject.
     pub(crate) fn work_on(
         &mut self,
         what: &str,
@@ -139,11 +139,11 @@ impl Lab {
         self.calls(what, load, of, async |env| Ok(subject.work(env, address, load.connections, mix).await?))
     }
 
-    /// Returns the figures of a report, and says aloud what failed.
+    /// Returns the figures of a report, and prints failures.
     pub(crate) fn checked(&self, what: &str, report: &Report) -> Figures {
         let summary = report.summary();
         for (failure, count) in &summary.failures {
-            eprintln!("{}: {what}: {count} x {failure}", self.chapter);
+            eprintln!("{}: {what}: {count} x {failure}", self.section);
         }
         figures(&summary)
     }
@@ -155,7 +155,7 @@ impl Lab {
 
     /// Writes the figures of a cell down.
     pub(crate) fn add(&mut self, what: &str, figures: Figures) {
-        self.book.add(self.chapter, what, self.run, figures);
+        self.results.add(self.section, what, self.run, figures);
         pause(PAUSE);
     }
 }

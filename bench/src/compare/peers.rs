@@ -45,7 +45,7 @@ pub(crate) struct EtcdEntrant {
     etcd: Etcd,
     env: Env,
     lease: i64,
-    /// Told the leader key.
+    /// Gets the leader key.
     led: Option<oneshot::Receiver<Result<Bytes, Failure>>>,
     leader: Bytes,
 }
@@ -53,7 +53,7 @@ pub(crate) struct EtcdEntrant {
 /// A watch of all that is in etcd.
 pub(crate) struct EtcdFeed(Stream);
 
-/// As many keys as the runtime is loaded with, unless told otherwise.
+/// As many keys as the runtime is loaded with, unless set otherwise.
 pub(crate) const KEYS: u64 = 1000;
 const VALUE: [u8; 100] = [b'v'; 100];
 const LEASE_SECONDS: i64 = 60;
@@ -195,7 +195,7 @@ impl Candidate for EtcdEntrant {
 
     async fn lead(&mut self) -> Result<(), Failure> {
         let led = self.led.take().expect("who leads has entered").await;
-        self.leader = led.expect("who enters is told how that ended")?;
+        self.leader = led.expect("a candidate gets the outcome of its entry")?;
         Ok(())
     }
 

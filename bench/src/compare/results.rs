@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was measured, run by run.
+//! The measured figures, run by run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,13 +11,13 @@ pub(crate) type Figures = BTreeMap<&'static str, f64>;
 
 /// All cells in the order in which they were first measured.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub(crate) struct Results {
     cells: Vec<Cell>,
 }
 
 #[derive(Debug)]
 struct Cell {
-    chapter: &'static str,
+    section: &'static str,
     name: String,
     runs: Vec<(usize, Figures)>,
 }
@@ -25,7 +25,7 @@ struct Cell {
 /// The figures of one run, for goals.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run<'a> {
-    book: &'a Book,
+    results: &'a Results,
     run: usize,
 }
 
@@ -73,13 +73,13 @@ pub(crate) fn spread(numbers: &[f64]) -> Option<(f64, f64, f64)> {
     Some((*sorted.first()?, median, *sorted.last()?))
 }
 
-// === impl Book ===
+// === impl Results ===
 
-impl Book {
+impl Results {
     /// Writes down the figures of a cell.
-    pub(crate) fn add(&mut self, chapter: &'static str, name: &str, run: usize, figures: Figures) {
+    pub(crate) fn add(&mut self, section: &'static str, name: &str, run: usize, figures: Figures) {
         let at = self.cells.iter().position(|cell| cell.name == name).unwrap_or_else(|| {
-            self.cells.push(Cell { chapter, name: name.to_owned(), runs: Vec::new() });
+            self.cells.push(Cell { section, name: name.to_owned(), runs: Vec::new() });
             self.cells.len() - 1
         });
         self.cells[at].runs.push((run, figures));
@@ -87,14 +87,14 @@ impl Book {
 
     /// Returns one run.
     pub(crate) fn run(&self, run: usize) -> Run<'_> {
-        Run { book: self, run }
+        Run { results: self, run }
     }
 
-    /// Writes a table of each chapter.
+    /// Writes a table of each section.
     pub(crate) fn tables(&self, titles: &[(&str, &str)]) -> String {
         let mut text = String::new();
-        for (chapter, title) in titles {
-            let cells: Vec<&Cell> = self.cells.iter().filter(|cell| cell.chapter == *chapter).collect();
+        for (section, title) in titles {
+            let cells: Vec<&Cell> = self.cells.iter().filter(|cell| cell.section == *section).collect();
             let has = |figure: &str| {
                 cells.iter().any(|cell| cell.runs.iter().any(|(_, figures)| figures.contains_key(figure)))
             };
@@ -126,7 +126,7 @@ impl Book {
                 .iter()
                 .map(|(run, figures)| serde_json::json!({"run": run, "figures": figures}))
                 .collect();
-            serde_json::json!({"chapter": cell.chapter, "cell": cell.name, "runs": runs})
+            serde_json::json!({"section": cell.section, "cell": cell.name, "runs": runs})
         });
         cells.collect()
     }
@@ -154,7 +154,7 @@ impl Cell {
 impl Run<'_> {
     /// Returns a figure of a cell.
     pub(crate) fn get(&self, cell: &str, figure: &str) -> Option<f64> {
-        let cell = self.book.cells.iter().find(|found| found.name == cell)?;
+        let cell = self.results.cells.iter().find(|found| found.name == cell)?;
         cell.runs.iter().find(|(run, _)| *run == self.run)?.1.get(figure).copied()
     }
 }

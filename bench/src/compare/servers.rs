@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atomix_env::Env;
-use atomix_servers::{Process, free_port};
 use atomix_load::{Channel, Method};
+use atomix_servers::{Process, free_port};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-/// Where the programs are, and where servers may keep what they have.
+/// The folders of the programs and of the data of servers.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct TestEnv {
     /// The folder of our programs.
     pub(crate) programs: PathBuf,
     /// A folder on the disk.
@@ -44,15 +44,15 @@ const TICKS: u64 = 100;
 /// How long a server may take to start.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
-// === impl Ground ===
+// === impl TestEnv ===
 
-impl Ground {
+impl TestEnv {
     /// Starts a bare server; `more` are its arguments.
-    pub(crate) fn floor(&self, more: &[&str]) -> anyhow::Result<Server> {
+    pub(crate) fn baseline(&self, more: &[&str]) -> anyhow::Result<Server> {
         let (port, folder) = (free_port().to_string(), tempfile::tempdir_in(MEMORY)?);
         let unix = folder.path().join("s").display().to_string();
         let program = self.programs.join("atomix-bench");
-        let arguments = [&["floor", "--port", &port, "--unix", &unix], more].concat();
+        let arguments = [&["baseline", "--port", &port, "--unix", &unix], more].concat();
         start(&program, &arguments, &format!("127.0.0.1:{port}"), folder, Ready::Counter)
     }
 
@@ -61,7 +61,7 @@ impl Ground {
         self.atomix_with(driver, config, &[])
     }
 
-    /// As [`Ground::atomix`], with `settings` of its own.
+    /// As [`TestEnv::atomix`], with `settings` of its own.
     pub(crate) fn atomix_with(
         &self,
         driver: &str,
@@ -71,7 +71,7 @@ impl Ground {
         self.serve(driver, config, settings, tempfile::tempdir_in(&self.disk)?)
     }
 
-    /// As [`Ground::atomix`], in a folder that has been used before.
+    /// As [`TestEnv::atomix`], in a folder that has been used before.
     pub(crate) fn atomix_in(&self, driver: &str, config: Json, folder: TempDir) -> anyhow::Result<Server> {
         self.serve(driver, config, &[], folder)
     }
@@ -164,7 +164,7 @@ impl Ground {
     }
 }
 
-/// What a server must answer to count as started.
+/// The answer of a server that has started.
 #[derive(Debug, Clone, Copy)]
 enum Ready {
     /// The creation of a counter.

@@ -16,28 +16,31 @@ use atomix_proto::map;
 use atomix_proto::runtime::PrimitiveId;
 use serde_json::json;
 
-use crate::compare::book::figures;
-use crate::compare::lab::{Lab, Load, on, subject};
+use crate::compare::harness::{Harness, Load, on, subject};
 use crate::compare::peers::{self, EtcdFeed, EtcdWaiter, ToEtcd};
+use crate::compare::results::figures;
 
 const WATCHERS: usize = 1000;
 const CONNECTIONS: usize = 10;
 const WRITERS: usize = 16;
 
-pub(super) fn lock(lab: &mut Lab) -> Result<()> {
-    let (memory, etcd, redis) =
-        (lab.ground.atomix("memory", json!({}))?, lab.ground.etcd(false)?, lab.ground.redis()?);
-    let on_etcd = lab.ground.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
-    let on_redis = lab.ground.atomix("redis", json!({"address": redis.tcp}))?;
+pub(super) fn lock(harness: &mut Harness) -> Result<()> {
+    let (memory, etcd, redis) = (
+        harness.environment.atomix("memory", json!({}))?,
+        harness.environment.etcd(false)?,
+        harness.environment.redis()?,
+    );
+    let on_etcd = harness.environment.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
+    let on_redis = harness.environment.atomix("redis", json!({"address": redis.tcp}))?;
     for contenders in [2, 16, 64] {
         for (what, server) in [("memory", &memory), ("ours on Redis", &on_redis), ("ours on etcd", &on_etcd)]
         {
             let address = &server.tcp;
-            handed(lab, &format!("{what}, lock, {contenders} contenders"), async |env| {
+            handed(harness, &format!("{what}, lock, {contenders} contenders"), async |env| {
                 Ok(subject(1).waiters(env, address, contenders).await?)
             })?;
         }
-        handed(lab, &format!("etcd v3lock, {contenders} contenders"), async |env| {
+        handed(harness, &format!("etcd v3lock, {contenders} contenders"), async |env| {
             EtcdWaiter::connect(env, &etcd.tcp, contenders).await
         })?;
     }
@@ -45,24 +48,25 @@ pub(super) fn lock(lab: &mut Lab) -> Result<()> {
 }
 
 fn handed<C: Contender>(
-    lab: &mut Lab,
+    harness: &mut Harness,
     what: &str,
     connect: impl AsyncFnOnce(&Env) -> Result<Vec<C>>,
 ) -> Result<()> {
-    let (warm_up, time) = (lab.warm_up, lab.time);
+    let (warm_up, time) = (harness.warm_up, harness.time);
     let report = on(1, async |env| {
         let contenders = connect(env).await?;
         Ok(hand_over(env, warm_up, time, contenders).await)
     })?;
-    let figures = lab.checked(what, &report);
-    lab.add(what, figures);
+    let figures = harness.checked(what, &report);
+    harness.add(what, figures);
     Ok(())
 }
 
-pub(super) fn watch(lab: &mut Lab) -> Result<()> {
-    let (bare, memory) = (lab.ground.floor(&[])?, lab.ground.atomix("memory", json!({}))?);
-    let etcd = lab.ground.etcd(false)?;
-    let on_etcd = lab.ground.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
+pub(super) fn watch(harness: &mut Harness) -> Result<()> {
+    let (bare, memory) =
+        (harness.environment.baseline(&[])?, harness.environment.atomix("memory", json!({}))?);
+    let etcd = harness.environment.etcd(false)?;
+    let on_etcd = harness.environment.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
     let put = || Mix::only(Op::Put);
     let sides = [
         ("bare broadcast", &bare, 0),
@@ -72,7 +76,7 @@ pub(super) fn watch(lab: &mut Lab) -> Result<()> {
     ];
     for (what, server, stalled) in sides {
         let address = &server.tcp;
-        fan_out(lab, what, &async |env: &Env| {
+        fan_out(harness, what, &async |env: &Env| {
             let subject = subject(1000);
             let works = subject.work(env, address, CONNECTIONS, put()).await?;
             let silent = subject.watchers(&works, stalled).await?;
@@ -81,7 +85,7 @@ pub(super) fn watch(lab: &mut Lab) -> Result<()> {
             Ok((feeds, writers, (works, silent)))
         })?;
     }
-    fan_out(lab, "etcd direct", &async |env: &Env| {
+    fan_out(harness, "etcd direct", &async |env: &Env| {
         let feeds = EtcdFeed::connect(env, &etcd.tcp, CONNECTIONS, WATCHERS).await?;
         Ok((feeds, ToEtcd::connect(env, &etcd.tcp, WRITERS, peers::Op::Put, peers::KEYS).await?, ()))
     })
@@ -89,45 +93,45 @@ pub(super) fn watch(lab: &mut Lab) -> Result<()> {
 
 /// Measures one event at a time, then a flood. What `connect` returns third is kept while it lasts.
 fn fan_out<F: Feed, T: Target, K>(
-    lab: &mut Lab,
+    harness: &mut Harness,
     what: &str,
     connect: &impl AsyncFn(&Env) -> Result<(Vec<F>, Vec<T>, K)>,
 ) -> Result<()> {
-    let (warm_up, time) = (lab.warm_up, lab.time);
+    let (warm_up, time) = (harness.warm_up, harness.time);
     let single = on(1, async |env| {
         let (feeds, mut writers, _kept) = connect(env).await?;
         Ok(singles(env, warm_up, time, feeds, writers.remove(0)).await)
     })?;
     for (which, report) in [("each", &single.each), ("the last", &single.last)] {
         let what = format!("{what}, one event to {which} watcher");
-        let figures = lab.checked(&what, report);
-        lab.add(&what, figures);
+        let figures = harness.checked(&what, report);
+        harness.add(&what, figures);
     }
     let flood = on(1, async |env| {
         let (feeds, writers, _kept) = connect(env).await?;
         Ok(flood(env, warm_up, time, feeds, writers).await)
     })?;
-    let written = lab.checked(&format!("{what}, flood, writes"), &flood.writes);
-    lab.checked(&format!("{what}, flood, feeds"), &flood.lost);
-    lab.add(&format!("{what}, flood, writes"), written);
+    let written = harness.checked(&format!("{what}, flood, writes"), &flood.writes);
+    harness.checked(&format!("{what}, flood, feeds"), &flood.lost);
+    harness.add(&format!("{what}, flood, writes"), written);
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
     let delivered = flood.delivered as f64 / time.as_secs_f64();
-    lab.add(&format!("{what}, flood, deliveries"), [("per_second", delivered)].into());
+    harness.add(&format!("{what}, flood, deliveries"), [("per_second", delivered)].into());
     Ok(())
 }
 
-pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
-    catch_up(lab).context("catching up")?;
-    let server = lab.ground.atomix("memory", json!({}))?;
+pub(super) fn neighbours(harness: &mut Harness) -> Result<()> {
+    catch_up(harness).context("catching up")?;
+    let server = harness.environment.atomix("memory", json!({}))?;
     let quiet = Load { connections: 1, pace: Pace::Open(100.0), threads: 1 };
     let mut tenant = subject(1000);
     "quiet".clone_into(&mut tenant.name);
-    lab.work_on("get at 100/s, alone", quiet, &server, &server.tcp, Mix::only(Op::Get), &tenant)?;
+    harness.work_on("get at 100/s, alone", quiet, &server, &server.tcp, Mix::only(Op::Get), &tenant)?;
     // The noise comes from a thread of its own, so that the quiet one waits for the server only.
     let plan = Plan {
         pace: Pace::Closed(64),
         warm_up: Duration::ZERO,
-        time: lab.warm_up + lab.time + NOISE_BEFORE * 2,
+        time: harness.warm_up + harness.time + NOISE_BEFORE * 2,
     };
     let (address, (done, ended)) = (server.tcp.clone(), std::sync::mpsc::channel());
     on(1, async |env| {
@@ -141,7 +145,7 @@ pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
         env.sleep(NOISE_BEFORE).await;
         Ok(())
     })?;
-    lab.work_on(
+    harness.work_on(
         "get at 100/s, a neighbour puts at full speed",
         quiet,
         &server,
@@ -150,7 +154,7 @@ pub(super) fn neighbours(lab: &mut Lab) -> Result<()> {
         &tenant,
     )?;
     let noise = ended.recv()??;
-    lab.add("that neighbour", figures(&noise.summary()));
+    harness.add("that neighbour", figures(&noise.summary()));
     Ok(())
 }
 
@@ -158,16 +162,16 @@ const NOISE_BEFORE: Duration = Duration::from_millis(300);
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A watcher that has not read for many events reads them, while somebody else calls.
-fn catch_up(lab: &mut Lab) -> Result<()> {
+/// A watcher that has not read for many events reads them, while another client calls.
+fn catch_up(harness: &mut Harness) -> Result<()> {
     let behind = 100_000;
     let config = json!({"history-commits-max": 2 * behind, "history-bytes-max": 1 << 30});
-    let server = lab.ground.atomix("memory", config)?;
+    let server = harness.environment.atomix("memory", config)?;
     let address = &server.tcp;
     let mut live = subject(1000);
     "live".clone_into(&mut live.name);
     let get = || Mix::only(Op::Get);
-    lab.work_on("get, nobody catches up", Load::closed(1, 1), &server, address, get(), &live)?;
+    harness.work_on("get, no watcher catches up", Load::closed(1, 1), &server, address, get(), &live)?;
     let (reading, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let (per_second, calls) = thread::scope(|scope| {
         // From a thread of its own, so that the caller waits for the server only.
@@ -202,9 +206,9 @@ fn catch_up(lab: &mut Lab) -> Result<()> {
         done.store(true, Ordering::Relaxed);
         (per_second, caller.join().expect("the caller does not panic"))
     });
-    lab.add("catching up, events", [("per_second", per_second?)].into());
-    let figures = lab.checked("get, somebody catches up", &calls?);
-    lab.add("get, somebody catches up, 1 caller", figures);
+    harness.add("catching up, events", [("per_second", per_second?)].into());
+    let figures = harness.checked("get, a watcher catches up", &calls?);
+    harness.add("get, a watcher catches up, 1 caller", figures);
     Ok(())
 }
 

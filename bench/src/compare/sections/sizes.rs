@@ -8,19 +8,23 @@ use atomix_proto::runtime::PrimitiveId;
 use atomix_proto::{counter, lock};
 use serde_json::json;
 
-use crate::compare::lab::{Lab, on, subject};
+use crate::compare::harness::{Harness, on, subject};
 use crate::compare::servers::Server;
 
 const MIB: f64 = 1024.0 * 1024.0;
 const KIB: f64 = 1024.0;
 
-pub(super) fn sizes(lab: &mut Lab) -> Result<()> {
-    starts(lab)?;
-    let shrink = lab.shrink;
+pub(super) fn sizes(harness: &mut Harness) -> Result<()> {
+    starts(harness)?;
+    let shrink = harness.shrink;
     let (connections, watchers) = (1000 / shrink, 10_000 / shrink);
     for (what, bare) in [("bare", true), ("ours", false)] {
-        let server = if bare { lab.ground.floor(&[])? } else { lab.ground.atomix("memory", json!({}))? };
-        lab.value(&format!("{what}, idle, MiB"), bytes(&server) / MIB);
+        let server = if bare {
+            harness.environment.baseline(&[])?
+        } else {
+            harness.environment.atomix("memory", json!({}))?
+        };
+        harness.value(&format!("{what}, idle, MiB"), bytes(&server) / MIB);
         let address = &server.tcp;
         let used = on(1, async |env| {
             let before = bytes(&server);
@@ -29,9 +33,13 @@ pub(super) fn sizes(lab: &mut Lab) -> Result<()> {
             drop(open);
             Ok(used)
         })?;
-        lab.value(&format!("{what}, a connection, KiB"), each(used, connections));
+        harness.value(&format!("{what}, a connection, KiB"), each(used, connections));
 
-        let server = if bare { lab.ground.floor(&[])? } else { lab.ground.atomix("memory", json!({}))? };
+        let server = if bare {
+            harness.environment.baseline(&[])?
+        } else {
+            harness.environment.atomix("memory", json!({}))?
+        };
         let address = &server.tcp;
         let used = on(1, async |env| {
             let works = subject(1).work(env, address, 10, Mix::only(Op::Put)).await?;
@@ -41,18 +49,18 @@ pub(super) fn sizes(lab: &mut Lab) -> Result<()> {
             drop(open);
             Ok(used)
         })?;
-        lab.value(&format!("{what}, a watcher, KiB"), each(used, watchers));
+        harness.value(&format!("{what}, a watcher, KiB"), each(used, watchers));
     }
-    primitives(lab, 100_000 / shrink, 10_000 / shrink)?;
+    primitives(harness, 100_000 / shrink, 10_000 / shrink)?;
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-    let size = lab.ground.size("atomix")? as f64 / 1e6;
-    lab.value("ours, program, MB", size);
+    let size = harness.environment.size("atomix")? as f64 / 1e6;
+    harness.value("ours, program, MB", size);
     Ok(())
 }
 
 /// Many counters with a value, and many locks that one connection holds.
-fn primitives(lab: &mut Lab, counters: u64, locks: u64) -> Result<()> {
-    let server = lab.ground.atomix("memory", json!({}))?;
+fn primitives(harness: &mut Harness, counters: u64, locks: u64) -> Result<()> {
+    let server = harness.environment.atomix("memory", json!({}))?;
     let (counter_used, lock_used) = on(1, async |env| {
         let channel = Channel::connect(env, &server.tcp).await?;
         let id = |at| Some(PrimitiveId { name: format!("p-{at:08}") });
@@ -74,31 +82,31 @@ fn primitives(lab: &mut Lab, counters: u64, locks: u64) -> Result<()> {
         channel.each(&acquire, locks, |at| frame(&lock::LockRequest { id: id(at), timeout: None })).await?;
         Ok((between - before, bytes(&server) - between))
     })?;
-    lab.value("ours, a counter with its value, KiB", each(counter_used, counters));
-    lab.value("ours, a lock that is held, KiB", each(lock_used, locks));
+    harness.value("ours, a counter with its value, KiB", each(counter_used, counters));
+    harness.value("ours, a lock that is held, KiB", each(lock_used, locks));
     Ok(())
 }
 
 /// From the start of a process to its first answer.
-fn starts(lab: &mut Lab) -> Result<()> {
+fn starts(harness: &mut Harness) -> Result<()> {
     let millis = |server: &Server| server.started.as_secs_f64() * 1e3;
     let (bare, memory, etcd, redis) = (
-        lab.ground.floor(&[])?,
-        lab.ground.atomix("memory", json!({}))?,
-        lab.ground.etcd(false)?,
-        lab.ground.redis()?,
+        harness.environment.baseline(&[])?,
+        harness.environment.atomix("memory", json!({}))?,
+        harness.environment.etcd(false)?,
+        harness.environment.redis()?,
     );
-    let on_redis = lab.ground.atomix("redis", json!({"address": redis.tcp}))?;
-    let on_etcd = lab.ground.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
-    let entries = 100_000 / lab.shrink;
-    let disk = lab.ground.atomix("disk", json!({}))?;
+    let on_redis = harness.environment.atomix("redis", json!({"address": redis.tcp}))?;
+    let on_etcd = harness.environment.atomix("etcd", json!({"endpoints": [etcd.tcp]}))?;
+    let entries = 100_000 / harness.shrink;
+    let disk = harness.environment.atomix("disk", json!({}))?;
     on(1, async |env| {
         // Getting needs every key to be there.
         subject(entries).work(env, &disk.tcp, 1, Mix::only(Op::Get)).await?;
         Ok(())
     })?;
     let folder = disk.kill().expect("a disk store has a folder");
-    let disk = lab.ground.atomix_in("disk", json!({}), folder)?;
+    let disk = harness.environment.atomix_in("disk", json!({}), folder)?;
     let started = [
         ("bare".to_owned(), &bare),
         ("Redis".to_owned(), &redis),
@@ -109,7 +117,7 @@ fn starts(lab: &mut Lab) -> Result<()> {
         ("disk with entries".to_owned(), &disk),
     ];
     for (what, server) in started {
-        lab.value(&format!("{what}, start to first answer, ms"), millis(server));
+        harness.value(&format!("{what}, start to first answer, ms"), millis(server));
     }
     Ok(())
 }
