@@ -92,7 +92,9 @@ async fn sigterm_drains_and_exits_with_zero() {
     let error = events.next().await.expect("an ending with a reason").unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     // It is granted if the connection of the holder is closed first.
-    drop(tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("the waiting call ends").unwrap());
+    drop(
+        tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("the waiting call ends").unwrap(),
+    );
     assert_eq!(server.wait(Duration::from_secs(12)), Some(0));
     drop(held);
 }

@@ -26,6 +26,8 @@ pub(super) struct Session {
     listener: JoinHandle<()>,
     /// When the last two calls began that were answered: the connection was there after that.
     answered: [u64; 2],
+    /// When the session may have ended on the server, if a call has failed without an answer.
+    broken: Option<u64>,
     pub(super) maps: BTreeMap<u64, Map<String>>,
     pub(super) values: BTreeMap<u64, Value<String>>,
     pub(super) counters: BTreeMap<u64, Counter>,
@@ -81,6 +83,7 @@ impl Session {
             gone,
             listener,
             answered: [now; 2],
+            broken: None,
             maps: BTreeMap::new(),
             values: BTreeMap::new(),
             counters: BTreeMap::new(),
@@ -145,9 +148,14 @@ impl Session {
         self.answered = [self.answered[1], began];
     }
 
+    /// Remembers that the connection broke. The client makes a new one by itself, which is another session.
+    pub(super) fn broke(&mut self) {
+        self.broken.get_or_insert(self.answered[0]);
+    }
+
     /// Returns whether the connection has ended.
     pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.broken.is_some() || self.gone.load(Ordering::Relaxed)
     }
 }
 
@@ -155,7 +163,8 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.listener.abort();
         // The last answer may have come over a connection that the client made anew by itself.
-        let end = if self.is_gone() { self.answered[0] } else { self.log.now() };
+        let now = if self.is_gone() { self.answered[0] } else { self.log.now() };
+        let end = self.broken.unwrap_or(now).min(now);
         open(&self.log.ends).insert(self.id, end);
     }
 }

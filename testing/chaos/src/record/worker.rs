@@ -194,6 +194,10 @@ impl Worker {
         let (answers, refused, reason) = match reply {
             Ok(value) => (answer(Ok(value)), false, String::new()),
             Err(error) => {
+                use atomix_client::Kind::{OutcomeUnknown, Unavailable};
+                if error.reason().is_none() && matches!(error.kind(), OutcomeUnknown | Unavailable) {
+                    self.session.as_mut().map(Session::broke);
+                }
                 let reason = error.reason().unwrap_or_default().to_owned();
                 let answers = answer(Err(&reason));
                 if answers.is_none() {

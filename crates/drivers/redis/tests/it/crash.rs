@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use atomix_env::Env;
 use atomix_servers::proxy::{Half, Proxy};
+use atomix_servers::{START_TIMEOUT, eventually};
 use atomix_store::{
     Consistency, Durability, ErrorKind, Keyspace, Order, Range, Read, Store, Txn, Write, number,
 };
@@ -22,6 +23,15 @@ use crate::fixture::{Fixture, connect};
 #[derive(Debug, Default)]
 struct Answers {
     by_request: Mutex<HashMap<Bytes, Option<ErrorKind>>>,
+}
+
+impl Answers {
+    /// Waits until there are so many `more` outcomes of a kind.
+    async fn grow(&self, what: &str, more: usize, kind: impl Fn(&Option<ErrorKind>) -> bool) {
+        let count = || self.by_request.lock().values().filter(|error| kind(error)).count();
+        let target = count() + more;
+        eventually(START_TIMEOUT, what, || count() >= target).await;
+    }
 }
 
 fn keyspace() -> Keyspace {
@@ -110,21 +120,22 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_applied_twice
     let store = connect(fixture.fresh(json!({}))).await.unwrap();
     assert_eq!(store.profile().durability, Durability::Disk);
     assert_eq!(store.profile().consistency, Consistency::Linearizable);
-    let (answers, stop, env) = (Arc::new(Answers::default()), Arc::new(AtomicBool::new(false)), Env::real());
+    let (answers, stop) = (Arc::new(Answers::default()), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..16)
         .map(|caller| {
             let (store, answers, stop) = (Arc::clone(&store), Arc::clone(&answers), Arc::clone(&stop));
             tokio::task::spawn(async move { load(&store, &answers, caller, &stop).await })
         })
         .collect();
+    let failed = |error: &Option<ErrorKind>| error.is_some();
     for _ in 0..4 {
-        env.sleep(Duration::from_millis(300)).await;
+        answers.grow("requests are answered", 50, Option::is_none).await;
         fixture.redis.kill();
-        env.sleep(Duration::from_millis(100)).await;
+        answers.grow("requests fail", 20, failed).await;
         fixture.redis.restart().await;
         recovered(&store).await;
     }
-    env.sleep(Duration::from_millis(300)).await;
+    answers.grow("requests are answered", 50, Option::is_none).await;
     stop.store(true, Ordering::SeqCst);
     for caller in callers {
         caller.await.unwrap();

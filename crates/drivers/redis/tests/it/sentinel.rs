@@ -72,9 +72,20 @@ async fn a_failover_that_takes_back_commits_ends_the_watches_that_saw_them() {
     let mut watch = watch(&store).await;
     put(&store, 0).await;
     next(&mut watch).await.unwrap();
-    eventually(START_TIMEOUT, "the replica has it", || sentinels.servers[1].ask(&["DBSIZE"]).trim() != "0")
-        .await;
-    Env::real().sleep(Duration::from_millis(200)).await;
+    eventually(START_TIMEOUT, "the replica has it", || {
+        let offset = |server: usize, name: &str| {
+            let information = sentinels.servers[server].ask(&["INFO", "replication"]);
+            information
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(|offset| offset.trim().to_owned())
+        };
+        let copied = offset(1, "slave_repl_offset:");
+        sentinels.servers[1].ask(&["DBSIZE"]).trim() != "0"
+            && copied.is_some()
+            && copied == offset(0, "master_repl_offset:")
+    })
+    .await;
     sentinels.servers[1].pause();
     // Requests to it would wait in its socket.
     sentinels.servers[0].ask(&["CLIENT", "KILL", "TYPE", "replica"]);
