@@ -356,7 +356,7 @@ async fn writable(store: &DiskStore, context: &str) {
             env.sleep(Duration::from_millis(5)).await;
         }
     };
-    env.timeout(Duration::from_secs(30), open)
+    env.timeout(Duration::from_mins(2), open)
         .await
         .unwrap_or_else(|_| panic!("{context}: the room of what was deleted is given back"));
 }
