@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atomix_store::{Change, Entry, ErrorKind, Guard, Read, Revision, Txn, Write};
+use atomix_store::{Change, Entry, Guard, Read, Revision, Txn, Write};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::Mutex;
@@ -379,15 +379,15 @@ impl Election {
                     .guard(Guard::ValueIs { key: key(), value }),
                 None => txn.guard(Guard::Absent { key: key() }),
             };
-            let outcome = match self.backing.commit_raw(txn).await {
+            let outcome = match self.backing.commit(txn).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    if error.kind() == ErrorKind::OutcomeUnknown {
+                    if error.reason() == Reason::OutcomeUnknown {
                         turn.doubt = true;
                         turn.undo.extend(added);
                         self.settle_later(turn);
                     }
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
             if outcome.applied {

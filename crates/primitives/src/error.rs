@@ -94,6 +94,8 @@ reasons! {
     LockTimeout = "LOCK_TIMEOUT", Conflict;
     /// The session does not hold the lock.
     LockNotHeld = "LOCK_NOT_HELD", Conflict;
+    /// A greater token of a guard was accepted before: the caller is no longer the holder.
+    Fenced = "FENCED", Conflict;
     /// Something would be lost or interrupted that has content or users.
     InUse = "IN_USE", Conflict;
     /// Concurrent changes conflicted with the call too often; nothing was applied.

@@ -7,6 +7,7 @@ pub(crate) mod caller;
 pub(crate) mod clocks;
 pub(crate) mod codec;
 pub(crate) mod expiry;
+pub(crate) mod fence;
 pub(crate) mod follow;
 pub(crate) mod keys;
 pub(crate) mod known;

@@ -33,6 +33,7 @@ pub use kind::Kind;
 pub use kit::backing::{Backing, Limits, Vacancy, run_uncancellable};
 pub use kit::caller::{Caller, Owner};
 pub use kit::clocks::ClockOffset;
+pub use kit::fence::{FENCES_MAX, Fence, fenced};
 pub use kit::follow::Events;
 pub use kit::known::Known;
 pub use kit::lock_table::{Grant, Holding, LockTable, QueueState};

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use atomix_env::{Backoff, Env};
+use atomix_env::{Backoff, Env, WallTime};
 use atomix_store::{
     Entry, Found, Guard, Keyspace, Order, Outcome, Range, Read, Snapshot, Store, Txn, WatchFrom, WatchStream,
     Write,
 };
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Reason};
 use crate::kind::Kind;
+use crate::kit::fence;
 use crate::kit::keys::KeyKind;
 use crate::kit::membership::Membership;
 use crate::kit::reads::{Kinds, PAGE, Pages, Reads};
@@ -69,7 +71,10 @@ pub async fn run_uncancellable<T: Send + 'static>(
     env: &Env,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    let mut work = Box::pin(work);
+    let mut work: BoxFuture<'static, _> = match fence::presented() {
+        None => Box::pin(work),
+        Some(fences) => Box::pin(fence::fenced(fences, work)),
+    };
     // Most stores of this process answer at once.
     if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
         return done;
@@ -100,6 +105,20 @@ impl Default for Retry {
 }
 
 // === impl Backing ===
+
+impl fence::Committer for Backing {
+    async fn commit(&self, txn: Txn) -> Result<Outcome, atomix_store::Error> {
+        self.commit_raw(txn).await
+    }
+
+    fn reads(&self) -> Reads<'_> {
+        self.reads()
+    }
+
+    fn wall(&self) -> WallTime {
+        self.env.wall()
+    }
+}
 
 impl Backing {
     /// Makes the backing of the primitive of `kind` and `name`.
@@ -206,7 +225,7 @@ impl Backing {
         Ok(self.reads().read(reads).await?)
     }
 
-    /// Commits, with the store's own error. Every answer to a read is of the kind that it asks for.
+    /// Commits without fences, with the store's own error. Every answer to a read is of the kind that it asks for.
     pub(crate) async fn commit_raw(&self, txn: Txn) -> Result<Outcome, atomix_store::Error> {
         let (always, refused) = (Kinds::asked(txn.asked(true)), Kinds::asked(txn.asked(false)));
         let outcome = self.store.commit(&self.keyspace, txn).await?;
@@ -235,8 +254,13 @@ impl Backing {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
+    /// Commits with the fences of the call that runs, if it has presented some.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Outcome, Error> {
-        Ok(self.commit_raw(txn).await?)
+        match fence::presented() {
+            None => Ok(self.commit_raw(txn).await?),
+            // Boxed: the future of every other call stays small.
+            Some(fences) => Box::pin(fence::commit(self, txn, &fences)).await,
+        }
     }
 
     pub(crate) async fn watch(&self, from: WatchFrom) -> Result<WatchStream, Error> {

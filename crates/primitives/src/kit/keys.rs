@@ -25,6 +25,8 @@ use crate::kit::codec::{Decoder, Encoder, LENGTH};
 /// | `Root` | `r` | list | the chunks in order: `list::Root` | for ever once written |
 /// | `Chunk` | `c`, id (8) | list | items, each with length: `list::Items` | while the chunk has items |
 /// | `Operation` | `o` | list | the last change, for watches: `list::Operation` | for ever once written |
+/// | `Fence` | `f`, keyspace of a lock or an election | any | the greatest token accepted (8) | a day at least after it was raised, see `fence` |
+/// | `FenceDay` | `g`, day (4), such a keyspace | any | the token that was raised (8) | as long as its fence |
 /// | `Deadline` | `t`, subject | those with a TTL | `expiry::Deadline` | while the subject expires |
 /// | `Expired` | `x` | those with a TTL | nothing | for ever once written; every expiry writes it, see `expiry` |
 /// | `Stamp` | `l`, name with length, end | lock, map, countermap | `lock_table::StampRecord` | while held or waited for |
@@ -50,6 +52,10 @@ pub(crate) enum Key<'a> {
     Operation,
     /// The deadline of a subject, which is named as its primitive likes.
     Deadline { subject: &'a [u8] },
+    /// The greatest token of a lock or an election that was accepted.
+    Fence { source: &'a [u8] },
+    /// The day on which a fence was raised, counted from 1970.
+    FenceDay { day: u32, source: &'a [u8] },
     /// The mark of an expiry.
     Expired,
     /// A stamp in the queue of the lock `name`, with an end that the store chooses.
@@ -72,6 +78,8 @@ pub(crate) enum KeyKind {
     Chunk = b'c',
     Operation = b'o',
     Deadline = b't',
+    Fence = b'f',
+    FenceDay = b'g',
     Expired = b'x',
     Stamp = b'l',
     Member = b'h',
@@ -96,6 +104,10 @@ impl<'a> Key<'a> {
             Self::Chunk(id) => KeyKind::Chunk.begin(8).u64(id).finish(),
             Self::Operation => Bytes::from_static(OPERATION),
             Self::Deadline { subject } => KeyKind::Deadline.begin(subject.len()).rest(subject).finish(),
+            Self::Fence { source } => KeyKind::Fence.begin(source.len()).rest(source).finish(),
+            Self::FenceDay { day, source } => {
+                KeyKind::FenceDay.begin(4 + source.len()).u32(day).rest(source).finish()
+            }
             Self::Expired => Bytes::from_static(EXPIRED),
             Self::Stamp { name, end } => {
                 let key = KeyKind::Stamp.begin(LENGTH + name.len() + end.len());
@@ -116,6 +128,8 @@ impl<'a> Key<'a> {
         let key = match kind {
             KeyKind::Entry => return Ok(Self::Entry(rest.rest_text()?)),
             KeyKind::Deadline => return Ok(Self::Deadline { subject: rest.rest() }),
+            KeyKind::Fence => return Ok(Self::Fence { source: rest.rest() }),
+            KeyKind::FenceDay => return Ok(Self::FenceDay { day: rest.u32()?, source: rest.rest() }),
             KeyKind::Stamp => return Ok(Self::Stamp { name: rest.text()?, end: rest.rest() }),
             KeyKind::Index => Self::Index(rest.u64()?),
             KeyKind::LastIndex => Self::LastIndex,
@@ -156,6 +170,8 @@ impl KeyKind {
             b'c' => Self::Chunk,
             b'o' => Self::Operation,
             b't' => Self::Deadline,
+            b'f' => Self::Fence,
+            b'g' => Self::FenceDay,
             b'x' => Self::Expired,
             b'l' => Self::Stamp,
             b'h' => Self::Member,
@@ -181,6 +197,7 @@ impl KeyKind {
             Self::Stamp => "lock",
             Self::Known => "known",
             Self::Member => "member",
+            Self::Fence | Self::FenceDay => "fence",
             Self::Root
             | Self::Chunk
             | Self::Operation
@@ -237,6 +254,10 @@ mod tests {
                 KeyKind::Chunk => Key::Chunk(self.number),
                 KeyKind::Operation => Key::Operation,
                 KeyKind::Deadline => Key::Deadline { subject: &self.bytes },
+                KeyKind::Fence => Key::Fence { source: &self.bytes },
+                KeyKind::FenceDay => {
+                    Key::FenceDay { day: u32::try_from(self.number).unwrap_or(u32::MAX), source: &self.bytes }
+                }
                 KeyKind::Expired => Key::Expired,
                 KeyKind::Stamp => Key::Stamp { name: &self.text, end: &self.bytes },
                 KeyKind::Member => Key::Member(self.number),
@@ -252,6 +273,8 @@ mod tests {
                     (parts.kind, 0, Vec::new(), Vec::new(), number)
                 }
                 Key::Deadline { subject } => (parts.kind, 0, subject.to_vec(), Vec::new(), 0),
+                Key::Fence { source } => (parts.kind, 0, source.to_vec(), Vec::new(), 0),
+                Key::FenceDay { day, source } => (parts.kind, day as usize, source.to_vec(), Vec::new(), 0),
                 Key::Stamp { name, end } => {
                     (parts.kind, name.len(), name.as_bytes().to_vec(), end.to_vec(), 0)
                 }
@@ -267,7 +290,7 @@ mod tests {
     }
 
     fn parts() -> impl Strategy<Value = Parts> {
-        let kinds = prop::sample::select(b"kinvrcotxlhp".to_vec());
+        let kinds = prop::sample::select(b"kinvrcotxlhpfg".to_vec());
         // Few numbers and letters, so that keys have beginnings in common.
         let number = prop_oneof![0u64..3, Just(0xff), Just(0x100), any::<u64>()];
         let bytes = prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff)], 0..4);
@@ -296,7 +319,7 @@ mod tests {
 
         #[test]
         fn bytes_are_the_key_that_they_are_read_as(
-            kind in prop::sample::select(b"kinvrcotxlhpz".to_vec()), rest in any::<Vec<u8>>(),
+            kind in prop::sample::select(b"kinvrcotxlhpfgz".to_vec()), rest in any::<Vec<u8>>(),
         ) {
             let bytes = [&[kind][..], &rest].concat();
             if let Ok(key) = Key::decode(&bytes) {

@@ -442,14 +442,14 @@ impl Ticket {
         if ask {
             txn.reads.extend(queues.iter().map(contenders));
         }
-        let outcome = match self.shared.backing.commit_raw(txn).await {
+        let outcome = match self.shared.backing.commit(txn).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                if error.kind() != ErrorKind::OutcomeUnknown {
+                if error.reason() != Reason::OutcomeUnknown {
                     self.shared.state.lock().pending.remove(&self.nonce);
                     self.progress = Progress::Done;
                 }
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut stamps = Vec::with_capacity(queues.len());

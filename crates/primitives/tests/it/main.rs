@@ -21,6 +21,7 @@ mod countermap;
 mod damaged;
 mod election;
 mod expiry;
+mod fences;
 mod indexedmap;
 mod list;
 mod lock;
