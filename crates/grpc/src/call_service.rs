@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use atomix_primitives::{Error, Reason};
+use atomix_primitives::{Error, Reason, fenced};
 use atomix_runtime::{CallGuard, Runtime, Session, shutting_down};
 use atomix_transport::{Connection, LongCall, RateLimitedLog, RequestBody};
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use tower::Service;
 
 use crate::call_class::CallClass;
 use crate::directory::{Answering, Directory};
+use crate::guard::fences;
 use crate::status::{status, stream_status};
 
 /// The services of one port, as the transport calls them. Cheap to clone.
@@ -117,6 +118,10 @@ impl Service<http::Request<RequestBody>> for CallService {
         if runtime.is_draining() {
             return refused(status(shutting_down()));
         }
+        let fences = match fences(request.headers()) {
+            Ok(fences) => fences,
+            Err(wrong) => return refused(status(wrong)),
+        };
         let method = directory.method(request.uri().path());
         let class = method.map_or(CallClass::Unary, |method| method.class);
         let timeout = call_timeout(class, &request, *deadline_default);
@@ -131,7 +136,12 @@ impl Service<http::Request<RequestBody>> for CallService {
             },
         };
         let counted = session(request.extensions()).map(Session::call);
-        future(directory.call(method, request), counted, timeout, long)
+        let call = directory.call(method, request);
+        let call = match fences {
+            None => call,
+            Some(fences) => Box::pin(fenced(fences, call)),
+        };
+        future(call, counted, timeout, long)
     }
 }
 

@@ -14,6 +14,7 @@ mod countermap;
 mod decode;
 mod directory;
 mod election;
+mod guard;
 mod handover;
 mod health;
 mod indexedmap;

@@ -69,6 +69,7 @@ async fn refused(reason: Reason) -> Status {
         Reason::KeyRepeated => key_repeated().await,
         Reason::LockTimeout => lock_timeout().await,
         Reason::LockNotHeld => lock_not_held().await,
+        Reason::Fenced => fenced().await,
         Reason::InUse => in_use().await,
         Reason::Contention => contention().await,
         Reason::Invalid => invalid().await,
@@ -180,6 +181,18 @@ async fn version_mismatch() -> Status {
     let mut map = map(&served).await;
     map.put(put("k", b"1")).await.unwrap();
     map.put(map::PutRequest { prev_version: 77, ..put("k", b"2") }).await.unwrap_err()
+}
+
+async fn fenced() -> Status {
+    let served = Served::start().await;
+    let mut map = map(&served).await;
+    let guarded = |token: u64| {
+        let mut request = tonic::Request::new(put("k", b"1"));
+        request.metadata_mut().append("atomix-guard", format!("lock=l,token={token}").parse().unwrap());
+        request
+    };
+    map.put(guarded(2)).await.unwrap();
+    map.put(guarded(1)).await.unwrap_err()
 }
 
 async fn value_mismatch() -> Status {
