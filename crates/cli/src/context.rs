@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use atomix_client::{Client, OpenRequest};
+use atomix_client::{Client, Fence, OpenRequest};
 use atomix_env::{Env, Instant};
 use clap::Args;
 
@@ -23,6 +23,8 @@ use crate::text::parse_duration;
 const SERVER: &str = "ATOMIX_SERVER";
 const DEFAULT_SERVER: &str = "http://127.0.0.1:5678";
 const CONTROL_SERVER: &str = "ATOMIX_CONTROL_SERVER";
+/// The variable with the guards of a command that runs under a lock or a lead.
+pub(crate) const GUARD: &str = "ATOMIX_GUARD";
 const DEFAULT_CONTROL_SERVER: &str = "http://127.0.0.1:5679";
 
 /// The options of every command, which may stand before and behind it.
@@ -56,6 +58,12 @@ pub struct Options {
     /// A tag of the primitive, for routes that look at tags; may be repeated
     #[arg(long = "tag", global = true, value_name = "TAG")]
     pub tags: Vec<String>,
+
+    /// Fencing tokens that every change presents: lock=NAME,token=N or election=NAME,token=N, several separated by
+    /// ';', NAME percent-encoded. A primitive refuses them once it has accepted a greater token (exit code 4).
+    /// `lock run` and `elect` set the variable for their command
+    #[arg(long, global = true, env = GUARD, value_name = "GUARD", hide_env_values = true)]
+    pub guard: Option<String>,
 
     /// The limit of a call, or of a whole list, such as 500ms or 10s; for locks, elections and `wait` the limit of the
     /// wait [default: 10s, and without limit where it is a wait]
@@ -107,6 +115,19 @@ impl Options {
             DEFAULT_CONTROL_SERVER.clone_into(&mut self.control_server);
         }
         self
+    }
+
+    /// Reads the guards. Empty counts as none, as for the addresses.
+    pub(crate) fn fences(&self) -> Result<Vec<Fence>, Failure> {
+        let guards = self.guard.iter().flat_map(|guards| guards.split(';')).map(str::trim);
+        let fences = guards.filter(|guard| !guard.is_empty()).map(str::parse);
+        Ok(fences.collect::<Result<_, atomix_client::Error>>()?)
+    }
+
+    /// Returns the value of `ATOMIX_GUARD` for a command that runs under `fence` as well.
+    pub(crate) fn guard_with(&self, fence: &Fence) -> String {
+        let outer = self.guard.iter().filter(|guards| !guards.is_empty());
+        outer.cloned().chain([fence.to_string()]).collect::<Vec<_>>().join(";")
     }
 
     /// Takes the tags before the command as well as those behind it from `arguments`, those of the process; the parser
@@ -218,6 +239,7 @@ mod tests {
             output: Format::Human,
             tags: Vec::new(),
             timeout: None,
+            guard: None,
         };
         let settled = options().without_empty(|name| (name == SERVER).then(OsString::new));
         assert_eq!(settled.server, DEFAULT_SERVER);

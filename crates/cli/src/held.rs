@@ -15,12 +15,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::context::Context;
+use crate::context::{Context, GUARD};
 use crate::failure::{CONFLICT, Failure, UNAVAILABLE};
 use crate::text::parse_duration;
 
 /// The variables that carry the lock or the candidacy to a command.
-pub const JOB_ENV: [&str; 5] = [LOCK_NAME, LOCK_TOKEN, ELECTION, CANDIDATE, TERM];
+pub const JOB_ENV: [&str; 6] = [LOCK_NAME, LOCK_TOKEN, ELECTION, CANDIDATE, TERM, GUARD];
 
 pub(crate) const LOCK_NAME: &str = "ATOMIX_LOCK_NAME";
 pub(crate) const LOCK_TOKEN: &str = "ATOMIX_LOCK_TOKEN";
@@ -321,6 +321,7 @@ mod tests {
             output: Format::Human,
             tags: Vec::new(),
             timeout: None,
+            guard: None,
         };
         Context {
             options,

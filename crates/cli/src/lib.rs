@@ -20,6 +20,7 @@ mod verbs;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use atomix_client::fenced;
 use atomix_env::Env;
 use clap::Subcommand;
 use futures::future::LocalBoxFuture;
@@ -132,7 +133,11 @@ pub fn run(
         let ties = cfg!(target_os = "linux") && program.find_subcommand(held::TIED).is_some();
         let options = options.without_empty(|name| std::env::var_os(name));
         let context = Context { options, offline, printer, env: Env::real(), ties };
-        match dispatch(&context, program, command).await {
+        let fences = match context.options.fences() {
+            Ok(fences) => fences,
+            Err(failure) => return context.printer.fail(&failure),
+        };
+        match Box::pin(fenced(fences, dispatch(&context, program, command))).await {
             Ok(code) => code,
             Err(failure) => context.printer.fail(&failure),
         }

@@ -14,6 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::{Access, Error, Kind, Result};
+use crate::fence;
 use crate::link::{Link, LinkSettings, Target};
 use crate::local_locks::LocalLockQueue;
 
@@ -278,6 +279,9 @@ impl Client {
         Fut: Future<Output = std::result::Result<tonic::Response<Res>, Status>>,
     {
         let mut request = tonic::Request::new(request);
+        if access == Access::Write {
+            fence::present(request.metadata_mut());
+        }
         let timeout = match limit {
             Limit::Call => {
                 request.set_timeout(self.call_timeout());

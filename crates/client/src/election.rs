@@ -9,6 +9,7 @@ use wire::leader_election_client::LeaderElectionClient;
 
 use crate::client::{Client, Limit};
 use crate::error::{Access, Error, Kind, Result};
+use crate::fence::Fence;
 use crate::open::{OpenRequest, PrimitiveClient, Service, rpc, service};
 use crate::stream::Subscription;
 
@@ -187,6 +188,11 @@ impl Candidacy {
     /// Returns the last term that is known.
     pub fn term(&self) -> &Term {
         &self.term
+    }
+
+    /// Returns the fence of the leader in this term, for [`fenced`](crate::fenced); `None` if the candidate does not lead.
+    pub fn fence(&self) -> Option<Fence> {
+        self.leads().then(|| Fence::election(self.primitive.name(), self.term.number))
     }
 
     /// Returns whether the candidate leads, as far as is known.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::client::Client;
 use crate::error::{Access, Error, Kind, Result};
+use crate::fence::Fence;
 use crate::link::Connection;
 use crate::local_locks::LocalPermit;
 use crate::open::{OpenRequest, PrimitiveClient, Service, awaitable, rpc, service};
@@ -166,6 +167,11 @@ impl Guard {
     /// Returns the fencing token: never 0, and greater than the token of every earlier holder.
     pub fn token(&self) -> u64 {
         self.token
+    }
+
+    /// Returns the fence of this holder, for [`fenced`](crate::fenced).
+    pub fn fence(&self) -> Fence {
+        Fence::lock(self.primitive.name(), self.token)
     }
 
     /// Waits until the connection has ended, and with it the hold. Cancel safe.

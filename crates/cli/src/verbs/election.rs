@@ -3,14 +3,14 @@
 
 use std::process::ExitCode;
 
-use atomix_client::Client;
 use atomix_client::election::{Candidacy, Term};
+use atomix_client::{Client, Fence};
 use clap::{Args, Subcommand};
 use futures::FutureExt;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use crate::context::Context;
+use crate::context::{Context, GUARD};
 use crate::failure::{CONFLICT, DONE, Failure, NOT_FOUND};
 use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::show;
@@ -78,7 +78,8 @@ pub enum Verb {
 /// Be a candidate in an election, and run a command only as the leader.
 ///
 /// Waits to be the leader, at most for --timeout (exit code 4), and runs the command with ATOMIX_ELECTION,
-/// ATOMIX_CANDIDATE and the number of the term ATOMIX_TERM in its environment. If the lead is lost, or the
+/// ATOMIX_CANDIDATE, the number of the term ATOMIX_TERM and ATOMIX_GUARD in its environment: changes that `atomix`
+/// commands in it make are refused once a later leader has changed the same primitive. If the lead is lost, or the
 /// connection to the server, the command gets SIGTERM; on Linux also if this process is killed. Signals are passed
 /// on. The exit code is that of the command, 128 and the number of the signal if one ended it; when it has ended the
 /// candidate withdraws.
@@ -233,6 +234,7 @@ impl Elect {
             return Ok(ExitCode::from(job.codes().conflict));
         };
         let environment = [
+            (GUARD, context.options.guard_with(&Fence::election(&name, term.number))),
             (held::ELECTION, name),
             (held::CANDIDATE, candidacy.candidate().to_owned()),
             (held::TERM, term.number.to_string()),

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use futures::FutureExt;
 use serde_json::json;
 
-use crate::context::Context;
+use crate::context::{Context, GUARD};
 use crate::failure::{Failure, found};
 use crate::held::{self, Job, Signals, release, signal_code};
 use crate::text::{ago, session};
@@ -18,8 +18,9 @@ use crate::text::{ago, session};
 pub enum Verb {
     /// Hold the lock while a command runs
     ///
-    /// Waits for the lock, at most for --timeout (exit code 4), and runs the command with ATOMIX_LOCK_NAME and the
-    /// fencing token ATOMIX_LOCK_TOKEN in its environment. Signals are passed on. If the connection to the server
+    /// Waits for the lock, at most for --timeout (exit code 4), and runs the command with ATOMIX_LOCK_NAME, the
+    /// fencing token ATOMIX_LOCK_TOKEN and ATOMIX_GUARD in its environment: changes that `atomix` commands in it make
+    /// are refused once a later holder has changed the same primitive. Signals are passed on. If the connection to the server
     /// is lost, and so the lock, the command gets SIGTERM; on Linux also if this process is killed. The exit code is
     /// that of the command, 128 and the number of the signal if one ended it; -E makes 4 another code.
     Run {
@@ -91,7 +92,11 @@ async fn hold(context: &Context, name: String, job: Job) -> Result<ExitCode, Fai
             format!("lock {name} was lost with the connection")
         }
     };
-    let environment = [(held::LOCK_TOKEN, guard.token().to_string()), (held::LOCK_NAME, name)];
+    let environment = [
+        (held::LOCK_TOKEN, guard.token().to_string()),
+        (held::LOCK_NAME, name),
+        (GUARD, context.options.guard_with(&guard.fence())),
+    ];
     let code = job.under(context, &mut signals, environment, lost.boxed().shared()).await?;
     if let Some(guard) = Arc::into_inner(guard) {
         release(context, guard.release().await);
