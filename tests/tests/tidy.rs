@@ -245,13 +245,8 @@ fn imports(folder: &str, sources: &[String]) -> BTreeMap<String, BTreeSet<String
 }
 
 /// Crates whose files still import each other.
-const CIRCLES: &[&str] = &[
-    "bin/atomix",
-    "crates/primitives",
-    "testing/chaos",
-    "testing/conformance",
-    "testing/linearizability",
-];
+const CIRCLES: &[&str] =
+    &["bin/atomix", "crates/primitives", "testing/chaos", "testing/conformance", "testing/linearizability"];
 
 #[test]
 fn files_of_a_crate_have_no_circles() {
