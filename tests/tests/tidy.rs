@@ -180,7 +180,9 @@ fn paths<'a>(tokens: &[&'a str]) -> (Vec<(usize, Vec<&'a str>)>, Vec<&'a str>) {
                 let whole = [outer, &path].concat();
                 if ends {
                     path.clear();
-                    if test_module.is_none() && (whole.len() > 1 || next(1) == "::") {
+                    // A module that a macro names is a parameter.
+                    let parameter = next(1) == "::" && next(2) == "$";
+                    if test_module.is_none() && !parameter && (whole.len() > 1 || next(1) == "::") {
                         found.push((modules.len(), whole));
                     }
                 }
@@ -245,8 +247,7 @@ fn imports(folder: &str, sources: &[String]) -> BTreeMap<String, BTreeSet<String
 }
 
 /// Crates whose files still import each other.
-const CIRCLES: &[&str] =
-    &["bin/atomix", "crates/primitives", "testing/chaos", "testing/conformance", "testing/linearizability"];
+const CIRCLES: &[&str] = &["testing/chaos", "testing/conformance", "testing/linearizability"];
 
 #[test]
 fn files_of_a_crate_have_no_circles() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program: `serve`, and the commands that talk to a server.
 
+mod check;
 mod drivers;
 mod log;
 mod notify;
@@ -30,9 +31,6 @@ enum Command {
     #[command(flatten)]
     Client(atomix_cli::Command),
 }
-
-/// Variables that this program reads itself; the settings of the server have all others of their prefix.
-const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
 /// The time that the end of the process waits for work that blocks a thread, such as a DNS look-up.
 const END_TIMEOUT: Duration = Duration::from_millis(200);

@@ -11,16 +11,19 @@ use atomix_runtime::Runtime;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::check::{mistakes, routes};
 use crate::log::Log;
-use crate::serve::{self, Serve};
 
 /// The configuration in force, and where to read the next one.
 pub(crate) struct Reload {
-    serve: Serve,
+    load: Load,
     config: Config,
     runtime: Arc<Runtime>,
     log: Log,
 }
+
+/// Reads the configuration from the sources that the process was started with.
+pub(crate) type Load = Arc<dyn Fn() -> Result<Loaded, String> + Send + Sync>;
 
 /// The time limit of reading the file and resolving its names.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,8 +31,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 // === impl Reload ===
 
 impl Reload {
-    pub(crate) fn new(serve: Serve, config: Config, runtime: Arc<Runtime>, log: Log) -> Self {
-        Self { serve, config, runtime, log }
+    pub(crate) fn new(load: Load, config: Config, runtime: Arc<Runtime>, log: Log) -> Self {
+        Self { load, config, runtime, log }
     }
 
     /// Returns the configuration in force.
@@ -77,10 +80,10 @@ impl Reload {
     /// Reads and checks the configuration on a thread of its own: files may be on a disk that does not answer.
     async fn read(&self, env: &Env) -> Result<Loaded, String> {
         let (sender, receiver) = oneshot::channel();
-        let (serve, runtime) = (self.serve.clone(), Arc::clone(&self.runtime));
+        let (load, runtime) = (Arc::clone(&self.load), Arc::clone(&self.runtime));
         let read = move || {
-            let loaded = serve.load().map_err(|error| error.to_string()).and_then(|loaded| {
-                let mistakes = serve::mistakes(&loaded, &runtime);
+            let loaded = load().and_then(|loaded| {
+                let mistakes = mistakes(&loaded, &runtime);
                 if mistakes.is_empty() { Ok(loaded) } else { Err(mistakes.join("\n")) }
             });
             // A process that ends meanwhile does not need it.
@@ -133,8 +136,7 @@ impl Reload {
     }
 
     fn routes(&mut self, new: Config) {
-        let routes = serve::routes(&new);
-        match routes.map_or(Ok(()), |routes| self.runtime.program(routes)) {
+        match routes(&new).map_or(Ok(()), |routes| self.runtime.program(routes)) {
             Ok(()) => {
                 tracing::info!("reloaded: `routes`, for primitives that are created from now on");
                 self.config.routes = new.routes;

@@ -9,18 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atomix_config::{
-    Config, LaterRoute, Loaded, Loader, LogFormat, Routes as RouteConfig, StoreId, StoreSpec,
-};
+use atomix_config::{Config, Loaded, Loader, LogFormat, StoreSpec};
 use atomix_env::{Env, Machine, Shutdown, Workers, raise_open_files};
 use atomix_grpc::{Bound, Server};
-use atomix_primitives::{Error, Reason};
-use atomix_runtime::{Routes, Runtime};
+use atomix_runtime::Runtime;
 use clap::Args;
 use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use futures::FutureExt;
 use futures::future::{join, select};
 
+use crate::check::{mistakes, routes};
 use crate::drivers;
 use crate::log::{Log, Output};
 use crate::notify::Manager;
@@ -61,6 +59,9 @@ pub(crate) struct Serve {
     #[arg(long)]
     print_config: bool,
 }
+
+/// Variables that this program reads itself; the settings of the server have all others of their prefix.
+const RESERVED_ENV: [&str; 4] = ["ATOMIX_CONFIG", "ATOMIX_DATA", "ATOMIX_SERVER", "ATOMIX_CONTROL_SERVER"];
 
 /// The time that the start waits for stores that do not answer.
 const STORES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -133,7 +134,8 @@ impl Serve {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let reload = Reload::new(self, loaded.config, Arc::clone(&runtime), log);
+        let load = move || self.load().map_err(|error| error.to_string());
+        let reload = Reload::new(Arc::new(load), loaded.config, Arc::clone(&runtime), log);
         // The panic hook has logged it.
         match AssertUnwindSafe(serve(reload, &runtime, env, output)).catch_unwind().await {
             Ok(Ok(code)) => code,
@@ -163,7 +165,7 @@ impl Serve {
         wrong.map(|(option, ..)| option)
     }
 
-    pub(crate) fn load(&self) -> Result<Loaded, atomix_config::Error> {
+    fn load(&self) -> Result<Loaded, atomix_config::Error> {
         let data = self.data.iter().filter(|dir| !dir.as_os_str().is_empty()).map(|dir| {
             let driver = serde_json::json!({"name": "disk", "version": "v1"});
             serde_json::json!([{"name": "disk", "driver": driver, "config": {"dir": dir}}]).to_string()
@@ -173,7 +175,7 @@ impl Serve {
         let machine = Machine::read();
         let mut loader = Loader::new()
             .env(std::env::vars_os())
-            .reserve_env(crate::RESERVED_ENV)
+            .reserve_env(RESERVED_ENV)
             // The variables that `lock run` and `elect` set for their command, which may be this process.
             .reserve_env(atomix_cli::JOB_ENV)
             .flag("listen", "listen", self.listen.clone())
@@ -190,46 +192,6 @@ impl Serve {
         drivers::complete(&mut all.config.stores, &machine);
         Ok(all)
     }
-}
-
-/// Returns what drivers and routes refuse, a line each: the types of the configuration cannot know it.
-pub(crate) fn mistakes(loaded: &Loaded, runtime: &Runtime) -> Vec<String> {
-    let config = &loaded.config;
-    let mut mistakes = Vec::new();
-    for (index, store) in config.stores.iter().enumerate() {
-        if let Err(error) = runtime.check_store(&store.driver, &store.config) {
-            let part = if error.reason() == Reason::DriverUnknown { "driver" } else { "config" };
-            mistakes.push((format!("stores[{index}].{part}"), error));
-        }
-    }
-    mistakes.extend(routes(config).iter().flat_map(Routes::mistakes));
-    mistakes.extend(strays(config));
-    let line =
-        |(key, error): (String, Error)| format!("{error} key=`{key}`{}", loaded.origin_around(&key).fact());
-    mistakes.into_iter().map(line).collect()
-}
-
-/// Returns the routes that lead to stores which are not there. Without any store in the configuration all are connected
-/// later, and routes may wait for them.
-fn strays(config: &Config) -> Vec<(String, Error)> {
-    let leads_to: Vec<&StoreId> = match &config.routes {
-        RouteConfig::Absent => Vec::new(),
-        RouteConfig::Seed(routes) => routes.iter().map(|route| &route.store).collect(),
-        RouteConfig::Later(routes) => routes.iter().map(|route| &route.store).collect(),
-    };
-    let stores: Vec<StoreId> = config.stores.iter().map(StoreSpec::id).collect();
-    if stores.is_empty() {
-        return Vec::new();
-    }
-    let known = || stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let stray = |(index, store): (usize, &StoreId)| {
-        let message = format!(
-            "a route leads to a store that is not configured: add the store or remove the route (`--data` takes the place of all stores of the configuration): store=`{store}` stores=`{}`",
-            known()
-        );
-        (format!("routes[{index}].store"), Error::invalid(message))
-    };
-    leads_to.into_iter().enumerate().filter(|(_, store)| !stores.contains(store)).map(stray).collect()
 }
 
 async fn serve(
@@ -338,18 +300,6 @@ async fn bind(config: &Config, runtime: &Arc<Runtime>) -> anyhow::Result<Bound> 
     let workers = workers(config.workers).context("cannot start the threads of `workers`")?;
     let settings = atomix_grpc::Settings::new(config, Some(workers));
     Ok(Server::new(Arc::clone(runtime), settings).bind().await?)
-}
-
-/// Without routes in the configuration everything goes to the first store.
-pub(crate) fn routes(config: &Config) -> Option<Routes> {
-    match &config.routes {
-        RouteConfig::Absent => {
-            let store: StoreId = config.stores.first()?.id();
-            Some(Routes::Later(vec![LaterRoute { store, rules: Vec::new() }]))
-        }
-        RouteConfig::Seed(routes) => Some(Routes::Seed(routes.clone())),
-        RouteConfig::Later(routes) => Some(Routes::Later(routes.clone())),
-    }
 }
 
 /// Starts the threads that serve connections.
@@ -512,7 +462,8 @@ mod tests {
             check_config: false,
             print_config: false,
         };
-        let mut reload = Reload::new(serve, config, runtime, log);
+        let load = move || serve.load().map_err(|error| error.to_string());
+        let mut reload = Reload::new(Arc::new(load), config, runtime, log);
         let mut signals = Signals::catch().unwrap();
         env.fail("disk-writer", "a defect");
         let (code, why) = control(&mut reload, &mut signals, &Manager::find(|_| None), &env).await;
