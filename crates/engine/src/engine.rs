@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Forgets the named requests that are old enough, see [`Rotation`](atomix_store::Rotation).
+    /// Forgets the named requests that are old enough, see [`Rotation`](crate::Rotation).
     pub fn rotate_named(&mut self) {
         if self.once.as_mut().is_some_and(|once| !once.rotate()) {
             self.once = None;

@@ -5,7 +5,7 @@
 //! each has. So a read is the root and one chunk, and a change writes the root and one chunk, wherever it is. Every
 //! change also writes what it did, because the chunks do not show the position of an insertion between equal neighbours.
 //!
-//! The keys are [`Key::Root`], [`Key::Chunk`] and [`Key::Operation`], with the values of [`records`].
+//! The keys are `Key::Root`, `Key::Chunk` and `Key::Operation`, with the values of `records`.
 
 mod records;
 
