@@ -195,7 +195,8 @@ async fn repeat(store: &DiskStore, held: &Held) {
     for at in &held.applied {
         store.commit(&keyspace(), transaction(*at, 0)).await.unwrap();
     }
-    let again = self::held(store).await;
+    // After a full disk the history may begin later; then it does so before and after this.
+    let (again, _) = held_after(store).await;
     assert_eq!(again.applied, held.applied, "a named request was applied twice");
     assert_eq!(again.commits, held.commits);
 }
