@@ -26,13 +26,12 @@ pub(crate) type Answering = BoxFuture<'static, Result<http::Response<Body>, Infa
 ///
 /// A call costs one look-up and one virtual call. The router of tonic, which serves reflection only, allocates several
 /// times per call: a fifth of the cost of a call on the memory store.
-#[derive(Default)]
 pub(crate) struct Directory {
     /// By `/package.Service/Method`.
     methods: HashMap<String, Method>,
     services: Vec<(&'static str, Box<dyn Dispatch>)>,
     /// Reflection. Built on first use: it takes as long to build as the rest of the start.
-    reflection: Option<Reflection>,
+    reflection: Reflection,
     elsewhere: Elsewhere,
 }
 
@@ -73,7 +72,7 @@ impl Directory {
 
     /// Adds the reflection services, which `build` makes when they are used first.
     pub(crate) fn reflect(&mut self, build: impl FnOnce() -> Routes + Send + 'static) {
-        self.reflection = Some(LazyLock::new(Box::new(build)));
+        self.reflection = LazyLock::new(Box::new(build));
     }
 
     /// Adds a service.
@@ -102,19 +101,16 @@ impl Directory {
     pub(crate) fn method(&self, path: &str) -> Option<Method> {
         let method = self.methods.get(path).copied();
         method.or_else(|| {
-            let reflects = self.reflection.is_some() && path.starts_with(REFLECTION);
-            reflects.then_some(Method { service: None, class: CallClass::Streaming })
+            path.starts_with(REFLECTION).then_some(Method { service: None, class: CallClass::Streaming })
         })
     }
 
     /// Calls a method that was found for the request.
     pub(crate) fn call(&self, method: Option<Method>, request: Request) -> Answering {
-        match (method, &self.reflection) {
-            (Some(Method { service: Some(position), .. }), _) => self.services[position].1.call(request),
-            (Some(Method { service: None, .. }), Some(reflection)) => {
-                Box::pin(Routes::clone(reflection).call(request))
-            }
-            (Some(Method { service: None, .. }) | None, _) => {
+        match method {
+            Some(Method { service: Some(position), .. }) => self.services[position].1.call(request),
+            Some(Method { service: None, .. }) => Box::pin(Routes::clone(&self.reflection).call(request)),
+            None => {
                 let refusal = Status::unimplemented(self.why_not(request.uri().path()));
                 Box::pin(ready(Ok(refusal.into_http())))
             }
@@ -134,6 +130,17 @@ impl Directory {
             format!("the service is on the {}: connect there: service=`{service}`", self.elsewhere.port)
         } else {
             format!("there is no such service, is this the right server? method=`{shown}{cut}`")
+        }
+    }
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            methods: HashMap::new(),
+            services: Vec::new(),
+            reflection: LazyLock::new(Box::new(Routes::default)),
+            elsewhere: Elsewhere::default(),
         }
     }
 }
