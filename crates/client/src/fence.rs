@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use atomix_proto::guard::{Guard, METADATA, Source};
 use tokio::task_local;
 use tonic::metadata::MetadataMap;
 
@@ -16,24 +16,11 @@ use crate::error::{Error, Kind, Result};
 /// Displayed, and parsed, as the metadata `atomix-guard` has it: `lock=NAME,token=N` or `election=NAME,token=N`, NAME
 /// percent-encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fence {
-    source: Source,
-    name: String,
-    token: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Lock,
-    Election,
-}
+pub struct Fence(Guard);
 
 task_local! {
     static PRESENTED: Arc<[Fence]>;
 }
-
-/// The name of the metadata.
-const GUARD: &str = "atomix-guard";
 
 /// Runs `call` so that each write of this client in it presents `fences`, at most 4.
 ///
@@ -75,7 +62,7 @@ pub(crate) fn present(metadata: &mut MetadataMap) {
     let _none = PRESENTED.try_with(|fences| {
         for fence in fences.iter() {
             let value = fence.to_string().parse().expect("a percent-encoded name is ASCII");
-            metadata.append(GUARD, value);
+            metadata.append(METADATA, value);
         }
     });
 }
@@ -85,22 +72,18 @@ pub(crate) fn present(metadata: &mut MetadataMap) {
 impl Fence {
     /// Makes the fence of a holder of the lock `name`.
     pub fn lock(name: impl Into<String>, token: u64) -> Self {
-        Self { source: Source::Lock, name: name.into(), token }
+        Self(Guard { source: Source::Lock, name: name.into(), token })
     }
 
     /// Makes the fence of the leader of the election `name`.
     pub fn election(name: impl Into<String>, term: u64) -> Self {
-        Self { source: Source::Election, name: name.into(), token: term }
+        Self(Guard { source: Source::Election, name: name.into(), token: term })
     }
 }
 
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = match self.source {
-            Source::Lock => "lock",
-            Source::Election => "election",
-        };
-        write!(f, "{source}={},token={}", utf8_percent_encode(&self.name, NON_ALPHANUMERIC), self.token)
+        self.0.fmt(f)
     }
 }
 
@@ -108,21 +91,10 @@ impl FromStr for Fence {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::new(
-                Kind::Invalid,
-                format!("a guard is lock=NAME,token=N or election=NAME,token=N: guard=`{text}`"),
-            )
-        };
-        let (source, token) = text.split_once(",token=").ok_or_else(wrong)?;
-        let (source, name) = source.split_once('=').ok_or_else(wrong)?;
-        let source = match source {
-            "lock" => Source::Lock,
-            "election" => Source::Election,
-            _ => return Err(wrong()),
-        };
-        let name = percent_decode_str(name).decode_utf8().map_err(|_| wrong())?.into_owned();
-        Ok(Self { source, name, token: token.parse().map_err(|_| wrong())? })
+        text.parse().map(Self).map_err(|_| {
+            let message = format!("a guard is lock=NAME,token=N or election=NAME,token=N: guard=`{text}`");
+            Error::new(Kind::Invalid, message)
+        })
     }
 }
 

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The metadata `atomix-guard`: fencing tokens that a call presents with everything that it changes.
-//!
-//! A value is one or more of `lock=NAME,token=N` or `election=NAME,token=N`, separated by `;`. NAME is percent-encoded. The metadata
-//! may be given more than once.
+//! The metadata `atomix-guard` of a call: fencing tokens that it presents with everything that it changes. A call may have
+//! the metadata more than once.
 
 use std::sync::Arc;
 
 use atomix_primitives::{Error, FENCES_MAX, Fence, Kind};
+use atomix_proto::guard::{Guard, METADATA, Mistake, Source};
 use http::{HeaderMap, HeaderName};
-use percent_encoding::percent_decode_str;
 
 /// The name of the metadata.
-static GUARD: HeaderName = HeaderName::from_static("atomix-guard");
+static GUARD: HeaderName = HeaderName::from_static(METADATA);
 
 /// Reads the guards of a call; `None` without the metadata.
 pub(crate) fn fences(headers: &HeaderMap) -> Result<Option<Arc<[Fence]>>, Error> {
@@ -32,18 +30,13 @@ pub(crate) fn fences(headers: &HeaderMap) -> Result<Option<Arc<[Fence]>>, Error>
 }
 
 fn fence(guard: &str) -> Result<Fence, Error> {
-    let form =
-        || wrong("each is `lock=NAME,token=N` or `election=NAME,token=N`, with a percent-encoded NAME");
-    let (source, token) = guard.split_once(",token=").ok_or_else(form)?;
-    let (kind, name) = source.split_once('=').ok_or_else(form)?;
-    let kind = match kind {
-        "lock" => Kind::Lock,
-        "election" => Kind::Election,
-        _ => return Err(form()),
+    let Guard { source, name, token } =
+        guard.parse().map_err(|mistake: Mistake| wrong(&mistake.to_string()))?;
+    let kind = match source {
+        Source::Lock => Kind::Lock,
+        Source::Election => Kind::Election,
     };
-    let token = token.parse().map_err(|_| wrong("the token is a number of 64 bits"))?;
-    let name = percent_decode_str(name).decode_utf8().map_err(|_| wrong("the name is not UTF-8"))?;
-    Fence::new(kind, name.into_owned(), token)
+    Fence::new(kind, name, token)
 }
 
 fn wrong(problem: &str) -> Error {

@@ -23,6 +23,7 @@ mod generated {
 }
 
 mod codec;
+pub mod guard;
 mod redacted;
 
 pub use codec::Codec;
