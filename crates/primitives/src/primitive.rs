@@ -26,8 +26,8 @@ pub trait Primitive: Any + fmt::Debug + Send + Sync {
         Box::pin(ready(Ok(Vec::new())))
     }
 
-    /// Returns what `owner` holds: keys of locks, or candidates, each with its token or term; at most `max`. Leaves out
-    /// what the store cannot answer right now.
+    /// Returns what `owner` holds: keys of locks, or candidates, each with its token or term; at most `max`. Empty if
+    /// the store does not answer.
     fn holdings(&self, owner: Owner, max: usize) -> BoxFuture<'_, Vec<(String, u64)>> {
         Box::pin(async move {
             let locks = self.locks(max).await.unwrap_or_default();

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use atomix_env::WallTime;
-use atomix_store::{Entry, Guard, Outcome, Read, Txn, Write};
+use atomix_store::{Entry, Guard, Keyspace, Outcome, Read, Txn, Write};
 use bytes::Bytes;
 use tokio::task_local;
 
@@ -81,16 +81,16 @@ impl Fence {
     }
 
     fn key(&self) -> Bytes {
-        Key::Fence { source: &self.source() }.encode()
+        Key::Fence { source: self.source().as_bytes() }.encode()
     }
 
     fn day_key(&self, day: u32) -> Bytes {
-        Key::FenceDay { day, source: &self.source() }.encode()
+        Key::FenceDay { day, source: self.source().as_bytes() }.encode()
     }
 
-    /// Returns the bytes that name the lock or the election: its keyspace.
-    fn source(&self) -> Vec<u8> {
-        self.kind.keyspace(&self.name).as_bytes().to_vec()
+    /// Returns the keyspace of the lock or the election, which names it.
+    fn source(&self) -> Keyspace {
+        self.kind.keyspace(&self.name)
     }
 
     fn stored(&self) -> Bytes {
@@ -157,8 +157,8 @@ fn with_guards(mut txn: Txn, fences: &[Fence]) -> Txn {
         txn = txn.if_refused();
     }
     for fence in fences {
-        txn = txn.guard(Guard::ValueIs { key: fence.key(), value: fence.stored() });
-        txn = txn.read(Read::Get { key: fence.key() });
+        let key = fence.key();
+        txn = txn.guard(Guard::ValueIs { key: key.clone(), value: fence.stored() }).read(Read::Get { key });
     }
     txn
 }
